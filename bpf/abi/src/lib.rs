@@ -1,0 +1,1 @@
+//! Layouts of the kernel tables, and the verdict: decide().

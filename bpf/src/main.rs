@@ -1,0 +1,2 @@
+//! The eBPF programs that decide each packet.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The Stars demo: real pods policed on one machine.
+fn main() {}

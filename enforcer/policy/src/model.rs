@@ -1,0 +1,251 @@
+//! The world as NetworkPolicy sees it: the input of the compiler and of the oracle, and all that they share.
+//!
+//! Whatever reads policy from somewhere (files, the API server) converts into these types at its edge and keeps
+//! only what can change a verdict. An element that could not be read is present as invalid, never absent: it
+//! matches nothing, and the isolation that its policy brings stays.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// Labels of an object, key to value.
+pub type Labels = BTreeMap<String, String>;
+
+/// The label that every namespace carries with its own name as value
+/// (Kubernetes: "the control plane sets an immutable label `kubernetes.io/metadata.name` on all namespaces").
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Everything that a verdict may depend on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct World {
+    /// Namespaces by name. A namespace that is not here matches no namespace selector.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// Pods by (namespace, name), of all nodes.
+    pub pods: BTreeMap<ObjectName, Arc<Pod>>,
+    /// Policies by (namespace, name).
+    pub policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    /// Addresses of this node, from netlink.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// The name of a namespaced object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name within the namespace.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// The object `name` in `namespace`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The parts of a Namespace that a policy can see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its labels, [`NAMESPACE_NAME_LABEL`] included.
+    pub labels: Labels,
+}
+
+impl Namespace {
+    /// A namespace called `name` with `labels`, and the name label that Kubernetes adds.
+    pub fn new(name: &str, mut labels: Labels) -> Self {
+        labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
+        Self { labels }
+    }
+}
+
+/// The parts of a Pod that a policy can see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its addresses, of both families; none while it has none yet.
+    pub addresses: Vec<IpAddr>,
+    /// The named ports of its containers and of its restartable init containers.
+    pub ports: Vec<NamedPort>,
+    /// Shares the node's network: neither subject nor peer of a selector.
+    pub host_network: bool,
+    /// Succeeded or Failed: its addresses may be another pod's by now.
+    pub finished: bool,
+}
+
+impl Pod {
+    /// Whether selectors see this pod: it has a network of its own, and it has not finished.
+    pub fn is_selectable(&self) -> bool {
+        !self.host_network && !self.finished
+    }
+}
+
+/// A port that a container has given a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamedPort {
+    /// The name.
+    pub name: String,
+    /// The protocol; the same name may stand for several.
+    pub protocol: Protocol,
+    /// The number.
+    pub number: u16,
+}
+
+/// The protocols that NetworkPolicy knows ports of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP, protocol number 6.
+    Tcp,
+    /// UDP, protocol number 17.
+    Udp,
+    /// SCTP, protocol number 132.
+    Sctp,
+}
+
+/// A NetworkPolicy, with the defaults of the API server applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkPolicy {
+    /// The pods of its namespace that it applies to. [`Selector::Invalid`] isolates every pod of the namespace.
+    pub pod_selector: Selector,
+    /// `policyTypes` has Ingress: the selected pods accept only what some rule allows.
+    pub isolates_ingress: bool,
+    /// `policyTypes` has Egress: the selected pods may send only what some rule allows.
+    pub isolates_egress: bool,
+    /// Ingress rules; without effect unless `isolates_ingress`.
+    pub ingress: Vec<Rule>,
+    /// Egress rules; without effect unless `isolates_egress`.
+    pub egress: Vec<Rule>,
+}
+
+/// One ingress or egress rule: allows what matches its peers and its ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Who; empty means everybody, inside and outside the cluster.
+    pub peers: Vec<Peer>,
+    /// Which ports; empty means every port of every protocol.
+    pub ports: Vec<Port>,
+}
+
+/// One element of `from` or `to`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// Pods by label.
+    Pods {
+        /// In which namespaces.
+        namespaces: Namespaces,
+        /// Which pods of those; the empty selector means all.
+        pods: Selector,
+    },
+    /// Addresses in `cidr` that are in none of `except`. IPv4 blocks hold IPv4 addresses only, IPv6 blocks
+    /// IPv6 addresses only.
+    Block {
+        /// The block, host bits zero.
+        cidr: IpNet,
+        /// What is taken out of this block, and of this block only.
+        except: Vec<IpNet>,
+    },
+    /// Could not be read: matches nobody.
+    Invalid,
+}
+
+/// Where a pod selector looks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Namespaces {
+    /// In the policy's own namespace (`namespaceSelector` absent).
+    Own,
+    /// In the namespaces that match (`namespaceSelector` given; the empty selector means all that are known).
+    Matching(Selector),
+}
+
+/// One element of `ports`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Port {
+    /// Every port of the protocol (`port` absent).
+    All(Protocol),
+    /// Ports `first` to `last`, both included.
+    Range {
+        /// The protocol.
+        protocol: Protocol,
+        /// The lowest.
+        first: u16,
+        /// The highest; equals `first` without `endPort`.
+        last: u16,
+    },
+    /// The ports that the destination pod has given this name, under this protocol.
+    Named {
+        /// The protocol.
+        protocol: Protocol,
+        /// The name.
+        name: String,
+    },
+    /// Could not be read: matches no port.
+    Invalid,
+}
+
+/// A label selector: all requirements must hold; none means everything matches.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Selector {
+    /// Readable: the requirements, of `matchLabels` and `matchExpressions` alike.
+    Requirements(Vec<Requirement>),
+    /// Could not be read: as a peer it matches nothing, as a policy's subject it matches every pod.
+    Invalid,
+}
+
+impl Selector {
+    /// The empty selector, which matches everything.
+    pub const fn everything() -> Self {
+        Self::Requirements(Vec::new())
+    }
+
+    /// Whether `labels` match. [`Selector::Invalid`] matches nothing.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Requirements(requirements) => requirements.iter().all(|r| r.holds(labels)),
+            Self::Invalid => false,
+        }
+    }
+}
+
+/// One requirement on one label.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Requirement {
+    /// The label's key.
+    pub key: String,
+    /// What must be true of it.
+    pub operator: Operator,
+}
+
+/// The operators of a label selector.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operator {
+    /// Present, with one of these values. `matchLabels` is `In` with one value.
+    In(Vec<String>),
+    /// Absent, or present with none of these values.
+    NotIn(Vec<String>),
+    /// Present.
+    Exists,
+    /// Absent.
+    DoesNotExist,
+}
+
+impl Requirement {
+    /// Whether `labels` satisfy it.
+    pub fn holds(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        match &self.operator {
+            Operator::In(values) => value.is_some_and(|v| values.contains(v)),
+            Operator::NotIn(values) => value.is_none_or(|v| !values.contains(v)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The node daemon: watches policy and fills the kernel tables.

@@ -1,0 +1,2 @@
+//! The node daemon: watches policy and fills the kernel tables.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Harness, and every test that needs a kernel, a namespace or a runtime.
