@@ -2,7 +2,12 @@
 //!
 //! ```text
 //! World ──► compile ──► predicates, rulesets, signatures ──► (enforcer: tables)
-//!   └─────► evaluate: the oracle, slow and obvious; shares only `model` with the compiler
+//!   └─────► evaluate: the oracle, slow and obvious; shares only its input types with the compiler
 //! ```
 
+pub mod compile;
+pub mod connection;
 pub mod model;
+pub mod oracle;
+
+pub use oracle::evaluate;

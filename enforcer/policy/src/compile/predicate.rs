@@ -1,0 +1,212 @@
+//! What policies ask about a peer's address, and the answers that an address gives.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::model::{NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, Selector};
+
+/// Something that is true or false of an address, in one form only: equal questions are equal values.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Predicate {
+    /// The address is one of this node's own. The first variant, so that it comes first in a [`Signature`].
+    OwnNode,
+    /// The address is in the block and in none of its exceptions.
+    Block {
+        /// The block.
+        cidr: IpNet,
+        /// Sorted; each strictly inside `cidr`, none inside another.
+        except: Vec<IpNet>,
+    },
+    /// The address is that of a pod whose labels match, in a known namespace whose labels match.
+    ClusterPods {
+        /// Which namespaces.
+        namespaces: Selector,
+        /// Which of their pods.
+        pods: Selector,
+    },
+    /// The address is that of a pod of one namespace whose labels match.
+    Pods {
+        /// The namespace, by name; it need not be known.
+        namespace: String,
+        /// Which of its pods.
+        pods: Selector,
+    },
+}
+
+impl Predicate {
+    /// What `peer` asks, in a policy of `namespace`; nothing if nobody can match it.
+    pub fn of_peer(peer: &Peer, namespace: &str) -> Option<Self> {
+        match peer {
+            Peer::Pods {
+                namespaces: Namespaces::Own,
+                pods,
+            } => Some(Self::Pods {
+                namespace: namespace.to_owned(),
+                pods: canonical_selector(pods)?,
+            }),
+            Peer::Pods {
+                namespaces: Namespaces::Matching(namespaces),
+                pods,
+            } => Some(Self::ClusterPods {
+                namespaces: canonical_selector(namespaces)?,
+                pods: canonical_selector(pods)?,
+            }),
+            Peer::Block { cidr, except } => {
+                let cidr = cidr.trunc();
+                if except.iter().any(|hole| hole.contains(&cidr)) {
+                    return None;
+                }
+                let inside: BTreeSet<IpNet> = except
+                    .iter()
+                    .map(IpNet::trunc)
+                    .filter(|hole| cidr.contains(hole))
+                    .collect();
+                let widest = inside.iter().filter(|hole| {
+                    !inside
+                        .iter()
+                        .any(|other| other != *hole && other.contains(*hole))
+                });
+                Some(Self::Block {
+                    cidr,
+                    except: widest.copied().collect(),
+                })
+            }
+            Peer::Invalid => None,
+        }
+    }
+
+    /// Whether this belongs to the broad class: what CIDRs and cluster-wide selectors can tell apart.
+    pub fn is_broad(&self) -> bool {
+        match self {
+            Self::OwnNode | Self::Block { .. } | Self::ClusterPods { .. } => true,
+            Self::Pods { .. } => false,
+        }
+    }
+}
+
+/// The same selector with requirements and values sorted, and none twice; nothing if it cannot be read.
+fn canonical_selector(selector: &Selector) -> Option<Selector> {
+    let sorted = |values: &[String]| {
+        values
+            .iter()
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    };
+    match selector {
+        Selector::Requirements(requirements) => {
+            let canonical: BTreeSet<Requirement> = requirements
+                .iter()
+                .map(|requirement| Requirement {
+                    key: requirement.key.clone(),
+                    operator: match &requirement.operator {
+                        Operator::In(values) => Operator::In(sorted(values)),
+                        Operator::NotIn(values) => Operator::NotIn(sorted(values)),
+                        Operator::Exists => Operator::Exists,
+                        Operator::DoesNotExist => Operator::DoesNotExist,
+                    },
+                })
+                .collect();
+            Some(Selector::Requirements(canonical.into_iter().collect()))
+        }
+        Selector::Invalid => None,
+    }
+}
+
+/// The name of a port, as an egress rule gives it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortName {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The name.
+    pub name: String,
+}
+
+impl PortName {
+    /// Whether `port` goes by this name.
+    pub fn names(&self, port: &NamedPort) -> bool {
+        self.protocol == port.protocol && self.name == port.name
+    }
+}
+
+/// All that a set of rulesets asks about peers. Addresses are classified by the answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Questions {
+    /// True or false of an address. [`Predicate::OwnNode`] need not be here: it is always asked.
+    pub predicates: BTreeSet<Arc<Predicate>>,
+    /// Which numbers a pod calls by these names.
+    pub port_names: BTreeSet<PortName>,
+}
+
+impl Questions {
+    /// Adds all that `other` asks.
+    pub fn add(&mut self, other: &Self) {
+        self.predicates.extend(other.predicates.iter().cloned());
+        self.port_names.extend(other.port_names.iter().cloned());
+    }
+}
+
+/// What one address answers to a set of questions. A class is a signature with a number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Signature {
+    /// The predicates that hold, sorted, none twice.
+    predicates: Vec<Arc<Predicate>>,
+    /// The ports that the pod at this address calls by a name that was asked for; sorted, none twice.
+    ports: Vec<NamedPort>,
+}
+
+impl Signature {
+    /// The signature of an address for which exactly `predicates` hold, with these named ports.
+    pub fn new(
+        predicates: impl IntoIterator<Item = Arc<Predicate>>,
+        ports: impl IntoIterator<Item = NamedPort>,
+    ) -> Self {
+        let mut signature = Self {
+            predicates: predicates.into_iter().collect(),
+            ports: ports.into_iter().collect(),
+        };
+        signature.predicates.sort();
+        signature.predicates.dedup();
+        signature.ports.sort();
+        signature.ports.dedup();
+        signature
+    }
+
+    /// The predicates that hold, sorted.
+    pub fn predicates(&self) -> &[Arc<Predicate>] {
+        &self.predicates
+    }
+
+    /// The ports that have a name that was asked for, sorted.
+    pub fn ports(&self) -> &[NamedPort] {
+        &self.ports
+    }
+
+    /// Whether nothing holds: what an unknown address answers.
+    pub fn is_empty(&self) -> bool {
+        self.predicates.is_empty() && self.ports.is_empty()
+    }
+
+    /// Whether the address is one of the own node's.
+    pub fn is_own_node(&self) -> bool {
+        self.predicates
+            .first()
+            .is_some_and(|predicate| **predicate == Predicate::OwnNode)
+    }
+
+    /// The part that makes the broad class.
+    pub fn broad(&self) -> Self {
+        Self {
+            predicates: self
+                .predicates
+                .iter()
+                .filter(|p| p.is_broad())
+                .cloned()
+                .collect(),
+            ports: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Rulesets: the compiled policy of one direction, as content that pods share when it is equal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
+
+use crate::compile::ports::{PortSet, Row};
+use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
+use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
+
+/// What every isolated pod may send to its own node: all but tunnels, which need a rule that names their port.
+static OWN_NODE: LazyLock<Row> = LazyLock::new(|| Row {
+    udp: TUNNELS.complement(),
+    rest: PortSet::of(TUNNEL_PROTOCOLS.map(u16::from)).complement(),
+    ..Row::all()
+});
+
+static TUNNELS: LazyLock<PortSet> = LazyLock::new(|| PortSet::of(TUNNEL_UDP_PORTS));
+
+/// The compiled policy of one direction of a pod. Equal policies give equal rulesets, in whatever order they come.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ruleset {
+    /// Nothing is allowed: ruleset 0.
+    Denied,
+    /// Everything is allowed, save tunnels to the own node, which the kernel drops by itself: ruleset 1.
+    Allowed,
+    /// Some of it.
+    Rules(Rules),
+}
+
+/// The union of what some policies allow in one direction.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rules {
+    /// The direction; on egress, the own node is allowed beyond what is here.
+    direction: Direction,
+    /// What is allowed with every peer.
+    any: Ports,
+    /// What is allowed beyond that with the peers for which a predicate holds. None is empty.
+    by_predicate: BTreeMap<Arc<Predicate>, Ports>,
+}
+
+/// What the rules for some peers allow, before it is known which numbers the peer calls by which name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ports {
+    /// Some rule has no `ports`: every port of every protocol, but no tunnel to the own node.
+    everything: bool,
+    /// Ports that rules give by number; `rest` is always empty.
+    numbered: Row,
+    /// Ports that egress rules give by a name, which each peer answers for itself.
+    named: BTreeSet<PortName>,
+}
+
+impl Ports {
+    /// Every port of every protocol.
+    pub fn everything() -> Self {
+        Self {
+            everything: true,
+            ..Self::default()
+        }
+    }
+
+    /// These ports and names.
+    pub fn of(numbered: Row, named: BTreeSet<PortName>) -> Self {
+        Self {
+            everything: false,
+            numbered,
+            named,
+        }
+    }
+
+    /// Adds all that `other` allows.
+    pub fn add(&mut self, other: &Self) {
+        self.everything |= other.everything;
+        self.numbered.add(&other.numbered);
+        self.named.extend(other.named.iter().cloned());
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.everything && self.numbered.is_none() && self.named.is_empty()
+    }
+
+    /// The same without what says nothing more beside everything: all but the numbers of tunnels on egress.
+    fn canonical(mut self, direction: Direction) -> Self {
+        if self.everything {
+            self.numbered = beside_everything(&self.numbered, direction);
+            self.named.clear();
+        }
+        self
+    }
+
+    /// What is left to say for some peers when `any` is allowed with all.
+    fn beyond(&self, any: &Self, direction: Direction) -> Self {
+        let (numbered, named) = if any.everything {
+            (
+                beside_everything(&self.numbered, direction),
+                BTreeSet::new(),
+            )
+        } else {
+            (
+                self.numbered.clone(),
+                self.named.difference(&any.named).cloned().collect(),
+            )
+        };
+        Self {
+            everything: self.everything && !any.everything,
+            numbered: numbered.without(&any.numbered),
+            named,
+        }
+        .canonical(direction)
+    }
+}
+
+fn beside_everything(numbered: &Row, direction: Direction) -> Row {
+    match direction {
+        Direction::Ingress => Row::none(),
+        Direction::Egress => {
+            let mut udp = numbered.udp.complement();
+            udp.add(&TUNNELS.complement());
+            Row {
+                udp: udp.complement(),
+                ..Row::none()
+            }
+        }
+    }
+}
+
+impl Ruleset {
+    /// The ruleset of a pod that is isolated in `direction`, from the union of its rules.
+    pub fn isolated(
+        direction: Direction,
+        any: Ports,
+        by_predicate: BTreeMap<Arc<Predicate>, Ports>,
+    ) -> Self {
+        let any = any.canonical(direction);
+        let by_predicate: BTreeMap<_, _> = by_predicate
+            .into_iter()
+            .map(|(predicate, ports)| (predicate, ports.beyond(&any, direction)))
+            .filter(|(_, ports)| !ports.is_empty())
+            .collect();
+        let only_any = by_predicate.is_empty();
+        if only_any && any == Ports::everything() {
+            return Self::Allowed;
+        }
+        match direction {
+            Direction::Ingress if only_any && any.is_empty() => Self::Denied,
+            Direction::Ingress | Direction::Egress => Self::Rules(Rules {
+                direction,
+                any,
+                by_predicate,
+            }),
+        }
+    }
+
+    /// What it allows with a peer of this signature. The signature must have been asked all of [`Self::questions`].
+    pub fn row(&self, peer: &Signature) -> Row {
+        match self {
+            Self::Denied => Row::none(),
+            Self::Allowed => Row::all(),
+            Self::Rules(rules) => rules.row(peer),
+        }
+    }
+
+    /// What it allows with a peer for which nothing holds.
+    pub fn default_row(&self) -> Row {
+        self.row(&Signature::default())
+    }
+
+    /// What it needs to know about peers.
+    pub fn questions(&self) -> Questions {
+        match self {
+            Self::Denied | Self::Allowed => Questions::default(),
+            Self::Rules(rules) => rules.questions(),
+        }
+    }
+}
+
+impl Rules {
+    fn row(&self, peer: &Signature) -> Row {
+        let own_node = self.direction == Direction::Egress && peer.is_own_node();
+        let mut row = if own_node {
+            OWN_NODE.clone()
+        } else {
+            Row::none()
+        };
+        let special = peer
+            .predicates()
+            .iter()
+            .filter_map(|predicate| self.by_predicate.get(predicate));
+        for ports in std::iter::once(&self.any).chain(special) {
+            if ports.everything && !own_node {
+                return Row::all();
+            }
+            row.add(&ports.numbered);
+            for port in peer.ports() {
+                if ports.named.iter().any(|name| name.names(port)) {
+                    row.ports_mut(port.protocol)
+                        .add(&PortSet::range(port.number, port.number));
+                }
+            }
+        }
+        row
+    }
+
+    fn questions(&self) -> Questions {
+        let all_ports = std::iter::once(&self.any).chain(self.by_predicate.values());
+        Questions {
+            predicates: self.by_predicate.keys().cloned().collect(),
+            port_names: all_ports
+                .flat_map(|ports| ports.named.iter().cloned())
+                .collect(),
+        }
+    }
+}

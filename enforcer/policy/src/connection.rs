@@ -1,0 +1,103 @@
+//! What a verdict is asked about: a pod, and a connection that begins at it or reaches it.
+//!
+//! Like [`crate::model`], these are input types that the oracle and the compiler share.
+
+use std::net::IpAddr;
+
+use crate::model::{Labels, NamedPort, ObjectName, Pod, Protocol};
+
+/// A direction, seen from the pod that is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// The peer opens the connection to the pod.
+    Ingress,
+    /// The pod opens the connection to the peer.
+    Egress,
+}
+
+/// Where a connection goes at its destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// A destination port.
+    Port(Protocol, u16),
+    /// An IP protocol without ports, by its number; never 6, 17 or 132.
+    Other(u8),
+}
+
+/// UDP ports of the tunnels that a node may terminate: VXLAN (IANA, and Linux's old default) and Geneve.
+pub const TUNNEL_UDP_PORTS: [u16; 3] = [4789, 6081, 8472];
+
+/// IP protocols of the tunnels that a node may terminate: IPv4-in-IP, IPv6-in-IP, GRE.
+pub const TUNNEL_PROTOCOLS: [u8; 3] = [4, 41, 47];
+
+impl Transport {
+    /// Whether this is a tunnel that would come out at the node as another source (DESIGN §5, "pod → its own node").
+    pub fn is_tunnel(self) -> bool {
+        match self {
+            Self::Port(Protocol::Udp, port) => TUNNEL_UDP_PORTS.contains(&port),
+            Self::Port(Protocol::Tcp | Protocol::Sctp, _) => false,
+            Self::Other(number) => TUNNEL_PROTOCOLS.contains(&number),
+        }
+    }
+}
+
+/// One attempt to connect, at the interface of the pod that is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Connection {
+    /// Who opens it.
+    pub direction: Direction,
+    /// The address of the other end.
+    pub peer: IpAddr,
+    /// The destination port, or the protocol.
+    pub transport: Transport,
+}
+
+/// What holds for a pod in a direction in which no policy isolates it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Baseline {
+    /// Everything is allowed, as Kubernetes has it.
+    Standard,
+    /// Nothing is allowed, not even the own node.
+    Strict,
+}
+
+/// The pod that is judged: a pod of this node with a network of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its named ports.
+    pub ports: Vec<NamedPort>,
+    /// What holds for it where no policy isolates it.
+    pub baseline: Baseline,
+}
+
+impl Subject {
+    /// The pod called `name` that the world knows as `pod`.
+    pub fn new(name: ObjectName, pod: &Pod, baseline: Baseline) -> Self {
+        Self {
+            name,
+            labels: pod.labels.clone(),
+            ports: pod.ports.clone(),
+            baseline,
+        }
+    }
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// The connection may be opened.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+impl Verdict {
+    /// [`Verdict::Allow`] exactly when `allowed`.
+    pub fn when(allowed: bool) -> Self {
+        if allowed { Self::Allow } else { Self::Deny }
+    }
+}
