@@ -5,6 +5,8 @@
 //!   └─────► evaluate: the oracle, slow and obvious; shares only its input types with the compiler
 //! ```
 
+#[cfg(feature = "arbitrary")]
+pub mod arbitrary;
 pub mod compile;
 pub mod connection;
 pub mod model;

@@ -1,0 +1,388 @@
+//! Random worlds, policies and connections, over a universe so small that everything meets everything.
+//!
+//! Three namespaces of three pods, two label keys with few values, the addresses of one /28 and one /124, a few
+//! ports with the edges of the range and the ports of tunnels among them. Every oddity that the model can express
+//! occurs: unknown namespaces, pods without labels or addresses, addresses that two pods claim, finished pods,
+//! pods in the node's network, elements that cannot be read, exceptions outside their block.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::Union;
+
+use crate::connection::{Baseline, Connection, Direction, Subject, Transport};
+use crate::model::{
+    Labels, NAMESPACE_NAME_LABEL, NamedPort, Namespace, Namespaces, NetworkPolicy, ObjectName,
+    Operator, Peer, Pod, Port, Protocol, Requirement, Rule, Selector, World,
+};
+
+/// The names of the namespaces.
+pub const NAMESPACES: [&str; 3] = ["x", "y", "z"];
+/// The names of the pods of each namespace.
+pub const PODS: [&str; 3] = ["a", "b", "c"];
+/// How many addresses of each family there are.
+pub const ADDRESSES: u8 = 16;
+
+const KEYS: [&str; 2] = ["app", "tier"];
+const VALUES: [&str; 3] = ["1", "2", ""];
+const PORT_NAMES: [&str; 2] = ["http", "dns"];
+const PORTS: [u16; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 4789, 6081, 8472, 0xFFFE, 0xFFFF];
+/// ICMP, IPv4-in-IP, IPv6-in-IP, GRE, ICMPv6.
+const OTHER_PROTOCOLS: [u8; 5] = [1, 4, 41, 47, 58];
+
+/// The `index`th IPv4 address, of 10.0.0.0/28.
+pub fn ipv4(index: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, index % ADDRESSES).into()
+}
+
+/// The `index`th IPv6 address, of fd00::/124.
+pub fn ipv6(index: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, (index % ADDRESSES).into()).into()
+}
+
+/// An address of the universe.
+pub fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![(0..ADDRESSES).prop_map(ipv4), (0..ADDRESSES).prop_map(ipv6)]
+}
+
+/// The address of a peer: mostly one of the universe, sometimes just beside it or at the end of all addresses.
+pub fn peer_address() -> impl Strategy<Value = IpAddr> {
+    let outside = [
+        "0.0.0.0",
+        "9.255.255.255",
+        "10.0.0.16",
+        "192.0.2.1",
+        "255.255.255.255",
+    ]
+    .into_iter()
+    .chain([
+        "fcff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        "fd00::10",
+        "2001:db8::1",
+    ])
+    .map(|text| text.parse().expect("an address"))
+    .collect::<Vec<IpAddr>>();
+    prop_oneof![6 => address(), 1 => select(outside)]
+}
+
+/// A protocol that has ports.
+pub fn protocol() -> impl Strategy<Value = Protocol> {
+    select(&[Protocol::Tcp, Protocol::Udp, Protocol::Sctp][..])
+}
+
+/// A destination port of any protocol, or a protocol without ports.
+pub fn transport() -> impl Strategy<Value = Transport> {
+    prop_oneof![
+        6 => (protocol(), select(&PORTS[..])).prop_map(|(protocol, port)| Transport::Port(protocol, port)),
+        1 => select(&OTHER_PROTOCOLS[..]).prop_map(Transport::Other),
+    ]
+}
+
+/// A connection in either direction.
+pub fn connection() -> impl Strategy<Value = Connection> {
+    (
+        select(&[Direction::Ingress, Direction::Egress][..]),
+        peer_address(),
+        transport(),
+    )
+        .prop_map(|(direction, peer, transport)| Connection {
+            direction,
+            peer,
+            transport,
+        })
+}
+
+/// Either baseline.
+pub fn baseline() -> impl Strategy<Value = Baseline> {
+    select(&[Baseline::Standard, Baseline::Strict][..])
+}
+
+/// A world with up to six policies.
+pub fn world() -> impl Strategy<Value = World> {
+    let namespaces = NAMESPACES.map(|name| option::weighted(0.9, namespace(name)));
+    let pods = vec(
+        option::weighted(0.9, any::<u8>()),
+        NAMESPACES.len() * PODS.len(),
+    )
+    .prop_flat_map(|present| {
+        let pods = present
+            .iter()
+            .enumerate()
+            .filter(|(_, present)| present.is_some());
+        pods.map(|(index, _)| (Just(pod_name(index)), pod(index)))
+            .collect::<Vec<_>>()
+    });
+    let policies = vec((policy_name(), policy()), 0..=6);
+    (namespaces, pods, policies, node_addresses()).prop_map(
+        |(namespaces, pods, policies, node_addresses)| World {
+            namespaces: NAMESPACES
+                .iter()
+                .zip(namespaces)
+                .filter_map(|(name, namespace)| Some(((*name).to_owned(), namespace?)))
+                .collect(),
+            pods: pods
+                .into_iter()
+                .map(|(name, pod)| (name, Arc::new(pod)))
+                .collect(),
+            policies: policies
+                .into_iter()
+                .map(|(name, policy)| (name, Arc::new(policy)))
+                .collect(),
+            node_addresses,
+        },
+    )
+}
+
+/// The pods of `world` that can be judged, all with the same baseline.
+pub fn subjects(world: &World, baseline: Baseline) -> Vec<Subject> {
+    let selectable = world.pods.iter().filter(|(_, pod)| pod.is_selectable());
+    selectable
+        .map(|(name, pod)| Subject::new(name.clone(), pod, baseline))
+        .collect()
+}
+
+/// One change of a world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// A namespace appears or changes its labels, or goes.
+    Namespace(String, Option<Namespace>),
+    /// A pod appears or changes, or goes.
+    Pod(ObjectName, Option<Pod>),
+    /// A policy appears or changes, or goes.
+    Policy(ObjectName, Option<NetworkPolicy>),
+    /// The node has other addresses.
+    NodeAddresses(Vec<IpAddr>),
+}
+
+impl Edit {
+    /// Makes the change.
+    pub fn apply(self, world: &mut World) {
+        match self {
+            Self::Namespace(name, Some(namespace)) => {
+                world.namespaces.insert(name, namespace);
+            }
+            Self::Namespace(name, None) => {
+                world.namespaces.remove(&name);
+            }
+            Self::Pod(name, Some(pod)) => {
+                world.pods.insert(name, Arc::new(pod));
+            }
+            Self::Pod(name, None) => {
+                world.pods.remove(&name);
+            }
+            Self::Policy(name, Some(policy)) => {
+                world.policies.insert(name, Arc::new(policy));
+            }
+            Self::Policy(name, None) => {
+                world.policies.remove(&name);
+            }
+            Self::NodeAddresses(addresses) => world.node_addresses = addresses,
+        }
+    }
+}
+
+/// A change of one thing: mostly of a policy or a pod.
+pub fn edit() -> impl Strategy<Value = Edit> {
+    let pods = NAMESPACES.len() * PODS.len();
+    let pod_edit =
+        (0..pods).prop_flat_map(|index| (Just(pod_name(index)), option::weighted(0.8, pod(index))));
+    let namespace_edit = select(&NAMESPACES[..]).prop_flat_map(|name| {
+        (
+            Just(name.to_owned()),
+            option::weighted(0.8, namespace(name)),
+        )
+    });
+    prop_oneof![
+        5 => (policy_name(), option::weighted(0.7, policy())).prop_map(|(name, policy)| Edit::Policy(name, policy)),
+        4 => pod_edit.prop_map(|(name, pod)| Edit::Pod(name, pod)),
+        2 => namespace_edit.prop_map(|(name, namespace)| Edit::Namespace(name, namespace)),
+        1 => node_addresses().prop_map(Edit::NodeAddresses),
+    ]
+}
+
+/// The name of the `index`th pod.
+fn pod_name(index: usize) -> ObjectName {
+    ObjectName::new(NAMESPACES[index / PODS.len()], PODS[index % PODS.len()])
+}
+
+fn policy_name() -> impl Strategy<Value = ObjectName> {
+    (select(&NAMESPACES[..]), select(&["p", "q", "r"][..]))
+        .prop_map(|(namespace, name)| ObjectName::new(namespace, name))
+}
+
+/// Labels of an object.
+pub fn labels() -> impl Strategy<Value = Labels> {
+    btree_map(text(&KEYS), text(&VALUES), 0..=2)
+}
+
+/// The namespace called `name`, with any labels.
+pub fn namespace(name: &'static str) -> impl Strategy<Value = Namespace> {
+    labels().prop_map(move |labels| Namespace::new(name, labels))
+}
+
+/// Up to three addresses; the first and the last of a family seldom belong to a pod.
+pub fn node_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
+    vec(
+        prop_oneof![3 => select(vec![ipv4(0), ipv4(15), ipv6(0), ipv6(15)]), 1 => address()],
+        0..=3,
+    )
+}
+
+/// The `index`th pod. Mostly it has addresses that no other pod has, and is neither finished nor of the node's network.
+pub fn pod(index: usize) -> impl Strategy<Value = Pod> {
+    let own = u8::try_from(index + 1).expect("few pods");
+    let addresses = prop_oneof![
+        3 => Just(vec![ipv4(own)]),
+        2 => Just(vec![ipv6(own)]),
+        3 => Just(vec![ipv4(own), ipv6(own)]),
+        2 => vec(address(), 0..=2),
+    ];
+    (
+        labels(),
+        addresses,
+        vec(named_port(), 0..=3),
+        prop::bool::weighted(0.08),
+        prop::bool::weighted(0.08),
+    )
+        .prop_map(|(labels, addresses, ports, host_network, finished)| Pod {
+            labels,
+            addresses,
+            ports,
+            host_network,
+            finished,
+        })
+}
+
+fn named_port() -> impl Strategy<Value = NamedPort> {
+    (text(&PORT_NAMES), protocol(), select(&PORTS[..])).prop_map(|(name, protocol, number)| {
+        NamedPort {
+            name,
+            protocol,
+            number,
+        }
+    })
+}
+
+/// A policy of any namespace.
+pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
+    let isolates = select(
+        &[
+            (true, false),
+            (false, true),
+            (true, true),
+            (true, true),
+            (false, false),
+        ][..],
+    );
+    (
+        pod_selector(),
+        isolates,
+        vec(rule(), 0..=3),
+        vec(rule(), 0..=3),
+    )
+        .prop_map(
+            |(pod_selector, (isolates_ingress, isolates_egress), ingress, egress)| NetworkPolicy {
+                pod_selector,
+                isolates_ingress,
+                isolates_egress,
+                ingress,
+                egress,
+            },
+        )
+}
+
+/// A rule of either direction.
+pub fn rule() -> impl Strategy<Value = Rule> {
+    (vec(peer(), 0..=3), vec(port(), 0..=3)).prop_map(|(peers, ports)| Rule { peers, ports })
+}
+
+/// An element of `from` or `to`.
+pub fn peer() -> impl Strategy<Value = Peer> {
+    let namespaces = prop_oneof![
+        Just(Namespaces::Own),
+        namespace_selector().prop_map(Namespaces::Matching),
+    ];
+    prop_oneof![
+        6 => (namespaces, pod_selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
+        6 => block(),
+        1 => Just(Peer::Invalid),
+    ]
+}
+
+/// A block with exceptions: most of them inside it, some equal to it, around it or elsewhere.
+pub fn block() -> impl Strategy<Value = Peer> {
+    let prefix = || prop_oneof![12 => prefix_near(), 1 => select(vec![prefix(ipv4(0), 0), prefix(ipv6(0), 0)])];
+    (prefix(), vec(prefix_near(), 0..=4)).prop_map(|(cidr, except)| Peer::Block { cidr, except })
+}
+
+fn prefix_near() -> impl Strategy<Value = IpNet> {
+    (address(), 0..=5_u8).prop_map(|(address, host_bits)| {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        prefix(address, longest - host_bits)
+    })
+}
+
+fn prefix(address: IpAddr, length: u8) -> IpNet {
+    IpNet::new(address, length)
+        .expect("a length of the family")
+        .trunc()
+}
+
+/// An element of `ports`.
+pub fn port() -> impl Strategy<Value = Port> {
+    let range = (protocol(), select(&PORTS[..]), select(&PORTS[..]));
+    prop_oneof![
+        2 => protocol().prop_map(Port::All),
+        4 => range.prop_map(|(protocol, one, other)| Port::Range { protocol, first: one.min(other), last: one.max(other) }),
+        4 => (protocol(), select(&PORTS[..])).prop_map(|(protocol, port)| Port::Range { protocol, first: port, last: port }),
+        4 => (protocol(), text(&PORT_NAMES)).prop_map(|(protocol, name)| Port::Named { protocol, name }),
+        1 => Just(Port::Invalid),
+    ]
+}
+
+/// A selector of pods.
+pub fn pod_selector() -> impl Strategy<Value = Selector> {
+    selector(requirement(&KEYS, &VALUES).boxed())
+}
+
+/// A selector of namespaces, sometimes by name.
+pub fn namespace_selector() -> impl Strategy<Value = Selector> {
+    selector(
+        Union::new_weighted(vec![
+            (2, requirement(&KEYS, &VALUES).boxed()),
+            (1, requirement(&[NAMESPACE_NAME_LABEL], &NAMESPACES).boxed()),
+        ])
+        .boxed(),
+    )
+}
+
+fn selector(requirement: BoxedStrategy<Requirement>) -> impl Strategy<Value = Selector> {
+    prop_oneof![
+        5 => Just(Selector::everything()),
+        14 => vec(requirement, 1..=2).prop_map(Selector::Requirements),
+        1 => Just(Selector::Invalid),
+    ]
+}
+
+fn requirement(
+    keys: &'static [&str],
+    values: &'static [&str],
+) -> impl Strategy<Value = Requirement> {
+    let some = || vec(text(values), 0..=2);
+    let operator = prop_oneof![
+        4 => some().prop_map(Operator::In),
+        2 => some().prop_map(Operator::NotIn),
+        1 => Just(Operator::Exists),
+        1 => Just(Operator::DoesNotExist),
+    ];
+    (text(keys), operator).prop_map(|(key, operator)| Requirement { key, operator })
+}
+
+fn text(of: &'static [&str]) -> impl Strategy<Value = String> {
+    select(of).prop_map(str::to_owned)
+}
