@@ -1,1 +1,29 @@
-//! Layouts of the kernel tables, and the verdict: decide().
+//! Layouts of the kernel tables, and the verdict.
+//!
+//! This crate is compiled twice: into the eBPF programs, where [`Tables`] is the kernel's maps, and into user
+//! space, where it is a model of them under test. So the algorithm that decides a packet exists once.
+//!
+//! ```text
+//! bytes of a packet ──► parse ──► Packet ──┐
+//!                                          ├──► decide ──► Verdict
+//! attachments, peers, rows, flows ─ Tables ┘
+//! ```
+//!
+//! Zero means deny everywhere: an attachment that was never written, a word of zeroes, ruleset 0, port set 0.
+#![cfg_attr(not(test), no_std)]
+
+mod address;
+mod decide;
+mod flow;
+mod layout;
+mod packet;
+mod reason;
+mod tables;
+
+pub use address::Address;
+pub use decide::{Hook, decide};
+pub use flow::{FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator};
+pub use layout::*;
+pub use packet::{Bytes, Packet, ethertype, parse};
+pub use reason::{Reason, Verdict};
+pub use tables::{FlowEntry, FlowTable, Tables};

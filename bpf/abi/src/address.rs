@@ -1,0 +1,101 @@
+/// An address of either family, 16 bytes in network order; IPv4 is mapped (`::ffff:a.b.c.d`).
+///
+/// Held as four words so that it can stand at offset 4 of an LPM key, and is compared by word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct Address([u32; 4]);
+
+/// The third word of every mapped IPv4 address.
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+impl Address {
+    /// `::`, and the filler of unused places.
+    pub const UNSPECIFIED: Self = Self([0; 4]);
+
+    /// The address with these bytes.
+    #[inline(always)]
+    pub const fn new(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ])
+    }
+
+    /// The mapped form of an IPv4 address.
+    #[inline(always)]
+    pub const fn from_ipv4(octets: [u8; 4]) -> Self {
+        Self([0, 0, MAPPED, u32::from_ne_bytes(octets)])
+    }
+
+    /// Its 16 bytes.
+    pub fn octets(self) -> [u8; 16] {
+        let mut octets = [0; 16];
+        for (place, word) in octets.chunks_exact_mut(4).zip(self.0) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        octets
+    }
+
+    /// In `::ffff:0:0/96`, where IPv4 lives.
+    #[inline(always)]
+    pub const fn is_ipv4(self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
+    }
+
+    /// `::`.
+    #[inline(always)]
+    pub const fn is_unspecified(self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
+    }
+
+    /// In `fe80::/10` (RFC 4291 section 2.5.6).
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        self.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
+    }
+
+    /// An address that more than one host may take for its own: IPv4 and IPv6 multicast, and the IPv4 limited
+    /// broadcast.
+    #[inline(always)]
+    pub const fn is_multicast_or_broadcast(self) -> bool {
+        if self.is_ipv4() {
+            let last = self.0[3];
+            last & 0xf000_0000_u32.to_be() == 0xe000_0000_u32.to_be() || last == u32::MAX
+        } else {
+            self.0[0] & 0xff00_0000_u32.to_be() == 0xff00_0000_u32.to_be()
+        }
+    }
+
+    /// 32 bits that depend on every bit of the address, for tags.
+    #[inline(always)]
+    pub const fn mix(self) -> u32 {
+        let mut hash = 0x9e37_79b9_u32;
+        let [a, b, c, d] = self.0;
+        hash = (hash ^ a).wrapping_mul(0x85eb_ca6b).rotate_left(13);
+        hash = (hash ^ b).wrapping_mul(0xc2b2_ae35).rotate_left(13);
+        hash = (hash ^ c).wrapping_mul(0x27d4_eb2f).rotate_left(13);
+        hash = (hash ^ d).wrapping_mul(0x1656_67b1);
+        hash ^ (hash >> 15)
+    }
+}
+
+#[cfg(feature = "user")]
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => Self::from_ipv4(v4.octets()),
+            core::net::IpAddr::V6(v6) => Self::new(v6.octets()),
+        }
+    }
+}
+
+#[cfg(feature = "user")]
+impl From<Address> for core::net::IpAddr {
+    fn from(address: Address) -> Self {
+        core::net::Ipv6Addr::from(address.octets()).to_canonical()
+    }
+}

@@ -1,0 +1,236 @@
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Address, Direction};
+
+/// Key of `embryonic` and `flows`: oriented by the hook, so that both directions are one look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct FlowKey {
+    /// The peer's address.
+    pub peer: Address,
+    /// The peer's port; the identifier of an ICMP echo that the peer began; else 0.
+    pub peer_port: u16,
+    /// The pod's port; the identifier of an ICMP echo that the pod began; else 0.
+    pub pod_port: u16,
+    /// The attachment.
+    pub slot: u16,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// Zero.
+    pub padding: u8,
+}
+
+impl FlowKey {
+    #[inline(always)]
+    const fn tag(&self) -> u64 {
+        let ports = (self.peer_port as u32) << 16 | self.pod_port as u32;
+        let ends = (self.slot as u32) << 8 | self.protocol as u32;
+        let mut hash = self.peer.mix() ^ ports.wrapping_mul(0x9e37_79b1);
+        hash = hash.rotate_left(11) ^ ends.wrapping_mul(0x85eb_ca77);
+        (hash ^ (hash >> 16)) as u64 & FlowWord::TAG
+    }
+}
+
+/// Who began a flow, and so which policy judges it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initiator {
+    /// The pod: judged from the pod.
+    Pod,
+    /// The peer: judged to the pod.
+    Peer,
+    /// Picked up from the pod in mid-stream, its SYN not seen: the pod may be the server. Judged again, both
+    /// directions must allow it.
+    Unproven,
+    /// The node itself, to the pod: never judged, and only packets that come from the node belong to it.
+    Node,
+}
+
+impl Initiator {
+    /// The direction of the packets that the initiator sends.
+    #[inline(always)]
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::Pod | Self::Unproven => Direction::FromPod,
+            Self::Peer | Self::Node => Direction::ToPod,
+        }
+    }
+}
+
+/// How far a flow has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowState {
+    /// TCP: the initiator's SYN was seen.
+    Syn,
+    /// TCP: the responder's SYN-ACK was seen; the third step is not.
+    SynAck,
+    /// Not TCP, or TCP in mid-stream: seen in one direction only.
+    Half,
+    /// Seen in both directions.
+    Established,
+    /// TCP: FIN or RST was seen; it times out soon unless packets go on.
+    Closing,
+}
+
+impl FlowState {
+    /// Seconds without a packet after which the flow is none. TCP: 86,400 s established, as kube-proxy sets
+    /// `nf_conntrack_tcp_timeout_established`; the others as Linux conntrack has them.
+    #[inline(always)]
+    pub const fn timeout(self, protocol: u8) -> u32 {
+        match self {
+            Self::Syn => 120,
+            Self::SynAck => 60,
+            Self::Half => 60,
+            Self::Established => {
+                if protocol == crate::packet::TCP {
+                    86_400
+                } else {
+                    180
+                }
+            }
+            Self::Closing => 120,
+        }
+    }
+}
+
+/// The word of a flow: bits 63..32 generation, 31..30 initiator, 29..27 state, 26..0 tag of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowWord(pub u64);
+
+impl FlowWord {
+    const TAG: u64 = (1 << 27) - 1;
+
+    /// The word of the flow `key`.
+    #[inline(always)]
+    pub const fn new(
+        key: &FlowKey,
+        generation: u32,
+        initiator: Initiator,
+        state: FlowState,
+    ) -> Self {
+        Self(
+            (generation as u64) << 32 | (initiator as u64) << 30 | (state as u64) << 27 | key.tag(),
+        )
+    }
+
+    /// Whether the word was written for `key`.
+    #[inline(always)]
+    pub const fn belongs_to(self, key: &FlowKey) -> bool {
+        self.0 & Self::TAG == key.tag()
+    }
+
+    /// The generation that judged it last.
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Who began it.
+    #[inline(always)]
+    pub const fn initiator(self) -> Initiator {
+        match self.0 >> 30 & 3 {
+            0 => Initiator::Pod,
+            1 => Initiator::Peer,
+            2 => Initiator::Unproven,
+            _ => Initiator::Node,
+        }
+    }
+
+    /// How far it has come.
+    #[inline(always)]
+    pub const fn state(self) -> FlowState {
+        match self.0 >> 27 & 7 {
+            0 => FlowState::Syn,
+            1 => FlowState::SynAck,
+            2 => FlowState::Half,
+            3 => FlowState::Established,
+            _ => FlowState::Closing,
+        }
+    }
+}
+
+/// Value of `embryonic` and `flows`.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct FlowValue {
+    /// A [`FlowWord`]. Replaced with the whole element, never written in place.
+    pub word: AtomicU64,
+    /// When its last packet was seen, in jiffies. Written in place: it decides nothing but a time-out.
+    pub seen: AtomicU64,
+}
+
+impl FlowValue {
+    /// `word`, seen at `now`.
+    pub const fn new(word: FlowWord, now: u64) -> Self {
+        Self {
+            word: AtomicU64::new(word.0),
+            seen: AtomicU64::new(now),
+        }
+    }
+
+    /// Its word.
+    #[inline(always)]
+    pub fn word(&self) -> FlowWord {
+        FlowWord(self.word.load(Ordering::Relaxed))
+    }
+}
+
+/// Key of `fragments`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct FragmentKey {
+    /// The peer's address.
+    pub peer: Address,
+    /// The pod's address, as the packet says it.
+    pub pod: Address,
+    /// The identification field; 16 bits in IPv4.
+    pub identification: u32,
+    /// The attachment.
+    pub slot: u16,
+    /// The [`Direction`] as a number.
+    pub direction: u8,
+    /// IPv4: the protocol (RFC 791: part of what names a datagram). IPv6: 0 (RFC 8200: it is not).
+    pub protocol: u8,
+}
+
+/// Value of `fragments`: bits 63..32 when, in jiffies; 31..1 tag of the key; 0 whether the first one was passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct FragmentValue(pub u64);
+
+/// Seconds for which fragments follow their first: `net.ipv4.ipfrag_time`.
+const FRAGMENT_TIMEOUT: u32 = 30;
+
+impl FragmentValue {
+    /// What the first fragment of `key` was judged.
+    #[inline(always)]
+    pub const fn new(key: &FragmentKey, passed: bool, now: u64) -> Self {
+        Self((now as u32 as u64) << 32 | Self::tag(key) | passed as u64)
+    }
+
+    #[inline(always)]
+    const fn tag(key: &FragmentKey) -> u64 {
+        let ends = (key.slot as u32) << 16 | (key.direction as u32) << 8 | key.protocol as u32;
+        let hash = key.peer.mix()
+            ^ key.pod.mix().rotate_left(7)
+            ^ key.identification.wrapping_mul(0x9e37_79b1);
+        ((hash ^ ends.wrapping_mul(0x85eb_ca77)) as u64) & 0xffff_fffe
+    }
+
+    /// Whether the first fragment of `key` was passed, lately enough. `second` is a second in jiffies.
+    #[inline(always)]
+    pub const fn passed(self, key: &FragmentKey, now: u64, second: u32) -> bool {
+        let age = (now as u32).wrapping_sub((self.0 >> 32) as u32);
+        self.0 & 0xffff_fffe == Self::tag(key)
+            && self.0 & 1 == 1
+            && age <= FRAGMENT_TIMEOUT * second
+    }
+}
+
+const _: () = {
+    assert!(size_of::<FlowKey>() == 24);
+    assert!(size_of::<FlowValue>() == 16);
+    assert!(size_of::<FragmentKey>() == 40);
+};

@@ -1,0 +1,350 @@
+//! Keys and values of the tables, and the words in them.
+//!
+//! The kernel uses a replaced hash element again at once, while a program may still hold a pointer to it. So
+//! whatever decides is either in an array slot that nobody changes while something names it, or one aligned
+//! 64-bit word, read once, with a tag of its key.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::Address;
+
+/// Version of the layouts of a table set, and the first part of the names of its pins.
+pub const ABI: u32 = 1;
+
+/// Version of the layouts of the tables that all sets share: flows, fragments, budgets, the counter.
+pub const SHARED_ABI: u32 = 1;
+
+/// The number under which an attachment stands in the tables, and the class ID of its filters.
+///
+/// The class ID has 16 bits: [`MAX_SLOT`]. Slot 0 is for test runs, which cannot set a class ID.
+pub type Slot = u32;
+
+/// The highest slot.
+pub const MAX_SLOT: Slot = 0xffff;
+
+/// How many addresses of its own an attachment can have, link-local ones included.
+pub const MAX_ADDRESSES: usize = 6;
+
+/// Which way a packet goes, and which policy of the attachment judges it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// To the pod: leaves the host by the host end. Ingress policy.
+    ToPod = 0,
+    /// From the pod: enters the host by the host end. Egress policy.
+    FromPod = 1,
+}
+
+impl Direction {
+    /// Both, in the order of the words of an [`Attachment`].
+    pub const BOTH: [Self; 2] = [Self::ToPod, Self::FromPod];
+
+    /// The other one.
+    #[inline(always)]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::ToPod => Self::FromPod,
+            Self::FromPod => Self::ToPod,
+        }
+    }
+}
+
+/// A compiled policy of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ruleset(pub u32);
+
+impl Ruleset {
+    /// Denies everything.
+    pub const DENY_ALL: Self = Self(0);
+    /// Allows everything, save what is dropped whoever is policed.
+    pub const ALLOW_ALL: Self = Self(1);
+    /// The lowest number for a compiled policy.
+    pub const FIRST: Self = Self(2);
+    /// The highest number: 14 bits of a [`RowKey`].
+    pub const MAX: Self = Self((1 << 14) - 1);
+}
+
+/// What the policies can tell apart in a peer; also a broad class, which draws from the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Class(pub u32);
+
+impl Class {
+    /// Nothing is known of the peer: the ruleset's own row holds.
+    pub const NONE: Self = Self(0);
+    /// The highest number: 18 bits of a [`RowKey`].
+    pub const MAX: Self = Self((1 << 18) - 1);
+}
+
+/// What an attachment's word of one direction says.
+///
+/// Bits 63..32 the generation, 31..0 the ruleset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PolicyWord(pub u64);
+
+impl PolicyWord {
+    /// `ruleset` as of `generation`.
+    #[inline(always)]
+    pub const fn new(ruleset: Ruleset, generation: u32) -> Self {
+        Self((generation as u64) << 32 | ruleset.0 as u64)
+    }
+
+    /// The ruleset that decides new flows.
+    #[inline(always)]
+    pub const fn ruleset(self) -> Ruleset {
+        Ruleset(self.0 as u32)
+    }
+
+    /// The generation that flows of this direction must carry to pass unjudged.
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Value of `attachments`, by slot.
+///
+/// All but `words` is written before a filter names the slot, and not changed while one does.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Attachment {
+    /// A [`PolicyWord`] for each [`Direction`]. Stored and loaded whole.
+    pub words: [AtomicU64; 2],
+    /// The generation at birth. 0: there is no attachment, everything is dropped.
+    pub birth: AtomicU32,
+    /// [`ATTACHMENT_ROUTES`].
+    pub flags: AtomicU32,
+    /// Its own addresses; the unused places are `::`.
+    pub addresses: [Address; MAX_ADDRESSES],
+}
+
+/// The pod may send from any address, tunnel to the node and speak for others to its neighbours: it routes.
+pub const ATTACHMENT_ROUTES: u32 = 1;
+
+impl Attachment {
+    /// The word of `direction`.
+    #[inline(always)]
+    pub fn word(&self, direction: Direction) -> PolicyWord {
+        PolicyWord(self.words[direction as usize].load(Ordering::Relaxed))
+    }
+
+    /// Whether `address` is one of its own. `::` never is.
+    #[inline(always)]
+    pub fn owns(&self, address: Address) -> bool {
+        let [a, b, c, d, e, f] = &self.addresses;
+        !address.is_unspecified()
+            && (*a == address
+                || *b == address
+                || *c == address
+                || *d == address
+                || *e == address
+                || *f == address)
+    }
+}
+
+/// Value of `peers`: bits 63..46 class, 45..28 broad class, 27..24 flags, 23..0 tag of the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PeerWord(pub u64);
+
+impl PeerWord {
+    const NODE: u64 = 1 << 24;
+    const TAG: u64 = (1 << 24) - 1;
+
+    /// The word of `address`.
+    pub const fn new(address: Address, class: Class, broad: Class, is_node: bool) -> Self {
+        let node = if is_node { Self::NODE } else { 0 };
+        Self((class.0 as u64) << 46 | (broad.0 as u64) << 28 | node | Self::tag(address))
+    }
+
+    #[inline(always)]
+    const fn tag(address: Address) -> u64 {
+        address.mix() as u64 & Self::TAG
+    }
+
+    /// Whether the word was written for `address`.
+    #[inline(always)]
+    pub const fn belongs_to(self, address: Address) -> bool {
+        self.0 & Self::TAG == Self::tag(address)
+    }
+
+    /// The class.
+    #[inline(always)]
+    pub const fn class(self) -> Class {
+        Class((self.0 >> 46) as u32)
+    }
+
+    /// The broad class.
+    #[inline(always)]
+    pub const fn broad(self) -> Class {
+        Class((self.0 >> 28) as u32 & Class::MAX.0)
+    }
+
+    /// An address of this node.
+    #[inline(always)]
+    pub const fn is_node(self) -> bool {
+        self.0 & Self::NODE != 0
+    }
+}
+
+/// Key of `prefixes`, as the kernel's LPM trie wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct PrefixKey {
+    /// Length in bits, of the 128; that of an IPv4 block is 96 more than it says.
+    pub length: u32,
+    /// The prefix.
+    pub address: Address,
+}
+
+/// Value of `prefixes`: the broad class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PrefixWord(pub u64);
+
+impl PrefixWord {
+    /// The broad class of what lies under the prefix.
+    #[inline(always)]
+    pub const fn broad(self) -> Class {
+        Class(self.0 as u32 & Class::MAX.0)
+    }
+}
+
+/// Key of `rows`: bits 31..18 the ruleset, 17..0 the class or broad class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct RowKey(pub u32);
+
+impl RowKey {
+    /// What `ruleset` says of `class`.
+    #[inline(always)]
+    pub const fn new(ruleset: Ruleset, class: Class) -> Self {
+        Self(ruleset.0 << 18 | class.0)
+    }
+}
+
+/// The number of a set of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortSet(pub u16);
+
+impl PortSet {
+    /// No port.
+    pub const NONE: Self = Self(0);
+    /// Every port.
+    pub const ALL: Self = Self(1);
+    /// The UDP ports of tunnels, which lead past the checks of source and peer.
+    pub const TUNNEL_PORTS: Self = Self(2);
+    /// The IP protocols that are tunnels, as bits of their numbers.
+    pub const TUNNEL_PROTOCOLS: Self = Self(3);
+    /// The lowest number for a compiled policy.
+    pub const FIRST: Self = Self(4);
+}
+
+/// UDP ports that decapsulate at a node: VXLAN (Linux, IANA), VXLAN-GPE, Geneve, GUE.
+pub const TUNNEL_PORTS: [u16; 5] = [8472, 4789, 4790, 6081, 6080];
+
+/// IP protocols that decapsulate at a node: IPIP, 6in4, GRE.
+pub const TUNNEL_PROTOCOLS: [u8; 3] = [4, 41, 47];
+
+/// One ruleset's answer for one class, complete in itself: a port set for each of TCP, UDP, SCTP and the rest.
+///
+/// Value of `rows` and, with tags of zero, of `rulesets`. Each word: bits 63..32 the key as tag, and two port
+/// sets: bits 31..16 and 15..0 are TCP and UDP in the first, SCTP and the rest in the second. The rest is a set
+/// of IP protocol numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct Row(pub [u64; 2]);
+
+/// The port sets of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowSets {
+    /// TCP ports.
+    pub tcp: PortSet,
+    /// UDP ports.
+    pub udp: PortSet,
+    /// SCTP ports.
+    pub sctp: PortSet,
+    /// Numbers of the other IP protocols.
+    pub rest: PortSet,
+}
+
+impl Row {
+    /// The row of `key`, or of a ruleset's default, where the key is `RowKey(0)`.
+    pub const fn new(key: RowKey, sets: RowSets) -> Self {
+        let tag = (key.0 as u64) << 32;
+        Self([
+            tag | (sets.tcp.0 as u64) << 16 | sets.udp.0 as u64,
+            tag | (sets.sctp.0 as u64) << 16 | sets.rest.0 as u64,
+        ])
+    }
+}
+
+/// The protocols as a row tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+    /// Any other IP protocol; its number is the "port".
+    Rest,
+}
+
+impl Column {
+    /// The column of an IP protocol.
+    #[inline(always)]
+    pub const fn of(protocol: u8) -> Self {
+        match protocol {
+            crate::packet::TCP => Self::Tcp,
+            crate::packet::UDP => Self::Udp,
+            crate::packet::SCTP => Self::Sctp,
+            _ => Self::Rest,
+        }
+    }
+
+    /// Which word of a row it stands in.
+    #[inline(always)]
+    pub const fn word(self) -> usize {
+        match self {
+            Self::Tcp | Self::Udp => 0,
+            Self::Sctp | Self::Rest => 1,
+        }
+    }
+
+    /// Its port set in that word.
+    #[inline(always)]
+    pub const fn set(self, word: u64) -> PortSet {
+        match self {
+            Self::Tcp | Self::Sctp => PortSet((word >> 16) as u16),
+            Self::Udp | Self::Rest => PortSet(word as u16),
+        }
+    }
+}
+
+/// Value of `portsets`: the chunk of each 4,096 ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct PortSetChunks(pub [u16; 16]);
+
+/// Value of `chunks`: 4,096 ports as bits, lowest port in the lowest bit of the first word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct Chunk(pub [u64; 64]);
+
+/// The chunk without any port.
+pub const CHUNK_NONE: u16 = 0;
+/// The chunk with every port.
+pub const CHUNK_ALL: u16 = 1;
+
+const _: () = {
+    assert!(size_of::<Attachment>() == 24 + 16 * MAX_ADDRESSES);
+    assert!(align_of::<Attachment>() == 8);
+    assert!(size_of::<PrefixKey>() == 20);
+    assert!(size_of::<Row>() == 16);
+    assert!(size_of::<PortSetChunks>() == 32);
+    assert!(size_of::<Chunk>() == 512);
+};

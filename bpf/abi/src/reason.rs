@@ -1,0 +1,82 @@
+/// Why a packet was passed or dropped; the index of its counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// Passed: belongs to a flow that was allowed under the policy in force.
+    Established = 0,
+    /// Passed: allowed by the attachment's ruleset, as the first packet of its flow or judged again.
+    Allowed = 1,
+    /// Passed: no policy in this direction, and nothing in it that a flow could be made of.
+    Unpoliced = 2,
+    /// Passed: came from the node itself (Kubernetes: traffic from the node where a pod runs is always allowed).
+    Node = 3,
+    /// Passed: from the pod to itself.
+    Own = 4,
+    /// Passed: ARP, or neighbour discovery within its rules.
+    Neighbour = 5,
+    /// Passed: an ICMP error about a tracked flow.
+    Related = 6,
+    /// Passed: follows a fragment that was passed.
+    Fragment = 7,
+
+    /// Dropped: no rule of the policy allows it.
+    Policy = 32,
+    /// Dropped: the ruleset denies everything: baseline deny, or isolated without any rule.
+    DenyAll = 33,
+    /// Dropped: the filter names a slot without a record.
+    NoRecord = 34,
+    /// Dropped: neither IPv4, IPv6 nor ARP, or a VLAN tag left in the data.
+    NotIp = 35,
+    /// Dropped: from the pod with a source address that is not its own.
+    Spoofed = 36,
+    /// Dropped: router advertisement, redirect, or a neighbour advertisement for another's address, from the
+    /// pod; or neighbour discovery with a hop limit other than 255 (RFC 4861 section 7.1).
+    ForgedNeighbour = 37,
+    /// Dropped: a tunnel to the node that no rule names.
+    Tunnel = 38,
+    /// Dropped: the IP header is cut short or contradicts itself.
+    BadIpHeader = 39,
+    /// Dropped: the transport header is cut short, or not all in the first fragment.
+    BadTransportHeader = 40,
+    /// Dropped: more IPv6 extension headers than are followed.
+    TooManyHeaders = 41,
+    /// Dropped: a source route, which hides the destination.
+    SourceRoute = 42,
+    /// Dropped: an IPv6 packet with an IPv4-mapped address.
+    MappedAddress = 43,
+    /// Dropped: follows a fragment that was dropped or not seen.
+    FragmentWithoutFirst = 44,
+    /// Dropped: a table entry was replaced while it was read, twice running.
+    Torn = 45,
+}
+
+impl Reason {
+    /// Room for all reasons in `counters`, for one direction.
+    pub const COUNT: u32 = 64;
+
+    /// Whether the packet passes.
+    #[inline(always)]
+    pub const fn passes(self) -> bool {
+        (self as u8) < Self::Policy as u8
+    }
+}
+
+/// What becomes of a packet, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Goes on to whatever comes after us.
+    Pass(Reason),
+    /// Ends here, silently.
+    Drop(Reason),
+}
+
+impl From<Reason> for Verdict {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        if reason.passes() {
+            Self::Pass(reason)
+        } else {
+            Self::Drop(reason)
+        }
+    }
+}
