@@ -1,0 +1,306 @@
+//! Properties of NetworkPolicy that hold without knowing any verdict: how verdicts move when policies move.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use podgate_policy::arbitrary::{self, ipv4, ipv6};
+use podgate_policy::compile::{SubjectRulesets, compile_subject};
+use podgate_policy::connection::{Baseline, Connection, Direction, Verdict};
+use podgate_policy::evaluate;
+use podgate_policy::model::{
+    Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Port, Rule, Selector, World,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn connections() -> impl Strategy<Value = Vec<Connection>> {
+    vec(arbitrary::connection(), 32)
+}
+
+/// The oracle's verdicts on these connections of every pod.
+fn verdicts(world: &World, connections: &[Connection]) -> Vec<Verdict> {
+    let subjects = arbitrary::subjects(world, Baseline::Standard);
+    let pairs = subjects.iter().flat_map(|subject| {
+        connections
+            .iter()
+            .map(move |connection| (subject, connection))
+    });
+    pairs
+        .map(|(subject, connection)| evaluate(world, subject, connection))
+        .collect()
+}
+
+fn compiled(world: &World) -> Vec<SubjectRulesets> {
+    arbitrary::subjects(world, Baseline::Standard)
+        .iter()
+        .map(|subject| compile_subject(world, subject))
+        .collect()
+}
+
+/// The world with every policy changed.
+fn with_policies(world: &World, mut change: impl FnMut(&mut NetworkPolicy)) -> World {
+    let mut changed = world.clone();
+    for policy in changed.policies.values_mut() {
+        change(Arc::make_mut(policy));
+    }
+    changed
+}
+
+fn for_each_rule(policy: &mut NetworkPolicy, change: impl FnMut(&mut Rule)) {
+    policy
+        .ingress
+        .iter_mut()
+        .chain(&mut policy.egress)
+        .for_each(change);
+}
+
+/// Reverses a list and repeats its first element, unless it is empty.
+fn turn<T: Clone>(list: &mut Vec<T>) {
+    list.reverse();
+    list.extend(list.first().cloned());
+}
+
+fn turn_selector(selector: &mut Selector) {
+    match selector {
+        Selector::Requirements(requirements) => {
+            for requirement in requirements.iter_mut() {
+                match &mut requirement.operator {
+                    Operator::In(values) | Operator::NotIn(values) => turn(values),
+                    Operator::Exists | Operator::DoesNotExist => {}
+                }
+            }
+            turn(requirements);
+        }
+        Selector::Invalid => {}
+    }
+}
+
+fn turn_peer(peer: &mut Peer) {
+    match peer {
+        Peer::Pods { namespaces, pods } => {
+            turn_selector(pods);
+            match namespaces {
+                Namespaces::Own => {}
+                Namespaces::Matching(selector) => turn_selector(selector),
+            }
+        }
+        Peer::Block { except, .. } => turn(except),
+        Peer::Invalid => {}
+    }
+}
+
+/// The same world with the families changed over: the `n`th IPv4 address is the `n`th IPv6 address.
+fn other_family(world: &World) -> World {
+    let mut changed = with_policies(world, |policy| {
+        for_each_rule(policy, |rule| {
+            for peer in &mut rule.peers {
+                if let Peer::Block { cidr, except } = peer {
+                    *cidr = other_prefix(*cidr);
+                    for hole in except {
+                        *hole = other_prefix(*hole);
+                    }
+                }
+            }
+        });
+    });
+    for pod in changed.pods.values_mut() {
+        for address in &mut Arc::make_mut(pod).addresses {
+            *address = other_address(*address);
+        }
+    }
+    changed.node_addresses = changed
+        .node_addresses
+        .into_iter()
+        .map(other_address)
+        .collect();
+    changed
+}
+
+fn other_address(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => ipv6(v4.octets()[3]),
+        IpAddr::V6(v6) => ipv4(v6.octets()[15]),
+    }
+}
+
+fn other_prefix(prefix: IpNet) -> IpNet {
+    let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
+    let address = other_address(prefix.addr());
+    let longest = if address.is_ipv4() { 32_u8 } else { 128 };
+    // The blocks of the universe have few host bits or all of them.
+    let length = if prefix.prefix_len() == 0 {
+        0
+    } else {
+        longest - host_bits
+    };
+    IpNet::new(address, length)
+        .expect("a length of the family")
+        .trunc()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn order_and_repetition_change_no_ruleset(world in arbitrary::world()) {
+        let mut turned = with_policies(&world, |policy| {
+            turn_selector(&mut policy.pod_selector);
+            for_each_rule(policy, |rule| {
+                rule.peers.iter_mut().for_each(turn_peer);
+                turn(&mut rule.peers);
+                turn(&mut rule.ports);
+            });
+            turn(&mut policy.ingress);
+            turn(&mut policy.egress);
+        });
+        turned.policies = turned.policies.into_iter().rev().enumerate()
+            .map(|(number, (name, policy))| (ObjectName::new(name.namespace, format!("renamed-{number}")), policy))
+            .collect();
+        prop_assert_eq!(compiled(&turned), compiled(&world));
+    }
+
+    #[test]
+    fn a_policy_for_each_rule_is_the_same_as_one_for_all(world in arbitrary::world()) {
+        let mut split = world.clone();
+        split.policies = BTreeMap::new();
+        for (name, policy) in &world.policies {
+            let none = NetworkPolicy { ingress: vec![], egress: vec![], ..(**policy).clone() };
+            let ingress = policy.ingress.iter().map(|rule| NetworkPolicy { ingress: vec![rule.clone()], ..none.clone() });
+            let egress = policy.egress.iter().map(|rule| NetworkPolicy { egress: vec![rule.clone()], ..none.clone() });
+            for (number, part) in std::iter::once(none.clone()).chain(ingress).chain(egress).enumerate() {
+                let name = ObjectName::new(&*name.namespace, format!("{}-{number}", name.name));
+                split.policies.insert(name, Arc::new(part));
+            }
+        }
+        prop_assert_eq!(compiled(&split), compiled(&world));
+    }
+
+    #[test]
+    fn more_rules_peers_and_ports_never_deny_more(
+        world in arbitrary::world(),
+        connections in connections(),
+        rule in arbitrary::rule(),
+        peer in arbitrary::peer(),
+        port in arbitrary::port(),
+    ) {
+        let before = verdicts(&world, &connections);
+        let more_rules = with_policies(&world, |policy| {
+            policy.ingress.push(rule.clone());
+            policy.egress.push(rule.clone());
+        });
+        let more_peers = with_policies(&world, |policy| for_each_rule(policy, |rule| {
+            if !rule.peers.is_empty() {
+                rule.peers.push(peer.clone());
+            }
+        }));
+        let more_ports = with_policies(&world, |policy| for_each_rule(policy, |rule| {
+            if !rule.ports.is_empty() {
+                rule.ports.push(port.clone());
+            }
+        }));
+        for wider in [more_rules, more_peers, more_ports] {
+            for (before, after) in before.iter().zip(verdicts(&wider, &connections)) {
+                prop_assert!(!(*before == Verdict::Allow && after == Verdict::Deny));
+            }
+        }
+    }
+
+    #[test]
+    fn another_policy_denies_only_where_it_isolates_anew(world in arbitrary::world(), connections in connections()) {
+        let deny_all = NetworkPolicy {
+            pod_selector: Selector::everything(),
+            isolates_ingress: true,
+            isolates_egress: true,
+            ingress: vec![],
+            egress: vec![],
+        };
+        let mut denied = world.clone();
+        for namespace in arbitrary::NAMESPACES {
+            denied.policies.insert(ObjectName::new(namespace, "deny-all"), Arc::new(deny_all.clone()));
+        }
+        for subject in arbitrary::subjects(&world, Baseline::Standard) {
+            let isolated = |direction| world.policies.iter().any(|(name, policy)| {
+                name.namespace == subject.name.namespace
+                    && (policy.pod_selector == Selector::Invalid || policy.pod_selector.matches(&subject.labels))
+                    && match direction {
+                        Direction::Ingress => policy.isolates_ingress,
+                        Direction::Egress => policy.isolates_egress,
+                    }
+            });
+            for connection in connections.iter().filter(|connection| isolated(connection.direction)) {
+                prop_assert_eq!(evaluate(&denied, &subject, connection), evaluate(&world, &subject, connection));
+            }
+        }
+    }
+
+    #[test]
+    fn beside_a_rule_for_everything_no_other_rule_matters(world in arbitrary::world(), connections in connections()) {
+        let open = with_policies(&world, |policy| {
+            policy.ingress.push(Rule::default());
+            policy.egress.push(Rule::default());
+        });
+        for (subject, connection) in arbitrary::subjects(&open, Baseline::Standard).iter()
+            .flat_map(|subject| connections.iter().map(move |connection| (subject.clone(), connection)))
+        {
+            let tunnel_to_node = connection.transport.is_tunnel() && world.node_addresses.contains(&connection.peer);
+            if connection.direction == Direction::Ingress || !tunnel_to_node {
+                prop_assert_eq!(evaluate(&open, &subject, connection), Verdict::Allow);
+            }
+        }
+    }
+
+    #[test]
+    fn beside_its_whole_block_an_exception_matters_no_more(world in arbitrary::world(), connections in connections()) {
+        let without_exceptions = with_policies(&world, |policy| for_each_rule(policy, |rule| {
+            for peer in &mut rule.peers {
+                if let Peer::Block { except, .. } = peer {
+                    except.clear();
+                }
+            }
+        }));
+        let with_whole_blocks_beside = with_policies(&world, |policy| for_each_rule(policy, |rule| {
+            let whole: Vec<Peer> = rule.peers.iter().filter_map(|peer| match peer {
+                Peer::Block { cidr, .. } => Some(Peer::Block { cidr: *cidr, except: vec![] }),
+                Peer::Pods { .. } | Peer::Invalid => None,
+            }).collect();
+            rule.peers.extend(whole);
+        }));
+        prop_assert_eq!(
+            verdicts(&with_whole_blocks_beside, &connections),
+            verdicts(&without_exceptions, &connections)
+        );
+    }
+
+    #[test]
+    fn a_range_is_the_same_as_its_ports_one_by_one(world in arbitrary::world()) {
+        let short = |port: &Port| matches!(port, Port::Range { first, last, .. } if last - first < 10);
+        let one_by_one = with_policies(&world, |policy| for_each_rule(policy, |rule| {
+            rule.ports = rule.ports.iter().flat_map(|port| match port {
+                Port::Range { protocol, first, last } if short(port) =>
+                    (*first..=*last).map(|one| Port::Range { protocol: *protocol, first: one, last: one }).collect(),
+                Port::Range { .. } | Port::All(_) | Port::Named { .. } | Port::Invalid => vec![port.clone()],
+            }).collect();
+        }));
+        prop_assert_eq!(compiled(&one_by_one), compiled(&world));
+    }
+
+    #[test]
+    fn pods_that_selectors_do_not_see_change_no_verdict(world in arbitrary::world(), connections in connections()) {
+        let mut without = world.clone();
+        without.pods.retain(|_, pod| pod.is_selectable());
+        prop_assert_eq!(verdicts(&without, &connections), verdicts(&world, &connections));
+    }
+
+    #[test]
+    fn both_families_are_judged_alike(world in arbitrary::world(), connections in connections()) {
+        let known: Vec<Connection> = connections.into_iter()
+            .filter(|connection| (0..arbitrary::ADDRESSES).any(|n| [ipv4(n), ipv6(n)].contains(&connection.peer)))
+            .collect();
+        let changed_over: Vec<Connection> = known.iter()
+            .map(|connection| Connection { peer: other_address(connection.peer), ..*connection })
+            .collect();
+        prop_assert_eq!(verdicts(&other_family(&world), &changed_over), verdicts(&world, &known));
+    }
+}

@@ -1,0 +1,7 @@
+//! The specification's items, each as a named case, judged by the oracle and by the compiler.
+
+mod fixture;
+mod isolation;
+mod own_node;
+mod peers;
+mod ports;

@@ -1,0 +1,138 @@
+//! Item 36: a pod and its own node, and the tunnels that would leave the node as somebody else's traffic.
+
+use podgate_policy::connection::Direction::{Egress, Ingress};
+use podgate_policy::connection::Verdict::{Allow, Deny};
+use podgate_policy::connection::{TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS, Transport};
+use podgate_policy::model::{Port, Protocol, Rule};
+
+use crate::fixture::*;
+
+#[test]
+fn an_isolated_pod_may_send_to_its_own_node() {
+    let world = world_with([egress([])]);
+    for transport in [
+        tcp(10250),
+        udp(53),
+        sctp(1),
+        udp(4788),
+        udp(8473),
+        Transport::Other(1),
+        Transport::Other(46),
+    ] {
+        assert_eq!(
+            judge(&world, Egress, NODE, transport),
+            Allow,
+            "{transport:?}"
+        );
+        assert_eq!(
+            judge(&world, Egress, X_HOST, transport),
+            Deny,
+            "another node, {transport:?}"
+        );
+    }
+}
+
+#[test]
+fn the_own_nodes_address_is_an_ordinary_peer_on_ingress() {
+    let world = world_with([ingress([with_peers([block(&format!("{X_HOST}/32"), &[])])])]);
+    assert_eq!(judge(&world, Ingress, NODE, tcp(80)), Deny);
+    let open = world_with([ingress([Rule::default()])]);
+    assert_eq!(judge(&open, Ingress, NODE, udp(8472)), Allow);
+    assert_eq!(
+        judge(
+            &crate::fixture::world(),
+            Ingress,
+            NODE,
+            Transport::Other(47)
+        ),
+        Allow
+    );
+}
+
+#[test]
+fn a_tunnel_to_the_own_node_is_denied_whoever_is_policed() {
+    for world in [
+        world(),
+        world_with([egress([])]),
+        world_with([egress([Rule::default()])]),
+    ] {
+        for transport in TUNNEL_UDP_PORTS
+            .map(udp)
+            .into_iter()
+            .chain(TUNNEL_PROTOCOLS.map(Transport::Other))
+        {
+            assert_eq!(
+                judge(&world, Egress, NODE, transport),
+                Deny,
+                "{transport:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rule_that_names_the_port_opens_a_tunnel_to_the_own_node() {
+    let to_node = || vec![block(&format!("{NODE}/32"), &[])];
+    let ranges = [
+        range(Protocol::Udp, 8472, 8472),
+        range(Protocol::Udp, 8000, 9000),
+        Port::All(Protocol::Udp),
+    ];
+    for port in ranges {
+        for peers in [vec![], to_node()] {
+            let world = world_with([egress([Rule {
+                peers,
+                ports: vec![port.clone()],
+            }])]);
+            assert_eq!(judge(&world, Egress, NODE, udp(8472)), Allow, "{port:?}");
+        }
+    }
+}
+
+#[test]
+fn a_rule_that_names_the_port_beside_one_without_ports_still_opens_the_tunnel() {
+    let world = world_with([egress([
+        Rule::default(),
+        with_ports([range(Protocol::Udp, 8472, 8472)]),
+    ])]);
+    assert_eq!(judge(&world, Egress, NODE, udp(8472)), Allow);
+    assert_eq!(judge(&world, Egress, NODE, udp(4789)), Deny);
+}
+
+#[test]
+fn a_rule_for_somebody_else_or_another_port_opens_no_tunnel() {
+    let others = Rule {
+        peers: vec![block("10.0.0.0/8", &[])],
+        ports: vec![range(Protocol::Udp, 8472, 8472)],
+    };
+    let all_but = with_ports([
+        range(Protocol::Udp, 1, 8471),
+        range(Protocol::Tcp, 8472, 8472),
+    ]);
+    let named = with_ports([port_called(Protocol::Udp, "http")]);
+    let world = world_with([egress([others, all_but, named])]);
+    assert_eq!(judge(&world, Egress, NODE, udp(8472)), Deny);
+}
+
+#[test]
+fn no_rule_opens_a_tunnel_without_ports_to_the_own_node() {
+    let world = world_with([egress([
+        Rule::default(),
+        with_ports([Port::All(Protocol::Udp)]),
+    ])]);
+    for protocol in TUNNEL_PROTOCOLS {
+        assert_eq!(
+            judge(&world, Egress, NODE, Transport::Other(protocol)),
+            Deny,
+            "protocol {protocol}"
+        );
+    }
+}
+
+#[test]
+fn a_tunnel_to_anybody_else_is_ordinary_traffic() {
+    assert_eq!(judge(&world(), Egress, STRANGER, udp(8472)), Allow);
+    let world = world_with([egress([with_peers([block("198.51.100.0/24", &[])])])]);
+    assert_eq!(judge(&world, Egress, STRANGER, Transport::Other(47)), Allow);
+    assert_eq!(judge(&world, Egress, X_HOST, Transport::Other(47)), Deny);
+}
