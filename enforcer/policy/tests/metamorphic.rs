@@ -10,7 +10,7 @@ use podgate_policy::compile::{SubjectRulesets, compile_subject};
 use podgate_policy::connection::{Baseline, Connection, Direction, Verdict};
 use podgate_policy::evaluate;
 use podgate_policy::model::{
-    Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Port, Rule, Selector, World,
+    Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Port, Protocol, Rule, Selector, World,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -175,6 +175,31 @@ proptest! {
             }
         }
         prop_assert_eq!(compiled(&split), compiled(&world));
+    }
+
+    #[test]
+    fn a_rule_that_another_one_includes_changes_no_ruleset(
+        world in arbitrary::world(),
+        peer in arbitrary::peer(),
+        protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Sctp)],
+    ) {
+        // Not UDP: beside a rule without ports, it may name the port of a tunnel to the own node.
+        let narrower = |rules: &mut Vec<Rule>| {
+            for rule in rules.clone() {
+                if rule.peers.is_empty() {
+                    rules.push(Rule { peers: vec![peer.clone()], ..rule.clone() });
+                }
+                if rule.ports.is_empty() {
+                    let name = Port::Named { protocol, name: "http".into() };
+                    rules.push(Rule { ports: vec![name, Port::All(protocol)], ..rule });
+                }
+            }
+        };
+        let redundant = with_policies(&world, |policy| {
+            narrower(&mut policy.ingress);
+            narrower(&mut policy.egress);
+        });
+        prop_assert_eq!(compiled(&redundant), compiled(&world));
     }
 
     #[test]
