@@ -183,7 +183,7 @@ proptest! {
         peer in arbitrary::peer(),
         protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Sctp)],
     ) {
-        // Not UDP: beside a rule without ports, it may name the port of a tunnel to the own node.
+        // No port of a tunnel: beside a rule without ports, one that names it opens it to the own node.
         let narrower = |rules: &mut Vec<Rule>| {
             for rule in rules.clone() {
                 if rule.peers.is_empty() {
@@ -191,7 +191,8 @@ proptest! {
                 }
                 if rule.ports.is_empty() {
                     let name = Port::Named { protocol, name: "http".into() };
-                    rules.push(Rule { ports: vec![name, Port::All(protocol)], ..rule });
+                    let no_tunnel = Port::Range { protocol: Protocol::Udp, first: 1, last: 8 };
+                    rules.push(Rule { ports: vec![name, no_tunnel, Port::All(protocol)], ..rule });
                 }
             }
         };
