@@ -1,0 +1,40 @@
+//! GC: forget every interface of this network that the runtime does not list.
+
+use crate::{
+    attachment,
+    config::Config,
+    error::{Code, PluginError, chain},
+    run::Log,
+    verbs::say_farewell,
+};
+
+/// Goes on after an error, and reports all of them at the end. A runtime that lists nothing at all asks for nothing.
+pub(crate) fn gc(config: &Config<'_>, log: &mut Log<'_>) -> Result<(), PluginError> {
+    let Some(valid) = &config.valid_attachments else {
+        return Ok(());
+    };
+    let paths = &config.settings.paths;
+    let mut problems = Vec::new();
+    for identity in attachment::of_network(paths, &config.network)? {
+        if valid.contains(&identity) {
+            continue;
+        }
+        match attachment::remove(paths, &identity) {
+            Ok(()) => {
+                if let Err(error) = say_farewell(&config.settings, &identity) {
+                    log.line(&chain(&error));
+                }
+            }
+            Err(error) => problems.push(format!(
+                "{} {}: {}",
+                identity.container_id, identity.ifname, error.message
+            )),
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        let message = format!("{} attachments could not be removed", problems.len());
+        Err(PluginError::new(Code::Gc, message).with_details(problems.join("; ")))
+    }
+}
