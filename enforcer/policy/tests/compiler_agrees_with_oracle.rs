@@ -55,3 +55,39 @@ proptest! {
         assert_agreement(&world, baseline, &connections)?;
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// The order of writes rests on this: while policies change, facts may too, and either set of rulesets is
+    /// right under facts that were asked the questions of both.
+    #[test]
+    fn old_and_new_rulesets_are_both_right_under_newer_facts(
+        before in arbitrary::world(),
+        baseline in arbitrary::baseline(),
+        edits in vec(arbitrary::edit(), 1..6),
+        connections in vec(arbitrary::connection(), 32),
+    ) {
+        let mut after = before.clone();
+        for edit in edits {
+            edit.apply(&mut after);
+        }
+        let old_policies = World { policies: before.policies.clone(), ..after.clone() };
+        for subject in arbitrary::subjects(&before, baseline) {
+            let (old, new) = (compile_subject(&before, &subject), compile_subject(&after, &subject));
+            let facts = Facts::of(&after, &questions_of([&old.ingress, &old.egress, &new.ingress, &new.egress]));
+            for connection in &connections {
+                prop_assert_eq!(
+                    compiled_verdict(&old, &facts, connection),
+                    evaluate(&old_policies, &subject, connection),
+                    "old policies, {} in {:?}", subject.name, connection
+                );
+                prop_assert_eq!(
+                    compiled_verdict(&new, &facts, connection),
+                    evaluate(&after, &subject, connection),
+                    "new policies, {} in {:?}", subject.name, connection
+                );
+            }
+        }
+    }
+}
