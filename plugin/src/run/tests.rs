@@ -389,3 +389,22 @@ fn a_result_is_kept_as_it_was_written() {
         );
     }
 }
+
+#[test]
+fn a_configuration_that_is_cut_anywhere_is_refused_and_del_still_succeeds() {
+    let place = place();
+    let whole = with(
+        config(place.path(), "1.1.0"),
+        json!({"prevResult": {"ips": [{"address": "10.0.0.1/24"}]}}),
+    );
+    for length in 0..whole.len() {
+        let cut = &whole.as_bytes()[..length];
+        assert_eq!(Call::new("ADD", cut).run().error().0, 6, "{length}");
+        let outcome = Call::new("DEL", cut).with("CNI_IFNAME", "").run();
+        assert_eq!(
+            (outcome.exit, outcome.stdout.as_str()),
+            (Exit::Success, ""),
+            "{length}"
+        );
+    }
+}

@@ -14,21 +14,26 @@ pub(crate) fn gc(config: &Config<'_>, log: &mut Log<'_>) -> Result<(), PluginErr
         return Ok(());
     };
     let paths = &config.settings.paths;
-    let mut problems = Vec::new();
+    let (mut removed, mut problems) = (Vec::new(), Vec::new());
     for identity in attachment::of_network(paths, &config.network)? {
         if valid.contains(&identity) {
             continue;
         }
         match attachment::remove(paths, &identity) {
-            Ok(()) => {
-                if let Err(error) = say_farewell(&config.settings, &identity) {
-                    log.line(&chain(&error));
-                }
+            Ok(()) => removed.push(identity),
+            Err(error) => {
+                problems.push(format!(
+                    "{} {}: {}",
+                    identity.container_id, identity.ifname, error.message
+                ));
             }
-            Err(error) => problems.push(format!(
-                "{} {}: {}",
-                identity.container_id, identity.ifname, error.message
-            )),
+        }
+    }
+    for identity in removed {
+        // An enforcer that does not answer now is not asked again for each of the others.
+        if let Err(error) = say_farewell(&config.settings, &identity) {
+            log.line(&chain(&error));
+            break;
         }
     }
     if problems.is_empty() {
