@@ -118,26 +118,30 @@ async fn play(demo: Demo) -> Result<ExitCode> {
         families.push(Family::V6);
     }
     let mut stage = Stage::new(&demo.pieces, families)?;
-    let mut played = tokio::select! {
+    let played = tokio::select! {
         played = perform(&mut stage, &demo) => played,
         _ = end.recv() => Ok(if demo.ui { Ending::Right } else { Ending::Interrupted }),
     };
-    if matches!(played, Ok(Ending::Wrong)) {
-        eprintln!("the end of the enforcer's log:\n{}", stage.enforcer_log());
+    let log = stage.enforcer_log();
+    if !log.is_empty() && !matches!(played, Ok(Ending::Right | Ending::Interrupted)) {
+        eprintln!("the end of the enforcer's log:\n{log}");
     }
-    for failure in stage.take_down().await {
-        match played {
-            Ok(_) => played = Err(failure),
-            Err(_) => eprintln!("error: {failure:#}"),
-        }
+    // What went wrong first is told first, and hides nothing that went wrong after it.
+    let mut failures = Vec::new();
+    let ending = played.map_err(|error| failures.push(error)).ok();
+    failures.extend(stage.take_down().await);
+    for failure in &failures {
+        eprintln!("error: {failure:#}");
     }
-    let code = match played? {
+    let Some(ending) = ending.filter(|_| failures.is_empty()) else {
+        return Ok(ExitCode::FAILURE);
+    };
+    println!("everything is taken down");
+    Ok(ExitCode::from(match ending {
         Ending::Right => 0,
         Ending::Wrong => 1,
         Ending::Interrupted => INTERRUPTED,
-    };
-    println!("everything is taken down");
-    Ok(ExitCode::from(code))
+    }))
 }
 
 async fn perform(stage: &mut Stage, demo: &Demo) -> Result<Ending> {

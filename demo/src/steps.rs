@@ -101,10 +101,10 @@ fn table(family: Family, look: &Look, applied: &BTreeSet<Policy>, colour: bool) 
                 seen += "  ·  ";
                 continue;
             };
-            expected += &format!("{:^5}", if works(edge, applied) { "yes" } else { "-" });
+            expected += &format!("{:^5}", if works(edge, applied) { "yes" } else { "no" });
             let word = match outcome {
                 Outcome::Reached => "yes",
-                Outcome::Silent => "-",
+                Outcome::Silent => "no",
                 Outcome::Failed(_) => "err",
             };
             let right = is_right(edge, outcome, applied);
@@ -159,7 +159,9 @@ mod tests {
         let client: Vec<_> = text.lines().nth(2).unwrap().split_whitespace().collect();
         assert_eq!(
             client,
-            ["C", "client", "·", "-", "-", "yes", "·", "-", "yes!", "yes"]
+            [
+                "C", "client", "·", "no", "no", "yes", "·", "no", "yes!", "yes"
+            ]
         );
         assert_eq!(text.matches('!').count(), 1);
     }
