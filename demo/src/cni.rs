@@ -1,73 +1,24 @@
 //! What a container runtime does with a conflist: run its plugins in order for ADD, in reverse for DEL, and hand
 //! each the result of the one before, untouched.
 
+mod conflist;
+mod error;
+
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// Why a chain could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum CniError {
-    /// The conflist is missing or is not one.
-    #[error("read conflist {}: {reason}", path.display())]
-    Conflist {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// No directory of the search path holds the plugin.
-    #[error("find CNI plugin {plugin:?} in {}: no such file", search_path.to_string_lossy())]
-    NotFound {
-        /// Its type in the conflist.
-        plugin: String,
-        /// The directories that were searched.
-        search_path: OsString,
-    },
-    /// The plugin could not be run.
-    #[error("run CNI plugin {plugin:?} for {verb}")]
-    Run {
-        /// Its type in the conflist.
-        plugin: String,
-        /// `CNI_COMMAND`.
-        verb: Verb,
-        /// Why.
-        source: io::Error,
-    },
-    /// The plugin ran and answered with an error.
-    #[error("CNI plugin {plugin:?} failed {verb} with code {code}: {msg}; {details}")]
-    Refused {
-        /// Its type in the conflist.
-        plugin: String,
-        /// `CNI_COMMAND`.
-        verb: Verb,
-        /// The code of the CNI specification, or 999 if the plugin gave none.
-        code: u32,
-        /// What it said in short.
-        msg: String,
-        /// What it said at length, with what it wrote to stderr.
-        details: String,
-    },
-    /// The plugin succeeded, and what it printed is not a result.
-    #[error("decode the result of CNI plugin {plugin:?} for {verb}: {output:?}")]
-    Result {
-        /// Its type in the conflist.
-        plugin: String,
-        /// `CNI_COMMAND`.
-        verb: Verb,
-        /// What it printed.
-        output: String,
-    },
-}
+pub use conflist::Conflist;
+use conflist::plugin_type;
+pub use error::CniError;
 
 /// `CNI_COMMAND`, as far as it concerns one attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,56 +38,6 @@ impl std::fmt::Display for Verb {
             Self::Check => "CHECK",
             Self::Del => "DEL",
         })
-    }
-}
-
-/// A network configuration list, as it lies in `/etc/cni/net.d`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Conflist {
-    /// The version of the protocol that its plugins are spoken to in.
-    #[serde(rename = "cniVersion")]
-    pub cni_version: String,
-    /// The name of the network.
-    pub name: String,
-    /// The configuration of each plugin, in the order of ADD.
-    pub plugins: Vec<Map<String, Value>>,
-}
-
-impl Conflist {
-    /// Reads the conflist in the file `path`.
-    ///
-    /// # Errors
-    /// [`CniError::Conflist`]: the file is missing, no JSON, or lacks a name, a version or plugins with a type.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self, CniError> {
-        let path = path.as_ref();
-        let failed = |reason: String| CniError::Conflist {
-            path: path.to_owned(),
-            reason,
-        };
-        let text = fs::read(path).map_err(|e| failed(e.to_string()))?;
-        let list: Self = serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
-        if list
-            .plugins
-            .iter()
-            .any(|plugin| plugin_type(plugin).is_empty())
-        {
-            return Err(failed("a plugin has no type".into()));
-        }
-        Ok(list)
-    }
-
-    /// Sets `key` of every plugin of type `plugin`.
-    #[must_use]
-    pub fn with(mut self, plugin: &str, key: &str, value: impl Into<Value>) -> Self {
-        let value = value.into();
-        for config in self
-            .plugins
-            .iter_mut()
-            .filter(|config| plugin_type(config) == plugin)
-        {
-            config.insert(key.into(), value.clone());
-        }
-        self
     }
 }
 
@@ -392,13 +293,6 @@ fn spawn_when_written(command: &mut Command) -> io::Result<Child> {
             done => return done,
         }
     }
-}
-
-fn plugin_type(config: &Map<String, Value>) -> &str {
-    config
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The runner against plugins that are shell scripts: they write down how they were called.
 
 use super::*;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 /// A directory with the plugins `first` and `last`, which log their call to `log` and do as `body` says.
