@@ -1,0 +1,25 @@
+//! Namespaces.
+
+use k8s_openapi::api::core::v1;
+use podgate_policy::model::Namespace;
+
+use super::{Complaints, Converted, FieldPath, names, selector};
+
+/// A namespace and its name (empty, with a complaint, if the object has none).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedNamespace {
+    /// Its name.
+    pub name: String,
+    /// What policies see of it.
+    pub namespace: Namespace,
+}
+
+/// Converts a Namespace; the label `kubernetes.io/metadata.name` is added, as the API server does.
+pub fn convert(object: &v1::Namespace) -> Converted<NamedNamespace> {
+    let mut complaints = Complaints::default();
+    let name = object.metadata.name.clone().unwrap_or_default();
+    complaints.keep(&FieldPath::of("metadata.name"), names::dns_label(&name));
+    let labels = selector::labels(object.metadata.labels.as_ref(), &mut complaints);
+    let namespace = Namespace::new(&name, labels);
+    complaints.beside(NamedNamespace { name, namespace })
+}

@@ -1,0 +1,244 @@
+//! NetworkPolicies (networking.k8s.io/v1).
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::networking::v1;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use podgate_policy::model::{Namespaces, NetworkPolicy, ObjectName, Peer, Port, Rule, Selector};
+
+use super::pod::object_name;
+use super::{Complaints, Converted, FieldPath, addresses, names, selector};
+
+/// A policy and its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPolicy {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// What it says.
+    pub policy: Arc<NetworkPolicy>,
+}
+
+/// Converts a NetworkPolicy, with the defaults that the API server applies.
+pub fn convert(object: &v1::NetworkPolicy) -> Converted<NamedPolicy> {
+    let mut complaints = Complaints::default();
+    let name = object_name(&object.metadata, &mut complaints);
+    let spec = object.spec.clone().unwrap_or_default();
+    let path = FieldPath::of("spec");
+    let pod_selector = match &spec.pod_selector {
+        Some(s) => selector::convert(s, &path.key("podSelector"), &mut complaints),
+        None => Selector::everything(),
+    };
+    let (isolates_ingress, isolates_egress) = directions(&spec, &path, &mut complaints);
+    let mut rules = |field: &str, peers: &str, list: Vec<ApiRule>| -> Vec<Rule> {
+        let at = path.key(field);
+        list.into_iter()
+            .enumerate()
+            .map(|(i, r)| rule(&r, peers, &at.index(i), &mut complaints))
+            .collect()
+    };
+    let ingress = spec.ingress.into_iter().flatten().map(|r| ApiRule {
+        peers: r.from,
+        ports: r.ports,
+    });
+    let ingress = rules("ingress", "from", ingress.collect());
+    let egress = spec.egress.into_iter().flatten().map(|r| ApiRule {
+        peers: r.to,
+        ports: r.ports,
+    });
+    let egress = rules("egress", "to", egress.collect());
+    let policy = NetworkPolicy {
+        pod_selector,
+        isolates_ingress,
+        isolates_egress,
+        ingress,
+        egress,
+    };
+    complaints.beside(NamedPolicy {
+        name,
+        policy: Arc::new(policy),
+    })
+}
+
+/// What an ingress and an egress rule have in common: all but the name of the list of peers.
+struct ApiRule {
+    peers: Option<Vec<v1::NetworkPolicyPeer>>,
+    ports: Option<Vec<v1::NetworkPolicyPort>>,
+}
+
+/// Whether ingress and egress are isolated. Without `policyTypes`: ingress always, egress if there are egress rules.
+/// A type that cannot be read may have meant either, so it isolates both.
+fn directions(
+    spec: &v1::NetworkPolicySpec,
+    path: &FieldPath,
+    complaints: &mut Complaints,
+) -> (bool, bool) {
+    let types = spec.policy_types.as_deref().unwrap_or_default();
+    if types.is_empty() {
+        return (
+            true,
+            spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
+        );
+    }
+    let at = path.key("policyTypes");
+    if types.len() > 2 {
+        complaints.add(
+            &at,
+            "has more than two elements: list Ingress and Egress at most once each",
+        );
+    }
+    let (mut ingress, mut egress) = (false, false);
+    for (i, name) in types.iter().enumerate() {
+        match name.as_str() {
+            "Ingress" => ingress = true,
+            "Egress" => egress = true,
+            other => {
+                complaints.add(
+                    &at.index(i),
+                    format!("{other:?} is not a policy type: use Ingress or Egress"),
+                );
+                (ingress, egress) = (true, true);
+            }
+        }
+    }
+    (ingress, egress)
+}
+
+fn rule(rule: &ApiRule, peers: &str, path: &FieldPath, complaints: &mut Complaints) -> Rule {
+    let peers_at = path.key(peers);
+    let ports_at = path.key("ports");
+    Rule {
+        peers: rule
+            .peers
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(i, p)| peer(p, &peers_at.index(i), complaints))
+            .collect(),
+        ports: rule
+            .ports
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(i, p)| port(p, &ports_at.index(i), complaints))
+            .collect(),
+    }
+}
+
+fn peer(peer: &v1::NetworkPolicyPeer, path: &FieldPath, complaints: &mut Complaints) -> Peer {
+    match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
+        (None, None, None) => {
+            complaints.add(path, "is empty: give podSelector, namespaceSelector or ipBlock, or remove the list to mean everybody");
+            Peer::Invalid
+        }
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
+            complaints.add(
+                path,
+                "has ipBlock beside a selector: make two elements of them",
+            );
+            Peer::Invalid
+        }
+        (Some(block), None, None) => ip_block(block, &path.key("ipBlock"), complaints),
+        (None, namespaces, pods) => {
+            let namespaces = match namespaces {
+                Some(s) => Namespaces::Matching(selector::convert(
+                    s,
+                    &path.key("namespaceSelector"),
+                    complaints,
+                )),
+                None => Namespaces::Own,
+            };
+            let pods = match pods {
+                Some(s) => selector::convert(s, &path.key("podSelector"), complaints),
+                None => Selector::everything(),
+            };
+            match (&namespaces, &pods) {
+                (Namespaces::Matching(Selector::Invalid), _) | (_, Selector::Invalid) => {
+                    Peer::Invalid
+                }
+                (
+                    Namespaces::Own | Namespaces::Matching(Selector::Requirements(_)),
+                    Selector::Requirements(_),
+                ) => Peer::Pods { namespaces, pods },
+            }
+        }
+    }
+}
+
+/// An exception that cannot be read makes the whole element invalid: without it, the element would allow too much.
+fn ip_block(block: &v1::IPBlock, path: &FieldPath, complaints: &mut Complaints) -> Peer {
+    let cidr = complaints.keep(&path.key("cidr"), addresses::block(&block.cidr));
+    let at = path.key("except");
+    let mut except = Vec::new();
+    let mut readable = true;
+    for (i, text) in block.except.iter().flatten().enumerate() {
+        let at = at.index(i);
+        let inner = complaints.keep(&at, addresses::block(text));
+        match (inner, &cidr) {
+            (Some(inner), Some(cidr)) if !is_strictly_inside(&inner, cidr) => {
+                complaints.add(
+                    &at,
+                    format!("{text} is not strictly inside the block {}", block.cidr),
+                );
+                readable = false;
+            }
+            (Some(inner), _) => except.push(inner),
+            (None, _) => readable = false,
+        }
+    }
+    match cidr {
+        Some(cidr) if readable => Peer::Block { cidr, except },
+        Some(_) | None => Peer::Invalid,
+    }
+}
+
+fn is_strictly_inside(inner: &IpNet, outer: &IpNet) -> bool {
+    outer.contains(inner) && inner.prefix_len() > outer.prefix_len()
+}
+
+fn port(port: &v1::NetworkPolicyPort, path: &FieldPath, complaints: &mut Complaints) -> Port {
+    let protocol = complaints.keep(
+        &path.key("protocol"),
+        names::protocol(port.protocol.as_deref()),
+    );
+    let at = path.key("port");
+    let end_at = path.key("endPort");
+    let element = match (&port.port, port.end_port) {
+        (None, None) => protocol.map(Port::All),
+        (None, Some(_)) => {
+            complaints.add(&end_at, "needs a port: give port as well");
+            None
+        }
+        (Some(IntOrString::String(_)), Some(_)) => {
+            complaints.add(&end_at, "needs a port that is a number, and port is a name");
+            None
+        }
+        (Some(IntOrString::String(name)), None) => {
+            let valid = complaints.keep(&at, names::port_name(name));
+            protocol.zip(valid).map(|(protocol, ())| Port::Named {
+                protocol,
+                name: name.clone(),
+            })
+        }
+        (Some(IntOrString::Int(first)), end) => {
+            let first = complaints.keep(&at, names::port_number(*first));
+            let last = match end {
+                Some(end) => complaints.keep(&end_at, names::port_number(end)),
+                None => first,
+            };
+            match (protocol, first, last) {
+                (_, Some(first), Some(last)) if last < first => {
+                    complaints.add(&end_at, format!("{last} is less than port {first}"));
+                    None
+                }
+                (Some(protocol), Some(first), Some(last)) => Some(Port::Range {
+                    protocol,
+                    first,
+                    last,
+                }),
+                (_, _, _) => None,
+            }
+        }
+    };
+    element.unwrap_or(Port::Invalid)
+}

@@ -1,0 +1,137 @@
+//! Pods.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use podgate_policy::model::{NamedPort, ObjectName, Pod};
+
+use super::{Complaints, Converted, FieldPath, addresses, names, selector};
+
+/// A pod with its identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentifiedPod {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// `metadata.uid`; files seldom have one.
+    pub uid: Option<String>,
+    /// What policies see of it. Its addresses are those of `status`.
+    pub pod: Arc<Pod>,
+}
+
+/// Converts a Pod.
+///
+/// Named ports are those of containers and of restartable init containers (`restartPolicy: Always`), as Kubernetes'
+/// own look-up has it; a pod being deleted stays as it is until its phase or its object goes (semantics.md 21, 31).
+pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
+    let mut complaints = Complaints::default();
+    let name = object_name(&object.metadata, &mut complaints);
+    let labels = selector::labels(object.metadata.labels.as_ref(), &mut complaints);
+    let spec = object.spec.as_ref();
+    let status = object.status.as_ref();
+    let pod = Pod {
+        labels,
+        addresses: status
+            .map(|s| pod_addresses(s, &mut complaints))
+            .unwrap_or_default(),
+        ports: spec
+            .map(|s| named_ports(s, &mut complaints))
+            .unwrap_or_default(),
+        host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+        finished: matches!(
+            status.and_then(|s| s.phase.as_deref()),
+            Some("Succeeded" | "Failed")
+        ),
+    };
+    complaints.beside(IdentifiedPod {
+        name,
+        uid: object.metadata.uid.clone(),
+        pod: Arc::new(pod),
+    })
+}
+
+/// The name of a namespaced object; without a namespace it is in `default`.
+pub(crate) fn object_name(metadata: &ObjectMeta, complaints: &mut Complaints) -> ObjectName {
+    let name = metadata.name.clone().unwrap_or_default();
+    complaints.keep(&FieldPath::of("metadata.name"), names::dns_subdomain(&name));
+    let namespace = match metadata.namespace.as_deref() {
+        None | Some("") => "default".to_owned(),
+        Some(namespace) => namespace.to_owned(),
+    };
+    complaints.keep(
+        &FieldPath::of("metadata.namespace"),
+        names::dns_label(&namespace),
+    );
+    ObjectName { namespace, name }
+}
+
+fn pod_addresses(status: &v1::PodStatus, complaints: &mut Complaints) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    let list = FieldPath::of("status.podIPs");
+    let first = status
+        .pod_ip
+        .iter()
+        .map(|ip| (FieldPath::of("status.podIP"), ip.as_str()));
+    let all = status
+        .pod_ips
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(i, ip)| (list.index(i).key("ip"), ip.ip.as_str()));
+    for (path, text) in first.chain(all) {
+        if text.is_empty() {
+            continue;
+        }
+        if let Some(address) = complaints.keep(&path, addresses::address(text))
+            && !found.contains(&address)
+        {
+            found.push(address);
+        }
+    }
+    found
+}
+
+fn named_ports(spec: &v1::PodSpec, complaints: &mut Complaints) -> Vec<NamedPort> {
+    let mut found = Vec::new();
+    let init = FieldPath::of("spec.initContainers");
+    let main = FieldPath::of("spec.containers");
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .enumerate()
+        .filter(|(_, c)| c.restart_policy.as_deref() == Some("Always"))
+        .map(|(i, c)| (init.index(i), c));
+    let containers = spec
+        .containers
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (main.index(i), c));
+    for (path, container) in sidecars.chain(containers) {
+        let path = path.key("ports");
+        for (i, port) in container.ports.iter().flatten().enumerate() {
+            let path = path.index(i);
+            let number = complaints.keep(
+                &path.key("containerPort"),
+                names::port_number(port.container_port),
+            );
+            let protocol = complaints.keep(
+                &path.key("protocol"),
+                names::protocol(port.protocol.as_deref()),
+            );
+            let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) else {
+                continue;
+            };
+            let valid = complaints.keep(&path.key("name"), names::port_name(name));
+            if let (Some(number), Some(protocol), Some(())) = (number, protocol, valid) {
+                found.push(NamedPort {
+                    name: name.to_owned(),
+                    protocol,
+                    number,
+                });
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,301 @@
+//! One file: its bytes to the objects that it holds, all of them or none.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::{core, networking};
+use podgate_policy::model::{Namespace, NetworkPolicy, ObjectName};
+
+use super::node::{Node, Place, Value};
+use super::typed;
+use crate::convert::{self, Complaint, Converted, FieldPath, pod::IdentifiedPod};
+
+/// What is wrong with a file, or with the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileError {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// The document within the file, counted from 1; empty documents do not count.
+    pub document: Option<usize>,
+    /// Where in the file.
+    pub place: Option<Place>,
+    /// The field, from the document's root.
+    pub field: Option<FieldPath>,
+    /// What is wrong, and what would be right.
+    pub reason: String,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(document) = self.document {
+            write!(f, ", document {document}")?;
+        }
+        if let Some(place) = self.place {
+            write!(f, ", line {}, column {}", place.line, place.column)?;
+        }
+        match &self.field {
+            Some(field) if !field.0.is_empty() => write!(f, ": {field}: {}", self.reason),
+            Some(_) | None => write!(f, ": {}", self.reason),
+        }
+    }
+}
+
+impl std::error::Error for FileError {}
+
+/// What tells objects apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ObjectKey {
+    /// A Namespace of this name.
+    Namespace(String),
+    /// A Pod.
+    Pod(ObjectName),
+    /// A NetworkPolicy.
+    Policy(ObjectName),
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Pod(name) => write!(f, "Pod {name}"),
+            Self::Policy(name) => write!(f, "NetworkPolicy {name}"),
+        }
+    }
+}
+
+/// An object of a file.
+#[derive(Debug, Clone)]
+pub(crate) enum Object {
+    /// A Namespace.
+    Namespace(Namespace),
+    /// A Pod.
+    Pod(Arc<IdentifiedPod>),
+    /// A NetworkPolicy.
+    Policy(Arc<NetworkPolicy>),
+}
+
+/// An object, its name, and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) key: ObjectKey,
+    pub(crate) object: Object,
+    pub(crate) document: usize,
+    pub(crate) place: Place,
+}
+
+/// The objects of a file, or everything that is wrong with it. `path` is for the errors only.
+pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Vec<FileError>> {
+    let mut reader = Reader {
+        path,
+        found: Vec::new(),
+        errors: Vec::new(),
+    };
+    if std::str::from_utf8(bytes).is_err() {
+        reader.error(
+            None,
+            None,
+            None,
+            "is not UTF-8 text: save it as UTF-8".into(),
+        );
+        return Err(reader.errors);
+    }
+    let mut rest = bytes;
+    let options = serde_saphyr::options! { with_snippet: false };
+    for (i, document) in serde_saphyr::read_with_options::<_, Node>(&mut rest, options).enumerate()
+    {
+        match document {
+            Ok(node) => reader.object(&node, &node, &FieldPath::default(), i + 1),
+            Err(e) => {
+                // What follows a syntax error has no meaning.
+                let place = e.location().map(Place::from);
+                reader.error(Some(i + 1), place, None, e.without_snippet().to_string());
+                break;
+            }
+        }
+    }
+    if reader.errors.is_empty() {
+        Ok(reader.found)
+    } else {
+        Err(reader.errors)
+    }
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    found: Vec<Found>,
+    errors: Vec<FileError>,
+}
+
+impl Reader<'_> {
+    fn error(
+        &mut self,
+        document: Option<usize>,
+        place: Option<Place>,
+        field: Option<FieldPath>,
+        reason: String,
+    ) {
+        self.errors.push(FileError {
+            path: self.path.to_owned(),
+            document,
+            place,
+            field,
+            reason,
+        });
+    }
+
+    fn complain(&mut self, root: &Node, prefix: &FieldPath, document: usize, complaint: Complaint) {
+        let mut path = prefix.clone();
+        path.0.extend(complaint.path.0);
+        self.error(
+            Some(document),
+            Some(root.locate(&path)),
+            Some(path),
+            complaint.reason,
+        );
+    }
+
+    /// Reads the object `node`, which stands at `path` of the document `root`.
+    fn object(&mut self, root: &Node, node: &Node, path: &FieldPath, document: usize) {
+        let says = |field: &str| node.get(field).and_then(Node::text).unwrap_or_default();
+        match (says("apiVersion"), says("kind")) {
+            ("v1", "List" | "NamespaceList" | "PodList")
+            | ("networking.k8s.io/v1", "NetworkPolicyList") => {
+                self.list(root, node, path, document);
+            }
+            ("v1", "Namespace") => self.convert(root, node, path, document, |object| {
+                convert::namespace::convert(object)
+                    .map(|n| (ObjectKey::Namespace(n.name), Object::Namespace(n.namespace)))
+            }),
+            ("v1", "Pod") => self.convert(root, node, path, document, |object: &core::v1::Pod| {
+                convert::pod::convert(object)
+                    .map(|p| (ObjectKey::Pod(p.name.clone()), Object::Pod(Arc::new(p))))
+            }),
+            ("networking.k8s.io/v1", "NetworkPolicy") => {
+                self.convert(
+                    root,
+                    node,
+                    path,
+                    document,
+                    |object: &networking::v1::NetworkPolicy| {
+                        convert::network_policy::convert(object)
+                            .map(|p| (ObjectKey::Policy(p.name), Object::Policy(p.policy)))
+                    },
+                );
+            }
+            (version, kind) => {
+                let reason = format!(
+                    "kind {kind:?} of apiVersion {version:?} is not read here: use v1 Namespace, v1 Pod, \
+                     networking.k8s.io/v1 NetworkPolicy, or a List of them"
+                );
+                self.complain(
+                    root,
+                    path,
+                    document,
+                    Complaint {
+                        path: FieldPath::default(),
+                        reason,
+                    },
+                );
+            }
+        }
+    }
+
+    fn list(&mut self, root: &Node, node: &Node, path: &FieldPath, document: usize) {
+        let Value::Map(entries) = &node.value else {
+            return;
+        };
+        let mut has_items = false;
+        for entry in entries {
+            let at = FieldPath::default().key(&entry.key);
+            match (entry.key.as_str(), &entry.value.value) {
+                ("apiVersion" | "kind" | "metadata", _) => {}
+                ("items", Value::List(items)) => {
+                    has_items = true;
+                    for (i, item) in items.iter().enumerate() {
+                        self.object(root, item, &path.key("items").index(i), document);
+                    }
+                }
+                ("items", Value::Null) => has_items = true,
+                ("items", _) => {
+                    has_items = true;
+                    self.complain(
+                        root,
+                        path,
+                        document,
+                        Complaint {
+                            path: at,
+                            reason: "is not a list: write each object after a -".into(),
+                        },
+                    );
+                }
+                _ => self.complain(
+                    root,
+                    path,
+                    document,
+                    Complaint {
+                        path: at,
+                        reason: "Kubernetes knows no such field of a list: remove it".into(),
+                    },
+                ),
+            }
+        }
+        if !has_items {
+            let reason = "has no items: add them, or remove the list".into();
+            self.complain(
+                root,
+                path,
+                document,
+                Complaint {
+                    path: FieldPath::default(),
+                    reason,
+                },
+            );
+        }
+    }
+
+    fn convert<T: for<'de> serde::Deserialize<'de>>(
+        &mut self,
+        root: &Node,
+        node: &Node,
+        path: &FieldPath,
+        document: usize,
+        convert: impl FnOnce(&T) -> Converted<(ObjectKey, Object)>,
+    ) {
+        let complaints = match typed::read::<T>(node) {
+            Ok(object) => {
+                let Converted {
+                    value: (key, object),
+                    complaints,
+                } = convert(&object);
+                if let Some(first) = self.found.iter().find(|f| f.key == key) {
+                    let reason = format!(
+                        "{key} is in this file twice, first in document {}, line {}: keep one",
+                        first.document, first.place.line
+                    );
+                    self.complain(
+                        root,
+                        path,
+                        document,
+                        Complaint {
+                            path: FieldPath::default(),
+                            reason,
+                        },
+                    );
+                }
+                self.found.push(Found {
+                    key,
+                    object,
+                    document,
+                    place: node.place,
+                });
+                complaints
+            }
+            Err(complaints) => complaints,
+        };
+        for complaint in complaints {
+            self.complain(root, path, document, complaint);
+        }
+    }
+}

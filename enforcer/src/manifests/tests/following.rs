@@ -1,0 +1,127 @@
+//! The watcher, on directories of its own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::watch::Receiver;
+
+use super::namespace;
+use crate::manifests::{Snapshot, WatchError, watch};
+
+/// Waits until a snapshot fits; panics if none does in time.
+async fn until(snapshots: &mut Receiver<Snapshot>, what: &str, fits: impl Fn(&Snapshot) -> bool) {
+    let deadline = Duration::from_secs(30);
+    let found = tokio::time::timeout(deadline, async { snapshots.wait_for(&fits).await.is_ok() })
+        .await
+        == Ok(true);
+    assert!(found, "{what}: {:?}", snapshots.borrow());
+}
+
+fn says(snapshot: &Snapshot, names: &[&str]) -> bool {
+    snapshot.namespaces.keys().eq(names) && snapshot.errors.is_empty()
+}
+
+fn write(directory: &Path, name: &str, content: &str) {
+    fs::write(directory.join(name), content).expect("the temporary directory can be written");
+}
+
+fn directory() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("podgate-manifests-")
+        .tempdir()
+        .expect("a temporary directory")
+}
+
+#[tokio::test]
+async fn files_that_are_added_edited_renamed_and_deleted_take_effect() {
+    let directory = directory();
+    let path = directory.path();
+    write(path, "a.yaml", &namespace("a"));
+    let mut snapshots = watch(path.to_owned()).expect("the directory can be watched");
+    assert!(
+        says(&snapshots.borrow(), &["a"]),
+        "the first snapshot is there at once"
+    );
+
+    write(path, "b.yml", &namespace("b"));
+    until(&mut snapshots, "added", |s| says(s, &["a", "b"])).await;
+    write(path, "b.yml", &namespace("c"));
+    until(&mut snapshots, "edited", |s| says(s, &["a", "c"])).await;
+    write(path, "b.yml", "kind: [");
+    until(&mut snapshots, "wrongly edited", |s| {
+        s.errors.len() == 1 && s.namespaces.len() == 2
+    })
+    .await;
+    write(path, "new", &namespace("d"));
+    fs::rename(path.join("new"), path.join("b.yml")).expect("renamed");
+    until(&mut snapshots, "replaced by a rename", |s| {
+        says(s, &["a", "d"])
+    })
+    .await;
+    fs::rename(path.join("b.yml"), path.join("c.json")).expect("renamed");
+    write(path, "e.yaml", &namespace("e"));
+    until(&mut snapshots, "renamed", |s| says(s, &["a", "d", "e"])).await;
+    fs::rename(path.join("c.json"), path.join("c.off")).expect("renamed");
+    until(&mut snapshots, "renamed away", |s| says(s, &["a", "e"])).await;
+    fs::remove_file(path.join("a.yaml")).expect("removed");
+    until(&mut snapshots, "deleted", |s| says(s, &["e"])).await;
+}
+
+#[tokio::test]
+async fn hidden_and_backup_files_are_ignored() {
+    let directory = directory();
+    for name in [".a.yaml", "a.yaml~", ".#a.yaml", ".a.yaml.swp", "a.txt"] {
+        write(directory.path(), name, "kind: [");
+    }
+    let snapshots = watch(directory.path().to_owned()).expect("the directory can be watched");
+    assert!(says(&snapshots.borrow(), &[]));
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_followed_through_its_links() {
+    let directory = directory();
+    let path = directory.path();
+    for (version, name) in [("..1", "old"), ("..2", "new")] {
+        fs::create_dir(path.join(version)).expect("made");
+        write(&path.join(version), "a.yaml", &namespace(name));
+    }
+    symlink("..1", path.join("..data")).expect("linked");
+    symlink("..data/a.yaml", path.join("a.yaml")).expect("linked");
+    let mut snapshots = watch(path.to_owned()).expect("the directory can be watched");
+    assert!(says(&snapshots.borrow(), &["old"]));
+    symlink("..2", path.join("..data_tmp")).expect("linked");
+    fs::rename(path.join("..data_tmp"), path.join("..data")).expect("renamed");
+    until(&mut snapshots, "the link leads elsewhere", |s| {
+        says(s, &["new"])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_directory_that_vanishes_keeps_what_it_said_and_is_found_again() {
+    let parent = directory();
+    let path = parent.path().join("manifests");
+    fs::create_dir(&path).expect("made");
+    write(&path, "a.yaml", &namespace("a"));
+    let mut snapshots = watch(path.clone()).expect("the directory can be watched");
+    fs::rename(&path, parent.path().join("away")).expect("renamed");
+    until(&mut snapshots, "gone", |s| {
+        s.namespaces.len() == 1 && s.errors.iter().any(|e| e.path == path)
+    })
+    .await;
+    fs::create_dir(&path).expect("made");
+    until(&mut snapshots, "back, and empty", |s| says(s, &[])).await;
+    write(&path, "b.yaml", &namespace("b"));
+    until(&mut snapshots, "watched again", |s| says(s, &["b"])).await;
+}
+
+#[test]
+fn a_directory_that_is_missing_at_the_start_is_an_error_that_says_so() {
+    let directory = directory();
+    let error = watch(directory.path().join("none")).expect_err("there is no such directory");
+    assert!(matches!(error, WatchError::Directory { .. }));
+    assert!(error.to_string().contains("none: create it"), "{error}");
+}

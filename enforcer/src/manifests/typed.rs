@@ -1,0 +1,203 @@
+//! From a document's tree to a Kubernetes type, with every field accounted for.
+//!
+//! The Kubernetes types skip fields that they do not know (`ingres:` would leave a policy that denies everything).
+//! They skip by asking for an ignored value, and that is where [`Typed`] takes the field down as unknown. Type errors
+//! get the path at which they arose.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::forward_to_deserialize_any;
+
+use super::node::{Entry, Node, Value};
+use crate::convert::{Complaint, FieldPath};
+
+/// The tree as a `T`; else all that keeps it from being one.
+pub(crate) fn read<T: for<'de> Deserialize<'de>>(node: &Node) -> Result<T, Vec<Complaint>> {
+    let unknown = RefCell::new(Vec::new());
+    let result = T::deserialize(Typed {
+        node,
+        path: FieldPath::default(),
+        unknown: &unknown,
+    });
+    let mut complaints = unknown.into_inner();
+    match result {
+        Ok(value) if complaints.is_empty() => Ok(value),
+        Ok(_) => Err(complaints),
+        Err(WrongType { path, reason }) => {
+            complaints.push(Complaint {
+                path: path.unwrap_or_default(),
+                reason,
+            });
+            Err(complaints)
+        }
+    }
+}
+
+/// A value of another type than the field's.
+#[derive(Debug)]
+struct WrongType {
+    path: Option<FieldPath>,
+    reason: String,
+}
+
+impl WrongType {
+    /// This error, at `path` unless it arose deeper.
+    fn at(mut self, path: &FieldPath) -> Self {
+        self.path.get_or_insert_with(|| path.clone());
+        self
+    }
+}
+
+impl fmt::Display for WrongType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for WrongType {}
+
+impl serde::de::Error for WrongType {
+    fn custom<T: fmt::Display>(reason: T) -> Self {
+        Self {
+            path: None,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// A tree, read as what serde asks for.
+struct Typed<'a> {
+    node: &'a Node,
+    path: FieldPath,
+    unknown: &'a RefCell<Vec<Complaint>>,
+}
+
+impl<'de> Deserializer<'de> for Typed<'_> {
+    type Error = WrongType;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        let path = self.path.clone();
+        let result = match &self.node.value {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(v) => visitor.visit_bool(*v),
+            Value::Signed(v) => visitor.visit_i64(*v),
+            Value::Unsigned(v) => visitor.visit_u64(*v),
+            Value::Float(v) => visitor.visit_f64(*v),
+            Value::Text(v) => visitor.visit_str(v),
+            Value::List(elements) => visitor.visit_seq(Elements {
+                of: self,
+                elements,
+                next: 0,
+            }),
+            Value::Map(entries) => visitor.visit_map(Entries {
+                of: self,
+                entries,
+                next: 0,
+            }),
+        };
+        result.map_err(|e| e.at(&path))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        match &self.node.value {
+            Value::Null => visitor.visit_none(),
+            Value::Bool(_)
+            | Value::Signed(_)
+            | Value::Unsigned(_)
+            | Value::Float(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_) => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, WrongType> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        self.unknown.borrow_mut().push(Complaint {
+            path: self.path,
+            reason:
+                "Kubernetes knows no such field: correct its name or its indentation, or remove it"
+                    .into(),
+        });
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct enum identifier
+    }
+}
+
+struct Elements<'a> {
+    of: Typed<'a>,
+    elements: &'a [Node],
+    next: usize,
+}
+
+impl<'de> SeqAccess<'de> for Elements<'_> {
+    type Error = WrongType;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, WrongType> {
+        let Some(node) = self.elements.get(self.next) else {
+            return Ok(None);
+        };
+        let path = self.of.path.index(self.next);
+        self.next += 1;
+        let typed = Typed {
+            node,
+            path: path.clone(),
+            unknown: self.of.unknown,
+        };
+        seed.deserialize(typed).map(Some).map_err(|e| e.at(&path))
+    }
+}
+
+struct Entries<'a> {
+    of: Typed<'a>,
+    entries: &'a [Entry],
+    next: usize,
+}
+
+impl<'de> MapAccess<'de> for Entries<'_> {
+    type Error = WrongType;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, WrongType> {
+        match self.entries.get(self.next) {
+            Some(entry) => seed
+                .deserialize(entry.key.as_str().into_deserializer())
+                .map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, WrongType> {
+        let entry = self
+            .entries
+            .get(self.next)
+            .ok_or_else(|| serde::de::Error::custom("a value was asked for before its key"))?;
+        self.next += 1;
+        let path = self.of.path.key(&entry.key);
+        let typed = Typed {
+            node: &entry.value,
+            path: path.clone(),
+            unknown: self.of.unknown,
+        };
+        seed.deserialize(typed).map_err(|e| e.at(&path))
+    }
+}

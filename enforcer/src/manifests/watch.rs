@@ -1,0 +1,427 @@
+//! The directory: when to read which file.
+//!
+//! A file is read when a writer closes it or when it is renamed into place, never while it is being written. Because
+//! inotify may lose events, and cannot follow symbolic links, the directory is also scanned every [`RESCAN`]; a file
+//! that changed without an event is read once two scans in a row saw it the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::watch;
+
+use super::{FileError, Manifests, Snapshot};
+
+/// Time between two scans of the directory.
+const RESCAN: Duration = Duration::from_secs(10);
+/// The same, while the directory cannot be read.
+const RETRY: Duration = Duration::from_secs(1);
+/// Time in which events are gathered after the first.
+const GATHER: Duration = Duration::from_millis(30);
+
+/// Why the directory cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// It is missing, no directory, or not readable.
+    #[error(
+        "reading the manifest directory {path}: create it, or name another one with --manifests"
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// inotify refused.
+    #[error(
+        "watching the manifest directory {path}: fs.inotify.max_user_watches or max_user_instances may be too low"
+    )]
+    Notify {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: notify::Error,
+    },
+    /// No thread could be started.
+    #[error("starting the thread that reads manifests")]
+    Thread(#[source] io::Error),
+}
+
+/// Reads the directory once and follows it from then on.
+///
+/// When this returns, the receiver holds the first snapshot: the source is synced. Every snapshot is complete; a
+/// receiver may skip some. The following ends soon after the last receiver is dropped. Blocks while it reads.
+///
+/// # Errors
+/// If the directory cannot be read or watched. Files that are wrong are no error here, they are in the snapshot.
+pub fn watch(directory: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError> {
+    let (events_in, events) = channel();
+    let watcher = notify::recommended_watcher(move |event| {
+        // The receiving end goes only when the follower ends.
+        drop(events_in.send(event));
+    })
+    .map_err(|source| WatchError::Notify {
+        path: directory.clone(),
+        source,
+    })?;
+    let mut follower = Follower {
+        directory: directory.clone(),
+        watcher,
+        watched: None,
+        manifests: Manifests::default(),
+        files: BTreeMap::new(),
+        directory_error: None,
+    };
+    follower.follow_directory().map_err(|error| match error {
+        DirectoryError::Read(source) => WatchError::Directory {
+            path: directory.clone(),
+            source,
+        },
+        DirectoryError::Watch(source) => WatchError::Notify {
+            path: directory.clone(),
+            source,
+        },
+    })?;
+    follower
+        .scan(Read::Changed)
+        .map_err(|source| WatchError::Directory {
+            path: directory.clone(),
+            source,
+        })?;
+    let first = follower.snapshot();
+    report(&[], &first.errors);
+    let (snapshots, receiver) = watch::channel(first);
+    std::thread::Builder::new()
+        .name("manifests".into())
+        .spawn(move || follower.run(&events, &snapshots))
+        .map_err(WatchError::Thread)?;
+    Ok(receiver)
+}
+
+/// What tells one content of a file from the next without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// As it was when it was read last.
+    read: Option<Stamp>,
+    /// As the last scan saw it.
+    scanned: Option<Stamp>,
+}
+
+/// Which files a scan reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// All that changed since they were read.
+    Changed,
+    /// Those of them that were the same at the scan before: nobody is writing them.
+    Settled,
+}
+
+enum DirectoryError {
+    Read(io::Error),
+    Watch(notify::Error),
+}
+
+struct Follower {
+    directory: PathBuf,
+    watcher: RecommendedWatcher,
+    /// Device and inode of the directory that is being watched.
+    watched: Option<(u64, u64)>,
+    manifests: Manifests,
+    files: BTreeMap<PathBuf, Known>,
+    directory_error: Option<String>,
+}
+
+/// What a bundle of events asks for.
+#[derive(Default)]
+struct Wanted {
+    paths: BTreeSet<PathBuf>,
+    everything: bool,
+    /// The directory went away or was replaced, and its watch with it, even if its successor has the same inode.
+    directory_gone: bool,
+}
+
+impl Follower {
+    fn run(
+        mut self,
+        events: &Receiver<notify::Result<Event>>,
+        snapshots: &watch::Sender<Snapshot>,
+    ) {
+        let mut next_scan = Instant::now() + RESCAN;
+        while !snapshots.is_closed() {
+            let wait = next_scan
+                .saturating_duration_since(Instant::now())
+                .min(RETRY);
+            match events.recv_timeout(wait) {
+                Ok(event) => {
+                    let wanted = self.gather(event, events);
+                    self.act_on(&wanted);
+                }
+                Err(RecvTimeoutError::Timeout)
+                    if self.directory_error.is_none() && Instant::now() < next_scan =>
+                {
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_again(Read::Settled);
+                    next_scan = Instant::now() + RESCAN;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let snapshot = self.snapshot();
+            report(&snapshots.borrow().errors, &snapshot.errors);
+            snapshots.send_if_modified(|current| {
+                let changed = *current != snapshot;
+                *current = snapshot;
+                changed
+            });
+        }
+    }
+
+    /// The first event and those that come soon after it.
+    fn gather(
+        &self,
+        first: notify::Result<Event>,
+        events: &Receiver<notify::Result<Event>>,
+    ) -> Wanted {
+        let end = Instant::now() + GATHER;
+        let mut wanted = Wanted::default();
+        self.note(first, &mut wanted);
+        while let Ok(event) = events.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            self.note(event, &mut wanted);
+        }
+        wanted
+    }
+
+    fn note(&self, event: notify::Result<Event>, wanted: &mut Wanted) {
+        let Ok(event) = event else {
+            wanted.everything = true;
+            return;
+        };
+        let interesting = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Remove(_) => true,
+            // A new name that nobody has open for writing: a link. A new file still has its close to come.
+            EventKind::Create(CreateKind::File | CreateKind::Any | CreateKind::Other) => event
+                .paths
+                .iter()
+                .any(|p| fs::symlink_metadata(p).is_ok_and(|m| m.is_symlink() || m.nlink() > 1)),
+            EventKind::Create(CreateKind::Folder)
+            | EventKind::Access(_)
+            | EventKind::Modify(_)
+            | EventKind::Any
+            | EventKind::Other => false,
+        };
+        wanted.everything |= event.need_rescan();
+        if interesting {
+            for path in event.paths {
+                wanted.directory_gone |= path == self.directory;
+                // Anything else, such as `..data` of a mounted ConfigMap, may be what links lead to.
+                if is_manifest(&path) {
+                    wanted.paths.insert(path);
+                } else {
+                    wanted.everything |= !is_editor_file(&path);
+                }
+            }
+        }
+    }
+
+    fn act_on(&mut self, wanted: &Wanted) {
+        if wanted.directory_gone {
+            self.unwatch();
+        }
+        for path in &wanted.paths {
+            self.read(path);
+        }
+        if wanted.everything {
+            self.look_again(Read::Changed);
+        }
+    }
+
+    /// Scans the directory; if that is impossible, notes why, and keeps all that is known.
+    fn look_again(&mut self, which: Read) {
+        let which = if self.directory_error.is_some() {
+            Read::Changed
+        } else {
+            which
+        };
+        let result = match self.follow_directory() {
+            Ok(()) => self.scan(which).map_err(|e| e.to_string()),
+            Err(DirectoryError::Read(e)) => Err(e.to_string()),
+            Err(DirectoryError::Watch(e)) => Err(e.to_string()),
+        };
+        self.directory_error = result.err();
+        if self.directory_error.is_some() {
+            self.unwatch();
+        }
+    }
+
+    /// Makes sure that the directory that now has this path is the one being watched.
+    fn follow_directory(&mut self) -> Result<(), DirectoryError> {
+        let metadata = fs::metadata(&self.directory).map_err(DirectoryError::Read)?;
+        let identity = (metadata.dev(), metadata.ino());
+        if self.watched != Some(identity) {
+            self.unwatch();
+            self.watcher
+                .watch(&self.directory, RecursiveMode::NonRecursive)
+                .map_err(DirectoryError::Watch)?;
+            self.watched = Some(identity);
+        }
+        Ok(())
+    }
+
+    fn unwatch(&mut self) {
+        if self.watched.take().is_some() {
+            // The directory may be gone already, and its watch with it: nothing is left to undo then.
+            drop(self.watcher.unwatch(&self.directory));
+        }
+    }
+
+    fn scan(&mut self, which: Read) -> io::Result<()> {
+        let mut present = BTreeSet::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if is_manifest(&path) {
+                present.insert(path);
+            }
+        }
+        let known: Vec<PathBuf> = self
+            .files
+            .keys()
+            .filter(|p| !present.contains(*p))
+            .cloned()
+            .collect();
+        for path in known {
+            self.forget(&path);
+        }
+        for path in present {
+            let stamp = fs::metadata(&path).ok().map(|m| Stamp::of(&m));
+            let known = self.files.entry(path.clone()).or_default();
+            let settled = known.scanned == stamp;
+            known.scanned = stamp;
+            if (stamp.is_none() || known.read != stamp) && (which == Read::Changed || settled) {
+                self.read(&path);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, path: &Path) {
+        let stamp = match fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() => Stamp::of(&metadata),
+            Ok(_) => return self.forget(path),
+            Err(_) if fs::symlink_metadata(path).is_err() => return self.forget(path),
+            Err(error) => return self.unreadable(path, &error),
+        };
+        match fs::read(path) {
+            Ok(bytes) => self.manifests.apply_file(path, &bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.forget(path),
+            Err(error) => return self.unreadable(path, &error),
+        }
+        self.files.insert(
+            path.to_owned(),
+            Known {
+                read: Some(stamp),
+                scanned: Some(stamp),
+            },
+        );
+    }
+
+    fn unreadable(&mut self, path: &Path, error: &io::Error) {
+        self.files.entry(path.to_owned()).or_default().read = None;
+        self.manifests
+            .unreadable_file(path, format!("cannot be read: {error}"));
+    }
+
+    fn forget(&mut self, path: &Path) {
+        // While the directory itself is gone, what its files said stays.
+        if self.directory.is_dir() {
+            self.files.remove(path);
+            self.manifests.remove_file(path);
+        }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let mut snapshot = self.manifests.snapshot();
+        if let Some(reason) = &self.directory_error {
+            let reason =
+                format!("the directory cannot be read, what it last said stays in force: {reason}");
+            let error = FileError {
+                path: self.directory.clone(),
+                document: None,
+                place: None,
+                field: None,
+                reason,
+            };
+            snapshot.errors.insert(0, error);
+        }
+        snapshot
+    }
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default()
+}
+
+/// Whether a file of this name is read: `*.yaml`, `*.yml`, `*.json`, and not hidden.
+fn is_manifest(path: &Path) -> bool {
+    let is_one = matches!(
+        path.extension().and_then(|e| e.to_str()),
+        Some("yaml" | "yml" | "json")
+    );
+    is_one && !name_of(path).starts_with('.')
+}
+
+/// Whether editors make such files beside the one they edit.
+fn is_editor_file(path: &Path) -> bool {
+    let name = name_of(path);
+    name.ends_with('~')
+        || name.ends_with(".swp")
+        || name.ends_with(".swx")
+        || name.starts_with(".#")
+}
+
+/// Logs what is newly wrong and what is right again, once, and sets the gauge.
+fn report(before: &[FileError], now: &[FileError]) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge is a float, and files are few"
+    )]
+    metrics::gauge!("podgate_manifest_errors").set(now.len() as f64);
+    for error in now.iter().filter(|e| !before.contains(e)) {
+        tracing::error!(%error, "a manifest is wrong; what it last said stays in force");
+    }
+    for error in before.iter().filter(|e| !now.contains(e)) {
+        tracing::info!(%error, "a manifest's error is gone");
+    }
+}
