@@ -14,6 +14,7 @@ use podgate_policy::model::{Namespace, NetworkPolicy, ObjectName};
 
 use crate::convert::pod::IdentifiedPod;
 
+mod entry;
 mod file;
 mod node;
 mod typed;

@@ -154,11 +154,11 @@ fn a_value_of_the_wrong_type_is_an_error_with_its_path_and_place() {
     let cases = [
         (
             policy("  podSelector: {matchLabels: {v: 1.0}}\n"),
-            "line 6, column 31: spec.podSelector.matchLabels.v: ",
+            "line 6, column 31: spec.podSelector.matchLabels.v: is read as a number or a boolean, and text is needed: put it in quotes",
         ),
         (
             policy("  podSelector: {matchLabels: {v: yes}}\n"),
-            "line 6, column 31: spec.podSelector.matchLabels.v: ",
+            "line 6, column 31: spec.podSelector.matchLabels.v: is read as a number or a boolean, and text is needed: put it in quotes",
         ),
         (
             policy("  ingress: {}\n"),

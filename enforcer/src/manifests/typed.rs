@@ -114,6 +114,22 @@ impl<'de> Deserializer<'de> for Typed<'_> {
         }
     }
 
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        match &self.node.value {
+            Value::Bool(_) | Value::Signed(_) | Value::Unsigned(_) | Value::Float(_) => {
+                Err(WrongType {
+                    path: Some(self.path),
+                    reason:
+                        "is read as a number or a boolean, and text is needed: put it in quotes"
+                            .into(),
+                })
+            }
+            Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => {
+                self.deserialize_any(visitor)
+            }
+        }
+    }
+
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -133,7 +149,7 @@ impl<'de> Deserializer<'de> for Typed<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str bytes byte_buf unit unit_struct seq tuple
         tuple_struct map struct enum identifier
     }
 }

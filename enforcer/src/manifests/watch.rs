@@ -16,6 +16,7 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
+use super::entry::{Known, Stamp, is_editor_file, is_manifest};
 use super::{FileError, Manifests, Snapshot};
 
 /// Time between two scans of the directory.
@@ -104,35 +105,6 @@ pub fn watch(directory: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError
         .spawn(move || follower.run(&events, &snapshots))
         .map_err(WatchError::Thread)?;
     Ok(receiver)
-}
-
-/// What tells one content of a file from the next without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
-}
-
-/// What is known of a file.
-#[derive(Debug, Clone, Copy, Default)]
-struct Known {
-    /// As it was when it was read last.
-    read: Option<Stamp>,
-    /// As the last scan saw it.
-    scanned: Option<Stamp>,
 }
 
 /// Which files a scan reads.
@@ -385,30 +357,6 @@ impl Follower {
         }
         snapshot
     }
-}
-
-fn name_of(path: &Path) -> &str {
-    path.file_name()
-        .and_then(|n| n.to_str())
-        .unwrap_or_default()
-}
-
-/// Whether a file of this name is read: `*.yaml`, `*.yml`, `*.json`, and not hidden.
-fn is_manifest(path: &Path) -> bool {
-    let is_one = matches!(
-        path.extension().and_then(|e| e.to_str()),
-        Some("yaml" | "yml" | "json")
-    );
-    is_one && !name_of(path).starts_with('.')
-}
-
-/// Whether editors make such files beside the one they edit.
-fn is_editor_file(path: &Path) -> bool {
-    let name = name_of(path);
-    name.ends_with('~')
-        || name.ends_with(".swp")
-        || name.ends_with(".swx")
-        || name.starts_with(".#")
 }
 
 /// Logs what is newly wrong and what is right again, once, and sets the gauge.

@@ -1,0 +1,58 @@
+//! Entries of the directory: which are manifests, and whether one has changed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// What tells one content of a file from the next without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Known {
+    /// As it was when it was read last.
+    pub(crate) read: Option<Stamp>,
+    /// As the last scan saw it.
+    pub(crate) scanned: Option<Stamp>,
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default()
+}
+
+/// Whether a file of this name is read: `*.yaml`, `*.yml`, `*.json`, and not hidden.
+pub(crate) fn is_manifest(path: &Path) -> bool {
+    let is_one = matches!(
+        path.extension().and_then(|e| e.to_str()),
+        Some("yaml" | "yml" | "json")
+    );
+    is_one && !name_of(path).starts_with('.')
+}
+
+/// Whether editors make such files beside the one they edit.
+pub(crate) fn is_editor_file(path: &Path) -> bool {
+    let name = name_of(path);
+    name.ends_with('~')
+        || name.ends_with(".swp")
+        || name.ends_with(".swx")
+        || name.starts_with(".#")
+}
