@@ -92,7 +92,10 @@ pub(crate) fn check(_paths: &Paths, identity: &Identity) -> Result<(), PluginErr
     ))
 }
 
-/// The identities of all attachments of one network.
-pub(crate) fn of_network(_paths: &Paths, _network: &str) -> Result<Vec<Identity>, PluginError> {
-    Ok(Vec::new())
+/// The identities of all attachments of one network, and what is wrong with files that cannot be read.
+pub(crate) fn of_network(
+    _paths: &Paths,
+    _network: &str,
+) -> Result<(Vec<Identity>, Vec<String>), PluginError> {
+    Ok((Vec::new(), Vec::new()))
 }

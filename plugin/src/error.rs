@@ -34,7 +34,7 @@ pub(crate) enum Code {
     Attach = 104,
     /// CHECK: the attachment is not as ADD left it.
     Check = 105,
-    /// GC: some attachments could not be removed; the others were.
+    /// GC: some attachments could not be read or removed; the others were removed.
     Gc = 106,
 }
 

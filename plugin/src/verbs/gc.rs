@@ -14,8 +14,9 @@ pub(crate) fn gc(config: &Config<'_>, log: &mut Log<'_>) -> Result<(), PluginErr
         return Ok(());
     };
     let paths = &config.settings.paths;
-    let (mut removed, mut problems) = (Vec::new(), Vec::new());
-    for identity in attachment::of_network(paths, &config.network)? {
+    let (found, mut problems) = attachment::of_network(paths, &config.network)?;
+    let mut removed = Vec::new();
+    for identity in found {
         if valid.contains(&identity) {
             continue;
         }
@@ -39,7 +40,10 @@ pub(crate) fn gc(config: &Config<'_>, log: &mut Log<'_>) -> Result<(), PluginErr
     if problems.is_empty() {
         Ok(())
     } else {
-        let message = format!("{} attachments could not be removed", problems.len());
+        let message = format!(
+            "{} attachments could not be read or removed",
+            problems.len()
+        );
         Err(PluginError::new(Code::Gc, message).with_details(problems.join("; ")))
     }
 }
