@@ -182,48 +182,4 @@ pub(crate) fn works(edge: Edge, applied: &BTreeSet<Policy>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Rows and columns: client, frontend, backend, management-ui.
-    fn matrix(applied: &[Policy]) -> String {
-        let applied = applied.iter().copied().collect();
-        let rows = Star::ALL.map(|from| {
-            let cell = |to| {
-                if from == to {
-                    '.'
-                } else {
-                    mark(works(Edge { from, to }, &applied))
-                }
-            };
-            Star::ALL.map(cell).into_iter().collect::<String>()
-        });
-        rows.join(" ")
-    }
-
-    fn mark(works: bool) -> char {
-        if works { 'y' } else { 'n' }
-    }
-
-    #[test]
-    fn the_five_steps_expect_what_the_guide_shows() {
-        let steps: Vec<_> = (0..=4)
-            .map(|applied| matrix(&Policy::ALL[..applied]))
-            .collect();
-        assert_eq!(
-            steps,
-            [
-                ".yyy y.yy yy.y yyy.",
-                ".nny n.ny nn.y nnn.",
-                ".nny n.ny nn.y yyy.",
-                ".nny n.yy nn.y yyy.",
-                ".yny n.yy nn.y yyy.",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_policy_that_allows_isolates_what_it_selects_too() {
-        assert_eq!(matrix(&[Policy::Backend]), ".yny y.yy yy.y yyn.");
-    }
-}
+mod tests;
