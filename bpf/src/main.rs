@@ -1,2 +1,70 @@
-//! The eBPF programs that decide each packet.
-fn main() {}
+//! The eBPF programs: one pair for all pods.
+//!
+//! `from_pod` stands at the ingress of the host end of a pod's veth, `to_pod` at its egress. Which attachment a
+//! packet belongs to is told by the class ID of the filter that runs the program. What becomes of it is told by
+//! [`podgate_abi::decide`]; here are only its tables and its bytes.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![expect(unsafe_code, reason = "the kernel's memory is reached by raw pointers")]
+
+mod maps;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use podgate_abi::{Bytes, Direction, Hook, Reason, Verdict, decide};
+
+/// Judges what goes to the pod: its ingress policy.
+#[classifier]
+pub(crate) fn to_pod(ctx: TcContext) -> i32 {
+    run(&ctx, Direction::ToPod)
+}
+
+/// Judges what comes from the pod: its egress policy.
+#[classifier]
+pub(crate) fn from_pod(ctx: TcContext) -> i32 {
+    run(&ctx, Direction::FromPod)
+}
+
+/// The bytes of the packet, wherever they lie.
+struct Frame<'a>(&'a TcContext);
+
+impl Bytes for Frame<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.load::<[u8; N]>(offset as usize).ok()
+    }
+}
+
+#[inline(always)]
+fn run(ctx: &TcContext, direction: Direction) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the kernel gives every classifier a valid `__sk_buff`.
+    let (class_id, protocol, received_from, interface) =
+        unsafe { ((*skb).tc_classid, (*skb).protocol, (*skb).ingress_ifindex, (*skb).ifindex) };
+    let hook = Hook {
+        slot: class_id & podgate_abi::MAX_SLOT,
+        direction,
+        ethertype: u16::from_be(protocol as u16),
+        received_from,
+        interface,
+    };
+    match decide(&maps::Maps, &Frame(ctx), &hook) {
+        Verdict::Pass(reason) => finish(direction, reason, TC_ACT_UNSPEC),
+        Verdict::Drop(reason) => finish(direction, reason, TC_ACT_SHOT),
+    }
+}
+
+/// Counts the reason, and gives the action: "unspecified" lets the filters after us run.
+#[inline(always)]
+fn finish(direction: Direction, reason: Reason, action: i32) -> i32 {
+    maps::count(direction, reason);
+    action
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

@@ -1,6 +1,4 @@
-use core::sync::atomic::{AtomicU64, Ordering};
-
-use crate::{Address, Direction};
+use crate::{Address, Direction, Word};
 
 /// Key of `embryonic` and `flows`: oriented by the hook, so that both directions are one look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,62 +31,54 @@ impl FlowKey {
 }
 
 /// Who began a flow, and so which policy judges it.
+///
+/// A number and no enum: see [`crate::Column`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Initiator {
-    /// The pod: judged from the pod.
-    Pod,
-    /// The peer: judged to the pod.
-    Peer,
-    /// Picked up from the pod in mid-stream, its SYN not seen: the pod may be the server. Judged again, both
-    /// directions must allow it.
-    Unproven,
-    /// The node itself, to the pod: never judged, and only packets that come from the node belong to it.
-    Node,
-}
+pub struct Initiator(u8);
 
 impl Initiator {
-    /// The direction of the packets that the initiator sends.
+    /// The pod: judged from the pod.
+    pub const POD: Self = Self(0);
+    /// The peer: judged to the pod.
+    pub const PEER: Self = Self(1);
+    /// Picked up from the pod in mid-stream, its SYN not seen: the pod may be the server. Judged again, both
+    /// directions must allow it.
+    pub const UNPROVEN: Self = Self(2);
+    /// The node itself, to the pod: never judged, and only packets that come from the node belong to it.
+    pub const NODE: Self = Self(3);
+
+    /// Whether packets of `direction` are the initiator's.
     #[inline(always)]
-    pub const fn direction(self) -> Direction {
-        match self {
-            Self::Pod | Self::Unproven => Direction::FromPod,
-            Self::Peer | Self::Node => Direction::ToPod,
-        }
+    pub const fn sends(self, direction: Direction) -> bool {
+        (self.0 & 1 == 1) == matches!(direction, Direction::ToPod)
     }
 }
 
 /// How far a flow has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlowState {
-    /// TCP: the initiator's SYN was seen.
-    Syn,
-    /// TCP: the responder's SYN-ACK was seen; the third step is not.
-    SynAck,
-    /// Not TCP, or TCP in mid-stream: seen in one direction only.
-    Half,
-    /// Seen in both directions.
-    Established,
-    /// TCP: FIN or RST was seen; it times out soon unless packets go on.
-    Closing,
-}
+pub struct FlowState(u8);
 
 impl FlowState {
+    /// TCP: the initiator's SYN was seen.
+    pub const SYN: Self = Self(0);
+    /// TCP: the responder's SYN-ACK was seen; the third step is not.
+    pub const SYN_ACK: Self = Self(1);
+    /// Not TCP, or TCP in mid-stream: seen in one direction only.
+    pub const HALF: Self = Self(2);
+    /// Seen in both directions.
+    pub const ESTABLISHED: Self = Self(3);
+    /// TCP: FIN or RST was seen; it times out soon unless packets go on.
+    pub const CLOSING: Self = Self(4);
+
     /// Seconds without a packet after which the flow is none. TCP: 86,400 s established, as kube-proxy sets
     /// `nf_conntrack_tcp_timeout_established`; the others as Linux conntrack has them.
     #[inline(always)]
     pub const fn timeout(self, protocol: u8) -> u32 {
         match self {
-            Self::Syn => 120,
-            Self::SynAck => 60,
-            Self::Half => 60,
-            Self::Established => {
-                if protocol == crate::packet::TCP {
-                    86_400
-                } else {
-                    180
-                }
-            }
-            Self::Closing => 120,
+            Self::SYN | Self::CLOSING => 120,
+            Self::ESTABLISHED if protocol == crate::packet::TCP => 86_400,
+            Self::ESTABLISHED => 180,
+            _ => 60,
         }
     }
 }
@@ -98,6 +88,8 @@ impl FlowState {
 pub struct FlowWord(pub u64);
 
 impl FlowWord {
+    /// There is no such flow. (An unjudged flow has no generation 0, so no flow has this word.)
+    pub const NONE: Self = Self(0);
     const TAG: u64 = (1 << 27) - 1;
 
     /// The word of the flow `key`.
@@ -108,9 +100,8 @@ impl FlowWord {
         initiator: Initiator,
         state: FlowState,
     ) -> Self {
-        Self(
-            (generation as u64) << 32 | (initiator as u64) << 30 | (state as u64) << 27 | key.tag(),
-        )
+        let origin = (initiator.0 as u64) << 30 | (state.0 as u64) << 27;
+        Self((generation as u64) << 32 | origin | key.tag())
     }
 
     /// Whether the word was written for `key`.
@@ -128,24 +119,13 @@ impl FlowWord {
     /// Who began it.
     #[inline(always)]
     pub const fn initiator(self) -> Initiator {
-        match self.0 >> 30 & 3 {
-            0 => Initiator::Pod,
-            1 => Initiator::Peer,
-            2 => Initiator::Unproven,
-            _ => Initiator::Node,
-        }
+        Initiator((self.0 >> 30) as u8 & 3)
     }
 
     /// How far it has come.
     #[inline(always)]
     pub const fn state(self) -> FlowState {
-        match self.0 >> 27 & 7 {
-            0 => FlowState::Syn,
-            1 => FlowState::SynAck,
-            2 => FlowState::Half,
-            3 => FlowState::Established,
-            _ => FlowState::Closing,
-        }
+        FlowState((self.0 >> 27) as u8 & 7)
     }
 }
 
@@ -154,24 +134,24 @@ impl FlowWord {
 #[repr(C)]
 pub struct FlowValue {
     /// A [`FlowWord`]. Replaced with the whole element, never written in place.
-    pub word: AtomicU64,
+    pub word: Word,
     /// When its last packet was seen, in jiffies. Written in place: it decides nothing but a time-out.
-    pub seen: AtomicU64,
+    pub seen: Word,
 }
 
 impl FlowValue {
     /// `word`, seen at `now`.
     pub const fn new(word: FlowWord, now: u64) -> Self {
         Self {
-            word: AtomicU64::new(word.0),
-            seen: AtomicU64::new(now),
+            word: Word::new(word.0),
+            seen: Word::new(now),
         }
     }
 
     /// Its word.
     #[inline(always)]
     pub fn word(&self) -> FlowWord {
-        FlowWord(self.word.load(Ordering::Relaxed))
+        FlowWord(self.word.load())
     }
 }
 

@@ -4,9 +4,7 @@
 //! whatever decides is either in an array slot that nobody changes while something names it, or one aligned
 //! 64-bit word, read once, with a tag of its key.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use crate::Address;
+use crate::{Address, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
 pub const ABI: u32 = 1;
@@ -60,8 +58,8 @@ impl Ruleset {
     pub const ALLOW_ALL: Self = Self(1);
     /// The lowest number for a compiled policy.
     pub const FIRST: Self = Self(2);
-    /// The highest number: 14 bits of a [`RowKey`].
-    pub const MAX: Self = Self((1 << 14) - 1);
+    /// The highest number: 14 bits of a [`RowKey`], of which the last is none.
+    pub const MAX: Self = Self((1 << 14) - 2);
 }
 
 /// What the policies can tell apart in a peer; also a broad class, which draws from the same numbers.
@@ -108,23 +106,53 @@ impl PolicyWord {
 #[repr(C)]
 pub struct Attachment {
     /// A [`PolicyWord`] for each [`Direction`]. Stored and loaded whole.
-    pub words: [AtomicU64; 2],
-    /// The generation at birth. 0: there is no attachment, everything is dropped.
-    pub birth: AtomicU32,
-    /// [`ATTACHMENT_ROUTES`].
-    pub flags: AtomicU32,
+    pub words: [Word; 2],
+    /// An [`Origin`].
+    pub origin: Word,
     /// Its own addresses; the unused places are `::`.
     pub addresses: [Address; MAX_ADDRESSES],
 }
 
-/// The pod may send from any address, tunnel to the node and speak for others to its neighbours: it routes.
-pub const ATTACHMENT_ROUTES: u32 = 1;
+/// What an attachment is from birth on: bit 32 whether it routes, 31..0 the generation at birth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin(pub u64);
+
+impl Origin {
+    /// There is no attachment: everything is dropped.
+    pub const NONE: Self = Self(0);
+    const ROUTES: u64 = 1 << 32;
+
+    /// Born at generation `birth`, which is not 0. A pod that `routes` may send from any address, tunnel to the
+    /// node and speak for others to its neighbours.
+    #[inline(always)]
+    pub const fn new(birth: u32, routes: bool) -> Self {
+        Self(birth as u64 | if routes { Self::ROUTES } else { 0 })
+    }
+
+    /// The generation at birth; older flows are another attachment's.
+    #[inline(always)]
+    pub const fn birth(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether the pod routes.
+    #[inline(always)]
+    pub const fn routes(self) -> bool {
+        self.0 & Self::ROUTES != 0
+    }
+}
 
 impl Attachment {
+    /// Where it comes from.
+    #[inline(always)]
+    pub fn origin(&self) -> Origin {
+        Origin(self.origin.load())
+    }
+
     /// The word of `direction`.
     #[inline(always)]
     pub fn word(&self, direction: Direction) -> PolicyWord {
-        PolicyWord(self.words[direction as usize].load(Ordering::Relaxed))
+        PolicyWord(self.words[direction as usize].load())
     }
 
     /// Whether `address` is one of its own. `::` never is.
@@ -146,6 +174,11 @@ impl Attachment {
 pub struct PeerWord(pub u64);
 
 impl PeerWord {
+    /// The address is not known. (An address without class whose tag is 0 has the same word: its prefixes say
+    /// of it what it says itself.)
+    pub const ABSENT: Self = Self(0);
+    /// Not a word of any address: its flags are never all set.
+    pub const TORN: Self = Self(u64::MAX);
     const NODE: u64 = 1 << 24;
     const TAG: u64 = (1 << 24) - 1;
 
@@ -239,8 +272,8 @@ impl PortSet {
     pub const FIRST: Self = Self(4);
 }
 
-/// UDP ports that decapsulate at a node: VXLAN (Linux, IANA), VXLAN-GPE, Geneve, GUE.
-pub const TUNNEL_PORTS: [u16; 5] = [8472, 4789, 4790, 6081, 6080];
+/// UDP ports that decapsulate at a node: VXLAN (as Linux and as IANA have it), Geneve.
+pub const TUNNEL_PORTS: [u16; 3] = [8472, 4789, 6081];
 
 /// IP protocols that decapsulate at a node: IPIP, 6in4, GRE.
 pub const TUNNEL_PROTOCOLS: [u8; 3] = [4, 41, 47];
@@ -279,47 +312,43 @@ impl Row {
     }
 }
 
-/// The protocols as a row tells them apart.
+/// Which port set of a row a protocol asks.
+///
+/// A number and no enum, worked out without branches: the kernel's verifier follows every branch to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Column {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-    /// Any other IP protocol; its number is the "port".
-    Rest,
-}
+pub struct Column(u32);
 
 impl Column {
+    /// TCP.
+    pub const TCP: Self = Self(0);
+    /// UDP.
+    pub const UDP: Self = Self(1);
+    /// SCTP.
+    pub const SCTP: Self = Self(2);
+    /// Any other IP protocol; its number is the "port".
+    pub const REST: Self = Self(3);
+
     /// The column of an IP protocol.
     #[inline(always)]
     pub const fn of(protocol: u8) -> Self {
         match protocol {
-            crate::packet::TCP => Self::Tcp,
-            crate::packet::UDP => Self::Udp,
-            crate::packet::SCTP => Self::Sctp,
-            _ => Self::Rest,
+            crate::packet::TCP => Self::TCP,
+            crate::packet::UDP => Self::UDP,
+            crate::packet::SCTP => Self::SCTP,
+            _ => Self::REST,
         }
     }
 
     /// Which word of a row it stands in.
     #[inline(always)]
     pub const fn word(self) -> usize {
-        match self {
-            Self::Tcp | Self::Udp => 0,
-            Self::Sctp | Self::Rest => 1,
-        }
+        (self.0 >> 1) as usize & 1
     }
 
     /// Its port set in that word.
     #[inline(always)]
     pub const fn set(self, word: u64) -> PortSet {
-        match self {
-            Self::Tcp | Self::Sctp => PortSet((word >> 16) as u16),
-            Self::Udp | Self::Rest => PortSet(word as u16),
-        }
+        PortSet((word >> (16 - 16 * (self.0 & 1))) as u16)
     }
 }
 
@@ -339,8 +368,38 @@ pub struct Chunk(pub [u64; 64]);
 pub const CHUNK_NONE: u16 = 0;
 /// The chunk with every port.
 pub const CHUNK_ALL: u16 = 1;
+/// The lowest chunk for a compiled policy; those below are for the tunnel sets.
+pub const FIRST_CHUNK: u16 = 8;
+
+/// A verdict on the first packet of a flow, or on one judged again: what `events` carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct Event {
+    /// The pod's address, as the packet says it.
+    pub pod: Address,
+    /// The peer's address.
+    pub peer: Address,
+    /// When, in jiffies.
+    pub when: u64,
+    /// Source port, as in [`crate::Packet`].
+    pub source_port: u16,
+    /// Destination port, as in [`crate::Packet`].
+    pub destination_port: u16,
+    /// The attachment.
+    pub slot: u16,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// The [`Direction`] as a number.
+    pub direction: u8,
+    /// The [`crate::Reason`] as a number.
+    pub reason: u8,
+    /// Zero.
+    pub padding: [u8; 7],
+}
 
 const _: () = {
+    assert!(size_of::<Event>() == 56);
     assert!(size_of::<Attachment>() == 24 + 16 * MAX_ADDRESSES);
     assert!(align_of::<Attachment>() == 8);
     assert!(size_of::<PrefixKey>() == 20);

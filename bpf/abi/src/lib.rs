@@ -19,6 +19,7 @@ mod layout;
 mod packet;
 mod reason;
 mod tables;
+mod word;
 
 pub use address::Address;
 pub use decide::{Hook, decide};
@@ -27,3 +28,4 @@ pub use layout::*;
 pub use packet::{Bytes, Packet, ethertype, parse};
 pub use reason::{Reason, Verdict};
 pub use tables::{FlowEntry, FlowTable, Tables};
+pub use word::Word;

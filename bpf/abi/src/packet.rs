@@ -31,7 +31,7 @@ mod extension {
 }
 
 /// How many extension headers are followed.
-const MAX_EXTENSIONS: usize = 6;
+const MAX_EXTENSIONS: u64 = 6;
 
 /// Length of the Ethernet header, after which the network header stands.
 const ETHERNET: u32 = 14;
@@ -49,61 +49,92 @@ impl Bytes for [u8] {
 }
 
 /// What a packet says of itself.
+///
+/// Numbers and no enums: in the kernel it is kept in a table, and the verifier takes anything for possible that
+/// comes out of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Packet {
     /// Where it says that it comes from.
     pub source: Address,
     /// Where it goes.
     pub destination: Address,
-    /// Source port; for an ICMP echo request its identifier; for an ICMP error that of the packet inside.
-    pub source_port: u16,
-    /// Destination port; for an ICMP echo reply its identifier; for an ICMP error that of the packet inside.
-    pub destination_port: u16,
     /// For an ICMP error the peer of the packet inside; for a neighbour advertisement its target; else `::`.
     pub about: Address,
     /// The identification field, if it is a fragment.
     pub identification: u32,
+    /// Source port; for an ICMP echo request its identifier; for an ICMP error that of the packet inside.
+    pub source_port: u16,
+    /// Destination port; for an ICMP echo reply its identifier; for an ICMP error that of the packet inside.
+    pub destination_port: u16,
     /// The IP protocol, after IPv6 extension headers.
     pub protocol: u8,
     /// Time to live, or hop limit.
     pub hop_limit: u8,
     /// Which part of a datagram it is.
     pub part: Part,
-    /// It has an IPv6 fragment header, even one that says that the datagram is whole.
-    pub has_fragment_header: bool,
     /// What there is above IP.
     pub content: Content,
+    /// More of the content: see there.
+    pub detail: u8,
+    /// 1 if it has an IPv6 fragment header, even one that says that the datagram is whole.
+    pub has_fragment_header: u8,
+    /// Zero.
+    pub padding: [u8; 2],
 }
 
 /// Which part of a datagram a packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+#[repr(transparent)]
+pub struct Part(u8);
+
+impl Part {
     /// All of it.
-    Whole,
+    pub const WHOLE: Self = Self(0);
     /// A fragment that begins with the transport header.
-    First,
+    pub const FIRST: Self = Self(1);
     /// A fragment without the transport header.
-    Later,
+    pub const LATER: Self = Self(2);
 }
 
 /// What there is above IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content {
-    /// Nothing readable: it is a [`Part::Later`].
-    Hidden,
-    /// Could not be read, for this reason.
-    Unreadable(Reason),
-    /// TCP with these flags.
-    Tcp(u8),
+#[repr(transparent)]
+pub struct Content(u8);
+
+impl Content {
+    /// Nothing readable: it is a [`Part::LATER`].
+    pub const HIDDEN: Self = Self(0);
+    /// The transport header is cut short, or not all in the first fragment.
+    pub const CUT_SHORT: Self = Self(1);
+    /// More extension headers than are followed.
+    pub const TOO_MANY_HEADERS: Self = Self(2);
+    /// A source route, which hides the destination.
+    pub const SOURCE_ROUTE: Self = Self(3);
+    /// TCP; the detail is its flags.
+    pub const TCP: Self = Self(4);
     /// A protocol with or without ports whose packets make a flow: UDP, SCTP, ICMP echo, and all the rest.
-    Datagram,
-    /// Neighbour or multicast listener discovery: the ICMPv6 type and code.
-    Discovery(u8, u8),
-    /// An ICMP error about a packet of this protocol, whose far end is [`Packet::about`] and whose ports are
-    /// the packet's ports. Type and code stay unread.
-    Error(u8),
+    pub const DATAGRAM: Self = Self(5);
+    /// Neighbour discovery; the detail is the ICMPv6 type. The code is 0 (RFC 4861: else it is to be dropped).
+    pub const NEIGHBOUR: Self = Self(6);
+    /// Multicast listener discovery; the detail is the ICMPv6 type.
+    pub const LISTENER: Self = Self(7);
+    /// An ICMP error about a packet whose protocol is the detail, whose far end is [`Packet::about`] and whose
+    /// ports are the packet's ports.
+    pub const ERROR: Self = Self(8);
     /// Any other ICMP message.
-    Message,
+    pub const MESSAGE: Self = Self(9);
+
+    /// Why nothing can be said of what is above IP, if so.
+    #[inline(always)]
+    pub const fn defect(self) -> Option<Reason> {
+        match self {
+            Self::CUT_SHORT => Some(Reason::BadTransportHeader),
+            Self::TOO_MANY_HEADERS => Some(Reason::TooManyHeaders),
+            Self::SOURCE_ROUTE => Some(Reason::SourceRoute),
+            _ => None,
+        }
+    }
 }
 
 /// TCP flags.
@@ -119,6 +150,12 @@ const fn word16(bytes: [u8; 2]) -> u16 {
     u16::from_be_bytes(bytes)
 }
 
+/// Where the transport header stands, and how many bytes the IP header says are left for it and what follows.
+struct Transport {
+    offset: u32,
+    length: u32,
+}
+
 /// Reads a packet whose frame carries `ethertype`, which is [`ethertype::IPV4`] or [`ethertype::IPV6`].
 ///
 /// `direction` tells which end of the packet inside an ICMP error is the peer. An error is for what is wrong
@@ -129,15 +166,34 @@ pub fn parse(
     ethertype: u16,
     direction: Direction,
 ) -> Result<Packet, Reason> {
-    if ethertype == ethertype::IPV4 {
-        parse_ipv4(bytes, direction)
+    let mut packet = Packet {
+        source: Address::UNSPECIFIED,
+        destination: Address::UNSPECIFIED,
+        about: Address::UNSPECIFIED,
+        identification: 0,
+        source_port: 0,
+        destination_port: 0,
+        protocol: 0,
+        hop_limit: 0,
+        part: Part::WHOLE,
+        content: Content::HIDDEN,
+        detail: 0,
+        has_fragment_header: 0,
+        padding: [0; 2],
+    };
+    let transport = if ethertype == ethertype::IPV4 {
+        parse_ipv4(bytes, &mut packet)?
     } else {
-        parse_ipv6(bytes, direction)
+        parse_ipv6(bytes, &mut packet)?
+    };
+    if packet.content == Content::HIDDEN && packet.part != Part::LATER {
+        read_transport(bytes, &mut packet, &transport, direction);
     }
+    Ok(packet)
 }
 
 #[inline(always)]
-fn parse_ipv4(bytes: &(impl Bytes + ?Sized), direction: Direction) -> Result<Packet, Reason> {
+fn parse_ipv4(bytes: &(impl Bytes + ?Sized), packet: &mut Packet) -> Result<Transport, Reason> {
     let header = bytes.load::<20>(ETHERNET).ok_or(Reason::BadIpHeader)?;
     let header_length = u32::from(header[0] & 0xf) * 4;
     // A length of 0 is a TCP segment beyond 64 KiB that is still to be cut (Linux 6.3, "BIG TCP"); from the
@@ -150,36 +206,23 @@ fn parse_ipv4(bytes: &(impl Bytes + ?Sized), direction: Direction) -> Result<Pac
         return Err(Reason::BadIpHeader);
     }
     let fragmentation = word16([header[6], header[7]]);
-    let part = match (fragmentation & 0x1fff != 0, fragmentation & 0x2000 != 0) {
-        (true, _) => Part::Later,
-        (false, true) => Part::First,
-        (false, false) => Part::Whole,
-    };
-    let mut packet = Packet {
-        source: Address::from_ipv4([header[12], header[13], header[14], header[15]]),
-        destination: Address::from_ipv4([header[16], header[17], header[18], header[19]]),
-        source_port: 0,
-        destination_port: 0,
-        about: Address::UNSPECIFIED,
-        identification: u32::from(word16([header[4], header[5]])),
-        protocol: header[9],
-        hop_limit: header[8],
-        part,
-        has_fragment_header: false,
-        content: Content::Hidden,
-    };
-    if header_length > 20 && has_source_route(bytes, ETHERNET + header_length) {
-        packet.content = Content::Unreadable(Reason::SourceRoute);
-    } else {
-        read_transport(
-            bytes,
-            &mut packet,
-            ETHERNET + header_length,
-            length - header_length,
-            direction,
-        );
+    if fragmentation & 0x1fff != 0 {
+        packet.part = Part::LATER;
+    } else if fragmentation & 0x2000 != 0 {
+        packet.part = Part::FIRST;
     }
-    Ok(packet)
+    packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
+    packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
+    packet.identification = u32::from(word16([header[4], header[5]]));
+    packet.protocol = header[9];
+    packet.hop_limit = header[8];
+    if header_length > 20 && has_source_route(bytes, ETHERNET + header_length) {
+        packet.content = Content::SOURCE_ROUTE;
+    }
+    Ok(Transport {
+        offset: ETHERNET + header_length,
+        length: length - header_length,
+    })
 }
 
 /// Whether the IPv4 options, which end at `end`, hold a source route (RFC 791: types 131 and 137), or cannot be
@@ -187,10 +230,7 @@ fn parse_ipv4(bytes: &(impl Bytes + ?Sized), direction: Direction) -> Result<Pac
 #[inline(always)]
 fn has_source_route(bytes: &(impl Bytes + ?Sized), end: u32) -> bool {
     let mut at = ETHERNET + 20;
-    for _ in 0..40 {
-        if at >= end {
-            return false;
-        }
+    while at < end {
         let Some([kind]) = bytes.load::<1>(at) else {
             return true;
         };
@@ -213,79 +253,70 @@ fn has_source_route(bytes: &(impl Bytes + ?Sized), end: u32) -> bool {
 }
 
 #[inline(always)]
-fn parse_ipv6(bytes: &(impl Bytes + ?Sized), direction: Direction) -> Result<Packet, Reason> {
+fn parse_ipv6(bytes: &(impl Bytes + ?Sized), packet: &mut Packet) -> Result<Transport, Reason> {
     let header = bytes.load::<40>(ETHERNET).ok_or(Reason::BadIpHeader)?;
     if header[0] >> 4 != 6 {
         return Err(Reason::BadIpHeader);
     }
-    let mut packet = Packet {
-        source: address_at(&header, 8),
-        destination: address_at(&header, 24),
-        source_port: 0,
-        destination_port: 0,
-        about: Address::UNSPECIFIED,
-        identification: 0,
-        protocol: header[6],
-        hop_limit: header[7],
-        part: Part::Whole,
-        has_fragment_header: false,
-        content: Content::Hidden,
-    };
+    packet.source = address_at(&header, 8);
+    packet.destination = address_at(&header, 24);
+    packet.protocol = header[6];
+    packet.hop_limit = header[7];
     if packet.source.is_ipv4() || packet.destination.is_ipv4() {
         return Err(Reason::MappedAddress);
     }
     // 0 as in `parse_ipv4`: a jumbogram.
-    let mut length = match word16([header[4], header[5]]) {
+    let length = match word16([header[4], header[5]]) {
         0 => u32::from(u16::MAX),
         length => u32::from(length),
     };
-    let mut offset = ETHERNET + 40;
-    let mut next = packet.protocol;
-    for _ in 0..MAX_EXTENSIONS {
-        if !is_extension(next) {
+    let mut transport = Transport {
+        offset: ETHERNET + 40,
+        length,
+    };
+    // Hidden from the compiler, which would write the loop out six times.
+    let mut left = core::hint::black_box(MAX_EXTENSIONS);
+    while is_extension(packet.protocol) {
+        if left == 0 {
+            packet.content = Content::TOO_MANY_HEADERS;
             break;
         }
-        let Some(extension) = bytes.load::<8>(offset) else {
-            packet.content = Content::Unreadable(Reason::BadTransportHeader);
-            return Ok(packet);
+        left -= 1;
+        let Some(extension) = bytes.load::<8>(transport.offset) else {
+            packet.content = Content::CUT_SHORT;
+            break;
         };
-        let size = match next {
+        let size = match packet.protocol {
             extension::FRAGMENT => 8,
             extension::AUTHENTICATION => (u32::from(extension[1]) + 2) * 4,
             _ => (u32::from(extension[1]) + 1) * 8,
         };
-        if size > length {
-            packet.content = Content::Unreadable(Reason::BadTransportHeader);
-            return Ok(packet);
+        if size > transport.length {
+            packet.content = Content::CUT_SHORT;
+            break;
         }
-        if next == extension::ROUTING && extension[3] != 0 {
-            packet.content = Content::Unreadable(Reason::SourceRoute);
-            return Ok(packet);
+        if packet.protocol == extension::ROUTING && extension[3] != 0 {
+            packet.content = Content::SOURCE_ROUTE;
+            break;
         }
-        if next == extension::FRAGMENT {
+        if packet.protocol == extension::FRAGMENT {
             let fragmentation = word16([extension[2], extension[3]]);
-            packet.has_fragment_header = true;
+            packet.has_fragment_header = 1;
             packet.identification =
                 u32::from_be_bytes([extension[4], extension[5], extension[6], extension[7]]);
             if fragmentation & 0xfff8 != 0 {
-                packet.part = Part::Later;
-                return Ok(packet);
+                packet.part = Part::LATER;
+                break;
             }
             if fragmentation & 1 != 0 {
-                packet.part = Part::First;
+                packet.part = Part::FIRST;
             }
         }
-        next = extension[0];
-        offset += size;
-        length -= size;
+        packet.protocol = extension[0];
+        transport.offset += size;
+        transport.length -= size;
     }
-    packet.protocol = next;
-    if is_extension(next) {
-        packet.content = Content::Unreadable(Reason::TooManyHeaders);
-    } else {
-        read_transport(bytes, &mut packet, offset, length, direction);
-    }
-    Ok(packet)
+    Ok(transport)
 }
 
 #[inline(always)]
@@ -310,53 +341,51 @@ fn address_at(header: &[u8; 40], at: usize) -> Address {
     Address::new(octets)
 }
 
-/// Reads the transport header, which stands at `offset` and of which the IP header says that `length` bytes
-/// are left. It must be there whole: what is split over fragments could be put together otherwise (RFC 1858).
+/// Reads the transport header. It must be there whole: what is split over fragments could be put together otherwise (RFC 1858).
 #[inline(always)]
 fn read_transport(
     bytes: &(impl Bytes + ?Sized),
     packet: &mut Packet,
-    offset: u32,
-    length: u32,
+    transport: &Transport,
     direction: Direction,
 ) {
-    if matches!(packet.part, Part::Later) {
-        return;
-    }
-    packet.content = Content::Unreadable(Reason::BadTransportHeader);
+    let offset = transport.offset;
+    packet.content = Content::CUT_SHORT;
     let needed = match packet.protocol {
         TCP => 20,
         SCTP => 12,
         UDP | ICMP | ICMPV6 => 8,
-        _ => {
-            packet.content = Content::Datagram;
-            return;
-        }
+        _ => 0,
     };
-    if length < needed {
+    if needed == 0 {
+        packet.content = Content::DATAGRAM;
+        return;
+    }
+    if transport.length < needed {
+        return;
+    }
+    if packet.protocol == TCP {
+        let Some(header) = bytes.load::<20>(offset) else {
+            return;
+        };
+        if header[12] >> 4 >= 5 {
+            packet.source_port = word16([header[0], header[1]]);
+            packet.destination_port = word16([header[2], header[3]]);
+            packet.detail = header[13];
+            packet.content = Content::TCP;
+        }
         return;
     }
     let Some(header) = bytes.load::<8>(offset) else {
         return;
     };
     match packet.protocol {
-        TCP => {
-            let Some([data_offset, flags]) = bytes.load::<2>(offset + 12) else {
-                return;
-            };
-            if data_offset >> 4 < 5 || bytes.load::<1>(offset + 19).is_none() {
-                return;
-            }
-            packet.source_port = word16([header[0], header[1]]);
-            packet.destination_port = word16([header[2], header[3]]);
-            packet.content = Content::Tcp(flags);
-        }
         ICMP => read_icmp(bytes, packet, header, offset, direction),
         ICMPV6 => read_icmpv6(bytes, packet, header, offset, direction),
         _ => {
             packet.source_port = word16([header[0], header[1]]);
             packet.destination_port = word16([header[2], header[3]]);
-            packet.content = Content::Datagram;
+            packet.content = Content::DATAGRAM;
         }
     }
 }
@@ -371,15 +400,15 @@ fn read_icmp(
     direction: Direction,
 ) {
     let identifier = word16([header[4], header[5]]);
-    packet.content = Content::Message;
+    packet.content = Content::MESSAGE;
     match header[0] {
         8 => {
             packet.source_port = identifier;
-            packet.content = Content::Datagram;
+            packet.content = Content::DATAGRAM;
         }
         0 => {
             packet.destination_port = identifier;
-            packet.content = Content::Datagram;
+            packet.content = Content::DATAGRAM;
         }
         // unreachable, time exceeded, parameter problem; not redirect, not source quench
         3 | 11 | 12 => {
@@ -414,15 +443,15 @@ fn read_icmpv6(
     direction: Direction,
 ) {
     let identifier = word16([header[4], header[5]]);
-    packet.content = Content::Message;
+    packet.content = Content::MESSAGE;
     match header[0] {
         128 => {
             packet.source_port = identifier;
-            packet.content = Content::Datagram;
+            packet.content = Content::DATAGRAM;
         }
         129 => {
             packet.destination_port = identifier;
-            packet.content = Content::Datagram;
+            packet.content = Content::DATAGRAM;
         }
         1..=4 => {
             let Some(inside) = bytes.load::<40>(offset + 8) else {
@@ -444,9 +473,19 @@ fn read_icmpv6(
                 };
                 packet.about = Address::new(target);
             }
-            packet.content = Content::Discovery(header[0], header[1]);
+            packet.detail = header[0];
+            packet.content = discovery(header[0], header[1]);
         }
         _ => {}
+    }
+}
+
+#[inline(always)]
+const fn discovery(kind: u8, code: u8) -> Content {
+    match kind {
+        133..=137 if code == 0 => Content::NEIGHBOUR,
+        133..=137 => Content::CUT_SHORT,
+        _ => Content::LISTENER,
     }
 }
 
@@ -468,5 +507,6 @@ fn read_inside(bytes: &(impl Bytes + ?Sized), packet: &mut Packet, protocol: u8,
         (ICMP | ICMPV6, _) => return,
         _ => {}
     }
-    packet.content = Content::Error(protocol);
+    packet.detail = protocol;
+    packet.content = Content::ERROR;
 }

@@ -1,6 +1,6 @@
 use crate::{
-    Address, Attachment, Chunk, FlowKey, FlowValue, FragmentKey, FragmentValue, PeerWord,
-    PrefixWord, Row, RowKey, Ruleset, Slot,
+    Address, Attachment, Chunk, Class, Event, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    Packet, PeerWord, RowKey, Ruleset, Slot,
 };
 
 /// Which of the two tables of flows.
@@ -25,18 +25,21 @@ pub trait Tables {
 
     /// The attachment of `slot`; all zeroes if there is none.
     fn attachment(&self, slot: Slot) -> Option<&Attachment>;
-    /// The row that `ruleset` has for any peer that no other row names.
-    fn default_row(&self, ruleset: Ruleset) -> Option<Row>;
-    /// The word of an address, if the address is known.
-    fn peer(&self, address: Address) -> Option<PeerWord>;
-    /// The word of the longest prefix that holds the address.
-    fn prefix(&self, address: Address) -> Option<PrefixWord>;
-    /// One word of the row at `key`, if there is such a row.
-    fn row_word(&self, key: RowKey, word: usize) -> Option<u64>;
-    /// The number of the chunk of `set` that `port` is in.
-    fn chunk_of(&self, set: u16, port: u16) -> Option<u16>;
-    /// The word of `chunk` that `port` is in.
-    fn chunk_word(&self, chunk: u16, port: u16) -> Option<u64>;
+    /// One word of the row that `ruleset` has for any peer that no other row names, or 0.
+    fn default_row_word(&self, ruleset: Ruleset, word: usize) -> u64;
+    /// The word of an address, or [`PeerWord::ABSENT`].
+    ///
+    /// Not an `Option`: LLVM computes with the content of one before it looks whether there is any, which the
+    /// kernel's verifier refuses. The same holds below, wherever absence is a number.
+    fn peer(&self, address: Address) -> PeerWord;
+    /// The broad class of the longest prefix that holds the address, or [`Class::NONE`].
+    fn prefix(&self, address: Address) -> Class;
+    /// One word of the row at `key`, or 0.
+    fn row_word(&self, key: RowKey, word: usize) -> u64;
+    /// The number of the chunk of `set` that `port` is in, or [`crate::CHUNK_NONE`].
+    fn chunk_of(&self, set: u16, port: u16) -> u16;
+    /// The word of `chunk` that `port` is in, or 0.
+    fn chunk_word(&self, chunk: u16, port: u16) -> u64;
     /// The flow `key`.
     fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<Self::Entry>;
     /// Puts the flow `key` in place, whole; whether there was room.
@@ -49,6 +52,14 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers what the first fragment was judged.
     fn put_fragment(&self, key: &FragmentKey, value: FragmentValue);
+    /// The packet that has been read, to go on with.
+    ///
+    /// In the kernel the packet lies in a table of its own from here on, so that the verifier forgets which
+    /// branches led to it: else it follows the rest of the verdict once for every way to read a packet, and
+    /// gives up after a million instructions. None: there is no such table.
+    fn settle<'a>(&self, packet: &'a Packet) -> Option<&'a Packet>;
+    /// Tells whoever listens of a verdict.
+    fn report(&self, event: &Event);
     /// The time, in jiffies.
     fn now(&self) -> u64;
     /// A second, in jiffies.

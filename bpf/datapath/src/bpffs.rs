@@ -1,0 +1,159 @@
+//! The bpffs directory: there or mounted, and the names of table sets in it.
+//!
+//! Names there must not hold a dot: the kernel keeps those for itself.
+
+use std::{
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use podgate_abi::ABI;
+
+use crate::{Failed, Paths};
+
+/// Where a bpffs is mounted on every node.
+const MOUNT_POINT: &str = "/sys/fs/bpf";
+
+/// The name of a table set: the version of its layouts, and a number that grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetName {
+    /// Version of the layouts.
+    pub abi: u32,
+    /// Its number.
+    pub number: u32,
+}
+
+impl std::fmt::Display for SetName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.abi, self.number)
+    }
+}
+
+impl SetName {
+    fn parse(name: &str) -> Option<Self> {
+        let (abi, number) = name.split_once('-')?;
+        let name = Self {
+            abi: abi.parse().ok()?,
+            number: number.parse().ok()?,
+        };
+        Some(name)
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(self, paths: &Paths) -> PathBuf {
+        paths.bpffs.join(self.to_string())
+    }
+
+    /// The directory in which it is made, until it is complete.
+    pub(crate) fn unfinished(self, paths: &Paths) -> PathBuf {
+        paths.bpffs.join(format!("unfinished-{self}"))
+    }
+}
+
+fn is_bpffs(path: &Path) -> Result<bool, Failed> {
+    statfs(path)
+        .map(|found| found.filesystem_type() == BPF_FS_MAGIC)
+        .map_err(|errno| Failed::at("look at file system of", path)(errno.into()))
+}
+
+/// Sees to it that the directory is there, on a bpffs. Mounts one at `/sys/fs/bpf`, if it belongs there.
+pub(crate) fn ensure(paths: &Paths) -> Result<(), Failed> {
+    let directory = &paths.bpffs;
+    if directory.is_dir() && is_bpffs(directory)? {
+        return Ok(());
+    }
+    if directory.starts_with(MOUNT_POINT) && !is_bpffs(Path::new(MOUNT_POINT))? {
+        mount(
+            Some("bpf"),
+            MOUNT_POINT,
+            Some("bpf"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some("mode=0700"),
+        )
+        .map_err(|errno| Failed::new("mount bpffs at", MOUNT_POINT, errno.into()))?;
+    }
+    fs::create_dir_all(directory).map_err(Failed::at("make directory", directory))?;
+    if is_bpffs(directory)? {
+        return Ok(());
+    }
+    let why = "it is not on a bpffs; mount one there (mount -t bpf bpf DIR), or give another directory";
+    Err(Failed::at("use directory", directory)(io::Error::other(
+        why,
+    )))
+}
+
+/// Every table set that is pinned, the unfinished ones not.
+pub(crate) fn list(paths: &Paths) -> Result<Vec<SetName>, Failed> {
+    let mut sets: Vec<_> = names(paths)?
+        .iter()
+        .filter_map(|name| SetName::parse(name))
+        .collect();
+    sets.sort_unstable();
+    Ok(sets)
+}
+
+fn names(paths: &Paths) -> Result<Vec<String>, Failed> {
+    let failed = || Failed::at("list table sets in", &paths.bpffs);
+    match fs::read_dir(&paths.bpffs) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry.map_err(failed())?.file_name().to_string_lossy().into_owned()))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed()(error)),
+    }
+}
+
+/// The current table set, if one is named. A name that leads nowhere is none.
+pub(crate) fn current(paths: &Paths) -> Result<Option<SetName>, Failed> {
+    let link = paths.current();
+    let target = match fs::read_link(&link) {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failed::at("read link", &link)(error)),
+    };
+    let name = target
+        .to_str()
+        .and_then(SetName::parse)
+        .ok_or_else(|| Failed::at("read link", &link)(io::Error::other("it names no table set")))?;
+    Ok(name.path(paths).is_dir().then_some(name))
+}
+
+/// Names a table set current, in one step.
+pub(crate) fn name_current(paths: &Paths, name: SetName) -> Result<(), Failed> {
+    let link = paths.current();
+    let temporary = paths.bpffs.join("unfinished-current");
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Failed::at("remove link", &temporary)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    symlink(name.to_string(), &temporary)
+        .and_then(|()| fs::rename(&temporary, &link))
+        .map_err(Failed::at("name the current table set by", &link))
+}
+
+/// Removes what a crash left of table sets that were being made, and says which number comes next.
+pub(crate) fn next(paths: &Paths) -> Result<SetName, Failed> {
+    for name in names(paths)? {
+        if name.starts_with("unfinished-") && name != "unfinished-current" {
+            remove(&paths.bpffs.join(name))?;
+        }
+    }
+    let last = list(paths)?.iter().map(|name| name.number).max();
+    Ok(SetName {
+        abi: ABI,
+        number: last.unwrap_or(0) + 1,
+    })
+}
+
+/// Unpins a directory of pins. What the kernel still uses lives on.
+pub(crate) fn remove(directory: &Path) -> Result<(), Failed> {
+    fs::remove_dir_all(directory).map_err(Failed::at("unpin", directory))
+}

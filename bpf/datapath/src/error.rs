@@ -1,0 +1,36 @@
+//! One operation on one object that did not work.
+
+use std::{fmt::Display, io, path::Path};
+
+/// What was being done, to which object, and why it did not work.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} {object}")]
+pub struct Failed {
+    /// What was being done.
+    pub doing: &'static str,
+    /// To which object.
+    pub object: String,
+    /// Why it did not work.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Failed {
+    pub(crate) fn new(doing: &'static str, object: impl Display, source: io::Error) -> Self {
+        Self {
+            doing,
+            object: object.to_string(),
+            source,
+        }
+    }
+
+    pub(crate) fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::new(doing, path.display(), source)
+    }
+
+    /// Whether the object does not exist.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}

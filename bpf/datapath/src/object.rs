@@ -1,0 +1,146 @@
+//! Loads the embedded programs with their tables, and pins both.
+
+use std::{
+    fs, io,
+    os::{fd::AsFd, unix::fs::DirBuilderExt},
+    path::Path,
+};
+
+use aya::{EbpfLoader, include_bytes_aligned, programs::SchedClassifier};
+use podgate_abi::{Direction, Reason};
+
+use crate::{
+    Failed, Paths, Sizes,
+    bpffs::{self, SetName},
+    lock::Lock,
+    sys,
+    tables::MapName,
+};
+
+/// The programs, as `bpf/build` makes them.
+static OBJECT: &[u8] = include_bytes_aligned!("../../podgate.o");
+
+/// The name of the program that judges a direction, and of its pin.
+pub(crate) const fn program(direction: Direction) -> &'static str {
+    match direction {
+        Direction::ToPod => "to_pod",
+        Direction::FromPod => "from_pod",
+    }
+}
+
+/// Why the programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file, a pin or a small table.
+    #[error(transparent)]
+    Failed(#[from] Failed),
+    /// The kernel refused the object.
+    #[error("load the eBPF programs{}", explanation(source))]
+    Object {
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn explanation(error: &impl ToString) -> &'static str {
+    if error.to_string().contains("Operation not permitted") {
+        " (are CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON there?)"
+    } else {
+        ""
+    }
+}
+
+fn refused(source: impl std::error::Error + Send + Sync + 'static) -> LoadError {
+    LoadError::Object {
+        source: Box::new(source),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), Failed> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Failed::at("make directory", path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes a table set: everything pinned, under its own name, not current. The shared tables are made if there are
+/// none; else they are the ones that stand, with the sizes that they have.
+pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetName, LoadError> {
+    bpffs::ensure(paths)?;
+    let name = bpffs::next(paths)?;
+    let shared = paths.shared();
+    make_dir(&shared)?;
+    make_generation(&shared)?;
+
+    let hz = sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("HZ", &hz, true);
+    for map in MapName::ALL {
+        if let Some(size) = map.size(sizes) {
+            loader.map_max_entries(map.name(), size);
+        }
+        if map.is_shared() && map.is_in_object() {
+            loader.map_pin_path(map.name(), shared.join(map.name()));
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(refused)?;
+
+    let directory = name.unfinished(paths);
+    make_dir(&directory)?;
+    for map in MapName::ALL.into_iter().filter(|map| !map.is_shared()) {
+        let found = ebpf
+            .map(map.name())
+            .ok_or_else(|| Failed::new("find table", map.name(), io::ErrorKind::NotFound.into()))?;
+        found.pin(directory.join(map.name())).map_err(refused)?;
+    }
+    for direction in Direction::BOTH {
+        let symbol = program(direction);
+        let found: &mut SchedClassifier = ebpf
+            .program_mut(symbol)
+            .ok_or_else(|| Failed::new("find program", symbol, io::ErrorKind::NotFound.into()))?
+            .try_into()
+            .map_err(refused)?;
+        found.load().map_err(refused)?;
+        let pin = directory.join(symbol);
+        let fd = found.fd().map_err(refused)?;
+        sys::obj_pin(fd.as_fd(), &pin).map_err(Failed::at("pin program at", &pin))?;
+    }
+    let complete = name.path(paths);
+    fs::rename(&directory, &complete).map_err(Failed::at("name table set", &complete))?;
+    Ok(name)
+}
+
+/// The counter of generations and the next slot: two elements.
+fn make_generation(shared: &Path) -> Result<(), Failed> {
+    let pin = shared.join(MapName::Generation.name());
+    if pin.exists() {
+        return Ok(());
+    }
+    sys::map_create(sys::ARRAY, 8, 2, sys::MMAPABLE, None)
+        .and_then(|fd| sys::obj_pin(fd.as_fd(), &pin))
+        .map_err(Failed::at("make table", &pin))
+}
+
+impl MapName {
+    /// How many elements (bytes, for `events`) it gets; none where the object says it.
+    fn size(self, sizes: &Sizes) -> Option<u32> {
+        match self {
+            Self::Attachments | Self::Budgets => Some(sizes.slots()),
+            Self::Rulesets => Some(sizes.rulesets),
+            Self::Peers => Some(sizes.peers),
+            Self::Prefixes => Some(sizes.prefixes),
+            Self::Rows => Some(sizes.rows),
+            Self::PortSets => Some(sizes.portsets),
+            Self::Chunks => Some(sizes.chunks),
+            Self::Counters => Some(2 * Reason::COUNT),
+            Self::Events => Some(sizes.events),
+            Self::Flows => Some(sizes.flows),
+            Self::Embryonic => Some(sizes.embryonic),
+            Self::Fragments => Some(sizes.fragments),
+            Self::Limits | Self::Generation => None,
+        }
+    }
+}

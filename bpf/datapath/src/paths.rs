@@ -1,0 +1,54 @@
+//! Where things are kept.
+
+use std::path::PathBuf;
+
+/// The two directories that plugin and enforcer share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// Attachment files, the lock, the configuration of sizes.
+    pub run: PathBuf,
+    /// Pins of tables and programs; on a bpffs.
+    pub bpffs: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            run: "/run/podgate".into(),
+            bpffs: "/sys/fs/bpf/podgate".into(),
+        }
+    }
+}
+
+impl Paths {
+    /// Attachment files.
+    #[must_use]
+    pub fn attachments(&self) -> PathBuf {
+        self.run.join("attachments")
+    }
+
+    /// The lock under which attachments and pins change.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.run.join("lock")
+    }
+
+    /// The sizes of tables, as the enforcer wants them.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.run.join("config")
+    }
+
+    /// The link that names the current table set.
+    #[must_use]
+    pub fn current(&self) -> PathBuf {
+        self.bpffs.join("current")
+    }
+
+    /// Pins of the tables that all table sets share.
+    #[must_use]
+    pub fn shared(&self) -> PathBuf {
+        self.bpffs
+            .join(format!("shared-{}", podgate_abi::SHARED_ABI))
+    }
+}

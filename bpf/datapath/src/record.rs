@@ -1,0 +1,307 @@
+//! Attachments as they stand in their files, `<run>/attachments/<container id>-<ifname>.json`.
+//!
+//! A file is complete from the moment that it has its name, and is never changed. The name is for people: what an
+//! attachment is, its file says.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+};
+
+use podgate_abi::Ruleset;
+use serde::{Deserialize, Serialize};
+
+use crate::{Failed, Paths, lock::make_private_dir, netlink::Ifindex};
+
+/// The version of the files' format.
+const FORMAT: u32 = 1;
+
+/// Which attachment: one interface of one pod sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// The sandbox.
+    pub container_id: String,
+    /// The interface's name in it.
+    pub ifname: String,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.container_id, self.ifname)
+    }
+}
+
+/// A pod as the runtime named it at ADD.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, if the runtime said it.
+    pub uid: Option<String>,
+}
+
+/// The verdict that holds until a policy is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Baseline {
+    /// Everything passes.
+    Allow,
+    /// Nothing passes.
+    Deny,
+}
+
+impl Baseline {
+    /// The ruleset that says the same.
+    #[must_use]
+    pub const fn ruleset(self) -> Ruleset {
+        match self {
+            Self::Allow => Ruleset::ALLOW_ALL,
+            Self::Deny => Ruleset::DENY_ALL,
+        }
+    }
+}
+
+/// Where in the kernel the programs hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// Filters of the `clsact` qdisc.
+    Clsact,
+    /// TCX links.
+    Tcx,
+}
+
+/// The number under which an attachment stands in the tables; 1 to 65,535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slot(pub u32);
+
+/// A number that names one state of one attachment's policy; never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u32);
+
+/// One attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Which one.
+    pub identity: Identity,
+    /// The name of the CNI network.
+    pub network: String,
+    /// Whose interface it is, if the runtime said it.
+    pub pod: Option<PodName>,
+    /// The pod's network namespace: its inode.
+    pub netns_inode: u64,
+    /// The pod's end, in the pod's namespace.
+    pub pod_ifindex: Ifindex,
+    /// The host end, in the node's namespace.
+    pub host_ifindex: Ifindex,
+    /// The pod's addresses on the interface.
+    pub addresses: Vec<IpAddr>,
+    /// What holds until its policy is in force.
+    pub baseline: Baseline,
+    /// Where the programs hang.
+    pub hook: Hook,
+    /// Whether the pod may send from any address, tunnel to the node and speak for others to its neighbours.
+    #[serde(default)]
+    pub routes: bool,
+    /// Its place in the tables.
+    pub slot: Slot,
+    /// The generation at birth: flows that are older are another attachment's.
+    pub birth: Generation,
+}
+
+/// A file: its format before everything else.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    format: u32,
+    attachment: T,
+}
+
+impl Paths {
+    /// The file of an attachment.
+    #[must_use]
+    pub fn attachment(&self, identity: &Identity) -> PathBuf {
+        self.attachments().join(format!("{identity}.json"))
+    }
+}
+
+/// Every attachment, and for each file that cannot be read an error.
+///
+/// # Errors
+/// When the directory itself cannot be read. No directory is no attachment.
+pub fn list(paths: &Paths) -> Result<Vec<Result<Record, Failed>>, Failed> {
+    let directory = paths.attachments();
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failed::at("list attachments in", &directory)(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry
+            .map_err(Failed::at("list attachments in", &directory))?
+            .path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files
+        .into_iter()
+        .filter_map(|path| match read_file(path) {
+            // Removed while we looked.
+            Err(error) if error.is_missing() => None,
+            result => Some(result),
+        })
+        .collect())
+}
+
+/// The record of an attachment, if there is one.
+///
+/// # Errors
+/// When its file cannot be read or understood, or is another attachment's.
+pub fn read(paths: &Paths, identity: &Identity) -> Result<Option<Record>, Failed> {
+    let path = paths.attachment(identity);
+    match read_file(path.clone()) {
+        Ok(record) if record.identity == *identity => Ok(Some(record)),
+        Ok(record) => Err(Failed::at("read attachment", &path)(io::Error::other(
+            format!("it is the file of {}", record.identity),
+        ))),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_file(path: PathBuf) -> Result<Record, Failed> {
+    let failed = |source| Failed::at("read attachment", &path)(source);
+    let bytes = fs::read(&path).map_err(failed)?;
+    let file: Versioned<serde_json::Value> =
+        serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
+    if file.format != FORMAT {
+        let why = format!("format {} is not {FORMAT}, which this podgate reads", file.format);
+        return Err(failed(io::Error::other(why)));
+    }
+    serde_json::from_value(file.attachment).map_err(|error| failed(error.into()))
+}
+
+/// Writes the file of an attachment, in the place of an older one.
+pub(crate) fn write(paths: &Paths, record: &Record) -> Result<(), Failed> {
+    make_private_dir(&paths.attachments())?;
+    let path = paths.attachment(&record.identity);
+    let temporary = path.with_extension("new");
+    let file = Versioned {
+        format: FORMAT,
+        attachment: record,
+    };
+    let bytes = serde_json::to_vec(&file)
+        .map_err(|error| Failed::at("encode attachment", &path)(error.into()))?;
+    write_private(&temporary, &bytes)
+        .and_then(|()| fs::rename(&temporary, &path))
+        .and_then(|()| File::open(paths.attachments())?.sync_all())
+        .map_err(Failed::at("write attachment", &path))
+}
+
+/// Writes a file that only root may read, down to the disk.
+pub(crate) fn write_private(path: &std::path::Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Deletes the file of an attachment, if there is one.
+pub(crate) fn delete(paths: &Paths, identity: &Identity) -> Result<(), Failed> {
+    let path = paths.attachment(identity);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failed::at("delete attachment", &path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(dir: &tempfile::TempDir) -> Paths {
+        Paths {
+            run: dir.path().join("run"),
+            bpffs: dir.path().join("bpffs"),
+        }
+    }
+
+    fn record(container_id: &str) -> Record {
+        Record {
+            identity: Identity {
+                container_id: container_id.into(),
+                ifname: "eth0".into(),
+            },
+            network: "n".into(),
+            pod: None,
+            netns_inode: 7,
+            pod_ifindex: Ifindex(2),
+            host_ifindex: Ifindex(9),
+            addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            baseline: Baseline::Deny,
+            hook: Hook::Clsact,
+            routes: false,
+            slot: Slot(3),
+            birth: Generation(4),
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(&dir);
+        write(&paths, &record("a")).unwrap();
+        assert_eq!(read(&paths, &record("a").identity).unwrap(), Some(record("a")));
+        delete(&paths, &record("a").identity).unwrap();
+        delete(&paths, &record("a").identity).unwrap();
+        assert_eq!(read(&paths, &record("a").identity).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_an_error_beside_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(&dir);
+        assert!(list(&paths).unwrap().is_empty());
+        write(&paths, &record("a")).unwrap();
+        fs::write(paths.attachments().join("b-eth0.json"), b"{\"format\":1,").unwrap();
+        fs::write(
+            paths.attachments().join("c-eth0.json"),
+            b"{\"format\":2,\"attachment\":{}}",
+        )
+        .unwrap();
+        fs::write(paths.attachments().join("d-eth0.new"), b"").unwrap();
+        let found = list(&paths).unwrap();
+        assert_eq!(found.len(), 3);
+        assert_eq!(found.iter().filter(|result| result.is_err()).count(), 2);
+    }
+
+    #[test]
+    fn the_file_of_another_attachment_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(&dir);
+        write(&paths, &record("a")).unwrap();
+        let other = Identity {
+            container_id: "b".into(),
+            ifname: "eth0".into(),
+        };
+        fs::rename(paths.attachment(&record("a").identity), paths.attachment(&other)).unwrap();
+        assert!(read(&paths, &other).is_err());
+    }
+}

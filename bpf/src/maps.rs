@@ -1,0 +1,219 @@
+//! The kernel's tables. The sizes here are the smallest that make sense; whoever loads the object sets others.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use core::arch::asm;
+use podgate_abi::{
+    Address, Attachment, CHUNK_NONE, Chunk, Class, Direction, Event, FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey,
+    FragmentValue, Packet, PeerWord, PortSetChunks, PrefixWord, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
+};
+
+#[map(name = "attachments")]
+static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+#[map(name = "rulesets")]
+static RULESETS: Array<Row> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+#[map(name = "peers")]
+static PEERS: HashMap<Address, u64> = HashMap::with_max_entries(16, 0);
+#[map(name = "prefixes")]
+static PREFIXES: LpmTrie<Address, u64> = LpmTrie::with_max_entries(16, BPF_F_NO_PREALLOC);
+#[map(name = "rows")]
+static ROWS: HashMap<RowKey, Row> = HashMap::with_max_entries(16, 0);
+#[map(name = "portsets")]
+static PORTSETS: Array<PortSetChunks> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+#[map(name = "chunks")]
+static CHUNKS: Array<Chunk> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+#[map(name = "counters")]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * Reason::COUNT, 0);
+#[map(name = "events")]
+static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+#[map(name = "scratch")]
+static SCRATCH: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
+
+#[map(name = "flows")]
+static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(16, 0);
+#[map(name = "embryonic")]
+static EMBRYONIC: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(16, 0);
+#[map(name = "fragments")]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(16, 0);
+#[map(name = "budgets")]
+static BUDGETS: Array<Word> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+#[map(name = "limits")]
+static LIMITS: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Ticks of `bpf_jiffies64` a second, set by whoever loads the object.
+#[unsafe(no_mangle)]
+static HZ: u32 = 0;
+
+/// Counts one packet.
+#[inline(always)]
+pub(crate) fn count(direction: Direction, reason: Reason) {
+    let index = direction as u32 * Reason::COUNT + reason as u32;
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the element is this CPU's own, and a program is not moved to another CPU while it runs.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// The kernel's maps as [`Tables`].
+pub(crate) struct Maps;
+
+/// A pointer to a live element of a map of flows.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry(*const FlowValue);
+
+impl FlowEntry for Entry {
+    #[inline(always)]
+    fn value(&self) -> &FlowValue {
+        // SAFETY: the kernel keeps the memory of an element valid while a program runs; its fields are atomics.
+        unsafe { &*self.0 }
+    }
+}
+
+/// One aligned word of a map element, read whole.
+#[inline(always)]
+fn read(word: *const u64) -> u64 {
+    // SAFETY: `word` points into a live map element and is aligned; the kernel may replace its content at any
+    // time, which a volatile read of one word cannot tear.
+    unsafe { word.read_volatile() }
+}
+
+impl Tables for Maps {
+    type Entry = Entry;
+
+    #[inline(always)]
+    fn attachment(&self, slot: Slot) -> Option<&Attachment> {
+        ATTACHMENTS.get(slot)
+    }
+
+    #[inline(always)]
+    fn default_row_word(&self, ruleset: Ruleset, word: usize) -> u64 {
+        match RULESETS.get_ptr(ruleset.0) {
+            // SAFETY: `word & 1` is 0 or 1, and a row has two words.
+            Some(row) => read(unsafe { row.cast::<u64>().add(word & 1) }),
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn peer(&self, address: Address) -> PeerWord {
+        match PEERS.get_ptr(&address) {
+            Some(word) => PeerWord(read(word)),
+            None => PeerWord::ABSENT,
+        }
+    }
+
+    #[inline(always)]
+    fn prefix(&self, address: Address) -> Class {
+        match PREFIXES.get(&Key::new(128, address)) {
+            Some(word) => PrefixWord(read(word)).broad(),
+            None => Class::NONE,
+        }
+    }
+
+    #[inline(always)]
+    fn row_word(&self, key: RowKey, word: usize) -> u64 {
+        match ROWS.get_ptr(&key) {
+            // SAFETY: `word & 1` is 0 or 1, and a row has two words.
+            Some(row) => read(unsafe { row.cast::<u64>().add(word & 1) }),
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn chunk_of(&self, set: u16, port: u16) -> u16 {
+        match PORTSETS.get(u32::from(set)) {
+            Some(chunks) => chunks.0[usize::from(port >> 12) & 15],
+            None => CHUNK_NONE,
+        }
+    }
+
+    #[inline(always)]
+    fn chunk_word(&self, chunk: u16, port: u16) -> u64 {
+        match CHUNKS.get(u32::from(chunk)) {
+            Some(chunk) => chunk.0[usize::from(port >> 6) & 63],
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<Entry> {
+        match table {
+            FlowTable::Flows => FLOWS.get_ptr(key),
+            FlowTable::Embryonic => EMBRYONIC.get_ptr(key),
+        }
+        .map(Entry)
+    }
+
+    #[inline(always)]
+    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> bool {
+        match table {
+            FlowTable::Flows => FLOWS.insert(key, value, 0),
+            FlowTable::Embryonic => EMBRYONIC.insert(key, value, 0),
+        }
+        .is_ok()
+    }
+
+    #[inline(always)]
+    fn within_budget(&self, slot: Slot) -> bool {
+        match (BUDGETS.get(slot), LIMITS.get(0)) {
+            (Some(count), Some(limit)) => count.load() < limit.load(),
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
+    fn count_flow(&self, slot: Slot) {
+        if let Some(count) = BUDGETS.get(slot) {
+            // SAFETY: one atomic addition to a live element. Rust has no such operation for a target without
+            // compare-and-swap, and 5.10 has none that returns a value.
+            unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count.as_ptr(), in(reg) 1_u64) };
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        FRAGMENTS.get_ptr(key).map(|value| FragmentValue(read(value.cast())))
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue) {
+        // An LRU table has room for every insertion but under memory pressure; then the fragments that follow
+        // find nothing, and are dropped.
+        let _ = FRAGMENTS.insert(key, &value, 0);
+    }
+
+    #[inline(always)]
+    fn settle<'a>(&self, packet: &'a Packet) -> Option<&'a Packet> {
+        let scratch = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: the element is this CPU's own while the program runs, and nothing else points to it.
+        unsafe {
+            scratch.write(*packet);
+            Some(&*core::hint::black_box(scratch))
+        }
+    }
+
+    #[inline(always)]
+    fn report(&self, event: &Event) {
+        if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
+            entry.write(*event);
+            // Waking an idle reader costs 20 to 30 microseconds: it polls.
+            entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and cannot fail.
+        unsafe { bpf_jiffies64() }
+    }
+
+    #[inline(always)]
+    fn second(&self) -> u32 {
+        // SAFETY: a static that only the loader writes, before the program exists.
+        unsafe { (&raw const HZ).read_volatile() }
+    }
+}
