@@ -100,13 +100,18 @@ pub(crate) fn become_node() -> Result<()> {
         None::<&str>,
     )
     .context("keep mounts to the node")?;
-    for (kind, at) in [("proc", "/proc"), ("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")] {
+    let filesystems = [
+        ("proc", "/proc", None),
+        ("tmpfs", "/run", Some("mode=0755")),
+        ("bpf", "/sys/fs/bpf", Some("mode=0700")),
+    ];
+    for (kind, at, options) in filesystems {
         mount(
             Some("podgate-demo"),
             at,
             Some(kind),
             MsFlags::MS_NOSUID,
-            None::<&str>,
+            options,
         )
         .with_context(|| format!("mount {kind} on {at}"))?;
     }
