@@ -1,4 +1,7 @@
 //! The node daemon: watches policy and fills the kernel tables.
 
+pub mod args;
 pub mod convert;
 pub mod manifests;
+pub mod node;
+pub mod socket;

@@ -1,0 +1,275 @@
+//! The command line: text to [`Config`], once.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use podgate_policy::connection::Baseline;
+use tracing::level_filters::LevelFilter;
+
+use crate::convert::names::dns_label;
+
+/// Enforces Kubernetes NetworkPolicy at the interfaces of this node's pods.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "podgate-enforcer", version)]
+pub struct Args {
+    /// Where policy comes from.
+    #[arg(long, env = "PODGATE_SOURCE", value_enum)]
+    source: SourceKind,
+    /// The directory of manifests; exactly with `--source manifests`.
+    #[arg(long, env = "PODGATE_MANIFESTS", value_name = "DIR")]
+    manifests: Option<PathBuf>,
+    /// Where the socket, the locks and the attachment files are.
+    #[arg(
+        long,
+        env = "PODGATE_RUN_DIR",
+        value_name = "DIR",
+        default_value = "/run/podgate"
+    )]
+    run_dir: PathBuf,
+    /// Where the kernel tables are pinned: a directory of a mounted bpffs.
+    #[arg(
+        long,
+        env = "PODGATE_BPFFS_DIR",
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/podgate"
+    )]
+    bpffs_dir: PathBuf,
+    /// The node's name, for logs; the host's name without it.
+    #[arg(long, env = "MY_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+    /// What a pod that no policy selects may do; each attachment keeps what it was made with.
+    #[arg(
+        long,
+        env = "NETWORK_POLICY_ENFORCING_MODE",
+        value_enum,
+        default_value = "standard"
+    )]
+    enforcing_mode: EnforcingMode,
+    /// Namespaces whose pods always have the standard baseline, separated by commas.
+    #[arg(
+        long,
+        env = "PODGATE_EXEMPT_NAMESPACES",
+        value_name = "A,B",
+        default_value = "kube-system"
+    )]
+    exempt_namespaces: String,
+    /// Where metrics are served; `:PORT` means every address, `0` nowhere.
+    #[arg(
+        long,
+        env = "PODGATE_METRICS_BIND_ADDR",
+        value_name = "ADDR",
+        default_value = ":8162"
+    )]
+    metrics_bind_addr: BindAddress,
+    /// Where `/readyz` and `/livez` are served; `:PORT` means every address, `0` nowhere.
+    #[arg(
+        long,
+        env = "PODGATE_HEALTH_PROBE_BIND_ADDR",
+        value_name = "ADDR",
+        default_value = ":8163"
+    )]
+    health_probe_bind_addr: BindAddress,
+    /// How many flows the node can track; set by memory without it.
+    #[arg(long, env = "PODGATE_CONNTRACK_CACHE_TABLE_SIZE", value_name = "N")]
+    conntrack_cache_table_size: Option<NonZeroU32>,
+    /// How much is logged.
+    #[arg(long, env = "PODGATE_LOG_LEVEL", value_enum, default_value = "info")]
+    log_level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SourceKind {
+    Manifests,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// What a pod that no policy selects may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EnforcingMode {
+    /// Everything, as Kubernetes has it.
+    Standard,
+    /// Nothing.
+    Strict,
+}
+
+/// Where an HTTP server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindAddress {
+    /// Nowhere.
+    Off,
+    /// At this address; the unspecified IPv6 one takes IPv4 too.
+    At(SocketAddr),
+}
+
+impl FromStr for BindAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "0" {
+            return Ok(Self::Off);
+        }
+        let address = match text.strip_prefix(':') {
+            Some(port) => port
+                .parse()
+                .ok()
+                .map(|port| SocketAddr::new(IpAddr::from(Ipv6Addr::UNSPECIFIED), port)),
+            None => text.parse().ok(),
+        };
+        address.map(Self::At).ok_or_else(|| {
+            "write HOST:PORT with an IP address, [IPV6]:PORT, :PORT, or 0 for nowhere".into()
+        })
+    }
+}
+
+/// Where policy comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of Kubernetes YAML.
+    Manifests(PathBuf),
+}
+
+/// All that the command line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where policy comes from.
+    pub source: Source,
+    /// Where the socket, the locks and the attachment files are.
+    pub run_dir: PathBuf,
+    /// Where the tables are pinned.
+    pub bpffs_dir: PathBuf,
+    /// The node's name, for logs.
+    pub node_name: String,
+    /// Which baseline attachments should have.
+    pub mode: Mode,
+    /// Where metrics are served.
+    pub metrics: BindAddress,
+    /// Where health is served.
+    pub health: BindAddress,
+    /// Entries of the flow table; `None` leaves it to the datapath.
+    pub flow_table_size: Option<NonZeroU32>,
+    /// How much is logged.
+    pub log_level: LevelFilter,
+}
+
+/// Which baseline attachments should have by this enforcer's flags. What they do have is in their records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mode {
+    /// The mode of the node.
+    pub enforcing: EnforcingMode,
+    /// Namespaces that are always standard.
+    pub exempt_namespaces: BTreeSet<String>,
+}
+
+impl Mode {
+    /// The baseline of a pod in `namespace`.
+    pub fn baseline(&self, namespace: &str) -> Baseline {
+        match self.enforcing {
+            EnforcingMode::Strict if !self.exempt_namespaces.contains(namespace) => {
+                Baseline::Strict
+            }
+            EnforcingMode::Strict | EnforcingMode::Standard => Baseline::Standard,
+        }
+    }
+}
+
+impl TryFrom<Args> for Config {
+    type Error = anyhow::Error;
+
+    fn try_from(args: Args) -> Result<Self> {
+        let Args {
+            source,
+            manifests,
+            run_dir,
+            bpffs_dir,
+            node_name,
+            enforcing_mode,
+            exempt_namespaces,
+            metrics_bind_addr,
+            health_probe_bind_addr,
+            conntrack_cache_table_size,
+            log_level,
+        } = args;
+        let source = match (source, manifests) {
+            (SourceKind::Manifests, Some(directory)) => Source::Manifests(directory),
+            (SourceKind::Manifests, None) => {
+                bail!("--source manifests needs a directory: add --manifests DIR")
+            }
+        };
+        for (flag, path) in [("--run-dir", &run_dir), ("--bpffs-dir", &bpffs_dir)] {
+            if !path.is_absolute() {
+                bail!("{flag} {}: give an absolute path", path.display());
+            }
+        }
+        if run_dir == bpffs_dir {
+            bail!(
+                "--run-dir and --bpffs-dir are the same directory: one holds files, the other kernel objects"
+            );
+        }
+        if metrics_bind_addr == health_probe_bind_addr && metrics_bind_addr != BindAddress::Off {
+            bail!(
+                "--metrics-bind-addr and --health-probe-bind-addr are the same address: give two ports"
+            );
+        }
+        Ok(Self {
+            source,
+            run_dir,
+            bpffs_dir,
+            node_name: match node_name {
+                Some(name) => name,
+                None => host_name().context("asking for the host's name; or give --node-name")?,
+            },
+            mode: Mode {
+                enforcing: enforcing_mode,
+                exempt_namespaces: namespaces(&exempt_namespaces)?,
+            },
+            metrics: metrics_bind_addr,
+            health: health_probe_bind_addr,
+            flow_table_size: conntrack_cache_table_size,
+            log_level: match log_level {
+                LogLevel::Error => LevelFilter::ERROR,
+                LogLevel::Warn => LevelFilter::WARN,
+                LogLevel::Info => LevelFilter::INFO,
+                LogLevel::Debug => LevelFilter::DEBUG,
+                LogLevel::Trace => LevelFilter::TRACE,
+            },
+        })
+    }
+}
+
+fn host_name() -> Result<String> {
+    let name: OsString = nix::sys::utsname::uname()?.nodename().to_owned();
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// The namespaces of a list with commas; an empty list is none.
+fn namespaces(list: &str) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for name in list
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+    {
+        if let Err(why) = dns_label(name) {
+            bail!("--exempt-namespaces: {why}");
+        }
+        names.insert(name.to_owned());
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+use super::*;
+
+fn config(flags: &[&str]) -> Result<Config> {
+    let all = ["podgate-enforcer"].iter().chain(flags);
+    Config::try_from(Args::try_parse_from(all)?)
+}
+
+const LEAST: [&str; 4] = ["--source", "manifests", "--manifests", "/policies"];
+
+fn with(flags: &[&str]) -> Result<Config> {
+    config(&[&LEAST, flags].concat())
+}
+
+#[test]
+fn what_is_not_said_has_the_documented_default() {
+    let config = with(&["--node-name", "here"]).unwrap();
+    assert_eq!(
+        config,
+        Config {
+            source: Source::Manifests("/policies".into()),
+            run_dir: "/run/podgate".into(),
+            bpffs_dir: "/sys/fs/bpf/podgate".into(),
+            node_name: "here".into(),
+            mode: Mode {
+                enforcing: EnforcingMode::Standard,
+                exempt_namespaces: BTreeSet::from(["kube-system".to_owned()]),
+            },
+            metrics: BindAddress::At("[::]:8162".parse().unwrap()),
+            health: BindAddress::At("[::]:8163".parse().unwrap()),
+            flow_table_size: None,
+            log_level: LevelFilter::INFO,
+        }
+    );
+}
+
+#[test]
+fn what_contradicts_itself_or_is_not_known_is_an_error() {
+    let wrong: &[(&[&str], &str)] = &[
+        (&["--source", "manifests"], "add --manifests DIR"),
+        (&["--manifests", "/policies"], "--source"),
+        (&["--source", "files", "--manifests", "/x"], "files"),
+    ];
+    let wrong_beside_the_rest: &[(&[&str], &str)] = &[
+        (&["--polcies", "x"], "--polcies"),
+        (&["x"], "unexpected argument"),
+        (&["--enforcing-mode", "lax"], "lax"),
+        (&["--exempt-namespaces", "a,B"], "\"B\" is not a name"),
+        (&["--run-dir", "run"], "absolute"),
+        (&["--run-dir", "/x", "--bpffs-dir", "/x"], "same directory"),
+        (
+            &[
+                "--metrics-bind-addr",
+                ":1",
+                "--health-probe-bind-addr",
+                ":1",
+            ],
+            "same address",
+        ),
+        (&["--metrics-bind-addr", "8162"], "HOST:PORT"),
+        (
+            &["--conntrack-cache-table-size", "0"],
+            "--conntrack-cache-table-size",
+        ),
+        (&["--log-level", "loud"], "loud"),
+    ];
+    let all = wrong.iter().map(|(flags, says)| (config(flags), says));
+    let all = all.chain(
+        wrong_beside_the_rest
+            .iter()
+            .map(|(flags, says)| (with(flags), says)),
+    );
+    for (result, says) in all {
+        let error = format!("{:#}", result.expect_err(says));
+        assert!(error.contains(*says), "{error:?} does not say {says:?}");
+    }
+}
+
+#[test]
+fn an_address_to_listen_on_is_one_all_or_none() {
+    for (text, expected) in [
+        (":80", BindAddress::At("[::]:80".parse().unwrap())),
+        (
+            "127.0.0.1:80",
+            BindAddress::At("127.0.0.1:80".parse().unwrap()),
+        ),
+        ("[::1]:80", BindAddress::At("[::1]:80".parse().unwrap())),
+        ("0", BindAddress::Off),
+    ] {
+        assert_eq!(text.parse(), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn two_servers_that_are_off_are_not_at_the_same_address() {
+    let config = with(&["--metrics-bind-addr", "0", "--health-probe-bind-addr", "0"]).unwrap();
+    assert_eq!(
+        (config.metrics, config.health),
+        (BindAddress::Off, BindAddress::Off)
+    );
+}
+
+#[test]
+fn exempt_namespaces_are_standard_whatever_the_mode() {
+    let mode = with(&["--enforcing-mode", "strict", "--exempt-namespaces", "a, b,"])
+        .unwrap()
+        .mode;
+    for (namespace, baseline) in [
+        ("a", Baseline::Standard),
+        ("b", Baseline::Standard),
+        ("kube-system", Baseline::Strict),
+    ] {
+        assert_eq!(mode.baseline(namespace), baseline, "{namespace}");
+    }
+    assert!(
+        with(&["--exempt-namespaces", ""])
+            .unwrap()
+            .mode
+            .exempt_namespaces
+            .is_empty()
+    );
+}

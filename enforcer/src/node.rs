@@ -1,0 +1,247 @@
+//! What the node's kernel says: its addresses, interfaces that went away, filters that somebody removed.
+//!
+//! ```text
+//! netlink groups ──► thread ── Noticed ──► mailbox of the engine
+//! ```
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use podgate_datapath::netlink::{Ifindex, Socket};
+
+/// Something that concerns attachments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Noticed {
+    /// The node's addresses are these now.
+    Addresses(BTreeSet<IpAddr>),
+    /// The interface is gone; its number may be another's already.
+    LinkGone(Ifindex),
+    /// A filter or a queueing discipline was removed from the interface.
+    FilterGone(Ifindex),
+    /// The kernel dropped messages: anything may have changed.
+    Lost,
+}
+
+/// Groups of `linux/rtnetlink.h`.
+mod group {
+    pub(super) const LINK: u32 = 1;
+    pub(super) const TC: u32 = 4;
+    pub(super) const IPV4_ADDRESS: u32 = 5;
+    pub(super) const IPV6_ADDRESS: u32 = 9;
+}
+
+/// Message types of `linux/rtnetlink.h`.
+mod kind {
+    pub(super) const DELETED_LINK: u16 = 17;
+    pub(super) const NEW_ADDRESS: u16 = 20;
+    pub(super) const DELETED_ADDRESS: u16 = 21;
+    pub(super) const DELETED_QDISC: u16 = 37;
+    pub(super) const DELETED_FILTER: u16 = 45;
+}
+
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// Bytes that the kernel may queue for us; a node that starts a hundred pods at once fills the default.
+const QUEUE: usize = 4 << 20;
+
+/// Follows the namespace of the calling thread from now on, and says what it is like now.
+///
+/// # Errors
+/// When a netlink socket cannot be made, or the addresses cannot be read.
+pub fn follow(
+    notice: impl Fn(Noticed) -> Result<(), Stopped> + Send + 'static,
+) -> Result<BTreeSet<IpAddr>> {
+    let monitor = monitor().context("listen to the kernel's netlink groups")?;
+    // After the monitor has begun, so that nothing falls between the two.
+    let mut questions = Socket::open().context("open a netlink socket")?;
+    let first = addresses(&mut questions)?;
+    std::thread::Builder::new()
+        .name("node".into())
+        .spawn(move || listen(&monitor, &mut questions, notice))
+        .context("start the thread that listens to netlink")?;
+    Ok(first)
+}
+
+/// Nobody wants to know any more.
+#[derive(Debug)]
+pub struct Stopped;
+
+fn monitor() -> io::Result<netlink_sys::Socket> {
+    let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.set_rx_buf_sz(QUEUE)?;
+    for group in [
+        group::LINK,
+        group::TC,
+        group::IPV4_ADDRESS,
+        group::IPV6_ADDRESS,
+    ] {
+        socket.add_membership(group)?;
+    }
+    Ok(socket)
+}
+
+fn listen(
+    monitor: &netlink_sys::Socket,
+    questions: &mut Socket,
+    notice: impl Fn(Noticed) -> Result<(), Stopped>,
+) {
+    loop {
+        let mut news = News::default();
+        match monitor.recv_from_full() {
+            Ok((datagram, from)) if from.port_number() == 0 => news.read(&datagram),
+            // Not from the kernel.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::warn!(%error, "netlink messages were lost; everything is read again");
+                news = News {
+                    addresses: true,
+                    noticed: vec![Noticed::Lost],
+                };
+            }
+        }
+        if news.addresses {
+            match addresses(questions) {
+                Ok(now) => news.noticed.push(Noticed::Addresses(now)),
+                Err(error) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the node's addresses cannot be read; the old ones stay"
+                    );
+                }
+            }
+        }
+        if news
+            .noticed
+            .into_iter()
+            .map(&notice)
+            .any(|result| result.is_err())
+        {
+            return;
+        }
+    }
+}
+
+/// The node's addresses but loopback's, which no packet of a pod can have.
+fn addresses(questions: &mut Socket) -> Result<BTreeSet<IpAddr>> {
+    let all = questions.addresses().context("read the node's addresses")?;
+    Ok(all
+        .into_iter()
+        .map(|on_interface| on_interface.address)
+        .filter(|address| !address.is_loopback())
+        .collect())
+}
+
+/// What a datagram says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct News {
+    /// Addresses came or went.
+    addresses: bool,
+    noticed: Vec<Noticed>,
+}
+
+impl News {
+    fn read(&mut self, mut rest: &[u8]) {
+        while let Some((length, header)) = header(rest) {
+            let body = &rest[HEADER..length];
+            // `ifinfomsg` and `tcmsg` both have the interface's number at byte 4.
+            let interface = body.get(4..8).and_then(|bytes| bytes.try_into().ok());
+            let interface = interface.map(|bytes| Ifindex(u32::from_ne_bytes(bytes)));
+            match (header, interface) {
+                (kind::NEW_ADDRESS | kind::DELETED_ADDRESS, _) => self.addresses = true,
+                (kind::DELETED_LINK, Some(interface)) => {
+                    self.noticed.push(Noticed::LinkGone(interface))
+                }
+                (kind::DELETED_QDISC | kind::DELETED_FILTER, Some(interface)) => {
+                    self.noticed.push(Noticed::FilterGone(interface));
+                }
+                (_, _) => {}
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// Length and type of the first message, if it is whole.
+fn header(bytes: &[u8]) -> Option<(usize, u16)> {
+    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    (HEADER..=bytes.len())
+        .contains(&length)
+        .then_some((length, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, interface: u32) -> Vec<u8> {
+        let body = [[0; 4], interface.to_ne_bytes()].concat();
+        let length = u32::try_from(HEADER + body.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.resize(HEADER, 0);
+        bytes.extend(body);
+        bytes
+    }
+
+    fn read(datagram: &[u8]) -> News {
+        let mut news = News::default();
+        news.read(datagram);
+        news
+    }
+
+    #[test]
+    fn a_datagram_of_several_messages_is_read_to_its_end() {
+        let datagram = [
+            message(16, 1),
+            message(17, 2),
+            message(20, 3),
+            message(45, 4),
+            message(37, 5),
+        ]
+        .concat();
+        assert_eq!(
+            read(&datagram),
+            News {
+                addresses: true,
+                noticed: vec![
+                    Noticed::LinkGone(Ifindex(2)),
+                    Noticed::FilterGone(Ifindex(4)),
+                    Noticed::FilterGone(Ifindex(5)),
+                ],
+            }
+        );
+    }
+
+    #[test]
+    fn a_datagram_that_is_cut_anywhere_is_read_as_far_as_it_goes() {
+        let datagram = [message(17, 2), message(21, 3)].concat();
+        for length in 0..datagram.len() {
+            let news = read(&datagram[..length]);
+            assert_eq!(news.noticed.len(), usize::from(length >= 24), "{length}");
+            assert!(!news.addresses, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_a_length_ends_the_datagram() {
+        assert_eq!(read(&[0; 64]), News::default());
+    }
+
+    #[test]
+    fn loopback_is_no_address_of_the_node() {
+        let mut questions = Socket::open().unwrap();
+        assert!(
+            addresses(&mut questions)
+                .unwrap()
+                .iter()
+                .all(|a| !a.is_loopback())
+        );
+    }
+}
