@@ -4,4 +4,5 @@ pub mod args;
 pub mod convert;
 pub mod manifests;
 pub mod node;
+pub mod plan;
 pub mod socket;

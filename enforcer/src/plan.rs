@@ -1,0 +1,364 @@
+//! From compiled policy and facts to single writes of the kernel's tables, in the order that is safe.
+//!
+//! ```text
+//! attachments and their rulesets ──► Planner::policy_change ──┐
+//!                                                             ├──► Plan: Step, Step, … ──► datapath
+//! pods, namespaces, node ──────────► Planner::facts_change ───┘
+//! ```
+//!
+//! After every single write each connection is judged as before the change or as after it, and the same where
+//! both agree (DESIGN §4, "Order of writes is the safety argument"):
+//!
+//! - A change of policy: first classes get finer, so that they tell apart what old and new rulesets ask, and have
+//!   their rows for both before an address or a prefix points to them; the new rulesets become complete; one word
+//!   for each attachment and direction flips; after a grace period goes what nothing names, and classes get
+//!   coarser.
+//! - A change of facts: rows of new classes, then the one word of each address. Where that took something away
+//!   from a ruleset: a grace period, then new generations for the attachments that have it.
+//!
+//! The two never share a plan, by construction: [`Planner::policy_change`] works on the facts of the last
+//! [`Planner::facts_change`], which in turn knows no rulesets but those of the last policy change.
+//!
+//! A plan is executed step by step. Every write may be repeated, so a step that fails is tried again, and until
+//! it succeeds the planner makes no other plan: under the numbers of a half-executed plan stands what no other
+//! plan may meet. If the step never succeeds, drop the planner and build a new table set. Until the flips the old
+//! policy is in force, whatever failed.
+
+mod change;
+mod numbers;
+mod ports;
+mod record;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podgate_abi::{
+    Address, Chunk, Class, Direction, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row,
+    RowKey, Ruleset, Slot,
+};
+use podgate_policy::compile::SubjectRulesets;
+use podgate_policy::compile::facts::Facts;
+use podgate_policy::compile::predicate::Questions;
+use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::connection::Direction as Judged;
+use podgate_policy::model::World;
+
+use record::Record;
+
+/// One write of one kernel table. Each may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Gives a chunk its ports. Nothing names it yet.
+    Chunk {
+        /// Its number.
+        number: u16,
+        /// Its ports.
+        chunk: Arc<Chunk>,
+    },
+    /// Gives a port set its chunks. Nothing names it yet.
+    PortSet {
+        /// Its number.
+        number: PortSet,
+        /// Its chunks.
+        chunks: PortSetChunks,
+    },
+    /// Writes a ruleset's own row. No attachment has the ruleset yet.
+    DefaultRow {
+        /// The ruleset.
+        ruleset: Ruleset,
+        /// What it allows with any peer that no other row names.
+        row: Row,
+    },
+    /// Adds a row.
+    Row {
+        /// Ruleset and class.
+        key: RowKey,
+        /// What the one allows with the other.
+        row: Row,
+    },
+    /// Deletes a row that nothing leads to. It is no error if there is none.
+    RemoveRow {
+        /// Ruleset and class.
+        key: RowKey,
+    },
+    /// Says what an address is.
+    Peer {
+        /// The address.
+        address: Address,
+        /// Its class and broad class.
+        word: PeerWord,
+    },
+    /// Leaves an address to the prefixes. It is no error if nothing was said of it.
+    RemovePeer {
+        /// The address.
+        address: Address,
+    },
+    /// Says what lies under a prefix.
+    Prefix {
+        /// The prefix, of 128 bits.
+        key: PrefixKey,
+        /// Its broad class.
+        word: PrefixWord,
+    },
+    /// Leaves what lies under a prefix to the next shorter one. It is no error if there is no such prefix.
+    RemovePrefix {
+        /// The prefix, of 128 bits.
+        key: PrefixKey,
+    },
+    /// Puts a ruleset in force, with a generation that was never used.
+    Flip {
+        /// The attachment.
+        slot: Slot,
+        /// Which of its two words.
+        direction: Direction,
+        /// The ruleset, complete by now.
+        ruleset: Ruleset,
+    },
+    /// Keeps the ruleset in force, with a generation that was never used: its flows are judged again.
+    Renew {
+        /// The attachment.
+        slot: Slot,
+        /// Which of its two words.
+        direction: Direction,
+    },
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A write.
+    Write(Write),
+    /// Waits until every program that runs now has ended.
+    Grace,
+}
+
+/// What is to be done, in this order, from the first step to the last.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the planner goes on only after the plan was executed and handed back to `Planner::commit`"]
+pub struct Plan {
+    steps: Vec<Step>,
+    in_force_after: usize,
+}
+
+impl Plan {
+    /// The steps.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// How many steps, from the first, put the change in force. What follows revokes flows (after a change of
+    /// facts) and tidies up; it must be done too, but nobody needs to wait for it who only waits for new
+    /// connections to be judged right.
+    pub fn in_force_after(&self) -> usize {
+        self.in_force_after
+    }
+}
+
+/// A kernel table, or the numbers of what stands in several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// `rulesets`, by number.
+    Rulesets,
+    /// `rows`.
+    Rows,
+    /// `peers`.
+    Peers,
+    /// `prefixes`.
+    Prefixes,
+    /// `portsets`, by number.
+    PortSets,
+    /// `chunks`, by number.
+    Chunks,
+    /// The numbers of classes and broad classes; there is no table of them.
+    Classes,
+}
+
+impl Table {
+    /// Its name, as in the kernel and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rulesets => "rulesets",
+            Self::Rows => "rows",
+            Self::Peers => "peers",
+            Self::Prefixes => "prefixes",
+            Self::PortSets => "portsets",
+            Self::Chunks => "chunks",
+            Self::Classes => "classes",
+        }
+    }
+}
+
+/// How many entries each table of a table set has room for, reserved numbers included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacities {
+    /// Elements of `rulesets`; at most 2^14.
+    pub rulesets: u32,
+    /// Entries of `rows`.
+    pub rows: u32,
+    /// Entries of `peers`.
+    pub peers: u32,
+    /// Entries of `prefixes`.
+    pub prefixes: u32,
+    /// Elements of `portsets`; at most 2^16.
+    pub port_sets: u32,
+    /// Elements of `chunks`; at most 2^16.
+    pub chunks: u32,
+}
+
+/// Why there is no plan. The old policy stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The change, while it is being made, needs more room than a table has.
+    #[error(
+        "planning table writes: table {} needs room for more than its {capacity} entries; a new table set with larger tables is due",
+        table.name()
+    )]
+    Full {
+        /// Which table.
+        table: Table,
+        /// For how many entries it has room.
+        capacity: u32,
+    },
+    /// The plan before this one was not executed to its end.
+    #[error(
+        "planning table writes: the plan before this one is not finished; go on with it, or build a new table set"
+    )]
+    Unfinished,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Which table.
+    pub table: Table,
+    /// Entries in use, reserved numbers included.
+    pub used: u32,
+    /// Entries that there is room for.
+    pub capacity: u32,
+}
+
+/// Whether the last plan was executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Yes, to its end.
+    Idle,
+    /// Not known to be.
+    Executing,
+}
+
+/// The record of what one table set holds, and the maker of plans that change it.
+///
+/// It begins with a table set that holds nothing but the reserved port sets. What the record says is what the
+/// table set holds once the last plan was executed.
+#[derive(Debug)]
+pub struct Planner {
+    installed: Installed,
+    progress: Progress,
+}
+
+/// What a table set holds, and why.
+#[derive(Debug, Clone)]
+struct Installed {
+    record: Record,
+    /// The facts of the last change of facts; no policies.
+    world: World,
+    /// What the rulesets in force ask.
+    questions: Questions,
+    /// The answers of `world` to `questions`: what the addresses and prefixes of the record say.
+    facts: Facts,
+    /// The rulesets in force.
+    attachments: BTreeMap<Slot, [Arc<Compiled>; 2]>,
+}
+
+impl Planner {
+    /// The planner of a new table set.
+    pub fn new(capacities: Capacities) -> Self {
+        let (world, questions) = (World::default(), Questions::default());
+        Self {
+            installed: Installed {
+                record: Record::new(capacities),
+                facts: Facts::of(&world, &questions),
+                world,
+                questions,
+                attachments: BTreeMap::new(),
+            },
+            progress: Progress::Idle,
+        }
+    }
+
+    /// Plans that exactly these attachments have exactly these rulesets.
+    ///
+    /// An attachment that was not there before is flipped in both directions, whatever the plugin wrote. Leave
+    /// one out only when its filters are gone.
+    ///
+    /// # Errors
+    /// Nothing is planned, and nothing forgotten: see [`PlanError`].
+    pub fn policy_change(
+        &mut self,
+        attachments: &[(Slot, SubjectRulesets)],
+    ) -> Result<Plan, PlanError> {
+        self.plan(|installed| change::of_policy(installed, attachments))
+    }
+
+    /// Plans that exactly the facts of `world` hold: its pods, namespaces and node addresses. Its policies are
+    /// not looked at.
+    ///
+    /// # Errors
+    /// Nothing is planned, and nothing forgotten: see [`PlanError`].
+    pub fn facts_change(&mut self, world: &World) -> Result<Plan, PlanError> {
+        self.plan(|installed| change::of_facts(installed, world))
+    }
+
+    /// Takes note that every step of the last plan was executed.
+    pub fn commit(&mut self, plan: Plan) {
+        let Plan { .. } = plan;
+        self.progress = Progress::Idle;
+    }
+
+    /// Takes note that the plugin deleted what was said of an address. The next plan says it again.
+    pub fn address_was_deleted(&mut self, address: IpAddr) {
+        self.installed.record.forget_address(address);
+    }
+
+    /// Takes note that a slot went to another attachment, whose words the plugin wrote. The next change of
+    /// policy flips both.
+    pub fn attachment_was_replaced(&mut self, slot: Slot) {
+        self.installed.attachments.remove(&slot);
+    }
+
+    /// How full the tables are once the last plan was executed.
+    pub fn occupancy(&self) -> [Occupancy; 7] {
+        self.installed.record.occupancy()
+    }
+
+    fn plan(
+        &mut self,
+        make: impl FnOnce(&Installed) -> Result<(Installed, Plan), PlanError>,
+    ) -> Result<Plan, PlanError> {
+        match self.progress {
+            Progress::Idle => {}
+            Progress::Executing => return Err(PlanError::Unfinished),
+        }
+        let (installed, plan) = make(&self.installed)?;
+        self.installed = installed;
+        self.progress = Progress::Executing;
+        Ok(plan)
+    }
+}
+
+/// The direction of the kernel's word for a direction of policy.
+pub const fn kernel_direction(judged: Judged) -> Direction {
+    match judged {
+        Judged::Ingress => Direction::ToPod,
+        Judged::Egress => Direction::FromPod,
+    }
+}
+
+/// The number of a class that has none when nothing holds.
+const fn class_or_none(number: Option<u32>) -> Class {
+    match number {
+        Some(number) => Class(number),
+        None => Class::NONE,
+    }
+}

@@ -1,0 +1,139 @@
+//! Port sets as the kernel has them: sixteen chunks of 4,096 ports, both shared by content.
+
+use std::sync::Arc;
+
+use podgate_abi::{CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, PortSet, PortSetChunks, RowSets};
+use podgate_policy::compile::ports::{PortSet as Ports, Row};
+
+use super::numbers::{Acquired, Numbers};
+use super::{Capacities, PlanError, Step, Table, Write};
+
+/// The highest number of an array that 16 bits index, and one.
+const LIMIT: u32 = 1 << 16;
+
+/// The port sets and chunks in use.
+#[derive(Debug, Clone)]
+pub(super) struct PortSets {
+    /// One use for each place in a row.
+    sets: Numbers<Arc<Ports>>,
+    /// One use for each place in a set.
+    chunks: Numbers<Arc<Chunk>>,
+}
+
+impl PortSets {
+    pub(super) fn new(capacities: &Capacities) -> Self {
+        Self {
+            sets: Numbers::new(
+                Table::PortSets,
+                PortSet::FIRST.0.into(),
+                capacities.port_sets.min(LIMIT),
+            ),
+            chunks: Numbers::new(
+                Table::Chunks,
+                FIRST_CHUNK.into(),
+                capacities.chunks.min(LIMIT),
+            ),
+        }
+    }
+
+    /// The port sets of `row`, one more use of each. What is new is written, chunks before sets.
+    pub(super) fn acquire(
+        &mut self,
+        row: &Row,
+        steps: &mut Vec<Step>,
+    ) -> Result<RowSets, PlanError> {
+        Ok(RowSets {
+            tcp: self.acquire_set(&row.tcp, steps)?,
+            udp: self.acquire_set(&row.udp, steps)?,
+            sctp: self.acquire_set(&row.sctp, steps)?,
+            rest: self.acquire_set(&row.rest, steps)?,
+        })
+    }
+
+    /// Takes one use of each set back. No program may hold the row that had them.
+    pub(super) fn release(&mut self, row: RowSets) {
+        for set in [row.tcp, row.udp, row.sctp, row.rest] {
+            let Some(ports) = self.sets.release(set.0.into()) else {
+                continue;
+            };
+            for chunk in chunks_of(&ports) {
+                if let Piece::Some(chunk) = chunk
+                    && let Some(number) = self.chunks.number_of(&chunk)
+                {
+                    self.chunks.release(number);
+                }
+            }
+        }
+    }
+
+    /// How many sets and how many chunks are taken, each of how many.
+    pub(super) fn used(&self) -> [(u32, u32); 2] {
+        [self.sets.used(), self.chunks.used()]
+    }
+
+    fn acquire_set(&mut self, ports: &Ports, steps: &mut Vec<Step>) -> Result<PortSet, PlanError> {
+        if ports.is_empty() {
+            return Ok(PortSet::NONE);
+        }
+        if ports.is_all() {
+            return Ok(PortSet::ALL);
+        }
+        let number = match self.sets.acquire(&Arc::new(ports.clone()))? {
+            Acquired::Known(number) => return Ok(PortSet(narrow(number))),
+            Acquired::New(number) => PortSet(narrow(number)),
+        };
+        let mut chunks = PortSetChunks::default();
+        for (place, piece) in chunks.0.iter_mut().zip(chunks_of(ports)) {
+            *place = match piece {
+                Piece::None => CHUNK_NONE,
+                Piece::All => CHUNK_ALL,
+                Piece::Some(chunk) => match self.chunks.acquire(&chunk)? {
+                    Acquired::Known(number) => narrow(number),
+                    Acquired::New(number) => {
+                        let number = narrow(number);
+                        steps.push(Step::Write(Write::Chunk { number, chunk }));
+                        number
+                    }
+                },
+            };
+        }
+        steps.push(Step::Write(Write::PortSet { number, chunks }));
+        Ok(number)
+    }
+}
+
+/// 4,096 ports of a set.
+enum Piece {
+    /// None of them.
+    None,
+    /// All of them.
+    All,
+    /// Some of them.
+    Some(Arc<Chunk>),
+}
+
+fn chunks_of(ports: &Ports) -> [Piece; 16] {
+    let mut chunks = [Chunk::NONE; 16];
+    for range in ports.ranges() {
+        let (first, last) = (usize::from(range.first), usize::from(range.last));
+        for word in first / 64..=last / 64 {
+            let from = u64::MAX << (first.saturating_sub(word * 64));
+            let to = u64::MAX >> (63 - (last - word * 64).min(63));
+            chunks[word / 64].0[word % 64] |= from & to;
+        }
+    }
+    chunks.map(|chunk| {
+        if chunk == Chunk::NONE {
+            Piece::None
+        } else if chunk == Chunk::ALL {
+            Piece::All
+        } else {
+            Piece::Some(Arc::new(chunk))
+        }
+    })
+}
+
+/// A number below [`LIMIT`], as the kernel holds it.
+fn narrow(number: u32) -> u16 {
+    u16::try_from(number).expect("the numbers end below 2^16")
+}
