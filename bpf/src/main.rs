@@ -35,6 +35,11 @@ impl Bytes for Frame<'_> {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.0.load::<[u8; N]>(offset as usize).ok()
     }
+
+    #[inline(always)]
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.0.load::<[u32; N]>(offset as usize).ok()
+    }
 }
 
 #[inline(always)]

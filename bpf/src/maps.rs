@@ -7,8 +7,8 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use core::arch::asm;
 use podgate_abi::{
-    Address, Attachment, CHUNK_NONE, Chunk, Class, Direction, Event, FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey,
-    FragmentValue, Packet, PeerWord, PortSetChunks, PrefixWord, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
+    Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey,
+    FragmentValue, PeerWord, PortSetChunks, PrefixWord, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 #[map(name = "attachments")]
@@ -30,8 +30,8 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * Reason::CO
 #[map(name = "events")]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-#[map(name = "scratch")]
-static SCRATCH: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
+#[map(name = "case")]
+static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
 
 #[map(name = "flows")]
 static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(16, 0);
@@ -187,13 +187,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn settle<'a>(&self, packet: &'a Packet) -> Option<&'a Packet> {
-        let scratch = SCRATCH.get_ptr_mut(0)?;
+    fn case<'a>(&self, _place: &'a mut Case) -> Option<&'a mut Case> {
         // SAFETY: the element is this CPU's own while the program runs, and nothing else points to it.
-        unsafe {
-            scratch.write(*packet);
-            Some(&*core::hint::black_box(scratch))
-        }
+        CASE.get_ptr_mut(0).map(|case| unsafe { &mut *case })
     }
 
     #[inline(always)]

@@ -31,6 +31,18 @@ impl Address {
         Self([0, 0, MAPPED, u32::from_ne_bytes(octets)])
     }
 
+    /// The address whose four words, as they lie in memory, these are.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// The mapped form of the IPv4 address whose bytes, as they lie in memory, are this word.
+    #[inline(always)]
+    pub const fn from_ipv4_word(word: u32) -> Self {
+        Self([0, 0, MAPPED, word])
+    }
+
     /// Its 16 bytes.
     pub fn octets(self) -> [u8; 16] {
         let mut octets = [0; 16];

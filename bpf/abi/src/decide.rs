@@ -6,6 +6,8 @@
 //!
 //! Nothing here loops over rules, blocks or ports: the cost does not depend on the policy.
 
+use core::hint::black_box;
+
 use crate::packet::{Content, Part, parse, tcp};
 use crate::tables::bit_of;
 use crate::{
@@ -78,16 +80,47 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         _ if subject.is_policed || subject.is_bound => return Reason::NotIp,
         _ => return Reason::Unpoliced,
     }
-    let packet = match parse(bytes, hook.ethertype, hook.direction) {
-        Ok(packet) => packet,
-        Err(Reason::MappedAddress) => return Reason::MappedAddress,
-        Err(reason) if subject.is_policed || subject.is_bound => return reason,
-        Err(_) => return Reason::Unpoliced,
+    let mut place = Case::default();
+    let Some(case) = tables.case(&mut place) else {
+        return Reason::NoRecord;
     };
-    match tables.settle(&packet) {
-        Some(packet) => examine_packet(tables, hook, attachment, &subject, packet),
-        None => Reason::NoRecord,
+    let reason = parse(bytes, hook.ethertype, hook.direction, &mut case.packet);
+    if !reason.passes() {
+        let is_kept_out = reason == Reason::MappedAddress || subject.is_policed || subject.is_bound;
+        return if is_kept_out {
+            reason
+        } else {
+            Reason::Unpoliced
+        };
     }
+    examine_packet(tables, hook, attachment, &subject, black_box(case))
+}
+
+/// What is known of a packet, and of the flow that it belongs to.
+///
+/// Whoever goes on with it takes it from a [`black_box`]: so the compiler reads it again instead of remembering
+/// on which branch it was written, and the kernel's verifier has one state to follow where it had dozens.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Case {
+    packet: Packet,
+    key: FlowKey,
+    /// The flow as it was found, or [`FlowWord::NONE`].
+    flow: FlowWord,
+    now: u64,
+    /// The generation that the flow must carry.
+    generation: u32,
+    initiator: Initiator,
+    /// The flow was found, or is to stand, in [`FlowTable::Flows`].
+    is_in_flows: u8,
+    from_node: u8,
+    /// Has the key of a flow that the node began, but did not come from the node.
+    is_posing: u8,
+    /// The flow was let in by the policy in force, or needs none.
+    is_current: u8,
+    makes_flow: u8,
+    is_error: u8,
+    padding: u8,
 }
 
 /// ARP over Ethernet for IPv4 (RFC 826): from the pod only for its own address, or the probe of RFC 5227, whose
@@ -123,8 +156,9 @@ fn examine_packet<T: Tables>(
     hook: &Hook,
     attachment: &Attachment,
     subject: &Subject,
-    packet: &Packet,
+    case: &mut Case,
 ) -> Reason {
+    let packet = &case.packet;
     let (pod, peer) = if hook.is_to_pod() {
         (packet.destination, packet.source)
     } else {
@@ -177,7 +211,10 @@ fn examine_packet<T: Tables>(
         };
     }
 
-    let reason = examine_flow(tables, hook, subject, packet, peer, from_node);
+    case.from_node = u8::from(from_node);
+    let reason = examine_flow(tables, hook, subject, peer, black_box(case));
+
+    let packet = &case.packet;
     if reason == Reason::Allowed || !reason.passes() {
         tables.report(&Event {
             pod,
@@ -269,10 +306,46 @@ fn examine_flow<T: Tables>(
     tables: &T,
     hook: &Hook,
     subject: &Subject,
-    packet: &Packet,
     peer: Address,
-    from_node: bool,
+    case: &mut Case,
 ) -> Reason {
+    find_flow(tables, hook, subject, peer, case);
+    let case = black_box(case);
+    if case.is_current == 0 {
+        // The node may always send; what it sends in a flow that has to be judged again judges nothing.
+        if case.from_node != 0 {
+            return Reason::Node;
+        }
+        let reason = judge(tables, subject, peer, case);
+        if reason != Reason::Allowed {
+            return reason;
+        }
+    }
+    let case = black_box(case);
+    if case.makes_flow != 0 && case.is_posing == 0 {
+        record(tables, hook, case);
+    }
+    if case.from_node != 0 {
+        Reason::Node
+    } else if case.is_error != 0 && case.flow != FlowWord::NONE {
+        Reason::Related
+    } else if case.is_current != 0 {
+        Reason::Established
+    } else {
+        Reason::Allowed
+    }
+}
+
+/// Finds the packet's flow, and who began it.
+#[inline(always)]
+fn find_flow<T: Tables>(
+    tables: &T,
+    hook: &Hook,
+    subject: &Subject,
+    peer: Address,
+    case: &mut Case,
+) {
+    let packet = &case.packet;
     let is_error = packet.content == Content::ERROR;
     let makes_flow = packet.content == Content::TCP || packet.content == Content::DATAGRAM;
     let (peer_port, pod_port) = if hook.is_to_pod() {
@@ -280,7 +353,7 @@ fn examine_flow<T: Tables>(
     } else {
         (packet.destination_port, packet.source_port)
     };
-    let mut key = FlowKey {
+    case.key = FlowKey {
         peer,
         peer_port,
         pod_port,
@@ -289,86 +362,62 @@ fn examine_flow<T: Tables>(
         padding: 0,
     };
     if is_error {
-        key.peer = packet.about;
-        key.protocol = packet.detail;
+        case.key.peer = packet.about;
+        case.key.protocol = packet.detail;
     }
-    let flags = if packet.content == Content::TCP {
-        packet.detail
-    } else {
-        0
-    };
-    let opens = flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    let now = tables.now();
-
-    let mut table = FlowTable::Flows;
-    let mut flow = FlowWord::NONE;
+    case.now = tables.now();
+    case.makes_flow = u8::from(makes_flow);
+    case.is_error = u8::from(is_error);
+    case.is_in_flows = 0;
+    case.is_posing = 0;
+    case.flow = FlowWord::NONE;
+    let case = black_box(case);
     if makes_flow || is_error {
-        flow = find(tables, FlowTable::Flows, &key, subject.birth, now);
-        if flow == FlowWord::NONE {
-            table = FlowTable::Embryonic;
-            flow = find(tables, FlowTable::Embryonic, &key, subject.birth, now);
+        case.flow = find(tables, FlowTable::Flows, case, subject.birth);
+        if case.flow == FlowWord::NONE {
+            case.flow = find(tables, FlowTable::Embryonic, case, subject.birth);
+        } else {
+            case.is_in_flows = 1;
         }
     }
-    // Only the node's own packets belong to a flow that the node began; what else has its key is judged, and
-    // leaves the flow alone.
-    let is_posing = flow != FlowWord::NONE
-        && flow.initiator() == Initiator::NODE
-        && hook.is_to_pod()
-        && !from_node
-        && !is_error;
-    if is_posing || (opens && begins_another(flow, hook.direction, from_node)) {
-        flow = FlowWord::NONE;
-    }
 
-    let is_known = flow != FlowWord::NONE;
+    let case = black_box(case);
+    let from_node = case.from_node != 0;
+    let is_tcp = case.packet.content == Content::TCP;
+    let opens = is_tcp && case.packet.detail & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if case.flow != FlowWord::NONE {
+        let flow = case.flow;
+        // Only the node's own packets belong to a flow that the node began; what else has its key is judged,
+        // and leaves the flow alone.
+        if flow.initiator() == Initiator::NODE
+            && hook.is_to_pod()
+            && !from_node
+            && case.is_error == 0
+        {
+            case.is_posing = 1;
+            case.flow = FlowWord::NONE;
+        } else if opens && begins_another(flow, hook.direction, from_node) {
+            case.flow = FlowWord::NONE;
+        }
+    }
+    let is_known = case.flow != FlowWord::NONE;
     let initiator = if is_known {
-        flow.initiator()
+        case.flow.initiator()
     } else if from_node {
         Initiator::NODE
     } else if hook.is_to_pod() {
         Initiator::PEER
-    } else if packet.content == Content::TCP && !opens {
+    } else if is_tcp && !opens {
         Initiator::UNPROVEN
     } else {
         Initiator::POD
     };
     let generation = subject.generation(initiator);
-    let is_current = is_known && flow.generation() == generation || initiator == Initiator::NODE;
-    if !is_current {
-        // The node may always send; what it sends in a flow that has to be judged again judges nothing.
-        if from_node {
-            return Reason::Node;
-        }
-        // An error about no flow is judged by who sends it.
-        let (judged, protocol) = if is_error && !is_known {
-            (peer, packet.protocol)
-        } else {
-            (key.peer, key.protocol)
-        };
-        // Picked up, an unproven flow is judged as what it looks like; judged again, as either.
-        let to_pod = initiator == Initiator::PEER || (initiator == Initiator::UNPROVEN && is_known);
-        let from_pod = initiator != Initiator::PEER;
-        let reason = judge(
-            tables, subject, judged, protocol, to_pod, from_pod, pod_port, peer_port,
-        );
-        if reason != Reason::Allowed {
-            return reason;
-        }
-    }
-    if makes_flow && !is_posing {
-        record(
-            tables, hook, &key, table, flow, initiator, generation, flags, now,
-        );
-    }
-    if from_node {
-        Reason::Node
-    } else if is_error && is_known {
-        Reason::Related
-    } else if is_current {
-        Reason::Established
-    } else {
-        Reason::Allowed
-    }
+    let is_current =
+        initiator == Initiator::NODE || (is_known && case.flow.generation() == generation);
+    case.initiator = initiator;
+    case.generation = generation;
+    case.is_current = u8::from(is_current);
 }
 
 impl Subject {
@@ -395,76 +444,75 @@ fn begins_another(flow: FlowWord, direction: Direction, from_node: bool) -> bool
         || (from_node && initiator != Initiator::NODE)
 }
 
-/// The flow of `key`, if it is in time and not older than the attachment.
+/// The flow in `table`, if it is in time and not older than the attachment.
 #[inline(always)]
-fn find<T: Tables>(tables: &T, table: FlowTable, key: &FlowKey, birth: u32, now: u64) -> FlowWord {
-    let Some(entry) = tables.flow(table, key) else {
+fn find<T: Tables>(tables: &T, table: FlowTable, case: &Case, birth: u32) -> FlowWord {
+    let Some(entry) = tables.flow(table, &case.key) else {
         return FlowWord::NONE;
     };
     let value = entry.value();
     let word = value.word();
-    let age = now.wrapping_sub(value.seen.load()) as i64;
-    let limit = i64::from(word.state().timeout(key.protocol)) * i64::from(tables.second());
+    let age = case.now.wrapping_sub(value.seen.load()) as i64;
+    let limit = i64::from(word.state().timeout(case.key.protocol)) * i64::from(tables.second());
     // The element may have been replaced under us, or the slot have been another attachment's. Judged afresh,
     // nothing is lost.
-    if !word.belongs_to(key) || age > limit || (word.generation().wrapping_sub(birth) as i32) < 0 {
+    if !word.belongs_to(&case.key)
+        || age > limit
+        || (word.generation().wrapping_sub(birth) as i32) < 0
+    {
         return FlowWord::NONE;
     }
     // Every 64 jiffies is often enough for a time-out of seconds, and spares the cache line.
     if age >= 64 {
-        value.seen.store(now);
+        value.seen.store(case.now);
     }
     word
 }
 
-/// Writes down how far the flow has come, where that changed. `known` is its word in `table`, or none.
+/// Writes down how far the flow has come, where that changed.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call, inlined; a struct would cost stack"
-)]
-fn record<T: Tables>(
-    tables: &T,
-    hook: &Hook,
-    key: &FlowKey,
-    table: FlowTable,
-    known: FlowWord,
-    initiator: Initiator,
-    generation: u32,
-    flags: u8,
-    now: u64,
-) {
-    let is_initiators = initiator.sends(hook.direction);
+fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
+    let is_initiators = case.initiator.sends(hook.direction);
+    let flags = if case.packet.content == Content::TCP {
+        case.packet.detail
+    } else {
+        0
+    };
     let step = flags & (tcp::SYN | tcp::ACK | tcp::RST);
-    let state = if known == FlowWord::NONE {
+    let is_known = case.flow != FlowWord::NONE;
+    let before = case.flow.state();
+    let state = if !is_known {
         if step & (tcp::SYN | tcp::ACK) == tcp::SYN {
             FlowState::SYN
         } else {
             FlowState::HALF
         }
+    } else if before == FlowState::SYN && !is_initiators && step == tcp::SYN | tcp::ACK {
+        FlowState::SYN_ACK
+    } else if (before == FlowState::SYN_ACK && is_initiators && step == tcp::ACK)
+        || (before == FlowState::HALF && !is_initiators)
+    {
+        FlowState::ESTABLISHED
+    } else if before == FlowState::ESTABLISHED && flags & (tcp::FIN | tcp::RST) != 0 {
+        FlowState::CLOSING
     } else {
-        match known.state() {
-            FlowState::SYN if !is_initiators && step == tcp::SYN | tcp::ACK => FlowState::SYN_ACK,
-            FlowState::SYN_ACK if is_initiators && step == tcp::ACK => FlowState::ESTABLISHED,
-            FlowState::HALF if !is_initiators => FlowState::ESTABLISHED,
-            FlowState::ESTABLISHED if flags & (tcp::FIN | tcp::RST) != 0 => FlowState::CLOSING,
-            state => state,
-        }
+        before
     };
     let is_answered = state == FlowState::ESTABLISHED || state == FlowState::CLOSING;
     // A flow over budget stays embryonic, and is promoted once there is room.
-    let is_promoted =
-        is_answered && table == FlowTable::Embryonic && tables.within_budget(hook.slot);
-    let word = FlowWord::new(key, generation, initiator, state);
-    if word == known && !is_promoted {
+    let is_promoted = is_answered && case.is_in_flows == 0 && tables.within_budget(hook.slot);
+    let word = FlowWord::new(&case.key, case.generation, case.initiator, state);
+    if word == case.flow && !is_promoted {
         return;
     }
-    let value = FlowValue::new(word, now);
-    if is_promoted && tables.put_flow(FlowTable::Flows, key, &value) {
+    let value = FlowValue::new(word, case.now);
+    if is_promoted && tables.put_flow(FlowTable::Flows, &case.key, &value) {
         tables.count_flow(hook.slot);
-        return;
+    } else if case.is_in_flows != 0 {
+        tables.put_flow(FlowTable::Flows, &case.key, &value);
+    } else {
+        tables.put_flow(FlowTable::Embryonic, &case.key, &value);
     }
-    tables.put_flow(table, key, &value);
 }
 
 /// The word of an address. Torn twice: [`PeerWord::TORN`].
@@ -480,22 +528,23 @@ fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
     word
 }
 
-/// Asks the rulesets of the directions that must allow it.
+/// Asks the rulesets of the directions that must allow it. `sender` is the other end of the packet itself.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call, inlined; a struct would cost stack"
-)]
-fn judge<T: Tables>(
-    tables: &T,
-    subject: &Subject,
-    peer: Address,
-    protocol: u8,
-    to_pod: bool,
-    from_pod: bool,
-    pod_port: u16,
-    peer_port: u16,
-) -> Reason {
+fn judge<T: Tables>(tables: &T, subject: &Subject, sender: Address, case: &Case) -> Reason {
+    let is_known = case.flow != FlowWord::NONE;
+    let (pod_port, peer_port) = (case.key.pod_port, case.key.peer_port);
+    // An error about no flow is judged by who sends it.
+    let is_stray = case.is_error != 0 && !is_known;
+    let peer = if is_stray { sender } else { case.key.peer };
+    let protocol = if is_stray {
+        case.packet.protocol
+    } else {
+        case.key.protocol
+    };
+    // Picked up, an unproven flow is judged as what it looks like; judged again, as either.
+    let to_pod =
+        case.initiator == Initiator::PEER || (case.initiator == Initiator::UNPROVEN && is_known);
+    let from_pod = case.initiator != Initiator::PEER;
     let column = Column::of(protocol);
     let is_rest = column == Column::REST;
     let ingress = if to_pod {
@@ -523,7 +572,7 @@ fn judge<T: Tables>(
         }
     }
     // Hidden from the compiler, which would write the question out twice.
-    let mut turn = core::hint::black_box(0_u64);
+    let mut turn = black_box(0_u64);
     while turn < 2 {
         let (ruleset, port) = if turn == 0 {
             (ingress, pod_port)

@@ -1,7 +1,7 @@
 use crate::{Address, Direction, Word};
 
 /// Key of `embryonic` and `flows`: oriented by the hook, so that both directions are one look-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct FlowKey {
@@ -33,7 +33,8 @@ impl FlowKey {
 /// Who began a flow, and so which policy judges it.
 ///
 /// A number and no enum: see [`crate::Column`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
 pub struct Initiator(u8);
 
 impl Initiator {
@@ -84,7 +85,8 @@ impl FlowState {
 }
 
 /// The word of a flow: bits 63..32 generation, 31..30 initiator, 29..27 state, 26..0 tag of the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
 pub struct FlowWord(pub u64);
 
 impl FlowWord {

@@ -22,7 +22,7 @@ mod tables;
 mod word;
 
 pub use address::Address;
-pub use decide::{Hook, decide};
+pub use decide::{Case, Hook, decide};
 pub use flow::{FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator};
 pub use layout::*;
 pub use packet::{Bytes, Packet, ethertype, parse};

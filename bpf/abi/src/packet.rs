@@ -40,11 +40,20 @@ const ETHERNET: u32 = 14;
 pub trait Bytes {
     /// `N` bytes from `offset` on; none if the packet ends before.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// `N` words of four bytes from `offset` on, as they lie in memory; none if the packet ends before.
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
 }
 
 impl Bytes for [u8] {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.get(offset as usize..)?.first_chunk::<N>().copied()
+    }
+
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let (words, _) = self.get(offset as usize..)?.as_chunks::<4>();
+        words
+            .first_chunk::<N>()
+            .map(|words| words.map(u32::from_ne_bytes))
     }
 }
 
@@ -52,7 +61,7 @@ impl Bytes for [u8] {
 ///
 /// Numbers and no enums: in the kernel it is kept in a table, and the verifier takes anything for possible that
 /// comes out of one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Packet {
     /// Where it says that it comes from.
@@ -84,7 +93,7 @@ pub struct Packet {
 }
 
 /// Which part of a datagram a packet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Part(u8);
 
@@ -98,7 +107,7 @@ impl Part {
 }
 
 /// What there is above IP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Content(u8);
 
@@ -145,9 +154,10 @@ pub(crate) mod tcp {
     pub(crate) const ACK: u8 = 0x10;
 }
 
+/// The upper half of a word that is in host order.
 #[inline(always)]
-const fn word16(bytes: [u8; 2]) -> u16 {
-    u16::from_be_bytes(bytes)
+const fn upper(word: u32) -> u16 {
+    (word >> 16) as u16
 }
 
 /// Where the transport header stands, and how many bytes the IP header says are left for it and what follows.
@@ -158,71 +168,81 @@ struct Transport {
 
 /// Reads a packet whose frame carries `ethertype`, which is [`ethertype::IPV4`] or [`ethertype::IPV6`].
 ///
-/// `direction` tells which end of the packet inside an ICMP error is the peer. An error is for what is wrong
-/// with the IP header itself, so that not even the addresses are known.
+/// `direction` tells which end of the packet inside an ICMP error is the peer. What is wrong with the IP header
+/// itself, so that not even the addresses are known, comes back; else [`Reason::Allowed`].
 #[inline(always)]
 pub fn parse(
     bytes: &(impl Bytes + ?Sized),
     ethertype: u16,
     direction: Direction,
-) -> Result<Packet, Reason> {
-    let mut packet = Packet {
-        source: Address::UNSPECIFIED,
-        destination: Address::UNSPECIFIED,
-        about: Address::UNSPECIFIED,
-        identification: 0,
-        source_port: 0,
-        destination_port: 0,
-        protocol: 0,
-        hop_limit: 0,
-        part: Part::WHOLE,
-        content: Content::HIDDEN,
-        detail: 0,
-        has_fragment_header: 0,
-        padding: [0; 2],
+    packet: &mut Packet,
+) -> Reason {
+    packet.about = Address::UNSPECIFIED;
+    packet.identification = 0;
+    packet.source_port = 0;
+    packet.destination_port = 0;
+    packet.part = Part::WHOLE;
+    packet.content = Content::HIDDEN;
+    packet.detail = 0;
+    packet.has_fragment_header = 0;
+    packet.padding = [0; 2];
+    let mut transport = Transport {
+        offset: 0,
+        length: 0,
     };
-    let transport = if ethertype == ethertype::IPV4 {
-        parse_ipv4(bytes, &mut packet)?
+    let reason = if ethertype == ethertype::IPV4 {
+        parse_ipv4(bytes, packet, &mut transport)
     } else {
-        parse_ipv6(bytes, &mut packet)?
+        parse_ipv6(bytes, packet, &mut transport)
     };
-    if packet.content == Content::HIDDEN && packet.part != Part::LATER {
-        read_transport(bytes, &mut packet, &transport, direction);
+    if reason.passes() && packet.content == Content::HIDDEN && packet.part != Part::LATER {
+        read_transport(bytes, packet, &transport, direction);
     }
-    Ok(packet)
+    reason
 }
 
 #[inline(always)]
-fn parse_ipv4(bytes: &(impl Bytes + ?Sized), packet: &mut Packet) -> Result<Transport, Reason> {
-    let header = bytes.load::<20>(ETHERNET).ok_or(Reason::BadIpHeader)?;
-    let header_length = u32::from(header[0] & 0xf) * 4;
-    // A length of 0 is a TCP segment beyond 64 KiB that is still to be cut (Linux 6.3, "BIG TCP"); from the
-    // wire, the stack refuses it.
-    let length = match word16([header[2], header[3]]) {
-        0 => u32::from(u16::MAX),
-        length => u32::from(length),
+fn parse_ipv4(
+    bytes: &(impl Bytes + ?Sized),
+    packet: &mut Packet,
+    transport: &mut Transport,
+) -> Reason {
+    let Some([start, fragmentation, rest, source, destination]) = bytes.load_words::<5>(ETHERNET)
+    else {
+        return Reason::BadIpHeader;
     };
-    if header[0] >> 4 != 4 || header_length < 20 || length < header_length {
-        return Err(Reason::BadIpHeader);
+    let start = u32::from_be(start);
+    let header_length = (start >> 24 & 0xf) * 4;
+    let length = announced(start & 0xffff);
+    if start >> 28 != 4 || header_length < 20 || length < header_length {
+        return Reason::BadIpHeader;
     }
-    let fragmentation = word16([header[6], header[7]]);
+    let fragmentation = u32::from_be(fragmentation);
     if fragmentation & 0x1fff != 0 {
         packet.part = Part::LATER;
     } else if fragmentation & 0x2000 != 0 {
         packet.part = Part::FIRST;
     }
-    packet.source = Address::from_ipv4([header[12], header[13], header[14], header[15]]);
-    packet.destination = Address::from_ipv4([header[16], header[17], header[18], header[19]]);
-    packet.identification = u32::from(word16([header[4], header[5]]));
-    packet.protocol = header[9];
-    packet.hop_limit = header[8];
+    packet.source = Address::from_ipv4_word(source);
+    packet.destination = Address::from_ipv4_word(destination);
+    packet.identification = fragmentation >> 16;
+    packet.protocol = (u32::from_be(rest) >> 16) as u8;
+    packet.hop_limit = (u32::from_be(rest) >> 24) as u8;
     if header_length > 20 && has_source_route(bytes, ETHERNET + header_length) {
         packet.content = Content::SOURCE_ROUTE;
     }
-    Ok(Transport {
+    *transport = Transport {
         offset: ETHERNET + header_length,
         length: length - header_length,
-    })
+    };
+    Reason::Allowed
+}
+
+/// What a length field of 16 bits announces. 0 is a TCP segment beyond 64 KiB that is still to be cut (Linux
+/// 6.3, "BIG TCP"); from the wire, the stack refuses it.
+#[inline(always)]
+const fn announced(length: u32) -> u32 {
+    if length == 0 { 0xffff } else { length }
 }
 
 /// Whether the IPv4 options, which end at `end`, hold a source route (RFC 791: types 131 and 137), or cannot be
@@ -253,95 +273,97 @@ fn has_source_route(bytes: &(impl Bytes + ?Sized), end: u32) -> bool {
 }
 
 #[inline(always)]
-fn parse_ipv6(bytes: &(impl Bytes + ?Sized), packet: &mut Packet) -> Result<Transport, Reason> {
-    let header = bytes.load::<40>(ETHERNET).ok_or(Reason::BadIpHeader)?;
-    if header[0] >> 4 != 6 {
-        return Err(Reason::BadIpHeader);
-    }
-    packet.source = address_at(&header, 8);
-    packet.destination = address_at(&header, 24);
-    packet.protocol = header[6];
-    packet.hop_limit = header[7];
-    if packet.source.is_ipv4() || packet.destination.is_ipv4() {
-        return Err(Reason::MappedAddress);
-    }
-    // 0 as in `parse_ipv4`: a jumbogram.
-    let length = match word16([header[4], header[5]]) {
-        0 => u32::from(u16::MAX),
-        length => u32::from(length),
+fn parse_ipv6(
+    bytes: &(impl Bytes + ?Sized),
+    packet: &mut Packet,
+    transport: &mut Transport,
+) -> Reason {
+    let Some([start, rest, a, b, c, d, e, f, g, h]) = bytes.load_words::<10>(ETHERNET) else {
+        return Reason::BadIpHeader;
     };
-    let mut transport = Transport {
+    if u32::from_be(start) >> 28 != 6 {
+        return Reason::BadIpHeader;
+    }
+    let rest = u32::from_be(rest);
+    packet.source = Address::from_words([a, b, c, d]);
+    packet.destination = Address::from_words([e, f, g, h]);
+    packet.hop_limit = rest as u8;
+    if packet.source.is_ipv4() || packet.destination.is_ipv4() {
+        return Reason::MappedAddress;
+    }
+    let mut next = (rest >> 8) as u8;
+    *transport = Transport {
         offset: ETHERNET + 40,
-        length,
+        length: announced(rest >> 16),
     };
     // Hidden from the compiler, which would write the loop out six times.
     let mut left = core::hint::black_box(MAX_EXTENSIONS);
-    while is_extension(packet.protocol) {
+    while is_extension(next) {
         if left == 0 {
             packet.content = Content::TOO_MANY_HEADERS;
             break;
         }
         left -= 1;
-        let Some(extension) = bytes.load::<8>(transport.offset) else {
+        let Some([extension, identification]) = bytes.load_words::<2>(transport.offset) else {
             packet.content = Content::CUT_SHORT;
             break;
         };
-        let size = match packet.protocol {
+        let extension = u32::from_be(extension);
+        let units = extension >> 16 & 0xff;
+        let size = match next {
             extension::FRAGMENT => 8,
-            extension::AUTHENTICATION => (u32::from(extension[1]) + 2) * 4,
-            _ => (u32::from(extension[1]) + 1) * 8,
+            extension::AUTHENTICATION => (units + 2) * 4,
+            _ => (units + 1) * 8,
         };
         if size > transport.length {
             packet.content = Content::CUT_SHORT;
             break;
         }
-        if packet.protocol == extension::ROUTING && extension[3] != 0 {
+        // Segments left: the address in the header is not the last one.
+        if next == extension::ROUTING && extension & 0xff != 0 {
             packet.content = Content::SOURCE_ROUTE;
             break;
         }
-        if packet.protocol == extension::FRAGMENT {
-            let fragmentation = word16([extension[2], extension[3]]);
+        if next == extension::FRAGMENT {
             packet.has_fragment_header = 1;
-            packet.identification =
-                u32::from_be_bytes([extension[4], extension[5], extension[6], extension[7]]);
-            if fragmentation & 0xfff8 != 0 {
+            packet.identification = u32::from_be(identification);
+            if extension & 0xfff8 != 0 {
                 packet.part = Part::LATER;
                 break;
             }
-            if fragmentation & 1 != 0 {
+            if extension & 1 != 0 {
                 packet.part = Part::FIRST;
             }
         }
-        packet.protocol = extension[0];
+        next = (extension >> 24) as u8;
         transport.offset += size;
         transport.length -= size;
     }
-    Ok(transport)
+    packet.protocol = next;
+    Reason::Allowed
 }
 
+/// As a set of bits: the kernel's verifier follows every branch of a comparison to the end.
 #[inline(always)]
 const fn is_extension(protocol: u8) -> bool {
-    matches!(
-        protocol,
-        extension::HOP_BY_HOP
-            | extension::ROUTING
-            | extension::FRAGMENT
-            | extension::AUTHENTICATION
-            | extension::DESTINATION_OPTIONS
-            | extension::MOBILITY
-            | extension::HIP
-            | extension::SHIM6
-    )
+    const LOW: u64 = 1 << extension::HOP_BY_HOP
+        | 1 << extension::ROUTING
+        | 1 << extension::FRAGMENT
+        | 1 << extension::AUTHENTICATION
+        | 1 << extension::DESTINATION_OPTIONS;
+    const HIGH: u64 = 1 << (extension::MOBILITY - 128)
+        | 1 << (extension::HIP - 128)
+        | 1 << (extension::SHIM6 - 128);
+    let set = match protocol >> 6 {
+        0 => LOW,
+        2 => HIGH,
+        _ => 0,
+    };
+    set >> (protocol & 63) & 1 != 0
 }
 
-#[inline(always)]
-fn address_at(header: &[u8; 40], at: usize) -> Address {
-    let mut octets = [0; 16];
-    octets.copy_from_slice(&header[at..at + 16]);
-    Address::new(octets)
-}
-
-/// Reads the transport header. It must be there whole: what is split over fragments could be put together otherwise (RFC 1858).
+/// Reads the transport header. It must be there whole: what is split over fragments could be put together
+/// otherwise (RFC 1858).
 #[inline(always)]
 fn read_transport(
     bytes: &(impl Bytes + ?Sized),
@@ -357,135 +379,145 @@ fn read_transport(
         UDP | ICMP | ICMPV6 => 8,
         _ => 0,
     };
+    if transport.length < needed {
+        return;
+    }
     if needed == 0 {
         packet.content = Content::DATAGRAM;
         return;
     }
-    if transport.length < needed {
-        return;
-    }
-    if packet.protocol == TCP {
-        let Some(header) = bytes.load::<20>(offset) else {
+    if needed == 20 {
+        let Some([ports, _, _, flags, _]) = bytes.load_words::<5>(offset) else {
             return;
         };
-        if header[12] >> 4 >= 5 {
-            packet.source_port = word16([header[0], header[1]]);
-            packet.destination_port = word16([header[2], header[3]]);
-            packet.detail = header[13];
+        let flags = u32::from_be(flags);
+        if flags >> 28 >= 5 {
+            let ports = u32::from_be(ports);
+            packet.source_port = upper(ports);
+            packet.destination_port = ports as u16;
+            packet.detail = (flags >> 16) as u8;
             packet.content = Content::TCP;
         }
         return;
     }
-    let Some(header) = bytes.load::<8>(offset) else {
+    let Some([start, rest]) = bytes.load_words::<2>(offset) else {
         return;
     };
+    let start = u32::from_be(start);
     match packet.protocol {
-        ICMP => read_icmp(bytes, packet, header, offset, direction),
-        ICMPV6 => read_icmpv6(bytes, packet, header, offset, direction),
+        ICMP => read_icmp(bytes, packet, start, u32::from_be(rest), offset, direction),
+        ICMPV6 => read_icmpv6(bytes, packet, start, u32::from_be(rest), offset, direction),
         _ => {
-            packet.source_port = word16([header[0], header[1]]);
-            packet.destination_port = word16([header[2], header[3]]);
+            packet.source_port = upper(start);
+            packet.destination_port = start as u16;
             packet.content = Content::DATAGRAM;
         }
     }
 }
 
-/// RFC 792, RFC 1812.
+/// RFC 792, RFC 1812. `start` and `rest` are its first two words.
 #[inline(always)]
 fn read_icmp(
     bytes: &(impl Bytes + ?Sized),
     packet: &mut Packet,
-    header: [u8; 8],
+    start: u32,
+    rest: u32,
     offset: u32,
     direction: Direction,
 ) {
-    let identifier = word16([header[4], header[5]]);
     packet.content = Content::MESSAGE;
-    match header[0] {
+    match start >> 24 {
         8 => {
-            packet.source_port = identifier;
+            packet.source_port = upper(rest);
             packet.content = Content::DATAGRAM;
         }
         0 => {
-            packet.destination_port = identifier;
+            packet.destination_port = upper(rest);
             packet.content = Content::DATAGRAM;
         }
         // unreachable, time exceeded, parameter problem; not redirect, not source quench
         3 | 11 | 12 => {
-            let Some(inside) = bytes.load::<20>(offset + 8) else {
+            let Some([start, fragmentation, rest, source, destination]) =
+                bytes.load_words::<5>(offset + 8)
+            else {
                 return;
             };
-            if inside[0] >> 4 != 4 || word16([inside[6], inside[7]]) & 0x1fff != 0 {
+            let start = u32::from_be(start);
+            if start >> 28 != 4 || u32::from_be(fragmentation) & 0x1fff != 0 {
                 return;
             }
-            packet.about = match direction {
-                Direction::ToPod => {
-                    Address::from_ipv4([inside[16], inside[17], inside[18], inside[19]])
-                }
-                Direction::FromPod => {
-                    Address::from_ipv4([inside[12], inside[13], inside[14], inside[15]])
-                }
+            let peer = match direction {
+                Direction::ToPod => destination,
+                Direction::FromPod => source,
             };
-            let transport = offset + 8 + u32::from(inside[0] & 0xf) * 4;
-            read_inside(bytes, packet, inside[9], transport);
+            packet.about = Address::from_ipv4_word(peer);
+            let transport = offset + 8 + (start >> 24 & 0xf) * 4;
+            read_inside(bytes, packet, (u32::from_be(rest) >> 16) as u8, transport);
         }
         _ => {}
     }
 }
 
-/// RFC 4443, RFC 4861, RFC 2710, RFC 3810.
+/// RFC 4443, RFC 4861, RFC 2710, RFC 3810. `start` and `rest` are its first two words.
 #[inline(always)]
 fn read_icmpv6(
     bytes: &(impl Bytes + ?Sized),
     packet: &mut Packet,
-    header: [u8; 8],
+    start: u32,
+    rest: u32,
     offset: u32,
     direction: Direction,
 ) {
-    let identifier = word16([header[4], header[5]]);
     packet.content = Content::MESSAGE;
-    match header[0] {
+    let kind = start >> 24;
+    match kind {
         128 => {
-            packet.source_port = identifier;
+            packet.source_port = upper(rest);
             packet.content = Content::DATAGRAM;
         }
         129 => {
-            packet.destination_port = identifier;
+            packet.destination_port = upper(rest);
             packet.content = Content::DATAGRAM;
         }
         1..=4 => {
-            let Some(inside) = bytes.load::<40>(offset + 8) else {
+            let Some([start, rest, a, b, c, d, e, f, g, h]) = bytes.load_words::<10>(offset + 8)
+            else {
                 return;
             };
-            if inside[0] >> 4 != 6 {
+            if u32::from_be(start) >> 28 != 6 {
                 return;
             }
-            packet.about = match direction {
-                Direction::ToPod => address_at(&inside, 24),
-                Direction::FromPod => address_at(&inside, 8),
+            let peer = match direction {
+                Direction::ToPod => [e, f, g, h],
+                Direction::FromPod => [a, b, c, d],
             };
-            read_inside(bytes, packet, inside[6], offset + 48);
+            packet.about = Address::from_words(peer);
+            read_inside(bytes, packet, (u32::from_be(rest) >> 8) as u8, offset + 48);
         }
-        130..=137 | 143 => {
-            if header[0] == 136 {
-                let Some(target) = bytes.load::<16>(offset + 8) else {
-                    return;
-                };
-                packet.about = Address::new(target);
-            }
-            packet.detail = header[0];
-            packet.content = discovery(header[0], header[1]);
+        130..=132 | 143 => {
+            packet.detail = kind as u8;
+            packet.content = Content::LISTENER;
+        }
+        133..=137 => {
+            let is_advertisement = kind == 136;
+            let target = if is_advertisement {
+                bytes.load_words::<4>(offset + 8)
+            } else {
+                Some([0; 4])
+            };
+            let Some(target) = target else {
+                packet.content = Content::CUT_SHORT;
+                return;
+            };
+            packet.about = Address::from_words(target);
+            packet.detail = kind as u8;
+            packet.content = if start >> 16 & 0xff == 0 {
+                Content::NEIGHBOUR
+            } else {
+                Content::CUT_SHORT
+            };
         }
         _ => {}
-    }
-}
-
-#[inline(always)]
-const fn discovery(kind: u8, code: u8) -> Content {
-    match kind {
-        133..=137 if code == 0 => Content::NEIGHBOUR,
-        133..=137 => Content::CUT_SHORT,
-        _ => Content::LISTENER,
     }
 }
 
@@ -493,19 +525,21 @@ const fn discovery(kind: u8, code: u8) -> Content {
 /// destination port here.
 #[inline(always)]
 fn read_inside(bytes: &(impl Bytes + ?Sized), packet: &mut Packet, protocol: u8, offset: u32) {
-    let Some(header) = bytes.load::<8>(offset) else {
+    let Some([start, rest]) = bytes.load_words::<2>(offset) else {
         return;
     };
-    let identifier = word16([header[4], header[5]]);
-    match (protocol, header[0]) {
-        (TCP | UDP | SCTP, _) => {
-            packet.source_port = word16([header[2], header[3]]);
-            packet.destination_port = word16([header[0], header[1]]);
-        }
-        (ICMP, 8) | (ICMPV6, 128) => packet.destination_port = identifier,
-        (ICMP, 0) | (ICMPV6, 129) => packet.source_port = identifier,
-        (ICMP | ICMPV6, _) => return,
-        _ => {}
+    let start = u32::from_be(start);
+    let identifier = upper(u32::from_be(rest));
+    let kind = start >> 24;
+    if protocol == TCP || protocol == UDP || protocol == SCTP {
+        packet.source_port = start as u16;
+        packet.destination_port = upper(start);
+    } else if (protocol == ICMP && kind == 8) || (protocol == ICMPV6 && kind == 128) {
+        packet.destination_port = identifier;
+    } else if (protocol == ICMP && kind == 0) || (protocol == ICMPV6 && kind == 129) {
+        packet.source_port = identifier;
+    } else if protocol == ICMP || protocol == ICMPV6 {
+        return;
     }
     packet.detail = protocol;
     packet.content = Content::ERROR;

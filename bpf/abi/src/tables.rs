@@ -1,6 +1,6 @@
 use crate::{
-    Address, Attachment, Chunk, Class, Event, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    Packet, PeerWord, RowKey, Ruleset, Slot,
+    Address, Attachment, Case, Chunk, Class, Event, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    PeerWord, RowKey, Ruleset, Slot,
 };
 
 /// Which of the two tables of flows.
@@ -52,12 +52,12 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers what the first fragment was judged.
     fn put_fragment(&self, key: &FragmentKey, value: FragmentValue);
-    /// The packet that has been read, to go on with.
+    /// Where to keep what is known of the packet: `place`, or somewhere better.
     ///
-    /// In the kernel the packet lies in a table of its own from here on, so that the verifier forgets which
-    /// branches led to it: else it follows the rest of the verdict once for every way to read a packet, and
-    /// gives up after a million instructions. None: there is no such table.
-    fn settle<'a>(&self, packet: &'a Packet) -> Option<&'a Packet>;
+    /// In the kernel it is an element of a table of its own, so that the verifier forgets which branches led to
+    /// what it holds: else it follows the rest of the verdict once for every way to read a packet, and gives up
+    /// after a million instructions. None: there is no such table.
+    fn case<'a>(&self, place: &'a mut Case) -> Option<&'a mut Case>;
     /// Tells whoever listens of a verdict.
     fn report(&self, event: &Event);
     /// The time, in jiffies.

@@ -152,6 +152,7 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct TableSet {
     name: SetName,
+    paths: Paths,
     directory: PathBuf,
     shared: PathBuf,
     maps: [OnceLock<Map>; MapName::ALL.len()],
@@ -203,6 +204,7 @@ impl TableSet {
     pub fn at(paths: &Paths, name: SetName) -> Self {
         Self {
             name,
+            paths: paths.clone(),
             directory: name.path(paths),
             shared: paths.shared(),
             maps: [const { OnceLock::new() }; MapName::ALL.len()],
@@ -228,8 +230,8 @@ impl TableSet {
     ///
     /// # Errors
     /// When the link cannot be replaced.
-    pub fn name_current(&self, paths: &Paths, _lock: &Lock) -> Result<(), Failed> {
-        bpffs::name_current(paths, self.name)
+    pub fn name_current(&self, _lock: &Lock) -> Result<(), Failed> {
+        bpffs::name_current(&self.paths, self.name)
     }
 
     fn pin(&self, map: MapName) -> PathBuf {
@@ -634,9 +636,7 @@ impl TableSet {
     /// When the tables cannot be opened.
     pub fn renew_generations(&self) -> Result<(), Failed> {
         for slot in (1..self.slots()?).map(Slot) {
-            if Origin(self.words(MapName::Attachments, slot.0)?[2].load(Ordering::Acquire))
-                != Origin::NONE
-            {
+            if origin(self.words(MapName::Attachments, slot.0)?) != Origin::NONE {
                 self.renew_generation(slot)?;
             }
         }
@@ -728,6 +728,11 @@ impl TableSet {
         };
         wait().map_err(|e| Failed::new("wait for", "a grace period", e))
     }
+}
+
+/// Where the attachment with these words comes from.
+pub(crate) fn origin(words: &[AtomicU64]) -> Origin {
+    Origin(words[Direction::BOTH.len()].load(Ordering::Acquire))
 }
 
 fn prefix_key(prefix: IpAddr, length: u8) -> PrefixKey {

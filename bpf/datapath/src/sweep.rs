@@ -1,0 +1,226 @@
+//! What the enforcer does with attachments and sets that others left: swap, sweep, unpin.
+
+use std::{collections::BTreeSet, os::fd::OwnedFd};
+
+use podgate_abi::Direction;
+
+use crate::{
+    Failed, Paths,
+    attach::{RemoveError, remove_under},
+    bpffs::{self, SetName},
+    filter::{self, Put},
+    lock::Lock,
+    netlink::{Ifindex, Kind, LinkError, NetlinkError, Socket},
+    record::{self, Record},
+    tables::TableSet,
+};
+
+/// Why an attachment's programs could not be replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapError {
+    /// A file, a pin or a table.
+    #[error(transparent)]
+    Failed(#[from] Failed),
+    /// The interface could not be looked up.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Netlink.
+    #[error("replace the programs on interface {ifindex}")]
+    Netlink {
+        /// Which interface.
+        ifindex: Ifindex,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+    /// The interface is not the attachment's any more.
+    #[error("interface {ifindex} is not attachment {identity}'s: {why}")]
+    Another {
+        /// Which interface.
+        ifindex: Ifindex,
+        /// Which attachment.
+        identity: record::Identity,
+        /// What tells them apart.
+        why: &'static str,
+    },
+}
+
+impl TableSet {
+    /// Replaces an attachment's programs by this set's, each in one step: a packet meets the old one or the new one.
+    /// Never makes a filter. The attachment's record and policy must be complete in this set.
+    ///
+    /// # Errors
+    /// When the interface is not the attachment's any more, or the kernel refuses.
+    pub fn swap(&self, record: &Record, _lock: &Lock) -> Result<(), SwapError> {
+        let ifindex = record.host_ifindex;
+        let netlink = |source| SwapError::Netlink { ifindex, source };
+        let mut socket = Socket::open().map_err(netlink)?;
+        let link = socket.link_by_index(ifindex)?;
+        if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
+            return Err(SwapError::Another {
+                ifindex,
+                identity: record.identity.clone(),
+                why,
+            });
+        }
+        let mut programs: Vec<(Direction, OwnedFd)> = Vec::new();
+        for direction in Direction::BOTH {
+            programs.push((direction, self.program(direction)?));
+        }
+        for (direction, program) in &programs {
+            let program = std::os::fd::AsFd::as_fd(program);
+            filter::put(
+                &mut socket,
+                ifindex,
+                *direction,
+                record.slot,
+                program,
+                Put::Replace,
+            )
+            .map_err(netlink)?;
+        }
+        Ok(())
+    }
+}
+
+/// What tells a link from an attachment's, if anything does.
+fn stranger(
+    socket: &mut Socket,
+    link: &crate::netlink::Link,
+    record: &Record,
+) -> Result<Option<&'static str>, NetlinkError> {
+    if link.kind != Kind::Veth {
+        return Ok(Some("it is no veth"));
+    }
+    if link.link != Some(record.pod_ifindex) {
+        return Ok(Some("its other end has another number"));
+    }
+    for direction in Direction::BOTH {
+        let ours = filter::ours(socket, link.ifindex, direction)?;
+        if ours.and_then(|filter| filter.slot()) != Some(record.slot) {
+            return Ok(Some("it has no filter with the attachment's slot"));
+        }
+    }
+    Ok(None)
+}
+
+/// What a sweep found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Attachments that were there no more, and are removed.
+    pub removed: Vec<Record>,
+    /// What did not work: files that cannot be read, removals that failed.
+    pub errors: Vec<RemoveError>,
+}
+
+/// Removes the attachments whose interface is gone, or is another one by now. Filters that an interface of an
+/// attachment has lost are no reason: the enforcer puts them back.
+///
+/// # Errors
+/// When the files or the interfaces cannot be listed.
+pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
+    let netlink = |source| RemoveError::Netlink {
+        ifindex: Ifindex(0),
+        source,
+    };
+    let links = Socket::open()
+        .and_then(|mut socket| socket.links())
+        .map_err(netlink)?;
+    let mut swept = Swept::default();
+    for record in record::list(paths)? {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                swept.errors.push(error.into());
+                continue;
+            }
+        };
+        let stands = links.iter().any(|link| {
+            link.ifindex == record.host_ifindex
+                && link.kind == Kind::Veth
+                && link.link == Some(record.pod_ifindex)
+        });
+        if stands {
+            continue;
+        }
+        match remove_under(paths, &record.identity, lock) {
+            Ok(()) => swept.removed.push(record),
+            Err(error) => swept.errors.push(error),
+        }
+    }
+    Ok(swept)
+}
+
+/// Puts back an attachment's filters that somebody removed; whether any was missing. For the enforcer that holds the
+/// enforcer's lock.
+///
+/// # Errors
+/// When the interface is not the attachment's any more, or the kernel refuses.
+pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, SwapError> {
+    let ifindex = record.host_ifindex;
+    let netlink = |source| SwapError::Netlink { ifindex, source };
+    let another = |why| SwapError::Another {
+        ifindex,
+        identity: record.identity.clone(),
+        why,
+    };
+    let mut socket = Socket::open().map_err(netlink)?;
+    let link = socket.link_by_index(ifindex)?;
+    if link.kind != Kind::Veth || link.link != Some(record.pod_ifindex) {
+        return Err(another("it is no veth to the same pod interface"));
+    }
+    filter::ensure_clsact(&mut socket, ifindex).map_err(netlink)?;
+    let mut missing = false;
+    for direction in Direction::BOTH {
+        match filter::ours(&mut socket, ifindex, direction).map_err(netlink)? {
+            Some(found) if found.slot() == Some(record.slot) => {}
+            Some(_) => return Err(another("it has a filter with another slot")),
+            None => {
+                let program = set.program(direction)?;
+                let program = std::os::fd::AsFd::as_fd(&program);
+                filter::put(
+                    &mut socket,
+                    ifindex,
+                    direction,
+                    record.slot,
+                    program,
+                    Put::New,
+                )
+                .map_err(netlink)?;
+                missing = true;
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Unpins every table set that is not current and whose programs no filter runs. Tells which.
+///
+/// # Errors
+/// When filters cannot be listed: then nothing is unpinned.
+pub fn unpin_unused_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, SwapError> {
+    let netlink = |source| SwapError::Netlink {
+        ifindex: Ifindex(0),
+        source,
+    };
+    let current = bpffs::current(paths)?;
+    let mut socket = Socket::open().map_err(netlink)?;
+    let running: BTreeSet<u32> = filter::all_bpf(&mut socket)
+        .map_err(netlink)?
+        .into_iter()
+        .filter_map(|(_, filter)| filter.program)
+        .collect();
+    let mut unpinned = Vec::new();
+    for name in bpffs::list(paths)? {
+        if Some(name) == current {
+            continue;
+        }
+        let programs = TableSet::at(paths, name).program_ids()?;
+        if programs.iter().any(|program| running.contains(program)) {
+            continue;
+        }
+        bpffs::remove(&name.path(paths))?;
+        unpinned.push(name);
+    }
+    Ok(unpinned)
+}
