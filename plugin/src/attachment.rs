@@ -1,64 +1,22 @@
 //! Attachments as the datapath knows them. The only place that calls it.
-//!
-//! The datapath is written at the same time; until it is there, nothing can be attached, and ADD says so.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::IpAddr};
+
+pub(crate) use podgate_datapath::{
+    Paths,
+    record::{Baseline, Hook, Identity, PodName},
+};
+use podgate_datapath::{
+    attach::{self, Request},
+    record,
+};
 
 use crate::{
     config::Config,
-    error::{Code, PluginError},
+    error::{Code, PluginError, chain},
     interface::PodInterface,
     invocation::Sandbox,
 };
-
-/// The directories of attachments and pins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Paths {
-    pub(crate) run: PathBuf,
-    pub(crate) bpffs: PathBuf,
-}
-
-impl Default for Paths {
-    fn default() -> Self {
-        Self {
-            run: "/run/podgate".into(),
-            bpffs: "/sys/fs/bpf/podgate".into(),
-        }
-    }
-}
-
-/// One interface of one pod sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) container_id: String,
-    pub(crate) ifname: String,
-}
-
-/// A pod, as the runtime names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PodName {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) uid: Option<String>,
-}
-
-/// The verdict that holds until a policy is in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Baseline {
-    /// Everything passes.
-    Allow,
-    /// Nothing passes.
-    Deny,
-}
-
-/// Where in the kernel the filters are hung up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hook {
-    /// The classic queueing discipline.
-    Clsact,
-    /// The newer links.
-    Tcx,
-}
 
 /// Polices a pod's interface with its baseline. Nothing is left behind when it fails.
 pub(crate) fn add(
@@ -67,35 +25,49 @@ pub(crate) fn add(
     interface: &PodInterface,
     addresses: BTreeSet<IpAddr>,
 ) -> Result<(), PluginError> {
-    let wanted = (
-        &sandbox.identity,
-        interface,
-        addresses,
-        config.settings.baseline(sandbox.pod.as_ref()),
-    );
-    Err(PluginError::new(
-        Code::Attach,
-        format!("this build cannot attach yet; wanted {wanted:?}"),
-    ))
+    let request = Request {
+        identity: sandbox.identity.clone(),
+        network: config.network.clone(),
+        pod: sandbox.pod.clone(),
+        netns_inode: interface.netns.inode,
+        pod_ifindex: interface.pod_ifindex,
+        host_ifindex: interface.host_ifindex,
+        addresses: addresses.into_iter().collect(),
+        baseline: config.settings.baseline(sandbox.pod.as_ref()),
+        hook: config.settings.hook,
+        routes: false,
+    };
+    match attach::add(&config.settings.paths, request) {
+        Ok(_record) => Ok(()),
+        Err(error) => Err(PluginError::from_error(Code::Attach, &error)),
+    }
 }
 
 /// Takes an attachment away. One that does not exist is no error.
-pub(crate) fn remove(_paths: &Paths, _identity: &Identity) -> Result<(), PluginError> {
-    Ok(())
+pub(crate) fn remove(paths: &Paths, identity: &Identity) -> Result<(), PluginError> {
+    attach::remove(paths, identity).map_err(|error| PluginError::from_error(Code::Attach, &error))
 }
 
 /// Whether an attachment is as ADD left it.
-pub(crate) fn check(_paths: &Paths, identity: &Identity) -> Result<(), PluginError> {
-    Err(PluginError::new(
-        Code::Check,
-        format!("there is no attachment {identity:?}"),
-    ))
+pub(crate) fn check(paths: &Paths, identity: &Identity) -> Result<(), PluginError> {
+    match attach::check(paths, identity) {
+        Ok(_record) => Ok(()),
+        Err(error) => Err(PluginError::from_error(Code::Check, &error)),
+    }
 }
 
 /// The identities of all attachments of one network, and what is wrong with files that cannot be read.
 pub(crate) fn of_network(
-    _paths: &Paths,
-    _network: &str,
+    paths: &Paths,
+    network: &str,
 ) -> Result<(Vec<Identity>, Vec<String>), PluginError> {
-    Ok((Vec::new(), Vec::new()))
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    for file in record::list(paths).map_err(|error| PluginError::from_error(Code::Gc, &error))? {
+        match file {
+            Ok(record) if record.network == network => found.push(record.identity),
+            Ok(_) => {}
+            Err(error) => problems.push(chain(&error)),
+        }
+    }
+    Ok((found, problems))
 }
