@@ -5,11 +5,7 @@
 //! ```
 //! No packet ever meets a filter without a record, and an empty record drops. What fails is undone in reverse.
 
-use std::{
-    io,
-    net::IpAddr,
-    os::fd::AsFd,
-};
+use std::{io, net::IpAddr, os::fd::AsFd};
 
 use podgate_abi::{Address, Class, Direction, PeerWord};
 
@@ -103,7 +99,9 @@ pub enum AddError {
     /// Others decide before our filters.
     #[error(
         "others decide on the packets of interface {ifindex} before podgate does: {}; \
-         take them away, or have them come after priority {}", list(by), filter::PRIORITY
+         take them away, or have them come after priority {}",
+        list(by),
+        filter::PRIORITY
     )]
     Shadowed {
         /// Which interface.
@@ -274,8 +272,7 @@ fn attach(
     }
     for direction in Direction::BOTH {
         // One of another life: its slot may be another attachment's by now.
-        filter::remove(socket, ifindex, direction)
-            .map_err(netlink("remove an old filter from"))?;
+        filter::remove(socket, ifindex, direction).map_err(netlink("remove an old filter from"))?;
         let program = set.program(direction)?;
         filter::put(
             socket,
@@ -340,9 +337,17 @@ fn undo(
     let mut errors = remove_filters(socket, record);
     errors.extend(set.clear_attachment(record.slot).err().map(Into::into));
     if errors.is_empty() {
-        errors.extend(record::delete(paths, &record.identity).err().map(Into::into));
+        errors.extend(
+            record::delete(paths, &record.identity)
+                .err()
+                .map(Into::into),
+        );
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
 }
 
 /// One step of a removal that did not work.

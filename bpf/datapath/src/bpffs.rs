@@ -82,7 +82,8 @@ pub(crate) fn ensure(paths: &Paths) -> Result<(), Failed> {
     if is_bpffs(directory)? {
         return Ok(());
     }
-    let why = "it is not on a bpffs; mount one there (mount -t bpf bpf DIR), or give another directory";
+    let why =
+        "it is not on a bpffs; mount one there (mount -t bpf bpf DIR), or give another directory";
     Err(Failed::at("use directory", directory)(io::Error::other(
         why,
     )))
@@ -102,7 +103,13 @@ fn names(paths: &Paths) -> Result<Vec<String>, Failed> {
     let failed = || Failed::at("list table sets in", &paths.bpffs);
     match fs::read_dir(&paths.bpffs) {
         Ok(entries) => entries
-            .map(|entry| Ok(entry.map_err(failed())?.file_name().to_string_lossy().into_owned()))
+            .map(|entry| {
+                Ok(entry
+                    .map_err(failed())?
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned())
+            })
             .collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(failed()(error)),

@@ -169,14 +169,17 @@ pub(crate) fn qdisc(socket: &mut Socket, ifindex: Ifindex) -> Result<Qdisc, Netl
 }
 
 fn kind(message: &TcMessage) -> Option<String> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        TcAttribute::Kind(kind) => Some(kind.clone()),
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "the enums of netlink are open and long"
-        )]
-        _ => None,
-    })
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) => Some(kind.clone()),
+            #[expect(
+                clippy::wildcard_enum_match_arm,
+                reason = "the enums of netlink are open and long"
+            )]
+            _ => None,
+        })
 }
 
 /// Puts `clsact` there if nothing is there, and tells what is there then.

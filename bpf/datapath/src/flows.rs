@@ -28,7 +28,8 @@ impl TableSet {
     /// # Errors
     /// When the table cannot be read or written.
     pub fn collect(&self, now: u64) -> Result<Collected, Failed> {
-        let second = sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
+        let second =
+            sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
         let mut collected = Collected::default();
         let mut counts = BTreeMap::<u32, u64>::new();
         for (key, word, seen) in self.flows()? {

@@ -149,7 +149,10 @@ pub fn list(paths: &Paths) -> Result<Vec<Result<Record, Failed>>, Failed> {
         let path = entry
             .map_err(Failed::at("list attachments in", &directory))?
             .path();
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
             files.push(path);
         }
     }
@@ -186,7 +189,10 @@ fn read_file(path: PathBuf) -> Result<Record, Failed> {
     let file: Versioned<serde_json::Value> =
         serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
     if file.format != FORMAT {
-        let why = format!("format {} is not {FORMAT}, which this podgate reads", file.format);
+        let why = format!(
+            "format {} is not {FORMAT}, which this podgate reads",
+            file.format
+        );
         return Err(failed(io::Error::other(why)));
     }
     serde_json::from_value(file.attachment).map_err(|error| failed(error.into()))
@@ -268,7 +274,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(&dir);
         write(&paths, &record("a")).unwrap();
-        assert_eq!(read(&paths, &record("a").identity).unwrap(), Some(record("a")));
+        assert_eq!(
+            read(&paths, &record("a").identity).unwrap(),
+            Some(record("a"))
+        );
         delete(&paths, &record("a").identity).unwrap();
         delete(&paths, &record("a").identity).unwrap();
         assert_eq!(read(&paths, &record("a").identity).unwrap(), None);
@@ -301,7 +310,11 @@ mod tests {
             container_id: "b".into(),
             ifname: "eth0".into(),
         };
-        fs::rename(paths.attachment(&record("a").identity), paths.attachment(&other)).unwrap();
+        fs::rename(
+            paths.attachment(&record("a").identity),
+            paths.attachment(&other),
+        )
+        .unwrap();
         assert!(read(&paths, &other).is_err());
     }
 }

@@ -41,11 +41,7 @@ impl Circle {
 }
 
 /// Takes the next free slot. Under the lock.
-pub(crate) fn allocate(
-    paths: &Paths,
-    set: &TableSet,
-    socket: &mut Socket,
-) -> Result<Slot, Failed> {
+pub(crate) fn allocate(paths: &Paths, set: &TableSet, socket: &mut Socket) -> Result<Slot, Failed> {
     let slots = set.slots()?;
     let word = set.last_slot()?;
     let last = word.load(Ordering::Acquire);
@@ -62,7 +58,11 @@ pub(crate) fn allocate(
         named = names(paths, socket)?;
     }
     let records = set.array(MapName::Attachments)?;
-    let is_empty = |slot| records.element(slot).is_some_and(|words| origin(words) == Origin::NONE);
+    let is_empty = |slot| {
+        records
+            .element(slot)
+            .is_some_and(|words| origin(words) == Origin::NONE)
+    };
     let next = circle
         .next(slots, |slot| is_empty(slot) && !named.contains(&slot))
         .ok_or_else(|| {
@@ -86,7 +86,12 @@ fn names(paths: &Paths, socket: &mut Socket) -> Result<BTreeSet<u32>, Failed> {
     }
     let filters = filter::all_bpf(socket)
         .map_err(|e| Failed::new("list", "the filters of all interfaces", io::Error::other(e)))?;
-    named.extend(filters.iter().filter_map(|(_, filter)| filter.slot()).map(|slot| slot.0));
+    named.extend(
+        filters
+            .iter()
+            .filter_map(|(_, filter)| filter.slot())
+            .map(|slot| slot.0),
+    );
     Ok(named)
 }
 

@@ -1,5 +1,8 @@
 //! `bpf()` and `mmap()`, for what aya does not have, and for pins: aya asks about 25 questions to open three.
-#![expect(unsafe_code, reason = "raw system calls, and memory shared with the kernel")]
+#![expect(
+    unsafe_code,
+    reason = "raw system calls, and memory shared with the kernel"
+)]
 
 use std::{
     ffi::CString,
@@ -281,7 +284,8 @@ impl Map {
                 flags: 0,
             };
             // A key that was deleted meanwhile makes the kernel begin again: that would never end.
-            if !present(bpf(Command::MapNextKey, &mut attr))? || keys.len() > 2 * self.capacity as usize
+            if !present(bpf(Command::MapNextKey, &mut attr))?
+                || keys.len() > 2 * self.capacity as usize
             {
                 keys.sort_unstable();
                 keys.dedup();
@@ -416,8 +420,8 @@ impl MappedArray {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let start = NonNull::new(start.cast())
-            .ok_or_else(|| io::Error::other("mapped at address 0"))?;
+        let start =
+            NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
         Ok(Self {
             start,
             bytes,

@@ -280,7 +280,10 @@ impl TableSet {
 
     fn load(&self, name: MapName, index: u32) -> Result<Vec<u64>, Failed> {
         let words = self.words(name, index)?;
-        Ok(words.iter().map(|word| word.load(Ordering::Acquire)).collect())
+        Ok(words
+            .iter()
+            .map(|word| word.load(Ordering::Acquire))
+            .collect())
     }
 
     /// The program that judges a direction.
@@ -295,8 +298,13 @@ impl TableSet {
     /// When the pin cannot be opened.
     pub fn program_id(&self, direction: Direction) -> Result<u32, Failed> {
         let fd = self.program(direction)?;
-        sys::prog_id(fd.as_fd())
-            .map_err(|e| Failed::new("ask for the number of program", object::program(direction), e))
+        sys::prog_id(fd.as_fd()).map_err(|e| {
+            Failed::new(
+                "ask for the number of program",
+                object::program(direction),
+                e,
+            )
+        })
     }
 
     /// The kernel's numbers of both programs, of whatever layout the set is.
@@ -426,7 +434,11 @@ impl TableSet {
 
     /// Stores a row, tagged with `key`.
     pub fn put_row(&self, key: RowKey, row: Row) -> Result<(), Failed> {
-        self.update(MapName::Rows, bytemuck::bytes_of(&key), bytemuck::bytes_of(&row))
+        self.update(
+            MapName::Rows,
+            bytemuck::bytes_of(&key),
+            bytemuck::bytes_of(&row),
+        )
     }
 
     /// Deletes a row; whether it was there.
@@ -550,7 +562,11 @@ impl TableSet {
         let (policies, rest) = words.split_at(Direction::BOTH.len());
         let (origin, addresses) = rest.split_at(1);
         origin[0].store(Origin::NONE.0, Ordering::Release);
-        let own: Vec<Address> = record.addresses.iter().map(|ip| Address::from(*ip)).collect();
+        let own: Vec<Address> = record
+            .addresses
+            .iter()
+            .map(|ip| Address::from(*ip))
+            .collect();
         if own.len() * 2 > addresses.len() {
             return Err(Failed::new(
                 "write attachment",
@@ -721,8 +737,7 @@ impl TableSet {
     pub fn grace() -> Result<(), Failed> {
         let wait = || {
             let inner = sys::map_create(sys::ARRAY, 8, 1, 0, None)?;
-            let outer =
-                sys::map_create(sys::ARRAY_OF_MAPS, 4, 1, 0, Some(inner.as_fd()))?;
+            let outer = sys::map_create(sys::ARRAY_OF_MAPS, 4, 1, 0, Some(inner.as_fd()))?;
             let fd = std::os::fd::AsRawFd::as_raw_fd(&inner);
             Map::new(outer, false)?.update(&0_u32.to_ne_bytes(), &fd.to_ne_bytes())
         };
