@@ -284,7 +284,7 @@ fn attach(
         )
         .map_err(netlink("add a filter to"))?;
     }
-    match standing_of(socket, record)? {
+    match standing_of(socket, record, Qdisc::Clsact)? {
         Standing::InForce => Ok(()),
         Standing::Shadowed { by } => Err(AddError::Shadowed { ifindex, by }),
         Standing::Gone { direction } => {
@@ -490,12 +490,19 @@ pub fn check(paths: &Paths, identity: &Identity) -> Result<Record, CheckError> {
 /// # Errors
 /// When the interface cannot be read.
 pub fn standing(record: &Record) -> Result<Standing, AddError> {
-    standing_of(&mut open_socket(record.host_ifindex)?, record)
+    let ifindex = record.host_ifindex;
+    let mut socket = open_socket(ifindex)?;
+    let qdisc = filter::qdisc(&mut socket, ifindex).map_err(|source| AddError::Netlink {
+        doing: "ask for the qdisc of",
+        ifindex,
+        source,
+    })?;
+    standing_of(&mut socket, record, qdisc)
 }
 
-fn standing_of(socket: &mut Socket, record: &Record) -> Result<Standing, AddError> {
+fn standing_of(socket: &mut Socket, record: &Record, qdisc: Qdisc) -> Result<Standing, AddError> {
     let ifindex = record.host_ifindex;
-    let found = filter::situation(socket, ifindex)
+    let found = filter::situation(socket, ifindex, qdisc)
         .map_err(|source| AddError::ReadBack { ifindex, source })?;
     for direction in Direction::BOTH {
         let ours = &found.ours[direction as usize];

@@ -146,15 +146,19 @@ fn at(direction: Direction, ifindex: Ifindex) -> TcMessage {
 }
 
 /// The qdisc at the place for `clsact`.
+///
+/// By a dump of all interfaces: the kernel answers a question for one by a notification to every listener, and an
+/// enforcer that listens would wake itself.
 pub(crate) fn qdisc(socket: &mut Socket, ifindex: Ifindex) -> Result<Qdisc, NetlinkError> {
-    let mut question = message(ifindex);
-    question.header.parent = TcHandle::CLSACT;
-    let answer = match socket.request(RouteNetlinkMessage::GetQueueDiscipline(question), 0) {
-        Err(error) if matches!(error.errno(), Some(Errno::ENOENT)) => return Ok(Qdisc::None),
-        answer => answer?,
-    };
-    let kind = answer.into_iter().find_map(|message| match message {
-        RouteNetlinkMessage::NewQueueDiscipline(message) => kind(&message),
+    let question = RouteNetlinkMessage::GetQueueDiscipline(message(ifindex));
+    let answer = socket.request(question, NLM_F_DUMP)?;
+    let kind = answer.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewQueueDiscipline(found)
+            if found.header.index == ifindex.0.cast_signed()
+                && found.header.parent == TcHandle::CLSACT =>
+        {
+            kind(&found)
+        }
         #[expect(
             clippy::wildcard_enum_match_arm,
             reason = "the enums of netlink are open and long"
@@ -162,7 +166,7 @@ pub(crate) fn qdisc(socket: &mut Socket, ifindex: Ifindex) -> Result<Qdisc, Netl
         _ => None,
     });
     Ok(match kind.as_deref() {
-        None | Some("noop" | "noqueue") => Qdisc::None,
+        None => Qdisc::None,
         Some("clsact") => Qdisc::Clsact,
         Some(other) => Qdisc::Other(other.to_owned()),
     })
@@ -337,13 +341,17 @@ pub(crate) struct Situation {
     pub(crate) ours: [Option<Filter>; 2],
 }
 
-/// Reads the interface back.
-pub(crate) fn situation(socket: &mut Socket, ifindex: Ifindex) -> Result<Situation, ReadError> {
+/// Reads the interface back, whose qdisc is known.
+pub(crate) fn situation(
+    socket: &mut Socket,
+    ifindex: Ifindex,
+    qdisc: Qdisc,
+) -> Result<Situation, ReadError> {
     let mut found = Situation {
         obstacles: Vec::new(),
         ours: [None, None],
     };
-    if let Qdisc::Other(kind) = qdisc(socket, ifindex)? {
+    if let Qdisc::Other(kind) = qdisc {
         found.obstacles.push(Obstacle::Qdisc(kind));
     }
     for direction in Direction::BOTH {
