@@ -161,7 +161,14 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         Some(set) => set,
         None => load(paths, &lock, &mut socket)?,
     };
-    remove_under(paths, &request.identity, &lock).map_err(AddError::Replace)?;
+    // Replaced in place, if it is on the same interface: no packet passes between the old and the new filters.
+    let old = record::read(paths, &request.identity)
+        .ok()
+        .flatten()
+        .filter(|old| old.host_ifindex == request.host_ifindex);
+    if old.is_none() {
+        remove_under(paths, &request.identity, &lock).map_err(AddError::Replace)?;
+    }
     let slot = slots::allocate(paths, &set, &mut socket)?;
     let record = Record {
         slot,
@@ -177,14 +184,18 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         hook: request.hook,
         routes: request.routes,
     };
-    match attach(paths, &lock, &set, &mut socket, &record) {
-        Ok(()) => Ok(record),
-        Err(error) => {
-            // What cannot be undone is swept by the enforcer; the cause is what matters.
-            let _ = undo(paths, &set, &mut socket, &record);
-            Err(error)
-        }
+    let result = attach(paths, &lock, &set, &mut socket, &record);
+    if result.is_err() {
+        // What cannot be undone is swept by the enforcer; the cause is what matters.
+        let _ = undo(paths, &set, &mut socket, &record);
+        let _ = old
+            .iter()
+            .all(|old| remove_filters(&mut socket, old).is_empty());
     }
+    if let Some(old) = old {
+        let _ = clear_everywhere(paths, old.slot);
+    }
+    result.map(|()| record)
 }
 
 fn check_names(identity: &Identity) -> Result<(), Failed> {
@@ -271,8 +282,11 @@ fn attach(
         Qdisc::Other(kind) => return Err(AddError::QdiscTaken { ifindex, kind }),
     }
     for direction in Direction::BOTH {
-        // One of another life: its slot may be another attachment's by now.
-        filter::remove(socket, ifindex, direction).map_err(netlink("remove an old filter from"))?;
+        // One of another life, or of the attachment that this one replaces.
+        let how = match filter::ours(socket, ifindex, direction).map_err(netlink("ask for"))? {
+            Some(_) => Put::Replace,
+            None => Put::New,
+        };
         let program = set.program(direction)?;
         filter::put(
             socket,
@@ -280,7 +294,7 @@ fn attach(
             direction,
             record.slot,
             program.as_fd(),
-            Put::New,
+            how,
         )
         .map_err(netlink("add a filter to"))?;
     }
@@ -403,6 +417,18 @@ pub fn remove(paths: &Paths, identity: &Identity) -> Result<(), RemoveError> {
     remove_under(paths, identity, &lock)
 }
 
+/// Empties a slot in every table set of this version's layout.
+pub(crate) fn clear_everywhere(paths: &Paths, slot: record::Slot) -> Vec<Failed> {
+    match TableSet::list_sets(paths) {
+        Ok(sets) => sets
+            .into_iter()
+            .filter(|name| name.abi == podgate_abi::ABI)
+            .filter_map(|name| TableSet::at(paths, name).clear_attachment(slot).err())
+            .collect(),
+        Err(error) => vec![error],
+    }
+}
+
 pub(crate) fn remove_under(
     paths: &Paths,
     identity: &Identity,
@@ -423,15 +449,11 @@ pub(crate) fn remove_under(
             source,
         }),
     }
-    match TableSet::list_sets(paths) {
-        Ok(sets) => {
-            for name in sets.into_iter().filter(|name| name.abi == podgate_abi::ABI) {
-                let cleared = TableSet::at(paths, name).clear_attachment(record.slot);
-                errors.extend(cleared.err().map(Into::into));
-            }
-        }
-        Err(error) => errors.push(error.into()),
-    }
+    errors.extend(
+        clear_everywhere(paths, record.slot)
+            .into_iter()
+            .map(Into::into),
+    );
     if errors.is_empty() {
         record::delete(paths, identity)?;
     }

@@ -4,6 +4,11 @@
 //! left to others: the `bandwidth` plugin and the node agent of AWS use it, and a `bpf` filter at a priority that
 //! another kind has taken is refused. Whatever comes before ours can end the matter, so it is read back and named.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enums of netlink are open and long: what nobody asked for is skipped"
+)]
+
 use std::{
     fmt,
     os::fd::{AsRawFd, BorrowedFd},
@@ -159,10 +164,6 @@ pub(crate) fn qdisc(socket: &mut Socket, ifindex: Ifindex) -> Result<Qdisc, Netl
         {
             kind(&found)
         }
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "the enums of netlink are open and long"
-        )]
         _ => None,
     });
     Ok(match kind.as_deref() {
@@ -178,10 +179,6 @@ fn kind(message: &TcMessage) -> Option<String> {
         .iter()
         .find_map(|attribute| match attribute {
             TcAttribute::Kind(kind) => Some(kind.clone()),
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "the enums of netlink are open and long"
-            )]
             _ => None,
         })
 }
@@ -224,10 +221,6 @@ pub(crate) fn filters(
         .into_iter()
         .filter_map(|message| match message {
             RouteNetlinkMessage::NewTrafficFilter(message) => from_message(direction, &message),
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "the enums of netlink are open and long"
-            )]
             _ => None,
         })
         .collect())
@@ -243,10 +236,6 @@ fn from_message(direction: Direction, message: &TcMessage) -> Option<Filter> {
         program: None,
     };
     for attribute in &message.attributes {
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "the enums of netlink are open and long"
-        )]
         match attribute {
             // Other chains run only when a filter of this one sends packets there.
             TcAttribute::Chain(chain) if *chain != 0 => return None,

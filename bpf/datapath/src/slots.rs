@@ -78,7 +78,7 @@ pub(crate) fn allocate(paths: &Paths, set: &TableSet, socket: &mut Socket) -> Re
 }
 
 /// The slots that files or filters name.
-fn names(paths: &Paths, socket: &mut Socket) -> Result<BTreeSet<u32>, Failed> {
+pub(crate) fn names(paths: &Paths, socket: &mut Socket) -> Result<BTreeSet<u32>, Failed> {
     let mut named = BTreeSet::new();
     // A file that cannot be read names nothing that we could know; its filters do.
     for record in record::list(paths)?.into_iter().flatten() {

@@ -1,6 +1,9 @@
 //! What the enforcer does with attachments and sets that others left: swap, sweep, unpin.
 
-use std::{collections::BTreeSet, os::fd::OwnedFd};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use podgate_abi::Direction;
 
@@ -12,6 +15,7 @@ use crate::{
     lock::Lock,
     netlink::{Ifindex, Kind, LinkError, NetlinkError, Socket},
     record::{self, Record},
+    slots,
     tables::TableSet,
 };
 
@@ -68,13 +72,12 @@ impl TableSet {
             programs.push((direction, self.program(direction)?));
         }
         for (direction, program) in &programs {
-            let program = std::os::fd::AsFd::as_fd(program);
             filter::put(
                 &mut socket,
                 ifindex,
                 *direction,
                 record.slot,
-                program,
+                program.as_fd(),
                 Put::Replace,
             )
             .map_err(netlink)?;
@@ -123,9 +126,8 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
         ifindex: Ifindex(0),
         source,
     };
-    let links = Socket::open()
-        .and_then(|mut socket| socket.links())
-        .map_err(netlink)?;
+    let mut socket = Socket::open().map_err(netlink)?;
+    let links = socket.links().map_err(netlink)?;
     let mut swept = Swept::default();
     for record in record::list(paths)? {
         let record = match record {
@@ -146,6 +148,22 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
         match remove_under(paths, &record.identity, lock) {
             Ok(()) => swept.removed.push(record),
             Err(error) => swept.errors.push(error),
+        }
+    }
+    // Records that a crash left without a file. Not while a file cannot be read: it may name any of them.
+    if swept.errors.is_empty() {
+        let named = slots::names(paths, &mut socket)?;
+        for name in TableSet::list_sets(paths)? {
+            if name.abi == podgate_abi::ABI {
+                let set = TableSet::at(paths, name);
+                for slot in set
+                    .born()?
+                    .into_iter()
+                    .filter(|slot| !named.contains(&slot.0))
+                {
+                    set.clear_attachment(slot)?;
+                }
+            }
         }
     }
     Ok(swept)
@@ -177,13 +195,12 @@ pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, Sw
             Some(_) => return Err(another("it has a filter with another slot")),
             None => {
                 let program = set.program(direction)?;
-                let program = std::os::fd::AsFd::as_fd(&program);
                 filter::put(
                     &mut socket,
                     ifindex,
                     direction,
                     record.slot,
-                    program,
+                    program.as_fd(),
                     Put::New,
                 )
                 .map_err(netlink)?;

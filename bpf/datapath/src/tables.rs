@@ -651,12 +651,24 @@ impl TableSet {
     /// # Errors
     /// When the tables cannot be opened.
     pub fn renew_generations(&self) -> Result<(), Failed> {
-        for slot in (1..self.slots()?).map(Slot) {
-            if origin(self.words(MapName::Attachments, slot.0)?) != Origin::NONE {
-                self.renew_generation(slot)?;
-            }
+        for slot in self.born()? {
+            self.renew_generation(slot)?;
         }
         Ok(())
+    }
+
+    /// The slots that hold an attachment.
+    ///
+    /// # Errors
+    /// When the table cannot be opened.
+    pub fn born(&self) -> Result<Vec<Slot>, Failed> {
+        let records = self.array(MapName::Attachments)?;
+        let is_born = |slot: &u32| {
+            records
+                .element(*slot)
+                .is_some_and(|words| origin(words) != Origin::NONE)
+        };
+        Ok((1..self.slots()?).filter(is_born).map(Slot).collect())
     }
 
     /// Gives one attachment a fresh generation in both directions.
@@ -703,7 +715,7 @@ impl TableSet {
                 Ok(value
                     .unwrap_or_default()
                     .chunks_exact(8)
-                    .map(|word| bytemuck::pod_read_unaligned::<u64>(word))
+                    .map(bytemuck::pod_read_unaligned::<u64>)
                     .sum())
             })
             .collect()
