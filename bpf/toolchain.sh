@@ -14,7 +14,7 @@ use_rust() {
 	if ! rustup toolchain list | grep -q "^$rust_version-"; then
 		[ "$install" = yes ] || fail "Rust $rust_version is missing: rustup toolchain install --profile minimal $rust_version"
 		say "installing Rust $rust_version"
-		rustup toolchain install --profile minimal "$rust_version"
+		rustup toolchain install --profile minimal "$rust_version" || fail "rustup could not install Rust $rust_version"
 	fi
 	export RUSTUP_TOOLCHAIN=$rust_version
 }
@@ -29,5 +29,5 @@ need_rust() {
 		fail "Rust's $kind $name is missing ($sysroot/$file): install it as you installed Rust"
 	[ "$install" = yes ] || fail "Rust's $kind $name is missing: rustup $kind add $name"
 	say "adding Rust's $kind $name"
-	rustup "$kind" add "$name"
+	rustup "$kind" add "$name" || fail "rustup could not add Rust's $kind $name"
 }

@@ -46,8 +46,14 @@ impl Bytes for Frame<'_> {
 fn run(ctx: &TcContext, direction: Direction) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel gives every classifier a valid `__sk_buff`.
-    let (class_id, protocol, received_from, interface) =
-        unsafe { ((*skb).tc_classid, (*skb).protocol, (*skb).ingress_ifindex, (*skb).ifindex) };
+    let (class_id, protocol, received_from, interface) = unsafe {
+        (
+            (*skb).tc_classid,
+            (*skb).protocol,
+            (*skb).ingress_ifindex,
+            (*skb).ifindex,
+        )
+    };
     let hook = Hook {
         slot: class_id & podgate_abi::MAX_SLOT,
         direction,

@@ -7,8 +7,9 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use core::arch::asm;
 use podgate_abi::{
-    Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey,
-    FragmentValue, PeerWord, PortSetChunks, PrefixWord, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
+    Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry, FlowKey,
+    FlowTable, FlowValue, FragmentKey, FragmentValue, PeerWord, PortSetChunks, PrefixWord, Reason,
+    Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 #[map(name = "attachments")]
@@ -176,7 +177,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
-        FRAGMENTS.get_ptr(key).map(|value| FragmentValue(read(value.cast())))
+        FRAGMENTS
+            .get_ptr(key)
+            .map(|value| FragmentValue(read(value.cast())))
     }
 
     #[inline(always)]

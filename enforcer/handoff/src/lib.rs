@@ -80,7 +80,10 @@ pub enum FrameError {
 
 /// Encodes `body` as one frame, length prefix included.
 pub fn encode<T: Serialize>(body: T) -> Result<Vec<u8>, FrameError> {
-    let json = serde_json::to_vec(&Envelope { version: VERSION, body })?;
+    let json = serde_json::to_vec(&Envelope {
+        version: VERSION,
+        body,
+    })?;
     if json.len() > MAX_FRAME {
         return Err(FrameError::TooLong(json.len()));
     }
@@ -93,7 +96,11 @@ pub fn encode<T: Serialize>(body: T) -> Result<Vec<u8>, FrameError> {
 /// The body length that a frame's prefix announces, if it is allowed.
 pub fn body_length(prefix: [u8; 4]) -> Result<usize, FrameError> {
     let length = u32::from_be_bytes(prefix) as usize;
-    if length > MAX_FRAME { Err(FrameError::TooLong(length)) } else { Ok(length) }
+    if length > MAX_FRAME {
+        Err(FrameError::TooLong(length))
+    } else {
+        Ok(length)
+    }
 }
 
 /// Decodes the body of a frame.
@@ -107,7 +114,9 @@ pub fn write_frame<T: Serialize>(stream: &mut impl Write, body: T) -> Result<(),
 }
 
 /// Reads one frame from a blocking stream.
-pub fn read_frame<T: for<'de> Deserialize<'de>>(stream: &mut impl Read) -> Result<Envelope<T>, FrameError> {
+pub fn read_frame<T: for<'de> Deserialize<'de>>(
+    stream: &mut impl Read,
+) -> Result<Envelope<T>, FrameError> {
     let mut prefix = [0; 4];
     stream.read_exact(&mut prefix)?;
     let mut body = vec![0; body_length(prefix)?];
