@@ -18,6 +18,14 @@ pub struct Collected {
     pub deleted: usize,
 }
 
+/// Now, in jiffies, as the programs stamp flows and events; give or take a second.
+///
+/// # Errors
+/// When the kernel's clocks cannot be read.
+pub fn jiffies() -> Result<u64, Failed> {
+    sys::jiffies().map_err(|e| Failed::new("ask", "the kernel's clock", e))
+}
+
 impl TableSet {
     /// Deletes the flows that have timed out at `now`, in jiffies as `bpf_jiffies64` counts them, and stores for
     /// every slot how many it has left.
@@ -64,9 +72,7 @@ impl TableSet {
         }
         Ok(())
     }
-}
 
-impl TableSet {
     /// Every tracked flow: its key, its word, and when it was seen last, in jiffies.
     ///
     /// # Errors

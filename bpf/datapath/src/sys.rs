@@ -379,6 +379,16 @@ pub(crate) fn ticks_per_second() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("the coarse clock has no resolution"))
 }
 
+/// The time as `bpf_jiffies64` tells it, give or take a second: Linux begins five minutes before the 32-bit counter
+/// wraps (`INITIAL_JIFFIES`), and counts with the monotonic clock.
+pub(crate) fn jiffies() -> io::Result<u64> {
+    let ticks = u64::from(ticks_per_second()?);
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
+    let (seconds, nanoseconds) = (now.tv_sec().cast_unsigned(), now.tv_nsec().cast_unsigned());
+    let since_boot = seconds * ticks + nanoseconds * ticks / 1_000_000_000;
+    Ok((1 << 32) - 300 * ticks + since_boot)
+}
+
 /// The elements of an array table, mapped into memory: every element some aligned 64-bit words.
 #[derive(Debug)]
 pub(crate) struct MappedArray {

@@ -1,0 +1,199 @@
+//! Attachments, their words and generations.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use podgate_abi::{Address, Attachment, Direction, Origin, PolicyWord};
+
+use super::{MapName, TableSet};
+use crate::{
+    Failed,
+    record::{Generation, Record, Slot},
+};
+
+/// What a compare-and-swap found instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed(pub PolicyWord);
+
+impl TableSet {
+    fn policy_word(&self, slot: Slot, direction: Direction) -> Result<&AtomicU64, Failed> {
+        Ok(&self.words(MapName::Attachments, slot.0)?[direction as usize])
+    }
+
+    /// Stores an attachment's word of one direction: its policy flips.
+    pub fn store_word(
+        &self,
+        slot: Slot,
+        direction: Direction,
+        word: PolicyWord,
+    ) -> Result<(), Failed> {
+        self.policy_word(slot, direction)?
+            .store(word.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// An attachment's word of one direction.
+    pub fn read_word(&self, slot: Slot, direction: Direction) -> Result<PolicyWord, Failed> {
+        let word = self.policy_word(slot, direction)?;
+        Ok(PolicyWord(word.load(Ordering::Acquire)))
+    }
+
+    /// Stores a word if the old one still stands; else tells what stands there.
+    pub fn compare_and_swap_word(
+        &self,
+        slot: Slot,
+        direction: Direction,
+        old: PolicyWord,
+        new: PolicyWord,
+    ) -> Result<Result<(), Changed>, Failed> {
+        let word = self.policy_word(slot, direction)?;
+        Ok(word
+            .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
+            .map(drop)
+            .map_err(|found| Changed(PolicyWord(found))))
+    }
+
+    /// Writes an attachment as it is at birth: its addresses, its baseline, and last that it exists.
+    ///
+    /// No filter may name the slot in this set.
+    pub fn write_attachment(&self, record: &Record) -> Result<(), Failed> {
+        let words = self.words(MapName::Attachments, record.slot.0)?;
+        let (policies, rest) = words.split_at(Direction::BOTH.len());
+        let (origin, addresses) = rest.split_at(1);
+        origin[0].store(Origin::NONE.0, Ordering::Release);
+        let own: Vec<Address> = record
+            .addresses
+            .iter()
+            .map(|ip| Address::from(*ip))
+            .collect();
+        if own.len() * 2 > addresses.len() {
+            return Err(Failed::new(
+                "write attachment",
+                &record.identity,
+                io::Error::other(format!(
+                    "it has {} addresses, and there is room for {}",
+                    own.len(),
+                    podgate_abi::MAX_ADDRESSES
+                )),
+            ));
+        }
+        let content: &[u64] = &own
+            .iter()
+            .flat_map(|address| {
+                let halves: [u64; 2] = bytemuck::cast(address.octets());
+                halves
+            })
+            .collect::<Vec<_>>();
+        for (place, word) in addresses.iter().enumerate() {
+            word.store(content.get(place).copied().unwrap_or(0), Ordering::Release);
+        }
+        let policy = PolicyWord::new(record.baseline.ruleset(), record.birth.0);
+        for word in policies {
+            word.store(policy.0, Ordering::Release);
+        }
+        let born = Origin::new(record.birth.0, record.routes);
+        origin[0].store(born.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Empties a slot: whatever filter still names it drops everything.
+    pub fn clear_attachment(&self, slot: Slot) -> Result<(), Failed> {
+        let words = self.words(MapName::Attachments, slot.0)?;
+        let first = words.iter().skip(Direction::BOTH.len());
+        for word in first.chain(words.iter().take(Direction::BOTH.len())) {
+            word.store(0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// An attachment as the programs see it.
+    pub fn read_attachment(&self, slot: Slot) -> Result<Attachment, Failed> {
+        let words = self.load(MapName::Attachments, slot.0)?;
+        let attachment = Attachment::default();
+        attachment.words[0].store(words[0]);
+        attachment.words[1].store(words[1]);
+        attachment.origin.store(words[2]);
+        let mut addresses = attachment.addresses;
+        for (address, halves) in addresses.iter_mut().zip(words[3..].chunks_exact(2)) {
+            let octets: [u8; 16] = bytemuck::cast([halves[0], halves[1]]);
+            *address = Address::new(octets);
+        }
+        Ok(Attachment {
+            addresses,
+            ..attachment
+        })
+    }
+
+    /// Draws a generation that nobody has had.
+    pub fn draw_generation(&self) -> Result<Generation, Failed> {
+        let word = &self.words(MapName::Generation, 0)?[0];
+        loop {
+            let drawn = word.fetch_add(1, Ordering::AcqRel).wrapping_add(1) as u32;
+            if drawn != 0 {
+                return Ok(Generation(drawn));
+            }
+        }
+    }
+
+    /// Where the last slot that was given out is kept; only under the lock.
+    pub(crate) fn last_slot(&self) -> Result<&AtomicU64, Failed> {
+        Ok(&self.words(MapName::Generation, 1)?[0])
+    }
+
+    /// How many slots there are, slot 0 included.
+    pub(crate) fn slots(&self) -> Result<u32, Failed> {
+        let (records, budgets) = (MapName::Attachments, MapName::Budgets);
+        // The shared tables keep the size that they were made with.
+        Ok(self.map(records)?.capacity.min(self.map(budgets)?.capacity))
+    }
+
+    /// Gives every attachment a fresh generation in both directions: all flows are judged again.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened.
+    pub fn renew_generations(&self) -> Result<(), Failed> {
+        for slot in self.born()? {
+            self.renew_generation(slot)?;
+        }
+        Ok(())
+    }
+
+    /// The slots that hold an attachment.
+    ///
+    /// # Errors
+    /// When the table cannot be opened.
+    pub fn born(&self) -> Result<Vec<Slot>, Failed> {
+        let records = self.array(MapName::Attachments)?;
+        let is_born = |slot: &u32| {
+            records
+                .element(*slot)
+                .is_some_and(|words| origin(words) != Origin::NONE)
+        };
+        Ok((1..self.slots()?).filter(is_born).map(Slot).collect())
+    }
+
+    /// Gives one attachment a fresh generation in both directions.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened.
+    pub fn renew_generation(&self, slot: Slot) -> Result<(), Failed> {
+        for direction in Direction::BOTH {
+            let mut old = self.read_word(slot, direction)?;
+            loop {
+                let new = PolicyWord::new(old.ruleset(), self.draw_generation()?.0);
+                match self.compare_and_swap_word(slot, direction, old, new)? {
+                    Ok(()) => break,
+                    Err(Changed(found)) => old = found,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the attachment with these words comes from.
+pub(crate) fn origin(words: &[AtomicU64]) -> Origin {
+    Origin(words[Direction::BOTH.len()].load(Ordering::Acquire))
+}

@@ -1,0 +1,187 @@
+//! Rulesets, rows, port sets, peers and prefixes.
+
+use std::net::IpAddr;
+
+use podgate_abi::{
+    Address, CHUNK_ALL, CHUNK_NONE, Chunk, Class, PeerWord, PortSet, PortSetChunks, PrefixKey,
+    PrefixWord, Row, RowKey, RowSets, Ruleset, TUNNEL_PORTS, TUNNEL_PROTOCOLS,
+};
+
+use super::{MapName, TableSet};
+use crate::{Failed, Sizes, lock::Lock};
+
+impl TableSet {
+    pub(super) fn fill_constants(&self, sizes: &Sizes) -> Result<(), Failed> {
+        self.put_chunk(CHUNK_NONE, &Chunk::NONE)?;
+        self.put_chunk(CHUNK_ALL, &Chunk::ALL)?;
+        self.put_port_set(PortSet::NONE, PortSetChunks([CHUNK_NONE; 16]))?;
+        self.put_port_set(PortSet::ALL, PortSetChunks([CHUNK_ALL; 16]))?;
+        let mut next = CHUNK_ALL + 1;
+        let protocols = TUNNEL_PROTOCOLS.map(u16::from);
+        for (set, ports) in [
+            (PortSet::TUNNEL_PORTS, &TUNNEL_PORTS[..]),
+            (PortSet::TUNNEL_PROTOCOLS, &protocols[..]),
+        ] {
+            let mut chunks = [CHUNK_NONE; 16];
+            for (place, number) in (0_u16..).zip(chunks.iter_mut()) {
+                let mut chunk = Chunk::NONE;
+                for port in ports.iter().filter(|port| **port >> 12 == place) {
+                    chunk.insert(port & 0xfff);
+                }
+                if chunk != Chunk::NONE {
+                    self.put_chunk(next, &chunk)?;
+                    *number = next;
+                    next += 1;
+                }
+            }
+            self.put_port_set(set, PortSetChunks(chunks))?;
+        }
+        let of = |set| RowSets {
+            tcp: set,
+            udp: set,
+            sctp: set,
+            rest: set,
+        };
+        self.put_default_row(Ruleset::DENY_ALL, Row::new(RowKey(0), of(PortSet::NONE)))?;
+        self.put_default_row(Ruleset::ALLOW_ALL, Row::new(RowKey(0), of(PortSet::ALL)))?;
+        let none = Class::NONE.0;
+        self.put_prefix(IpAddr::from([0, 0, 0, 0]), 0, PrefixWord(u64::from(none)))?;
+        self.set_flows_per_attachment(sizes.flows_per_attachment)
+    }
+
+    /// The lowest chunk that is not taken by what is the same for everybody.
+    pub const FIRST_CHUNK: u16 = 8;
+
+    /// Stores a chunk. Nothing may name it yet.
+    ///
+    /// # Errors
+    /// Here and below: when the table cannot be opened, or is full.
+    pub fn put_chunk(&self, number: u16, chunk: &Chunk) -> Result<(), Failed> {
+        self.store(MapName::Chunks, u32::from(number), &chunk.0)
+    }
+
+    /// A chunk.
+    pub fn read_chunk(&self, number: u16) -> Result<Chunk, Failed> {
+        let mut chunk = Chunk::NONE;
+        let words = self.load(MapName::Chunks, u32::from(number))?;
+        chunk.0.copy_from_slice(&words);
+        Ok(chunk)
+    }
+
+    /// Stores a port set. Nothing may name it yet.
+    pub fn put_port_set(&self, set: PortSet, chunks: PortSetChunks) -> Result<(), Failed> {
+        let words: [u64; 4] = bytemuck::cast(chunks.0);
+        self.store(MapName::PortSets, u32::from(set.0), &words)
+    }
+
+    /// A port set.
+    pub fn read_port_set(&self, set: PortSet) -> Result<PortSetChunks, Failed> {
+        let words = self.load(MapName::PortSets, u32::from(set.0))?;
+        let mut chunks = PortSetChunks::default();
+        chunks.0.copy_from_slice(bytemuck::cast_slice(&words));
+        Ok(chunks)
+    }
+
+    /// Stores what a ruleset says of any peer that no row names.
+    pub fn put_default_row(&self, ruleset: Ruleset, row: Row) -> Result<(), Failed> {
+        self.store(MapName::Rulesets, ruleset.0, &row.0)
+    }
+
+    /// What a ruleset says of any peer that no row names.
+    pub fn read_default_row(&self, ruleset: Ruleset) -> Result<Row, Failed> {
+        let words = self.load(MapName::Rulesets, ruleset.0)?;
+        Ok(Row([words[0], words[1]]))
+    }
+
+    /// Stores a row, tagged with `key`.
+    pub fn put_row(&self, key: RowKey, row: Row) -> Result<(), Failed> {
+        self.update(
+            MapName::Rows,
+            bytemuck::bytes_of(&key),
+            bytemuck::bytes_of(&row),
+        )
+    }
+
+    /// Deletes a row; whether it was there.
+    pub fn remove_row(&self, key: RowKey) -> Result<bool, Failed> {
+        self.delete(MapName::Rows, bytemuck::bytes_of(&key))
+    }
+
+    /// A row.
+    pub fn read_row(&self, key: RowKey) -> Result<Option<Row>, Failed> {
+        Ok(self
+            .lookup(MapName::Rows, bytemuck::bytes_of(&key))?
+            .map(|value| bytemuck::pod_read_unaligned(&value)))
+    }
+
+    /// The keys of all rows.
+    pub fn row_keys(&self) -> Result<Vec<RowKey>, Failed> {
+        self.keys(MapName::Rows)
+    }
+
+    /// Stores what is known of an address. Only under the lock, because ADD deletes what is known of its own.
+    pub fn put_peer(&self, address: IpAddr, word: PeerWord, _lock: &Lock) -> Result<(), Failed> {
+        let key = Address::from(address);
+        self.update(
+            MapName::Peers,
+            bytemuck::bytes_of(&key),
+            bytemuck::bytes_of(&word.0),
+        )
+    }
+
+    /// Deletes what is known of an address; whether there was anything.
+    pub fn remove_peer(&self, address: IpAddr, _lock: &Lock) -> Result<bool, Failed> {
+        self.delete(MapName::Peers, bytemuck::bytes_of(&Address::from(address)))
+    }
+
+    /// What is known of an address.
+    pub fn read_peer(&self, address: IpAddr) -> Result<Option<PeerWord>, Failed> {
+        let key = Address::from(address);
+        Ok(self
+            .lookup_word(MapName::Peers, bytemuck::bytes_of(&key))?
+            .map(PeerWord))
+    }
+
+    /// Every address of which something is known.
+    pub fn peer_addresses(&self) -> Result<Vec<IpAddr>, Failed> {
+        let keys: Vec<Address> = self.keys(MapName::Peers)?;
+        Ok(keys.into_iter().map(IpAddr::from).collect())
+    }
+
+    /// Stores what is known of a CIDR. `length` is in the bits of the address's own family.
+    pub fn put_prefix(&self, prefix: IpAddr, length: u8, word: PrefixWord) -> Result<(), Failed> {
+        let key = prefix_key(prefix, length);
+        self.update(
+            MapName::Prefixes,
+            bytemuck::bytes_of(&key),
+            bytemuck::bytes_of(&word.0),
+        )
+    }
+
+    /// Deletes what is known of a CIDR; whether there was anything. That of all IPv4 is not to be deleted, but to
+    /// be stored with no class: else `::/0` would match IPv4.
+    pub fn remove_prefix(&self, prefix: IpAddr, length: u8) -> Result<bool, Failed> {
+        let key = prefix_key(prefix, length);
+        self.delete(MapName::Prefixes, bytemuck::bytes_of(&key))
+    }
+
+    /// What is known of exactly this CIDR, or of the longest that holds it: the kernel does not tell which.
+    pub fn read_prefix(&self, prefix: IpAddr, length: u8) -> Result<Option<PrefixWord>, Failed> {
+        let key = prefix_key(prefix, length);
+        Ok(self
+            .lookup_word(MapName::Prefixes, bytemuck::bytes_of(&key))?
+            .map(PrefixWord))
+    }
+
+    /// Every CIDR of which something is known, as the kernel has it.
+    pub fn prefix_keys(&self) -> Result<Vec<PrefixKey>, Failed> {
+        self.keys(MapName::Prefixes)
+    }
+}
+
+fn prefix_key(prefix: IpAddr, length: u8) -> PrefixKey {
+    PrefixKey {
+        length: u32::from(length) + if prefix.is_ipv4() { 96 } else { 0 },
+        address: prefix.into(),
+    }
+}
