@@ -11,14 +11,24 @@ use podgate_abi::{Address, Class, Direction, PeerWord};
 
 use crate::{
     Failed, Paths, Sizes,
-    filter::{self, Obstacle, Put, Qdisc, ReadError},
+    filter::{self, Put, Qdisc},
     lock::Lock,
-    netlink::{Ifindex, Kind, LinkError, NetlinkError, Socket},
-    object::LoadError,
+    netlink::{Ifindex, Kind, Socket},
     record::{self, Baseline, Hook, Identity, PodName, Record},
     slots,
     tables::TableSet,
 };
+
+mod error;
+mod remove;
+mod standing;
+
+pub use error::{AddError, CheckError, RemoveError};
+pub use remove::remove;
+pub(crate) use remove::remove_under;
+use remove::{clear_everywhere, remove_filters};
+use standing::standing_of;
+pub use standing::{Standing, check, standing};
 
 /// What ADD wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,100 +53,6 @@ pub struct Request {
     pub hook: Hook,
     /// Whether the pod may send from any address.
     pub routes: bool,
-}
-
-/// Why an attachment could not be made. Nothing is left behind.
-#[derive(Debug, thiserror::Error)]
-pub enum AddError {
-    /// The table set could not be loaded.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A file, a pin or a table.
-    #[error(transparent)]
-    Failed(#[from] Failed),
-    /// The host end could not be looked up.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// The host end is no veth.
-    #[error("interface {name} is {kind}; podgate polices veth pairs only")]
-    NotVeth {
-        /// Its name.
-        name: String,
-        /// What it is.
-        kind: Kind,
-    },
-    /// Netlink.
-    #[error("{doing} interface {ifindex}")]
-    Netlink {
-        /// What was being done.
-        doing: &'static str,
-        /// To which interface.
-        ifindex: Ifindex,
-        /// Why it did not work.
-        #[source]
-        source: NetlinkError,
-    },
-    /// The interface could not be read back.
-    #[error("read back interface {ifindex}")]
-    ReadBack {
-        /// Which one.
-        ifindex: Ifindex,
-        /// Why.
-        #[source]
-        source: ReadError,
-    },
-    /// Another qdisc has the place.
-    #[error(
-        "interface {ifindex} has qdisc {kind} in the place of clsact, as the bandwidth plugin makes it; \
-         put podgate before that plugin in the chain, or leave that plugin out"
-    )]
-    QdiscTaken {
-        /// Which interface.
-        ifindex: Ifindex,
-        /// The qdisc's kind.
-        kind: String,
-    },
-    /// Others decide before our filters.
-    #[error(
-        "others decide on the packets of interface {ifindex} before podgate does: {}; \
-         take them away, or have them come after priority {}",
-        list(by),
-        filter::PRIORITY
-    )]
-    Shadowed {
-        /// Which interface.
-        ifindex: Ifindex,
-        /// Who.
-        by: Vec<Obstacle>,
-    },
-    /// The older attachment of the same identity could not be removed.
-    #[error("replace an older attachment")]
-    Replace(#[source] RemoveError),
-    /// Attaching by TCX is not there.
-    #[error("attaching by tcx is not supported; set \"attach\" to \"clsact\"")]
-    Tcx,
-}
-
-fn list(obstacles: &[Obstacle]) -> String {
-    let words: Vec<String> = obstacles.iter().map(Obstacle::to_string).collect();
-    words.join(", ")
-}
-
-/// Whether the kernel asks our programs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// It does, and before all others.
-    InForce,
-    /// Others come first and can end the matter.
-    Shadowed {
-        /// They.
-        by: Vec<Obstacle>,
-    },
-    /// A filter is missing, or names another slot.
-    Gone {
-        /// The first direction that has none.
-        direction: Direction,
-    },
 }
 
 /// Attaches. ADD repeated for the same identity replaces what was there.
@@ -362,180 +278,4 @@ fn undo(
     } else {
         Err(errors)
     }
-}
-
-/// One step of a removal that did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
-    /// A file, a pin or a table.
-    #[error(transparent)]
-    Failed(#[from] Failed),
-    /// Netlink.
-    #[error("remove the filters of interface {ifindex}")]
-    Netlink {
-        /// Which interface.
-        ifindex: Ifindex,
-        /// Why.
-        #[source]
-        source: NetlinkError,
-    },
-}
-
-/// Removes the filters that carry the record's slot from the record's interface, if they are there.
-fn remove_filters(socket: &mut Socket, record: &Record) -> Vec<RemoveError> {
-    let ifindex = record.host_ifindex;
-    let mut errors = Vec::new();
-    for direction in Direction::BOTH {
-        // The interface's number may be another one's by now: the slot tells.
-        let removed = match filter::ours(socket, ifindex, direction) {
-            Ok(Some(found)) if found.slot() == Some(record.slot) => {
-                filter::remove(socket, ifindex, direction)
-            }
-            Ok(Some(_) | None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        errors.extend(
-            removed
-                .err()
-                .map(|source| RemoveError::Netlink { ifindex, source }),
-        );
-    }
-    errors
-}
-
-/// Detaches. What is not there is no error; what fails does not stop the rest. The file goes last, and only if all
-/// else is gone, so that the sweep finds what is left.
-///
-/// # Errors
-/// The first step that did not work.
-pub fn remove(paths: &Paths, identity: &Identity) -> Result<(), RemoveError> {
-    check_names(identity)?;
-    if !paths.attachment(identity).exists() {
-        return Ok(());
-    }
-    let lock = Lock::take(paths)?;
-    remove_under(paths, identity, &lock)
-}
-
-/// Empties a slot in every table set of this version's layout.
-pub(crate) fn clear_everywhere(paths: &Paths, slot: record::Slot) -> Vec<Failed> {
-    match TableSet::list_sets(paths) {
-        Ok(sets) => sets
-            .into_iter()
-            .filter(|name| name.abi == podgate_abi::ABI)
-            .filter_map(|name| TableSet::at(paths, name).clear_attachment(slot).err())
-            .collect(),
-        Err(error) => vec![error],
-    }
-}
-
-pub(crate) fn remove_under(
-    paths: &Paths,
-    identity: &Identity,
-    _lock: &Lock,
-) -> Result<(), RemoveError> {
-    let record = match record::read(paths, identity) {
-        Ok(Some(record)) => record,
-        Ok(None) => return Ok(()),
-        // Nobody can say what it was. Its filters, if there are any, keep dropping or judging by their record until
-        // the sweep finds that no file names them.
-        Err(_) => return record::delete(paths, identity).map_err(Into::into),
-    };
-    let mut errors = Vec::new();
-    match Socket::open() {
-        Ok(mut socket) => errors.extend(remove_filters(&mut socket, &record)),
-        Err(source) => errors.push(RemoveError::Netlink {
-            ifindex: record.host_ifindex,
-            source,
-        }),
-    }
-    errors.extend(
-        clear_everywhere(paths, record.slot)
-            .into_iter()
-            .map(Into::into),
-    );
-    if errors.is_empty() {
-        record::delete(paths, identity)?;
-    }
-    errors.into_iter().next().map_or(Ok(()), Err)
-}
-
-/// Why an attachment is not as ADD left it.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// There is none.
-    #[error("there is no attachment {0}")]
-    Missing(Identity),
-    /// A file, a pin or a table.
-    #[error(transparent)]
-    Failed(#[from] Failed),
-    /// The interface could not be read, or others decide before our filters.
-    #[error(transparent)]
-    Interface(#[from] AddError),
-    /// A filter is missing, or is another attachment's.
-    #[error("interface {ifindex} has no filter of this attachment for {direction:?}")]
-    Gone {
-        /// Which interface.
-        ifindex: Ifindex,
-        /// Which direction.
-        direction: Direction,
-    },
-    /// The table has no record, or another one.
-    #[error("slot {} of the current table set has another birth than the attachment's file", .0.0)]
-    NoRecord(record::Slot),
-}
-
-/// Whether an attachment is as ADD left it.
-///
-/// # Errors
-/// Says what is not.
-pub fn check(paths: &Paths, identity: &Identity) -> Result<Record, CheckError> {
-    let _lock = Lock::take(paths)?;
-    let record =
-        record::read(paths, identity)?.ok_or_else(|| CheckError::Missing(identity.clone()))?;
-    let ifindex = record.host_ifindex;
-    if let Some(set) = TableSet::open_current(paths)? {
-        let attachment = set.read_attachment(record.slot)?;
-        if attachment.origin().birth() != record.birth.0 {
-            return Err(CheckError::NoRecord(record.slot));
-        }
-    }
-    match standing(&record)? {
-        Standing::InForce => Ok(record),
-        Standing::Shadowed { by } => Err(AddError::Shadowed { ifindex, by }.into()),
-        Standing::Gone { direction } => Err(CheckError::Gone { ifindex, direction }),
-    }
-}
-
-/// Whether the kernel asks our programs about an attachment's packets.
-///
-/// # Errors
-/// When the interface cannot be read.
-pub fn standing(record: &Record) -> Result<Standing, AddError> {
-    let ifindex = record.host_ifindex;
-    let mut socket = open_socket(ifindex)?;
-    let qdisc = filter::qdisc(&mut socket, ifindex).map_err(|source| AddError::Netlink {
-        doing: "ask for the qdisc of",
-        ifindex,
-        source,
-    })?;
-    standing_of(&mut socket, record, qdisc)
-}
-
-fn standing_of(socket: &mut Socket, record: &Record, qdisc: Qdisc) -> Result<Standing, AddError> {
-    let ifindex = record.host_ifindex;
-    let found = filter::situation(socket, ifindex, qdisc)
-        .map_err(|source| AddError::ReadBack { ifindex, source })?;
-    for direction in Direction::BOTH {
-        let ours = &found.ours[direction as usize];
-        if ours.as_ref().and_then(filter::Filter::slot) != Some(record.slot) {
-            return Ok(Standing::Gone { direction });
-        }
-    }
-    if found.obstacles.is_empty() {
-        return Ok(Standing::InForce);
-    }
-    Ok(Standing::Shadowed {
-        by: found.obstacles,
-    })
 }

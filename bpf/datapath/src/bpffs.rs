@@ -160,7 +160,13 @@ pub(crate) fn next(paths: &Paths) -> Result<SetName, Failed> {
     })
 }
 
-/// Unpins a directory of pins. What the kernel still uses lives on.
-pub(crate) fn remove(directory: &Path) -> Result<(), Failed> {
+/// Unpins a table set. What the kernel still uses lives on. Its name goes first, so that nobody meets half of it.
+pub(crate) fn unpin(paths: &Paths, name: SetName) -> Result<(), Failed> {
+    let (path, unfinished) = (name.path(paths), name.unfinished(paths));
+    fs::rename(&path, &unfinished).map_err(Failed::at("unpin", &path))?;
+    remove(&unfinished)
+}
+
+fn remove(directory: &Path) -> Result<(), Failed> {
     fs::remove_dir_all(directory).map_err(Failed::at("unpin", directory))
 }

@@ -236,7 +236,7 @@ pub fn unpin_unused_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, Sw
         if programs.iter().any(|program| running.contains(program)) {
             continue;
         }
-        bpffs::remove(&name.path(paths))?;
+        bpffs::unpin(paths, name)?;
         unpinned.push(name);
     }
     Ok(unpinned)

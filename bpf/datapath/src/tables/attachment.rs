@@ -100,7 +100,10 @@ impl TableSet {
 
     /// Empties a slot: whatever filter still names it drops everything.
     pub fn clear_attachment(&self, slot: Slot) -> Result<(), Failed> {
-        let words = self.words(MapName::Attachments, slot.0)?;
+        // A smaller set than the one that gave the slot out has nothing to empty.
+        let Some(words) = self.array(MapName::Attachments)?.element(slot.0) else {
+            return Ok(());
+        };
         let first = words.iter().skip(Direction::BOTH.len());
         for word in first.chain(words.iter().take(Direction::BOTH.len())) {
             word.store(0, Ordering::Release);

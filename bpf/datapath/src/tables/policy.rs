@@ -49,9 +49,6 @@ impl TableSet {
         self.set_flows_per_attachment(sizes.flows_per_attachment)
     }
 
-    /// The lowest chunk that is not taken by what is the same for everybody.
-    pub const FIRST_CHUNK: u16 = 8;
-
     /// Stores a chunk. Nothing may name it yet.
     ///
     /// # Errors

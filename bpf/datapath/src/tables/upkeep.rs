@@ -55,6 +55,34 @@ impl TableSet {
             .collect()
     }
 
+    /// How many elements of a hash table are in use; none for the others. Goes through all of its keys.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn entries(&self, name: MapName) -> Result<Option<usize>, Failed> {
+        match name {
+            MapName::Peers
+            | MapName::Prefixes
+            | MapName::Rows
+            | MapName::Flows
+            | MapName::Embryonic
+            | MapName::Fragments => {
+                let keys = self.map(name)?.keys();
+                let keys = keys.map_err(|e| Failed::new("list table", name.name(), e))?;
+                Ok(Some(keys.len()))
+            }
+            MapName::Attachments
+            | MapName::Rulesets
+            | MapName::PortSets
+            | MapName::Chunks
+            | MapName::Counters
+            | MapName::Events
+            | MapName::Budgets
+            | MapName::Limits
+            | MapName::Generation => Ok(None),
+        }
+    }
+
     /// Capacity and memory of every table, the shared ones too.
     ///
     /// # Errors

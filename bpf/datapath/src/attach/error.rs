@@ -1,0 +1,129 @@
+//! What can go wrong.
+
+use podgate_abi::Direction;
+
+use crate::{
+    Failed, LoadError,
+    filter::{self, Obstacle, ReadError},
+    netlink::{Ifindex, Kind, LinkError, NetlinkError},
+    record::{self, Identity},
+};
+
+/// Why an attachment could not be made. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// The table set could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A file, a pin or a table.
+    #[error(transparent)]
+    Failed(#[from] Failed),
+    /// The host end could not be looked up.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The host end is no veth.
+    #[error("interface {name} is {kind}; podgate polices veth pairs only")]
+    NotVeth {
+        /// Its name.
+        name: String,
+        /// What it is.
+        kind: Kind,
+    },
+    /// Netlink.
+    #[error("{doing} interface {ifindex}")]
+    Netlink {
+        /// What was being done.
+        doing: &'static str,
+        /// To which interface.
+        ifindex: Ifindex,
+        /// Why it did not work.
+        #[source]
+        source: NetlinkError,
+    },
+    /// The interface could not be read back.
+    #[error("read back interface {ifindex}")]
+    ReadBack {
+        /// Which one.
+        ifindex: Ifindex,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// Another qdisc has the place.
+    #[error(
+        "interface {ifindex} has qdisc {kind} in the place of clsact, as the bandwidth plugin makes it; \
+         put podgate before that plugin in the chain, or leave that plugin out"
+    )]
+    QdiscTaken {
+        /// Which interface.
+        ifindex: Ifindex,
+        /// The qdisc's kind.
+        kind: String,
+    },
+    /// Others decide before our filters.
+    #[error(
+        "others decide on the packets of interface {ifindex} before podgate does: {}; \
+         take them away, or have them come after priority {}",
+        list(by),
+        filter::PRIORITY
+    )]
+    Shadowed {
+        /// Which interface.
+        ifindex: Ifindex,
+        /// Who.
+        by: Vec<Obstacle>,
+    },
+    /// The older attachment of the same identity could not be removed.
+    #[error("replace an older attachment")]
+    Replace(#[source] RemoveError),
+    /// Attaching by TCX is not there.
+    #[error("attaching by tcx is not supported; set \"attach\" to \"clsact\"")]
+    Tcx,
+}
+
+fn list(obstacles: &[Obstacle]) -> String {
+    let words: Vec<String> = obstacles.iter().map(Obstacle::to_string).collect();
+    words.join(", ")
+}
+
+/// One step of a removal that did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// A file, a pin or a table.
+    #[error(transparent)]
+    Failed(#[from] Failed),
+    /// Netlink.
+    #[error("remove the filters of interface {ifindex}")]
+    Netlink {
+        /// Which interface.
+        ifindex: Ifindex,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+}
+
+/// Why an attachment is not as ADD left it.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// There is none.
+    #[error("there is no attachment {0}")]
+    Missing(Identity),
+    /// A file, a pin or a table.
+    #[error(transparent)]
+    Failed(#[from] Failed),
+    /// The interface could not be read, or others decide before our filters.
+    #[error(transparent)]
+    Interface(#[from] AddError),
+    /// A filter is missing, or is another attachment's.
+    #[error("interface {ifindex} has no filter of this attachment for {direction:?}")]
+    Gone {
+        /// Which interface.
+        ifindex: Ifindex,
+        /// Which direction.
+        direction: Direction,
+    },
+    /// The table has no record, or another one.
+    #[error("slot {} of the current table set has another birth than the attachment's file", .0.0)]
+    NoRecord(record::Slot),
+}

@@ -1,0 +1,89 @@
+//! CHECK: whether an attachment is as ADD left it, and whether the kernel listens to us.
+
+use podgate_abi::Direction;
+
+use super::{AddError, CheckError, open_socket};
+use crate::{
+    Paths,
+    filter::{self, Obstacle, Qdisc},
+    lock::Lock,
+    netlink::Socket,
+    record::{self, Identity, Record},
+    tables::TableSet,
+};
+
+/// Whether the kernel asks our programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It does, and before all others.
+    InForce,
+    /// Others come first and can end the matter.
+    Shadowed {
+        /// They.
+        by: Vec<Obstacle>,
+    },
+    /// A filter is missing, or names another slot.
+    Gone {
+        /// The first direction that has none.
+        direction: Direction,
+    },
+}
+
+/// Whether an attachment is as ADD left it.
+///
+/// # Errors
+/// Says what is not.
+pub fn check(paths: &Paths, identity: &Identity) -> Result<Record, CheckError> {
+    let _lock = Lock::take(paths)?;
+    let record =
+        record::read(paths, identity)?.ok_or_else(|| CheckError::Missing(identity.clone()))?;
+    let ifindex = record.host_ifindex;
+    if let Some(set) = TableSet::open_current(paths)? {
+        let attachment = set.read_attachment(record.slot)?;
+        if attachment.origin().birth() != record.birth.0 {
+            return Err(CheckError::NoRecord(record.slot));
+        }
+    }
+    match standing(&record)? {
+        Standing::InForce => Ok(record),
+        Standing::Shadowed { by } => Err(AddError::Shadowed { ifindex, by }.into()),
+        Standing::Gone { direction } => Err(CheckError::Gone { ifindex, direction }),
+    }
+}
+
+/// Whether the kernel asks our programs about an attachment's packets.
+///
+/// # Errors
+/// When the interface cannot be read.
+pub fn standing(record: &Record) -> Result<Standing, AddError> {
+    let ifindex = record.host_ifindex;
+    let mut socket = open_socket(ifindex)?;
+    let qdisc = filter::qdisc(&mut socket, ifindex).map_err(|source| AddError::Netlink {
+        doing: "ask for the qdisc of",
+        ifindex,
+        source,
+    })?;
+    standing_of(&mut socket, record, qdisc)
+}
+
+pub(super) fn standing_of(
+    socket: &mut Socket,
+    record: &Record,
+    qdisc: Qdisc,
+) -> Result<Standing, AddError> {
+    let ifindex = record.host_ifindex;
+    let found = filter::situation(socket, ifindex, qdisc)
+        .map_err(|source| AddError::ReadBack { ifindex, source })?;
+    for direction in Direction::BOTH {
+        let ours = &found.ours[direction as usize];
+        if ours.as_ref().and_then(filter::Filter::slot) != Some(record.slot) {
+            return Ok(Standing::Gone { direction });
+        }
+    }
+    if found.obstacles.is_empty() {
+        return Ok(Standing::InForce);
+    }
+    Ok(Standing::Shadowed {
+        by: found.obstacles,
+    })
+}
