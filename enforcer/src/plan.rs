@@ -25,9 +25,13 @@
 //! policy is in force, whatever failed.
 
 mod change;
+#[cfg(test)]
+mod host;
 mod numbers;
 mod ports;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

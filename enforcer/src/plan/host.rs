@@ -1,0 +1,336 @@
+//! A model of a table set on the host, on which `decide()` runs and plans are executed, write by write.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+
+use podgate_abi::{
+    Address, Attachment, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry,
+    FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, MAX_ADDRESSES, Origin, PeerWord,
+    PolicyWord, PortSet, PortSetChunks, PrefixWord, Row, RowKey, Ruleset, Slot, TUNNEL_PORTS,
+    TUNNEL_PROTOCOLS, Tables, Word,
+};
+
+use super::{Step, Write};
+
+/// Room for flows.
+const FLOWS: usize = 4096;
+
+/// Whether packets leave flows behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flows {
+    /// A packet is judged by the policy alone, and forgotten.
+    Ignored,
+    /// As in the kernel.
+    Tracked,
+}
+
+/// The tables.
+pub(super) struct HostTables {
+    attachments: BTreeMap<Slot, Attachment>,
+    default_rows: RefCell<HashMap<Ruleset, Row>>,
+    rows: RefCell<HashMap<RowKey, Row>>,
+    peers: RefCell<HashMap<Address, PeerWord>>,
+    prefixes: RefCell<BTreeMap<(u32, u128), PrefixWord>>,
+    port_sets: RefCell<HashMap<PortSet, PortSetChunks>>,
+    chunks: RefCell<HashMap<u16, Chunk>>,
+    flows: Cell<Flows>,
+    places: RefCell<[HashMap<FlowKey, usize>; 2]>,
+    values: Vec<FlowValue>,
+    next_place: Cell<usize>,
+    generation: Cell<u32>,
+    /// Writes that happen while a packet is on its way, after so many of its look-ups.
+    meanwhile: RefCell<Option<(u32, Vec<Step>)>>,
+}
+
+/// A flow of the model.
+#[derive(Clone, Copy)]
+pub(super) struct HostFlow<'a>(&'a FlowValue);
+
+impl FlowEntry for HostFlow<'_> {
+    fn value(&self) -> &FlowValue {
+        self.0
+    }
+}
+
+impl HostTables {
+    /// A new table set, with room for attachments that have these slots and addresses.
+    pub(super) fn new(slots: impl IntoIterator<Item = (Slot, [Address; 2])>) -> Self {
+        let mut tunnel_ports = [Chunk::NONE, Chunk::NONE, Chunk::NONE];
+        for port in TUNNEL_PORTS {
+            tunnel_ports[usize::from(port >> 12)].insert(port & 0xfff);
+        }
+        let mut protocols = Chunk::NONE;
+        for protocol in TUNNEL_PROTOCOLS {
+            protocols.insert(protocol.into());
+        }
+        let [low, middle, high] = tunnel_ports;
+        let attachments = slots.into_iter().map(|(slot, [v4, v6])| {
+            let mut addresses = [Address::UNSPECIFIED; MAX_ADDRESSES];
+            addresses[..2].copy_from_slice(&[v4, v6]);
+            let attachment = Attachment {
+                addresses,
+                ..Attachment::default()
+            };
+            (slot, attachment)
+        });
+        let sets = |first: [u16; 3]| {
+            let mut chunks = PortSetChunks::default();
+            chunks.0[..3].copy_from_slice(&first);
+            chunks
+        };
+        Self {
+            attachments: attachments.collect(),
+            default_rows: RefCell::default(),
+            rows: RefCell::default(),
+            peers: RefCell::default(),
+            prefixes: RefCell::default(),
+            port_sets: RefCell::new(HashMap::from([
+                (PortSet::TUNNEL_PORTS, sets([2, 3, 4])),
+                (PortSet::TUNNEL_PROTOCOLS, sets([5, CHUNK_NONE, CHUNK_NONE])),
+            ])),
+            chunks: RefCell::new(HashMap::from([
+                (CHUNK_ALL, Chunk::ALL),
+                (2, low),
+                (3, middle),
+                (4, high),
+                (5, protocols),
+            ])),
+            flows: Cell::new(Flows::Ignored),
+            places: RefCell::default(),
+            values: (0..FLOWS).map(|_| FlowValue::default()).collect(),
+            next_place: Cell::new(0),
+            generation: Cell::new(1),
+            meanwhile: RefCell::default(),
+        }
+    }
+
+    /// What the plugin does: a record with a birth of its own, and the baseline in both directions.
+    pub(super) fn attach(&self, slot: Slot, baseline: Ruleset) {
+        let generation = self.fresh_generation();
+        let attachment = &self.attachments[&slot];
+        attachment.origin.store(Origin::new(generation, false).0);
+        for word in &attachment.words {
+            word.store(PolicyWord::new(baseline, generation).0);
+        }
+    }
+
+    /// Makes the next packets leave flows behind, or not.
+    pub(super) fn track(&self, flows: Flows) {
+        self.flows.set(flows);
+    }
+
+    /// Forgets all flows.
+    pub(super) fn forget_flows(&self) {
+        *self.places.borrow_mut() = <[HashMap<FlowKey, usize>; 2]>::default();
+        self.next_place.set(0);
+    }
+
+    /// Executes `steps` while the next packet is on its way, after `lookups` of its look-ups, or behind it.
+    pub(super) fn meanwhile(&self, lookups: u32, steps: Vec<Step>) {
+        *self.meanwhile.borrow_mut() = Some((lookups, steps));
+    }
+
+    /// Executes what is left of [`Self::meanwhile`].
+    pub(super) fn catch_up(&self) {
+        let due = self.meanwhile.borrow_mut().take();
+        for step in due.into_iter().flat_map(|(_, steps)| steps) {
+            self.execute(&step);
+        }
+    }
+
+    /// Executes one step.
+    pub(super) fn execute(&self, step: &Step) {
+        match step {
+            Step::Write(write) => self.apply(write),
+            Step::Grace => {}
+        }
+    }
+
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> Vec<(RowKey, Row)> {
+        let rows = self.rows.borrow();
+        rows.iter().map(|(key, row)| (*key, *row)).collect()
+    }
+
+    /// The word of an attachment.
+    pub(super) fn word(&self, slot: Slot, direction: Direction) -> PolicyWord {
+        self.attachments[&slot].word(direction)
+    }
+
+    fn apply(&self, write: &Write) {
+        match write {
+            Write::Chunk { number, chunk } => {
+                self.chunks.borrow_mut().insert(*number, **chunk);
+            }
+            Write::PortSet { number, chunks } => {
+                self.port_sets.borrow_mut().insert(*number, *chunks);
+            }
+            Write::DefaultRow { ruleset, row } => {
+                self.default_rows.borrow_mut().insert(*ruleset, *row);
+            }
+            Write::Row { key, row } => {
+                self.rows.borrow_mut().insert(*key, *row);
+            }
+            Write::RemoveRow { key } => {
+                self.rows.borrow_mut().remove(key);
+            }
+            Write::Peer { address, word } => {
+                self.peers.borrow_mut().insert(*address, *word);
+            }
+            Write::RemovePeer { address } => {
+                self.peers.borrow_mut().remove(address);
+            }
+            Write::Prefix { key, word } => {
+                let bits = u128::from_be_bytes(key.address.octets());
+                self.prefixes.borrow_mut().insert((key.length, bits), *word);
+            }
+            Write::RemovePrefix { key } => {
+                let bits = u128::from_be_bytes(key.address.octets());
+                self.prefixes.borrow_mut().remove(&(key.length, bits));
+            }
+            Write::Flip {
+                slot,
+                direction,
+                ruleset,
+            } => self.store(*slot, *direction, *ruleset),
+            Write::Renew { slot, direction } => {
+                self.store(*slot, *direction, self.word(*slot, *direction).ruleset());
+            }
+        }
+    }
+
+    fn store(&self, slot: Slot, direction: Direction, ruleset: Ruleset) {
+        let word = PolicyWord::new(ruleset, self.fresh_generation());
+        let words: &[Word; 2] = &self.attachments[&slot].words;
+        words[direction as usize].store(word.0);
+    }
+
+    fn fresh_generation(&self) -> u32 {
+        self.generation.set(self.generation.get() + 1);
+        self.generation.get()
+    }
+
+    /// One look-up of a packet, after which it may be time for the writes that happen meanwhile.
+    fn look_up(&self) {
+        let is_time = match self.meanwhile.borrow_mut().as_mut() {
+            Some((0, _)) => true,
+            Some((left, _)) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        if is_time {
+            self.catch_up();
+        }
+    }
+}
+
+/// Which of two arrays.
+const fn index(table: FlowTable) -> usize {
+    match table {
+        FlowTable::Embryonic => 0,
+        FlowTable::Flows => 1,
+    }
+}
+
+impl<'a> Tables for &'a HostTables {
+    type Entry = HostFlow<'a>;
+
+    fn attachment(&self, slot: Slot) -> Option<&Attachment> {
+        self.attachments.get(&slot)
+    }
+
+    fn default_row_word(&self, ruleset: Ruleset, word: usize) -> u64 {
+        self.look_up();
+        let rows = self.default_rows.borrow();
+        rows.get(&ruleset).map_or(0, |row| row.0[word])
+    }
+
+    fn peer(&self, address: Address) -> PeerWord {
+        self.look_up();
+        let peers = self.peers.borrow();
+        peers.get(&address).copied().unwrap_or(PeerWord::ABSENT)
+    }
+
+    fn prefix(&self, address: Address) -> Class {
+        self.look_up();
+        let bits = u128::from_be_bytes(address.octets());
+        let prefixes = self.prefixes.borrow();
+        let mut longest_first = prefixes.iter().rev();
+        longest_first
+            .find(|((length, prefix), _)| length == &0 || (bits ^ prefix) >> (128 - length) == 0)
+            .map_or(Class::NONE, |(_, word)| word.broad())
+    }
+
+    fn row_word(&self, key: RowKey, word: usize) -> u64 {
+        self.look_up();
+        let rows = self.rows.borrow();
+        rows.get(&key).map_or(0, |row| row.0[word])
+    }
+
+    fn chunk_of(&self, set: u16, port: u16) -> u16 {
+        self.look_up();
+        let sets = self.port_sets.borrow();
+        let chunks = sets.get(&PortSet(set));
+        chunks.map_or(CHUNK_NONE, |chunks| chunks.0[usize::from(port >> 12)])
+    }
+
+    fn chunk_word(&self, chunk: u16, port: u16) -> u64 {
+        self.look_up();
+        let chunks = self.chunks.borrow();
+        let word = usize::from((port & 0xfff) >> 6);
+        chunks.get(&chunk).map_or(0, |chunk| chunk.0[word])
+    }
+
+    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<HostFlow<'a>> {
+        self.look_up();
+        if self.flows.get() == Flows::Ignored {
+            return None;
+        }
+        let place = *self.places.borrow()[index(table)].get(key)?;
+        let tables: &'a HostTables = self;
+        Some(HostFlow(&tables.values[place]))
+    }
+
+    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> bool {
+        if self.flows.get() == Flows::Ignored {
+            return true;
+        }
+        let mut places = self.places.borrow_mut();
+        let place = *places[index(table)].entry(*key).or_insert_with(|| {
+            let place = self.next_place.get();
+            self.next_place.set(place + 1);
+            place
+        });
+        self.values[place].word.store(value.word.load());
+        self.values[place].seen.store(value.seen.load());
+        true
+    }
+
+    fn within_budget(&self, _: Slot) -> bool {
+        true
+    }
+
+    fn count_flow(&self, _: Slot) {}
+
+    fn fragment(&self, _: &FragmentKey) -> Option<FragmentValue> {
+        None
+    }
+
+    fn put_fragment(&self, _: &FragmentKey, _: FragmentValue) {}
+
+    fn case<'p>(&self, place: &'p mut Case) -> Option<&'p mut Case> {
+        Some(place)
+    }
+
+    fn report(&self, _: &Event) {}
+
+    fn now(&self) -> u64 {
+        1_000_000
+    }
+
+    fn second(&self) -> u32 {
+        250
+    }
+}

@@ -1,0 +1,5 @@
+//! Properties of plans, on a model of the tables, by the very `decide()` that runs in the kernel.
+
+mod bench;
+mod frames;
+mod order;

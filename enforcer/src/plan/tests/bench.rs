@@ -1,0 +1,410 @@
+//! Executes plans on the model, and compares what passes with the oracle after every write.
+
+use std::collections::BTreeMap;
+
+use podgate_abi::{Ruleset, Slot};
+use podgate_policy::arbitrary::{self, Edit};
+use podgate_policy::compile::compile_subject;
+use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
+use podgate_policy::evaluate;
+use podgate_policy::model::{ObjectName, Protocol, World};
+
+use super::frames::{Part, own_addresses, passes};
+use crate::plan::host::{Flows, HostTables};
+use crate::plan::{Capacities, Plan, Planner, Step};
+
+/// Room for everything that the small universe can ask for.
+pub(super) const AMPLE: Capacities = Capacities {
+    rulesets: 1 << 10,
+    rows: 1 << 14,
+    peers: 1 << 10,
+    prefixes: 1 << 10,
+    port_sets: 1 << 10,
+    chunks: 1 << 10,
+};
+
+/// How often each transaction is probed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Effort {
+    /// New connections that are tried after every write.
+    pub probes: usize,
+    /// Established flows that are kept from transaction to transaction.
+    pub flows: usize,
+}
+
+/// Where a verdict was wrong.
+#[derive(Debug)]
+#[expect(dead_code, reason = "printed when a test fails")]
+pub(super) struct Wrong {
+    what: &'static str,
+    slot: Slot,
+    connection: Connection,
+    passed: bool,
+    expected: [bool; 2],
+    after: usize,
+    steps: Vec<Step>,
+}
+
+/// Numbers from a seed (splitmix64).
+#[derive(Debug, Clone)]
+pub(super) struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `limit`.
+    pub(super) fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % limit as u64).expect("below a usize")
+    }
+}
+
+/// One node: a world, attachments, the tables, and their planner.
+pub(super) struct Bench {
+    pub tables: HostTables,
+    pub planner: Planner,
+    pub world: World,
+    pub attached: BTreeMap<Slot, Subject>,
+    pub writes: usize,
+    baseline: Baseline,
+    dice: Dice,
+    effort: Effort,
+    /// Established, each with its attachment.
+    flows: Vec<(Slot, Connection)>,
+    /// Makes another sequence of a plan's steps, to see that it is noticed.
+    mutant: Option<fn(Vec<Step>) -> Vec<Step>>,
+}
+
+/// Something that is tried again and again while a plan is executed, and what may come of it.
+struct Probe {
+    slot: Slot,
+    connection: Connection,
+    before: bool,
+    after: bool,
+}
+
+impl Bench {
+    pub(super) fn new(
+        capacities: Capacities,
+        baseline: Baseline,
+        seed: u64,
+        effort: Effort,
+    ) -> Self {
+        let slots = (0..arbitrary::NAMESPACES.len() * arbitrary::PODS.len())
+            .map(|index| slot_number(index))
+            .map(|slot| (slot, own_addresses(slot)));
+        Self {
+            tables: HostTables::new(slots),
+            planner: Planner::new(capacities),
+            world: World::default(),
+            attached: BTreeMap::new(),
+            writes: 0,
+            baseline,
+            dice: Dice(seed),
+            effort,
+            flows: Vec::new(),
+            mutant: None,
+        }
+    }
+
+    /// Executes the steps of every plan in another way.
+    pub(super) fn with_mutant(mut self, mutant: fn(Vec<Step>) -> Vec<Step>) -> Self {
+        self.mutant = Some(mutant);
+        self
+    }
+
+    /// Makes the change, in one transaction for facts and one for policies.
+    pub(super) fn edit(&mut self, edit: Edit) -> Result<(), Wrong> {
+        let mut world = self.world.clone();
+        edit.apply(&mut world);
+        self.go_to(world)
+    }
+
+    pub(super) fn go_to(&mut self, world: World) -> Result<(), Wrong> {
+        let facts = World {
+            policies: self.world.policies.clone(),
+            ..world.clone()
+        };
+        self.change_facts(facts)?;
+        self.change_policy(world)
+    }
+
+    fn change_facts(&mut self, world: World) -> Result<(), Wrong> {
+        let plan = self.planner.facts_change(&world).expect("room");
+        let before = std::mem::replace(&mut self.world, world);
+        let subjects = self.attached.clone();
+        let probes = self.probes(|bench, slot, connection| Probe {
+            slot,
+            connection,
+            before: allows(&before, &subjects[&slot], &connection),
+            after: allows(&bench.world, &subjects[&slot], &connection),
+        });
+        self.run(plan, &probes)
+    }
+
+    fn change_policy(&mut self, world: World) -> Result<(), Wrong> {
+        let before = std::mem::replace(&mut self.world, world);
+        let no_policies = World {
+            policies: BTreeMap::new(),
+            ..before.clone()
+        };
+        let old = std::mem::take(&mut self.attached);
+        for (name, pod) in &self.world.pods {
+            if pod.is_selectable() {
+                let subject = Subject::new(name.clone(), pod, self.baseline);
+                self.attached.insert(slot_of(name), subject);
+            }
+        }
+        self.flows
+            .retain(|(slot, _)| self.attached.contains_key(slot));
+        for slot in self.attached.keys().filter(|slot| !old.contains_key(slot)) {
+            self.tables.attach(*slot, baseline_ruleset(self.baseline));
+        }
+        let rulesets: Vec<_> = self
+            .attached
+            .iter()
+            .map(|(slot, subject)| (*slot, compile_subject(&self.world, subject)))
+            .collect();
+        let plan = self.planner.policy_change(&rulesets).expect("room");
+        let probes = self.probes(|bench, slot, connection| Probe {
+            slot,
+            connection,
+            before: match old.get(&slot) {
+                Some(subject) => allows(&before, subject, &connection),
+                None => allows(&no_policies, &bench.attached[&slot], &connection),
+            },
+            after: allows(&bench.world, &bench.attached[&slot], &connection),
+        });
+        self.run(plan, &probes)
+    }
+
+    /// The established flows, and new connections by chance.
+    fn probes(&mut self, probe: impl Fn(&Self, Slot, Connection) -> Probe) -> Vec<Probe> {
+        let slots: Vec<Slot> = self.attached.keys().copied().collect();
+        let mut wanted = self.flows.clone();
+        while !slots.is_empty() && wanted.len() < self.flows.len() + self.effort.probes {
+            let slot = slots[self.dice.below(slots.len())];
+            let connection = self.connection();
+            let is_broadcast = connection.peer == std::net::Ipv4Addr::BROADCAST;
+            if !(is_broadcast && connection.transport.is_tunnel()) {
+                wanted.push((slot, connection));
+            }
+        }
+        wanted
+            .into_iter()
+            .map(|(slot, connection)| probe(self, slot, connection))
+            .collect()
+    }
+
+    fn connection(&mut self) -> Connection {
+        let peer = match self.dice.below(40) {
+            index @ 0..16 => arbitrary::ipv4(index as u8),
+            index @ 16..32 => arbitrary::ipv6(index as u8),
+            32..34 => [192, 0, 2, 1].into(),
+            34 => [255, 255, 255, 255].into(),
+            35 => [10, 0, 0, 16].into(),
+            _ => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+        };
+        let ports = [1, 2, 3, 4, 5, 6, 7, 8, 4789, 6081, 8472, 0xfffe, 0xffff];
+        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+        let transport = match self.dice.below(8) {
+            0 => Transport::Other([1, 4, 41, 47, 58][self.dice.below(5)]),
+            _ => Transport::Port(
+                protocols[self.dice.below(protocols.len())],
+                ports[self.dice.below(ports.len())],
+            ),
+        };
+        Connection {
+            direction: [Direction::Ingress, Direction::Egress][self.dice.below(2)],
+            peer,
+            transport,
+        }
+    }
+
+    /// Executes a plan. After every write, and of packets that are on their way during some, each verdict is that
+    /// of before or that of after; in the end it is that of after. Then some of what passes is established.
+    fn run(&mut self, plan: Plan, probes: &[Probe]) -> Result<(), Wrong> {
+        let (steps, in_force_after) = match self.mutant {
+            None => (plan.steps().to_vec(), plan.in_force_after()),
+            Some(mutant) => (mutant(plan.steps().to_vec()), usize::MAX),
+        };
+        let (flows, fresh) = probes.split_at(self.flows.len());
+        let wrong = |what, probe: &Probe, passed, after, expected| Wrong {
+            what,
+            slot: probe.slot,
+            connection: probe.connection,
+            passed,
+            expected,
+            after,
+            steps: steps.clone(),
+        };
+        let overlapping = self.dice.below(2) == 0;
+        let mut done = 0;
+        while done < steps.len() {
+            let next = if overlapping {
+                self.overtake(&steps[done..], probes)
+                    .map_err(|(probe, passed)| {
+                        wrong(
+                            "on its way",
+                            probe,
+                            passed,
+                            done,
+                            [probe.before, probe.after],
+                        )
+                    })?
+            } else {
+                self.tables.execute(&steps[done]);
+                1
+            };
+            done += next;
+            self.writes += next;
+            for (flow, probe) in probes.iter().enumerate() {
+                let parts: &[Part] = if flow < flows.len() {
+                    self.tables.track(Flows::Tracked);
+                    &[[Part::Request], [Part::Reply]][self.dice.below(2)]
+                } else {
+                    self.tables.track(Flows::Ignored);
+                    &[Part::Opening]
+                };
+                for part in parts {
+                    let passed = passes(&self.tables, probe.slot, &probe.connection, *part);
+                    let is_in_force = done >= in_force_after && flow >= flows.len();
+                    let expected = [
+                        if is_in_force {
+                            probe.after
+                        } else {
+                            probe.before
+                        },
+                        probe.after,
+                    ];
+                    if !expected.contains(&passed) {
+                        return Err(wrong("on the way", probe, passed, done, expected));
+                    }
+                }
+            }
+        }
+        self.tables.track(Flows::Tracked);
+        for probe in flows {
+            for part in [Part::Reply, Part::Request, Part::Reply] {
+                let passed = passes(&self.tables, probe.slot, &probe.connection, part);
+                if passed != probe.after {
+                    return Err(wrong(
+                        "flow, in the end",
+                        probe,
+                        passed,
+                        done,
+                        [probe.after; 2],
+                    ));
+                }
+            }
+        }
+        self.tables.track(Flows::Ignored);
+        for probe in fresh {
+            let passed = passes(&self.tables, probe.slot, &probe.connection, Part::Opening);
+            if passed != probe.after {
+                return Err(wrong("in the end", probe, passed, done, [probe.after; 2]));
+            }
+        }
+        self.planner.commit(plan);
+        self.establish(probes);
+        Ok(())
+    }
+
+    /// Executes some steps while a packet is on its way: as many as fit between two grace periods, at most, since
+    /// no packet outlives one. How many.
+    fn overtake<'p>(
+        &mut self,
+        steps: &[Step],
+        probes: &'p [Probe],
+    ) -> Result<usize, (&'p Probe, bool)> {
+        let until_grace = steps
+            .iter()
+            .take_while(|step| **step != Step::Grace)
+            .count();
+        if until_grace == 0 || probes.is_empty() {
+            self.tables.execute(&steps[0]);
+            return Ok(1);
+        }
+        let count = 1 + self.dice.below(until_grace);
+        let index = self.dice.below(probes.len());
+        let probe = &probes[index];
+        let part = if index < self.flows.len() {
+            self.tables.track(Flows::Tracked);
+            [Part::Request, Part::Reply][self.dice.below(2)]
+        } else {
+            self.tables.track(Flows::Ignored);
+            Part::Opening
+        };
+        let lookups = u32::try_from(self.dice.below(8)).expect("small");
+        self.tables.meanwhile(lookups, steps[..count].to_vec());
+        let passed = passes(&self.tables, probe.slot, &probe.connection, part);
+        self.tables.catch_up();
+        if passed != probe.before && passed != probe.after {
+            return Err((probe, passed));
+        }
+        Ok(count)
+    }
+
+    /// Makes flows out of connections that are allowed now, and sometimes forgets all that there were.
+    fn establish(&mut self, probes: &[Probe]) {
+        if self.dice.below(8) == 0 {
+            self.tables.forget_flows();
+            self.flows.clear();
+        }
+        self.tables.track(Flows::Tracked);
+        for probe in probes.iter().filter(|probe| probe.after) {
+            if self.flows.len() >= self.effort.flows {
+                break;
+            }
+            if self.flows.iter().any(|flow| share_a_key(*flow, probe)) {
+                continue;
+            }
+            for part in [Part::Opening, Part::Answer, Part::Request] {
+                assert!(
+                    passes(&self.tables, probe.slot, &probe.connection, part),
+                    "{part:?} of {:?} opens a flow",
+                    probe.connection
+                );
+            }
+            self.flows.push((probe.slot, probe.connection));
+        }
+    }
+}
+
+/// Whether a packet cannot say to which of two flows it belongs: the same, or of a protocol without ports.
+fn share_a_key((slot, connection): (Slot, Connection), probe: &Probe) -> bool {
+    let other = probe.connection;
+    let ends = (slot, connection.peer, connection.transport);
+    ends == (probe.slot, other.peer, other.transport)
+        && match other.transport {
+            Transport::Port(..) => connection.direction == other.direction,
+            Transport::Other(_) => true,
+        }
+}
+
+/// Whether the oracle allows it.
+fn allows(world: &World, subject: &Subject, connection: &Connection) -> bool {
+    evaluate(world, subject, connection) == Verdict::Allow
+}
+
+/// The slot of the `index`th pod.
+fn slot_number(index: usize) -> Slot {
+    Slot::try_from(index + 1).expect("few pods")
+}
+
+/// The slot of a pod of the small universe.
+pub(super) fn slot_of(name: &ObjectName) -> Slot {
+    let place = |names: &[&str], name: &str| names.iter().position(|known| *known == name);
+    let namespace = place(&arbitrary::NAMESPACES, &name.namespace).expect("of the universe");
+    let pod = place(&arbitrary::PODS, &name.name).expect("of the universe");
+    slot_number(namespace * arbitrary::PODS.len() + pod)
+}
+
+/// What the plugin writes.
+pub(super) fn baseline_ruleset(baseline: Baseline) -> Ruleset {
+    match baseline {
+        Baseline::Standard => Ruleset::ALLOW_ALL,
+        Baseline::Strict => Ruleset::DENY_ALL,
+    }
+}

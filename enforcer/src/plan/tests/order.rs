@@ -1,0 +1,157 @@
+//! No write, and no packet on its way during some, gives a verdict that neither the state before nor the state
+//! after gives.
+
+use podgate_policy::arbitrary;
+use podgate_policy::arbitrary::Edit;
+use podgate_policy::connection::Baseline;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use super::bench::{AMPLE, Bench, Effort};
+use crate::plan::{Step, Write};
+
+const EFFORT: Effort = Effort {
+    probes: 12,
+    flows: 6,
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
+    /// Item 7, and attack 11.
+    #[test]
+    fn no_verdict_is_wrong_after_any_write_of_a_hundred_thousand_random_edits(
+        world in arbitrary::world(),
+        baseline in arbitrary::baseline(),
+        edits in vec(arbitrary::edit(), 100),
+        seed in any::<u64>(),
+    ) {
+        let mut bench = Bench::new(AMPLE, baseline, seed, EFFORT);
+        let outcome = bench
+            .go_to(world)
+            .and_then(|()| edits.into_iter().try_for_each(|edit| bench.edit(edit)));
+        prop_assert!(outcome.is_ok(), "{outcome:#?}");
+    }
+}
+
+/// Whether some verdict is wrong in some of many random edits, when the steps of each plan are changed by `mutant`.
+fn some_verdict_is_wrong(mutant: fn(Vec<Step>) -> Vec<Step>) -> bool {
+    let mut runner = TestRunner::deterministic();
+    let mut draw = |strategy: BoxedStrategy<Edit>| {
+        strategy
+            .new_tree(&mut runner)
+            .expect("nothing is filtered")
+            .current()
+    };
+    (0..40).any(|seed| {
+        let mut bench = Bench::new(AMPLE, Baseline::Standard, seed, EFFORT).with_mutant(mutant);
+        (0..250).any(|_| bench.edit(draw(arbitrary::edit().boxed())).is_err())
+    })
+}
+
+fn is_move(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Write(
+            Write::Peer { .. }
+                | Write::RemovePeer { .. }
+                | Write::Prefix { .. }
+                | Write::RemovePrefix { .. }
+        )
+    )
+}
+
+fn is_flip(step: &Step) -> bool {
+    matches!(step, Step::Write(Write::Flip { .. }))
+}
+
+fn is_row(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Write(Write::Row { .. } | Write::DefaultRow { .. })
+    )
+}
+
+fn is_renewal(step: &Step) -> bool {
+    matches!(step, Step::Write(Write::Renew { .. }))
+}
+
+/// The steps for which `early` holds, and then the others.
+fn first(steps: Vec<Step>, early: fn(&Step) -> bool) -> Vec<Step> {
+    let (mut early, late): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(early);
+    early.extend(late);
+    early
+}
+
+#[test]
+fn the_steps_as_they_are_give_no_wrong_verdict() {
+    assert!(!some_verdict_is_wrong(|steps| steps));
+}
+
+/// Attack 11 with its defence taken out: addresses go straight to the classes of the new policy, then the words flip.
+#[test]
+fn classes_that_only_the_new_policy_tells_apart_give_wrong_verdicts() {
+    assert!(some_verdict_is_wrong(|steps| {
+        let Some(last_flip) = steps.iter().rposition(is_flip) else {
+            return steps;
+        };
+        let (to_flips, mut coarsening) = (
+            steps[..=last_flip].to_vec(),
+            steps[last_flip + 1..].to_vec(),
+        );
+        let (flips, mut refining): (Vec<Step>, Vec<Step>) = to_flips.into_iter().partition(is_flip);
+        refining.append(&mut coarsening);
+        refining.extend(flips);
+        refining
+    }));
+}
+
+#[test]
+fn addresses_that_move_before_their_rows_stand_give_wrong_verdicts() {
+    assert!(some_verdict_is_wrong(|steps| first(steps, is_move)));
+}
+
+#[test]
+fn words_that_flip_before_their_rulesets_are_complete_give_wrong_verdicts() {
+    assert!(some_verdict_is_wrong(|steps| first(steps, is_flip)));
+}
+
+#[test]
+fn rows_that_come_before_their_port_sets_give_wrong_verdicts() {
+    assert!(some_verdict_is_wrong(|steps| {
+        let (ports, rest): (Vec<Step>, Vec<Step>) = steps
+            .into_iter()
+            .partition(|step| matches!(step, Step::Write(Write::PortSet { .. })));
+        let after_rows = rest
+            .iter()
+            .rposition(|step| is_row(step))
+            .map_or(0, |last| last + 1);
+        let mut steps = rest;
+        let late = steps.split_off(after_rows);
+        steps.into_iter().chain(ports).chain(late).collect()
+    }));
+}
+
+#[test]
+fn facts_that_revoke_without_new_generations_leave_flows_behind() {
+    assert!(some_verdict_is_wrong(|steps| {
+        steps.into_iter().filter(|step| !is_renewal(step)).collect()
+    }));
+}
+
+#[test]
+fn generations_that_come_before_the_fact_leave_flows_behind() {
+    assert!(some_verdict_is_wrong(|steps| first(steps, is_renewal)));
+}
+
+#[test]
+fn without_grace_periods_packets_on_their_way_are_judged_wrong() {
+    assert!(some_verdict_is_wrong(|steps| {
+        steps
+            .into_iter()
+            .filter(|step| *step != Step::Grace)
+            .collect()
+    }));
+}
