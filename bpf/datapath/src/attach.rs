@@ -95,6 +95,7 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         netns_inode: request.netns_inode,
         pod_ifindex: request.pod_ifindex,
         host_ifindex: request.host_ifindex,
+        host_mac: link.mac,
         addresses: request.addresses,
         baseline: request.baseline,
         hook: request.hook,

@@ -103,6 +103,10 @@ pub struct Record {
     pub pod_ifindex: Ifindex,
     /// The host end, in the node's namespace.
     pub host_ifindex: Ifindex,
+    /// The host end's hardware address at ADD: it tells apart what has the same numbers, which the kernel uses again
+    /// at once, those of namespaces too.
+    #[serde(default)]
+    pub host_mac: Option<[u8; 6]>,
     /// The pod's addresses on the interface.
     pub addresses: Vec<IpAddr>,
     /// What holds until its policy is in force.
@@ -260,6 +264,7 @@ mod tests {
             netns_inode: 7,
             pod_ifindex: Ifindex(2),
             host_ifindex: Ifindex(9),
+            host_mac: Some([2, 0, 0, 0, 0, 1]),
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             baseline: Baseline::Deny,
             hook: Hook::Clsact,

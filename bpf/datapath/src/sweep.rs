@@ -1,7 +1,7 @@
 //! What the enforcer does with attachments and sets that others left: swap, sweep, unpin.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -13,7 +13,8 @@ use crate::{
     bpffs::{self, SetName},
     filter::{self, Put},
     lock::Lock,
-    netlink::{Ifindex, Kind, LinkError, NetlinkError, Socket},
+    netlink::{Ifindex, LinkError, NetlinkError, Socket},
+    ownership::{in_its_namespace, stranger},
     record::{self, Record},
     slots,
     tables::TableSet,
@@ -86,27 +87,6 @@ impl TableSet {
     }
 }
 
-/// What tells a link from an attachment's, if anything does.
-fn stranger(
-    socket: &mut Socket,
-    link: &crate::netlink::Link,
-    record: &Record,
-) -> Result<Option<&'static str>, NetlinkError> {
-    if link.kind != Kind::Veth {
-        return Ok(Some("it is no veth"));
-    }
-    if link.link != Some(record.pod_ifindex) {
-        return Ok(Some("its other end has another number"));
-    }
-    for direction in Direction::BOTH {
-        let ours = filter::ours(socket, link.ifindex, direction)?;
-        if ours.and_then(|filter| filter.slot()) != Some(record.slot) {
-            return Ok(Some("it has no filter with the attachment's slot"));
-        }
-    }
-    Ok(None)
-}
-
 /// What a sweep found.
 #[derive(Debug, Default)]
 pub struct Swept {
@@ -129,7 +109,13 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
     let mut socket = Socket::open().map_err(netlink)?;
     let links = socket.links().map_err(netlink)?;
     let mut swept = Swept::default();
-    for record in record::list(paths)? {
+    let records = record::list(paths)?;
+    let mut youngest = BTreeMap::new();
+    for record in records.iter().flatten() {
+        let birth: &mut u32 = youngest.entry(record.host_ifindex).or_default();
+        *birth = record.birth.0.max(*birth);
+    }
+    for record in records {
         let record = match record {
             Ok(record) => record,
             Err(error) => {
@@ -137,11 +123,17 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
                 continue;
             }
         };
-        let stands = links.iter().any(|link| {
-            link.ifindex == record.host_ifindex
-                && link.kind == Kind::Veth
-                && link.link == Some(record.pod_ifindex)
-        });
+        let link = links
+            .iter()
+            .find(|link| link.ifindex == record.host_ifindex);
+        let stands = match link {
+            // An interface has one attachment: the youngest.
+            Some(_) if youngest.get(&record.host_ifindex) != Some(&record.birth.0) => false,
+            Some(link) => stranger(&mut socket, link, &record)
+                .map_err(netlink)?
+                .is_none(),
+            None => false,
+        };
         if stands {
             continue;
         }
@@ -184,8 +176,11 @@ pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, Sw
     };
     let mut socket = Socket::open().map_err(netlink)?;
     let link = socket.link_by_index(ifindex)?;
-    if link.kind != Kind::Veth || link.link != Some(record.pod_ifindex) {
-        return Err(another("it is no veth to the same pod interface"));
+    if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
+        return Err(another(why));
+    }
+    if in_its_namespace(&mut socket, &link, record).map_err(netlink)? != Some(true) {
+        return Err(another("its network namespace cannot be found"));
     }
     filter::ensure_clsact(&mut socket, ifindex).map_err(netlink)?;
     let mut missing = false;
