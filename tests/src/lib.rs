@@ -1,1 +1,4 @@
 //! Harness, and every test that needs a kernel, a namespace or a runtime.
+
+pub mod frame;
+pub mod kernel;

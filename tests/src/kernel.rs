@@ -1,0 +1,196 @@
+//! The committed programs in the kernel under `BPF_PROG_TEST_RUN`, and `decide()` on the host beside them.
+//!
+//! ```text
+//! a write ──► Kernel ──┬──► maps of the loaded object      a frame ──┬──► test run ──► verdict, counter ──┐
+//!                      └──► HostTables                               └──► decide() ──► reason ────────────┴─ equal?
+//! ```
+//!
+//! Each [`Kernel`] has tables of its own, pinned nowhere, so tests run side by side. Every frame that a test sends
+//! through [`Kernel::run`] is judged twice, and the two must agree in the verdict and in the reason.
+
+mod host;
+mod load;
+mod pod;
+mod write;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use podgate_abi::{Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, Verdict, decide};
+
+pub use host::{FlowMemory, HostTables};
+pub use load::Sizes;
+pub use pod::{Pod, PolicyOf};
+
+/// The slot of test runs, which cannot set a class ID.
+pub const SLOT: Slot = 0;
+
+/// Jiffies in a second, as the programs are told: not fewer than any kernel has, so that no flow of a test times
+/// out by itself.
+pub const HZ: u32 = 1000;
+
+/// Words of an attachment.
+pub const ATTACHMENT_WORDS: usize = 3 + 2 * MAX_ADDRESSES;
+
+/// The interface that the programs believe to stand on: the loopback, which is in every namespace.
+const INTERFACE: u32 = 1;
+
+/// Where the node got a packet from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From some other interface.
+    Elsewhere,
+    /// From nowhere: the node made it.
+    Node,
+    /// From the interface that it leaves by.
+    SameInterface,
+}
+
+impl Origin {
+    const fn received_from(self) -> u32 {
+        match self {
+            Self::Elsewhere => 7,
+            Self::Node => 0,
+            Self::SameInterface => INTERFACE,
+        }
+    }
+}
+
+/// The programs, loaded, and their tables.
+pub struct Kernel {
+    ebpf: Ebpf,
+    /// The attachments.
+    pub attachments: Array<MapData, [u64; ATTACHMENT_WORDS]>,
+    /// What a ruleset says of peers that no row names.
+    pub rulesets: Array<MapData, [u64; 2]>,
+    /// What is known of an address.
+    pub peers: HashMap<MapData, [u8; 16], u64>,
+    /// What is known of a block.
+    pub prefixes: LpmTrie<MapData, [u8; 16], u64>,
+    /// What a ruleset says of a class.
+    pub rows: HashMap<MapData, u32, [u64; 2]>,
+    /// Sets of ports.
+    pub port_sets: Array<MapData, [u16; 16]>,
+    /// 4,096 ports each.
+    pub chunks: Array<MapData, [u64; 64]>,
+    /// Answered flows.
+    pub flows: HashMap<MapData, [u8; 24], [u64; 2]>,
+    /// Flows that were not answered.
+    pub embryonic: HashMap<MapData, [u8; 24], [u64; 2]>,
+    /// Verdicts on first fragments.
+    pub fragments: HashMap<MapData, [u8; 40], u64>,
+    /// Entries of `flows` by slot.
+    pub budgets: Array<MapData, u64>,
+    /// How many of them a slot may have.
+    pub limits: Array<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
+    /// The same, for the host.
+    pub host: HostTables,
+    /// What the counters must show.
+    counted: [u64; 2 * Reason::COUNT as usize],
+    next_port_set: u16,
+    next_chunk: u16,
+    last_generation: u32,
+}
+
+impl Kernel {
+    /// Judges a frame in the kernel and on the host, and tells why it was passed or dropped.
+    ///
+    /// # Panics
+    /// When the two do not agree, or the kernel counted another reason.
+    pub fn run(&mut self, direction: Direction, origin: Origin, frame: &[u8]) -> Reason {
+        let hook = Hook {
+            slot: SLOT,
+            direction,
+            ethertype: u16::from_be_bytes([frame[12], frame[13]]),
+            received_from: origin.received_from(),
+            interface: INTERFACE,
+        };
+        let tables = &self.host;
+        let (reason, passes) = match decide(&tables, frame, &hook) {
+            Verdict::Pass(reason) => (reason, true),
+            Verdict::Drop(reason) => (reason, false),
+        };
+        let kernel_passes = self.run_in_kernel(direction, origin, frame);
+        let index = direction as u32 * Reason::COUNT + reason as u32;
+        self.counted[index as usize] += 1;
+        let counted = self.counter(index);
+        assert!(
+            kernel_passes == passes && counted == self.counted[index as usize],
+            "the host says {reason:?}; the kernel {}, and counted {:?}; {direction:?}, {origin:?}, frame {frame:02x?}",
+            if kernel_passes { "passes" } else { "drops" },
+            self.counted_otherwise(),
+        );
+        reason
+    }
+
+    /// Judges a frame in the kernel alone; whether it passes. The reason is counted, but not compared.
+    ///
+    /// # Panics
+    /// When the kernel refuses the frame, or the program returns what it never should.
+    pub fn run_in_kernel(&self, direction: Direction, origin: Origin, frame: &[u8]) -> bool {
+        let mut context = [0; 44];
+        context[36..40].copy_from_slice(&origin.received_from().to_ne_bytes());
+        context[40..44].copy_from_slice(&INTERFACE.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let result = self
+            .program(direction)
+            .test_run(options)
+            .unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", frame.len()));
+        match result.return_value.cast_signed() {
+            aya_action::UNSPEC => true,
+            aya_action::SHOT => false,
+            action => panic!("the program returned the action {action}"),
+        }
+    }
+
+    fn program(&self, direction: Direction) -> &SchedClassifier {
+        let name = match direction {
+            Direction::ToPod => "to_pod",
+            Direction::FromPod => "from_pod",
+        };
+        let program = self.ebpf.program(name).expect("the program was loaded");
+        program.try_into().expect("it is a classifier")
+    }
+
+    fn counter(&self, index: u32) -> u64 {
+        let counts = self
+            .counters
+            .get(&index, 0)
+            .expect("the counters have the reason");
+        counts.iter().sum()
+    }
+
+    /// Indices and values of the counters that are not as they must be.
+    fn counted_otherwise(&self) -> Vec<(u32, u64)> {
+        (0..2 * Reason::COUNT)
+            .map(|index| (index, self.counter(index)))
+            .filter(|(index, count)| *count != self.counted[*index as usize])
+            .collect()
+    }
+
+    /// Takes the events that the kernel has reported since the last time.
+    ///
+    /// # Panics
+    /// When an event has another size than it must have.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(bytes) = self.events.next() {
+            events.push(bytemuck::pod_read_unaligned(&bytes));
+        }
+        events
+    }
+}
+
+/// What the programs return.
+mod aya_action {
+    /// `TC_ACT_UNSPEC`.
+    pub(super) const UNSPEC: i32 = -1;
+    /// `TC_ACT_SHOT`.
+    pub(super) const SHOT: i32 = 2;
+}

@@ -1,0 +1,138 @@
+//! Loads the committed object with tables of its own.
+
+use aya::maps::Map;
+use aya::programs::SchedClassifier;
+use aya::{EbpfLoader, include_bytes_aligned};
+use podgate_abi::{
+    CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, PortSet, PortSetChunks, Reason, TUNNEL_PORTS,
+    TUNNEL_PROTOCOLS,
+};
+
+use super::{FlowMemory, HZ, HostTables, Kernel};
+
+/// The object under test.
+static OBJECT: &[u8] = include_bytes_aligned!("../../../bpf/podgate.o");
+
+/// Elements of the tables that a test may want small.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Answered flows.
+    pub flows: u32,
+    /// Flows that were not answered.
+    pub embryonic: u32,
+    /// Of `flows`, how many one attachment may have.
+    pub flows_per_attachment: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            flows: 4096,
+            embryonic: 65536,
+            flows_per_attachment: 4096,
+        }
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new(Sizes::default())
+    }
+}
+
+impl Kernel {
+    /// Loads the programs with fresh tables, which hold what is the same for everybody.
+    ///
+    /// # Panics
+    /// When the kernel refuses the object, or there is no right to load it.
+    pub fn new(sizes: Sizes) -> Self {
+        let mut loader = EbpfLoader::new();
+        loader.override_global("HZ", &HZ, true);
+        for (name, entries) in [
+            ("attachments", 16),
+            ("rulesets", 1024),
+            ("peers", 4096),
+            ("prefixes", 4096),
+            ("rows", 16384),
+            ("portsets", 1024),
+            ("chunks", 1024),
+            ("counters", 2 * Reason::COUNT),
+            ("events", 1 << 18),
+            ("flows", sizes.flows),
+            ("embryonic", sizes.embryonic),
+            ("fragments", 4096),
+            ("budgets", 16),
+            ("limits", 1),
+        ] {
+            loader.map_max_entries(name, entries);
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .expect("load the eBPF object (are you root?)");
+        for name in ["to_pod", "from_pod"] {
+            let program = ebpf.program_mut(name).expect("the object has the program");
+            let program: &mut SchedClassifier = program.try_into().expect("it is a classifier");
+            program.load().expect("the kernel accepts the program");
+        }
+        let mut take = |name: &str| -> Map { ebpf.take_map(name).expect(name) };
+        let mut kernel = Self {
+            attachments: take("attachments").try_into().expect("attachments"),
+            rulesets: take("rulesets").try_into().expect("rulesets"),
+            peers: take("peers").try_into().expect("peers"),
+            prefixes: take("prefixes").try_into().expect("prefixes"),
+            rows: take("rows").try_into().expect("rows"),
+            port_sets: take("portsets").try_into().expect("portsets"),
+            chunks: take("chunks").try_into().expect("chunks"),
+            flows: take("flows").try_into().expect("flows"),
+            embryonic: take("embryonic").try_into().expect("embryonic"),
+            fragments: take("fragments").try_into().expect("fragments"),
+            budgets: take("budgets").try_into().expect("budgets"),
+            limits: take("limits").try_into().expect("limits"),
+            counters: take("counters").try_into().expect("counters"),
+            events: take("events").try_into().expect("events"),
+            host: HostTables {
+                flows: FlowMemory::with_capacity(sizes.flows),
+                embryonic: FlowMemory::with_capacity(sizes.embryonic),
+                limit: sizes.flows_per_attachment,
+                second: HZ,
+                ..HostTables::default()
+            },
+            ebpf,
+            counted: [0; 2 * Reason::COUNT as usize],
+            next_port_set: PortSet::FIRST.0,
+            next_chunk: FIRST_CHUNK,
+            last_generation: 0,
+        };
+        kernel.fill_constants(sizes.flows_per_attachment);
+        kernel
+    }
+
+    /// What the table set's maker writes into every set.
+    fn fill_constants(&mut self, flows_per_attachment: u64) {
+        self.put_chunk(CHUNK_NONE, Chunk::NONE);
+        self.put_chunk(CHUNK_ALL, Chunk::ALL);
+        self.put_port_set(PortSet::NONE, PortSetChunks([CHUNK_NONE; 16]));
+        self.put_port_set(PortSet::ALL, PortSetChunks([CHUNK_ALL; 16]));
+        let protocols = TUNNEL_PROTOCOLS.map(u16::from);
+        let mut next = CHUNK_ALL + 1;
+        for (set, ports) in [
+            (PortSet::TUNNEL_PORTS, &TUNNEL_PORTS[..]),
+            (PortSet::TUNNEL_PROTOCOLS, &protocols[..]),
+        ] {
+            let ranges: Vec<_> = ports.iter().map(|port| *port..=*port).collect();
+            next = self.fill_port_set(set, next, &ranges);
+        }
+        assert!(
+            next <= FIRST_CHUNK,
+            "the tunnels' chunks fit below the first free one"
+        );
+        self.put_prefix(
+            "0.0.0.0".parse().expect("an address"),
+            0,
+            podgate_abi::Class::NONE,
+        );
+        self.limits
+            .set(0, flows_per_attachment, 0)
+            .expect("the limit");
+    }
+}

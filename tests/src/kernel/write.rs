@@ -1,0 +1,173 @@
+//! Writes that go to the kernel's maps and to the host's tables alike.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use aya::maps::lpm_trie::Key;
+use podgate_abi::{
+    Address, CHUNK_NONE, Chunk, Class, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord,
+    Row, RowKey, RowSets, Ruleset,
+};
+
+use super::{HZ, Kernel};
+
+impl Kernel {
+    /// Says what an address is.
+    pub fn put_peer(&mut self, address: IpAddr, class: Class, broad: Class) {
+        let address = Address::from(address);
+        self.put_peer_word(address, PeerWord::new(address, class, broad, false));
+    }
+
+    /// Says that an address is the node's.
+    pub fn put_node(&mut self, address: IpAddr) {
+        let address = Address::from(address);
+        self.put_peer_word(
+            address,
+            PeerWord::new(address, Class::NONE, Class::NONE, true),
+        );
+    }
+
+    /// Writes any word for an address, even one that is not its own.
+    ///
+    /// # Panics
+    /// Here and below: when the kernel refuses the write.
+    pub fn put_peer_word(&mut self, address: Address, word: PeerWord) {
+        self.host.peers.insert(address, word);
+        self.peers
+            .insert(address.octets(), word.0, 0)
+            .expect("the address is written");
+    }
+
+    /// Leaves an address to the prefixes.
+    pub fn remove_peer(&mut self, address: Address) {
+        if self.host.peers.remove(&address).is_some() {
+            self.peers
+                .remove(&address.octets())
+                .expect("the address is deleted");
+        }
+    }
+
+    /// Says what lies in a block; `length` is in the bits of its own family.
+    pub fn put_prefix(&mut self, address: IpAddr, length: u32, broad: Class) {
+        let length = length + if address.is_ipv4() { 96 } else { 0 };
+        let address = Address::from(address);
+        self.put_prefix_word(
+            PrefixKey { length, address },
+            PrefixWord(u64::from(broad.0)),
+        );
+    }
+
+    /// Says what lies under a prefix.
+    pub fn put_prefix_word(&mut self, key: PrefixKey, word: PrefixWord) {
+        self.host.prefixes.insert(key, word);
+        self.prefixes
+            .insert(&Key::new(key.length, key.address.octets()), word.0, 0)
+            .expect("the prefix is written");
+    }
+
+    /// Leaves what lies under a prefix to the next shorter one.
+    pub fn remove_prefix(&mut self, key: PrefixKey) {
+        if self.host.prefixes.remove(&key).is_some() {
+            self.prefixes
+                .remove(&Key::new(key.length, key.address.octets()))
+                .expect("the prefix is deleted");
+        }
+    }
+
+    /// Says what a ruleset allows with a class or broad class.
+    pub fn put_row(&mut self, ruleset: Ruleset, class: Class, sets: RowSets) {
+        let key = RowKey::new(ruleset, class);
+        self.put_row_words(key, Row::new(key, sets));
+    }
+
+    /// Writes any row, even one that is another's.
+    pub fn put_row_words(&mut self, key: RowKey, row: Row) {
+        self.host.rows.insert(key, row);
+        self.rows
+            .insert(key.0, row.0, 0)
+            .expect("the row is written");
+    }
+
+    /// Deletes a row.
+    pub fn remove_row(&mut self, key: RowKey) {
+        if self.host.rows.remove(&key).is_some() {
+            self.rows.remove(&key.0).expect("the row is deleted");
+        }
+    }
+
+    /// Says what a ruleset allows with any peer that no row names.
+    pub fn put_default_row(&mut self, ruleset: Ruleset, row: Row) {
+        self.host.rulesets.insert(ruleset.0, row);
+        self.rulesets
+            .set(ruleset.0, row.0, 0)
+            .expect("the ruleset is written");
+    }
+
+    /// Writes a port set.
+    pub fn put_port_set(&mut self, set: PortSet, chunks: PortSetChunks) {
+        self.host.port_sets.insert(set.0, chunks);
+        self.port_sets
+            .set(u32::from(set.0), chunks.0, 0)
+            .expect("the port set is written");
+    }
+
+    /// Writes a chunk.
+    pub fn put_chunk(&mut self, number: u16, chunk: Chunk) {
+        self.host.chunks.insert(number, chunk);
+        self.chunks
+            .set(u32::from(number), chunk.0, 0)
+            .expect("the chunk is written");
+    }
+
+    /// A new port set with these ports.
+    pub fn ports(&mut self, ranges: &[RangeInclusive<u16>]) -> PortSet {
+        let set = PortSet(self.next_port_set);
+        self.next_port_set += 1;
+        self.next_chunk = self.fill_port_set(set, self.next_chunk, ranges);
+        set
+    }
+
+    /// Writes a port set, with chunks from `next` on; the first chunk that it did not need.
+    pub(super) fn fill_port_set(
+        &mut self,
+        set: PortSet,
+        mut next: u16,
+        ranges: &[RangeInclusive<u16>],
+    ) -> u16 {
+        let mut chunks = [CHUNK_NONE; 16];
+        for (place, number) in (0_u16..).zip(chunks.iter_mut()) {
+            let mut chunk = Chunk::NONE;
+            let ports = ranges.iter().cloned().flatten();
+            for port in ports.filter(|port| port >> 12 == place) {
+                chunk.insert(port & 0xfff);
+            }
+            if chunk != Chunk::NONE {
+                self.put_chunk(next, chunk);
+                *number = next;
+                next += 1;
+            }
+        }
+        self.put_port_set(set, PortSetChunks(chunks));
+        next
+    }
+}
+
+impl Kernel {
+    /// Lets every flow have been silent for so many seconds.
+    ///
+    /// # Panics
+    /// When a flow cannot be read or written.
+    pub fn age_flows(&mut self, seconds: u32) {
+        let age = u64::from(seconds) * u64::from(HZ);
+        for table in [&mut self.flows, &mut self.embryonic] {
+            let keys: Vec<_> = table.keys().map(|key| key.expect("a key")).collect();
+            for key in keys {
+                let [word, seen] = table.get(&key, 0).expect("a flow");
+                table
+                    .insert(key, [word, seen.wrapping_sub(age)], 0)
+                    .expect("a flow is written");
+            }
+        }
+        self.host.now.set(self.host.now.get() + age);
+    }
+}

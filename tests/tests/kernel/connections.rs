@@ -1,0 +1,303 @@
+//! Connections: the first packet is judged, and what belongs to it passes.
+
+use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_tests::frame::flag::{ACK, FIN, RST, SYN};
+use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
+use podgate_tests::kernel::PolicyOf;
+
+use crate::setting::{Began, FAMILIES, RULESET, Scene};
+
+#[test]
+fn a_friend_may_connect_and_a_stranger_may_not() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+        let (friend, stranger) = (scene.friend, scene.stranger);
+        for payload in [tcp(999, 80, SYN), udp(999, 53), sctp(999, 80)] {
+            assert_eq!(scene.to_pod(friend, payload.clone()), Reason::Allowed);
+            assert_eq!(scene.to_pod(stranger, payload), Reason::Policy);
+        }
+        let ping = echo_request(friend, 7);
+        assert_eq!(scene.to_pod(friend, ping.clone()), Reason::Allowed);
+        assert_eq!(scene.to_pod(stranger, ping), Reason::Policy);
+    }
+}
+
+#[test]
+fn the_pod_may_connect_to_a_friend_and_not_to_a_stranger() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
+        let (friend, stranger) = (scene.friend, scene.stranger);
+        for payload in [tcp(999, 80, SYN), udp(999, 53), sctp(999, 80)] {
+            assert_eq!(scene.from_pod(friend, payload.clone()), Reason::Allowed);
+            assert_eq!(scene.from_pod(stranger, payload), Reason::Policy);
+        }
+        let ping = echo_request(friend, 7);
+        assert_eq!(scene.from_pod(friend, ping.clone()), Reason::Allowed);
+        assert_eq!(scene.from_pod(stranger, ping), Reason::Policy);
+    }
+}
+
+#[test]
+fn answers_pass_whatever_the_other_direction_says() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+        let friend = scene.friend;
+        scene.handshake(friend, 999, 80, Began::Peer);
+        for (request, answer) in [
+            (udp(999, 53), udp(53, 999)),
+            (sctp(999, 80), sctp(80, 999)),
+            (echo_request(friend, 7), echo_reply(friend, 7)),
+            (frame::other(50), frame::other(50)),
+        ] {
+            assert_eq!(scene.to_pod(friend, request.clone()), Reason::Allowed);
+            assert_eq!(scene.from_pod(friend, answer), Reason::Established);
+            assert_eq!(scene.to_pod(friend, request), Reason::Established);
+        }
+
+        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
+        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.handshake(friend, 443, 2000, Began::Pod);
+        for (request, answer) in [
+            (udp(2000, 53), udp(53, 2000)),
+            (sctp(2000, 80), sctp(80, 2000)),
+            (echo_request(friend, 7), echo_reply(friend, 7)),
+            (frame::other(50), frame::other(50)),
+        ] {
+            assert_eq!(scene.from_pod(friend, request.clone()), Reason::Allowed);
+            assert_eq!(scene.to_pod(friend, answer), Reason::Established);
+            assert_eq!(scene.from_pod(friend, request), Reason::Established);
+        }
+    }
+}
+
+#[test]
+fn what_looks_like_an_answer_to_nothing_is_judged() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+        let stranger = scene.stranger;
+        for payload in [
+            tcp(80, 2000, SYN | ACK),
+            tcp(80, 2000, ACK),
+            tcp(80, 2000, RST),
+            udp(53, 2000),
+            sctp(80, 2000),
+            echo_reply(stranger, 7),
+        ] {
+            assert_eq!(scene.to_pod(stranger, payload), Reason::Policy);
+        }
+        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
+        for payload in [
+            tcp(80, 2000, SYN | ACK),
+            tcp(80, 2000, ACK),
+            udp(53, 2000),
+            sctp(80, 2000),
+            echo_reply(stranger, 7),
+        ] {
+            assert_eq!(scene.from_pod(stranger, payload), Reason::Policy);
+        }
+    }
+}
+
+#[test]
+fn an_answer_with_other_ports_or_from_another_peer_is_none() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::both(RULESET));
+        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        let (friend, stranger) = (scene.friend, scene.stranger);
+        assert_eq!(scene.from_pod(friend, udp(2000, 53)), Reason::Allowed);
+        for payload in [udp(53, 2001), udp(54, 2000), tcp(53, 2000, ACK)] {
+            assert_eq!(scene.to_pod(friend, payload), Reason::DenyAll);
+        }
+        assert_eq!(scene.to_pod(stranger, udp(53, 2000)), Reason::DenyAll);
+        assert_eq!(
+            scene.from_pod(friend, echo_request(friend, 7)),
+            Reason::Allowed
+        );
+        assert_eq!(scene.to_pod(friend, echo_reply(friend, 8)), Reason::DenyAll);
+        assert_eq!(
+            scene.to_pod(friend, echo_request(friend, 7)),
+            Reason::DenyAll
+        );
+        assert_eq!(scene.to_pod(friend, udp(53, 2000)), Reason::Established);
+    }
+}
+
+#[test]
+fn a_closed_connection_does_not_open_a_new_one() {
+    for family in FAMILIES {
+        for end in [FIN | ACK, RST, RST | ACK] {
+            let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+            let friend = scene.friend;
+            scene.handshake(friend, 999, 80, Began::Peer);
+            let last = tcp(80, 999, end);
+            assert_eq!(scene.from_pod(friend, last), Reason::Established);
+            // What is still on its way passes, but a SYN is judged.
+            let late = tcp(999, 80, ACK);
+            assert_eq!(scene.to_pod(friend, late), Reason::Established);
+            assert_eq!(scene.to_pod(friend, tcp(999, 80, SYN)), Reason::Allowed);
+        }
+    }
+}
+
+#[test]
+fn a_syn_in_an_open_connection_is_its_own_first_packet_again() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+        let friend = scene.friend;
+        assert_eq!(scene.to_pod(friend, tcp(999, 80, SYN)), Reason::Allowed);
+        assert_eq!(scene.to_pod(friend, tcp(999, 80, SYN)), Reason::Established);
+    }
+}
+
+#[test]
+fn a_syn_from_the_other_side_is_another_connection() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+        let friend = scene.friend;
+        scene.handshake(friend, 999, 80, Began::Peer);
+        assert_eq!(scene.from_pod(friend, tcp(80, 999, SYN)), Reason::DenyAll);
+        assert_eq!(
+            scene.from_pod(friend, tcp(80, 999, ACK)),
+            Reason::Established
+        );
+
+        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
+        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.handshake(friend, 80, 2000, Began::Pod);
+        assert_eq!(scene.to_pod(friend, tcp(80, 2000, SYN)), Reason::DenyAll);
+        assert_eq!(
+            scene.to_pod(friend, tcp(80, 2000, ACK)),
+            Reason::Established
+        );
+    }
+}
+
+#[test]
+fn a_new_generation_has_established_flows_judged_again_by_their_first_direction() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::both(RULESET));
+        let friend = scene.friend;
+        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.handshake(friend, 443, 2000, Began::Pod);
+        assert_eq!(scene.to_pod(friend, udp(999, 53)), Reason::Allowed);
+        // Still allowed: judged once, then established again.
+        scene.kernel.renew();
+        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::Allowed);
+        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::Established);
+        assert_eq!(scene.to_pod(friend, tcp(443, 2000, ACK)), Reason::Allowed);
+        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::Allowed);
+        // Ingress revoked: what the peer began ends, in both directions; what the pod began goes on.
+        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::DenyAll);
+        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::DenyAll);
+        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::DenyAll);
+        assert_eq!(
+            scene.to_pod(friend, tcp(443, 2000, ACK)),
+            Reason::Established
+        );
+        // Egress revoked too.
+        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+        assert_eq!(scene.to_pod(friend, tcp(443, 2000, ACK)), Reason::DenyAll);
+        assert_eq!(scene.from_pod(friend, tcp(2000, 443, ACK)), Reason::DenyAll);
+    }
+}
+
+#[test]
+fn replies_to_what_went_out_under_the_baseline_are_not_orphaned_by_the_policy() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::OPEN);
+        let (friend, stranger) = (scene.friend, scene.stranger);
+        assert_eq!(scene.from_pod(friend, udp(2000, 53)), Reason::Allowed);
+        assert_eq!(scene.from_pod(stranger, udp(2000, 53)), Reason::Allowed);
+        scene.kernel.flip(Direction::FromPod, RULESET);
+        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        assert_eq!(scene.to_pod(friend, udp(53, 2000)), Reason::Allowed);
+        assert_eq!(scene.to_pod(stranger, udp(53, 2000)), Reason::Policy);
+    }
+}
+
+#[test]
+fn a_flow_that_was_silent_for_too_long_is_none() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+        let friend = scene.friend;
+        // Seconds that the state of the flow allows: one side heard, both heard, TCP established.
+        assert_eq!(scene.to_pod(friend, udp(999, 53)), Reason::Allowed);
+        scene.kernel.age_flows(59);
+        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::Established);
+        scene.kernel.age_flows(61);
+        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::Established);
+        scene.kernel.age_flows(181);
+        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::DenyAll);
+
+        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.kernel.age_flows(86_300);
+        assert_eq!(
+            scene.from_pod(friend, tcp(80, 999, ACK)),
+            Reason::Established
+        );
+        scene.kernel.age_flows(86_401);
+        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::DenyAll);
+
+        scene.handshake(friend, 998, 80, Began::Peer);
+        let end = tcp(80, 998, FIN | ACK);
+        assert_eq!(scene.from_pod(friend, end.clone()), Reason::Established);
+        scene.kernel.age_flows(121);
+        assert_eq!(scene.from_pod(friend, end), Reason::DenyAll);
+    }
+}
+
+#[test]
+fn the_deny_all_baseline_drops_and_the_allow_all_baseline_passes() {
+    for family in FAMILIES {
+        for (policy, expected) in [
+            (PolicyOf::SHUT, Reason::DenyAll),
+            (PolicyOf::OPEN, Reason::Allowed),
+        ] {
+            let mut scene = Scene::new(family, policy);
+            let (friend, stranger) = (scene.friend, scene.stranger);
+            for peer in [friend, stranger] {
+                for payload in [
+                    tcp(999, 80, SYN),
+                    udp(999, 53),
+                    sctp(999, 80),
+                    echo_request(peer, 7),
+                    frame::other(50),
+                ] {
+                    assert_eq!(scene.to_pod(peer, payload.clone()), expected);
+                }
+                for payload in [
+                    tcp(2000, 80, SYN),
+                    udp(2000, 53),
+                    sctp(2000, 80),
+                    echo_request(peer, 8),
+                    frame::other(115),
+                ] {
+                    assert_eq!(scene.from_pod(peer, payload), expected);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slot_without_a_record_drops_everything() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::OPEN);
+        let friend = scene.friend;
+        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.kernel.detach();
+        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::NoRecord);
+        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::NoRecord);
+        let node = scene.node;
+        assert_eq!(scene.from_node(node, tcp(999, 80, SYN)), Reason::NoRecord);
+        let asks = frame::arp(1, [10, 1, 0, 10], [10, 1, 0, 1]);
+        assert_eq!(scene.sends(&asks), Reason::NoRecord);
+        assert_eq!(scene.receives(&asks), Reason::NoRecord);
+        let odd = frame::ethernet(0x88cc, &[0; 46]);
+        assert_eq!(scene.receives(&odd), Reason::NoRecord);
+    }
+}

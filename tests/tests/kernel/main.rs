@@ -1,0 +1,4 @@
+//! Level `kernel`: the committed object under `BPF_PROG_TEST_RUN`, and `decide()` on the host in step with it.
+
+mod connections;
+mod setting;

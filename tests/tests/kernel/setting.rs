@@ -1,0 +1,151 @@
+//! The scene of most tests: one pod, peers of one family, and the packets between them.
+
+use std::net::IpAddr;
+
+use podgate_abi::{Class, Direction, PortSet, Reason, Row, RowKey, RowSets, Ruleset};
+use podgate_tests::frame::{self, Payload};
+use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf};
+
+/// Everything in a row.
+pub(crate) const ALL: RowSets = of(PortSet::ALL);
+/// Nothing in a row.
+pub(crate) const NOTHING: RowSets = of(PortSet::NONE);
+/// The ruleset that tests compile by hand.
+pub(crate) const RULESET: Ruleset = Ruleset::FIRST;
+/// The class of [`Scene::friend`].
+pub(crate) const FRIENDS: Class = Class(5);
+/// The broad class of the same.
+pub(crate) const NEIGHBOURHOOD: Class = Class(9);
+
+/// The same port set for every protocol.
+pub(crate) const fn of(set: PortSet) -> RowSets {
+    RowSets {
+        tcp: set,
+        udp: set,
+        sctp: set,
+        rest: set,
+    }
+}
+
+/// Which family a scene is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Both.
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// A pod that is policed by [`RULESET`] both ways: all with its friend, nothing with strangers.
+pub(crate) struct Scene {
+    pub(crate) kernel: Kernel,
+    pub(crate) family: Family,
+    pub(crate) pod: IpAddr,
+    pub(crate) friend: IpAddr,
+    pub(crate) stranger: IpAddr,
+    pub(crate) node: IpAddr,
+}
+
+impl Scene {
+    /// The scene with this policy.
+    pub(crate) fn new(family: Family, policy: PolicyOf) -> Self {
+        Self::with_kernel(Kernel::default(), family, policy)
+    }
+
+    /// The scene with tables of other sizes.
+    pub(crate) fn with_kernel(mut kernel: Kernel, family: Family, policy: PolicyOf) -> Self {
+        let address = |text: [&str; 2]| -> IpAddr {
+            text[usize::from(family == Family::V6)]
+                .parse()
+                .expect("an address")
+        };
+        let scene = |kernel| Self {
+            kernel,
+            family,
+            pod: address(["10.1.0.10", "fd00:1::10"]),
+            friend: address(["10.1.0.20", "fd00:1::20"]),
+            stranger: address(["10.1.0.30", "fd00:1::30"]),
+            node: address(["10.1.0.1", "fd00:1::1"]),
+        };
+        kernel.put_default_row(RULESET, Row::new(RowKey(0), NOTHING));
+        kernel.put_row(RULESET, FRIENDS, ALL);
+        let mut scene = scene(kernel);
+        scene.kernel.put_peer(scene.friend, FRIENDS, NEIGHBOURHOOD);
+        scene.kernel.put_node(scene.node);
+        scene.attach(policy, false);
+        scene
+    }
+
+    /// Attaches the pod anew.
+    pub(crate) fn attach(&mut self, policy: PolicyOf, routes: bool) {
+        let mut addresses = vec![self.pod];
+        if self.family == Family::V6 {
+            addresses.push("fe80::10".parse().expect("an address"));
+        }
+        self.kernel.attach(&Pod {
+            addresses,
+            policy,
+            routes,
+        });
+    }
+
+    /// A packet to the pod from elsewhere.
+    pub(crate) fn to_pod(&mut self, source: IpAddr, payload: Payload) -> Reason {
+        let frame = frame::packet(source, self.pod, payload).frame();
+        self.kernel.run(Direction::ToPod, Origin::Elsewhere, &frame)
+    }
+
+    /// A packet that the node itself sends to the pod, or so it seems.
+    pub(crate) fn from_node(&mut self, source: IpAddr, payload: Payload) -> Reason {
+        let frame = frame::packet(source, self.pod, payload).frame();
+        self.kernel.run(Direction::ToPod, Origin::Node, &frame)
+    }
+
+    /// A packet from the pod.
+    pub(crate) fn from_pod(&mut self, destination: IpAddr, payload: Payload) -> Reason {
+        let frame = frame::packet(self.pod, destination, payload).frame();
+        self.sends(&frame)
+    }
+
+    /// Any frame from the pod.
+    pub(crate) fn sends(&mut self, frame: &[u8]) -> Reason {
+        self.kernel
+            .run(Direction::FromPod, Origin::Elsewhere, frame)
+    }
+
+    /// Any frame to the pod.
+    pub(crate) fn receives(&mut self, frame: &[u8]) -> Reason {
+        self.kernel.run(Direction::ToPod, Origin::Elsewhere, frame)
+    }
+
+    /// The third step of a TCP handshake that the friend or the pod began, and the two before it.
+    pub(crate) fn handshake(&mut self, peer: IpAddr, peer_port: u16, pod_port: u16, by: Began) {
+        use frame::flag::{ACK, SYN};
+        let out = |flags| frame::tcp(pod_port, peer_port, flags);
+        let back = |flags| frame::tcp(peer_port, pod_port, flags);
+        match by {
+            Began::Pod => {
+                assert_eq!(self.from_pod(peer, out(SYN)), Reason::Allowed);
+                assert_eq!(self.to_pod(peer, back(SYN | ACK)), Reason::Established);
+                assert_eq!(self.from_pod(peer, out(ACK)), Reason::Established);
+            }
+            Began::Peer => {
+                assert_eq!(self.to_pod(peer, back(SYN)), Reason::Allowed);
+                assert_eq!(self.from_pod(peer, out(SYN | ACK)), Reason::Established);
+                assert_eq!(self.to_pod(peer, back(ACK)), Reason::Established);
+            }
+        }
+    }
+}
+
+/// Who began a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Began {
+    /// The pod.
+    Pod,
+    /// The peer.
+    Peer,
+}
