@@ -1,8 +1,19 @@
 //! The node daemon: watches policy and fills the kernel tables.
+//!
+//! ```text
+//! manifests ──┐                    ┌──► plan ──► datapath
+//! socket ─────┼──► engine ─► cluster ─► policy
+//! node ───────┘        └──► admin
+//! ```
 
+pub mod admin;
 pub mod args;
+pub mod cluster;
 pub mod convert;
+pub mod engine;
 pub mod manifests;
 pub mod node;
 pub mod plan;
+pub mod run;
 pub mod socket;
+pub mod upkeep;

@@ -127,6 +127,14 @@ fn listen(
     }
 }
 
+/// The node's addresses now.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn addresses_now() -> Result<BTreeSet<IpAddr>> {
+    addresses(&mut Socket::open().context("open a netlink socket")?)
+}
+
 /// The node's addresses but loopback's, which no packet of a pod can have.
 fn addresses(questions: &mut Socket) -> Result<BTreeSet<IpAddr>> {
     let all = questions.addresses().context("read the node's addresses")?;

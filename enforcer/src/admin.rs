@@ -1,0 +1,150 @@
+//! Health and metrics over HTTP.
+//!
+//! ```text
+//! engine ── Condition ──► /readyz, /livez
+//!        ◄── "count" ──── /metrics: the kernel's counters are read when somebody asks
+//! ```
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use crate::args::BindAddress;
+
+/// How long a scrape waits for the engine to read the kernel's counters. After that it shows the last ones.
+const COUNTING: Duration = Duration::from_secs(1);
+
+/// Whether the node is policed as its source says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing has been put in force yet.
+    Starting,
+    /// Every pod that the source knows has its policy, and the source has no error.
+    Ready,
+    /// Something is not as the source says; each reason is a sentence for people.
+    Degraded(Vec<String>),
+}
+
+/// Makes the process's recorder of metrics.
+///
+/// # Errors
+/// When there is one already.
+pub fn install_recorder() -> Result<PrometheusHandle> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)
+        .map_err(|error| anyhow::anyhow!("install the recorder of metrics: {error}"))?;
+    Ok(handle)
+}
+
+/// `/readyz` and `/livez`.
+pub fn health(condition: watch::Receiver<Condition>) -> Router {
+    Router::new()
+        .route("/readyz", get(readyz))
+        .route("/livez", get(livez))
+        .with_state(condition)
+}
+
+async fn readyz(State(condition): State<watch::Receiver<Condition>>) -> (StatusCode, String) {
+    if condition.has_changed().is_err() {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the engine has ended\n".into(),
+        );
+    }
+    match &*condition.borrow() {
+        Condition::Ready => (StatusCode::OK, "ok\n".into()),
+        Condition::Starting => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not synced: the first table set is not in force yet\n".into(),
+        ),
+        Condition::Degraded(reasons) => {
+            (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+        }
+    }
+}
+
+async fn livez(State(condition): State<watch::Receiver<Condition>>) -> (StatusCode, &'static str) {
+    match condition.has_changed() {
+        Ok(_) => (StatusCode::OK, "ok\n"),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the engine has ended\n"),
+    }
+}
+
+/// `/metrics`. `count` asks the engine to read the kernel's counters; it answers, or drops the question.
+pub fn metrics<C>(handle: PrometheusHandle, count: C) -> Router
+where
+    C: Fn(oneshot::Sender<()>) + Clone + Send + Sync + 'static,
+{
+    Router::new().route(
+        "/metrics",
+        get(move || {
+            let (handle, count) = (handle.clone(), count.clone());
+            async move {
+                let (done, counted) = oneshot::channel();
+                count(done);
+                // Without an answer in time the figures are a little older.
+                drop(timeout(COUNTING, counted).await);
+                handle.run_upkeep();
+                handle.render()
+            }
+        }),
+    )
+}
+
+/// Listens at `address` and serves `router` there until `stop`.
+///
+/// # Errors
+/// When the address cannot be had. [`BindAddress::Off`] is none, and waits for `stop`.
+pub async fn listen(
+    what: &'static str,
+    address: BindAddress,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<Option<SocketAddr>> {
+    let BindAddress::At(address) = address else {
+        return Ok(None);
+    };
+    let listener = bind(address)
+        .await
+        .with_context(|| format!("listen at {address} for {what}"))?;
+    let bound = listener
+        .local_addr()
+        .context("ask where the server listens")?;
+    tokio::spawn(async move {
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(stop)
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, what, "the HTTP server ended");
+        }
+    });
+    Ok(Some(bound))
+}
+
+/// A kernel without IPv6 has no `[::]`, which stands for every address here.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error)
+            if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+                && address.ip().is_unspecified() =>
+        {
+            TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), address.port())).await
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+async fn served(router: Router) -> SocketAddr {
+    let any = BindAddress::At("127.0.0.1:0".parse().unwrap());
+    listen("a test", any, router, std::future::pending())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// Status and body of the answer.
+async fn ask(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+#[tokio::test]
+async fn readiness_says_why_not() {
+    let (engine, condition) = watch::channel(Condition::Starting);
+    let address = served(health(condition)).await;
+    let wrong = vec![
+        "a.yaml is wrong".to_owned(),
+        "2 attachments are dirty".to_owned(),
+    ];
+    for (condition, status, says) in [
+        (Condition::Starting, 503, "not synced"),
+        (Condition::Ready, 200, "ok"),
+        (
+            Condition::Degraded(wrong),
+            503,
+            "a.yaml is wrong\n2 attachments are dirty",
+        ),
+    ] {
+        engine.send(condition).unwrap();
+        let (seen, body) = ask(address, "/readyz").await;
+        assert_eq!(seen, status, "{body}");
+        assert!(body.contains(says), "{body}");
+        assert_eq!(ask(address, "/livez").await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_enforcer_whose_engine_has_ended_is_neither_alive_nor_ready() {
+    let (engine, condition) = watch::channel(Condition::Ready);
+    let address = served(health(condition)).await;
+    drop(engine);
+    assert_eq!(ask(address, "/livez").await.0, 500);
+    assert_eq!(ask(address, "/readyz").await.0, 503);
+}
+
+#[tokio::test]
+async fn a_scrape_counts_first_and_needs_no_answer() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let recorder = std::sync::Arc::new(recorder);
+    let count = move |done: oneshot::Sender<()>| {
+        metrics::with_local_recorder(&*recorder, || metrics::counter!("scrapes").increment(1));
+        drop(done);
+    };
+    let address = served(super::metrics(handle, count)).await;
+    for scrape in 1..=2 {
+        let (status, body) = ask(address, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(body.contains(&format!("scrapes {scrape}")), "{body}");
+    }
+}

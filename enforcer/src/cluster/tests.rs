@@ -1,0 +1,235 @@
+use podgate_datapath::netlink::Ifindex;
+use podgate_datapath::record::{Generation, Hook};
+use podgate_policy::model::Namespace;
+
+use super::*;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn ips(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|text| ip(text)).collect()
+}
+
+fn pod(name: &str, addresses: &[&str]) -> IdentifiedPod {
+    IdentifiedPod {
+        name: ObjectName::new("ns", name),
+        uid: None,
+        pod: Arc::new(Pod {
+            labels: [("app".to_owned(), name.to_owned())].into(),
+            addresses: ips(addresses),
+            ..Pod::default()
+        }),
+    }
+}
+
+fn with(mut pod: IdentifiedPod, change: impl FnOnce(&mut Pod)) -> IdentifiedPod {
+    change(Arc::make_mut(&mut pod.pod));
+    pod
+}
+
+fn source(pods: impl IntoIterator<Item = IdentifiedPod>) -> Snapshot {
+    Snapshot {
+        namespaces: [("ns".to_owned(), Namespace::new("ns", BTreeMap::new()))].into(),
+        pods: pods
+            .into_iter()
+            .map(|pod| (pod.name.clone(), Arc::new(pod)))
+            .collect(),
+        ..Snapshot::default()
+    }
+}
+
+/// The attachment of pod `name` in slot `slot`, which is its birth too.
+fn record(name: &str, slot: u32, addresses: &[&str]) -> Record {
+    Record {
+        identity: Identity {
+            container_id: format!("c{slot}"),
+            ifname: "eth0".into(),
+        },
+        network: "n".into(),
+        pod: Some(PodName {
+            namespace: "ns".into(),
+            name: name.into(),
+            uid: Some("u1".into()),
+        }),
+        netns_inode: 7,
+        pod_ifindex: Ifindex(2),
+        host_ifindex: Ifindex(9),
+        host_mac: None,
+        addresses: ips(addresses),
+        baseline: record::Baseline::Allow,
+        hook: Hook::Clsact,
+        routes: false,
+        slot: Slot(slot),
+        birth: Generation(slot),
+    }
+}
+
+fn view(pods: impl IntoIterator<Item = IdentifiedPod>, records: Vec<Record>) -> View {
+    let mut cluster = Cluster::default();
+    cluster.set_source(source(pods));
+    cluster.set_attachments(records);
+    cluster.view()
+}
+
+fn addresses(view: &View, name: &str) -> Vec<IpAddr> {
+    view.world.pods[&ObjectName::new("ns", name)]
+        .addresses
+        .clone()
+}
+
+#[test]
+fn addresses_come_from_the_attachment_here_and_from_the_status_elsewhere() {
+    let view = view(
+        [
+            pod("here", &["10.0.0.9"]),
+            pod("there", &["10.0.1.1", "fd01::1"]),
+        ],
+        vec![record("here", 1, &["10.0.0.1", "fd00::1"])],
+    );
+    assert_eq!(addresses(&view, "here"), ips(&["10.0.0.1", "fd00::1"]));
+    assert_eq!(addresses(&view, "there"), ips(&["10.0.1.1", "fd01::1"]));
+    assert_eq!(view.subjects[&Slot(1)].name, ObjectName::new("ns", "here"));
+    assert!(view.unknown.is_empty());
+}
+
+#[test]
+fn an_attached_address_is_nobody_elses_whatever_the_source_says() {
+    let both = [pod("here", &[]), pod("liar", &["10.0.0.1", "10.0.0.2"])];
+    let known = view(both.clone(), vec![record("here", 1, &["10.0.0.1"])]);
+    assert_eq!(addresses(&known, "liar"), ips(&["10.0.0.2"]));
+    let unknown = view(both, vec![record("stranger", 1, &["10.0.0.1"])]);
+    assert_eq!(addresses(&unknown, "liar"), ips(&["10.0.0.2"]));
+}
+
+#[test]
+fn of_two_attachments_with_one_address_the_younger_has_it() {
+    for records in [[2, 1], [1, 2]].map(|slots| {
+        slots.map(|slot| record(if slot == 2 { "new" } else { "old" }, slot, &["10.0.0.1"]))
+    }) {
+        let view = view([pod("old", &[]), pod("new", &[])], records.to_vec());
+        assert_eq!(addresses(&view, "new"), ips(&["10.0.0.1"]));
+        assert_eq!(addresses(&view, "old"), ips(&[]));
+        assert_eq!(view.subjects.len(), 2);
+    }
+}
+
+#[test]
+fn two_interfaces_of_a_pod_are_two_attachments_with_all_its_addresses() {
+    let records = vec![
+        record("here", 1, &["10.0.0.1"]),
+        record("here", 2, &["10.0.0.2"]),
+    ];
+    let view = view([pod("here", &[])], records);
+    assert_eq!(addresses(&view, "here"), ips(&["10.0.0.1", "10.0.0.2"]));
+    assert_eq!(view.subjects.len(), 2);
+}
+
+#[test]
+fn a_pod_that_the_source_does_not_know_is_unknown() {
+    let mut nameless = record("x", 2, &["10.0.0.2"]);
+    nameless.pod = None;
+    let view = view([], vec![record("stranger", 1, &["10.0.0.1"]), nameless]);
+    assert_eq!(view.unknown, BTreeSet::from([Slot(1), Slot(2)]));
+    assert!(view.subjects.is_empty());
+}
+
+#[test]
+fn a_namesake_with_another_uid_is_another_pod() {
+    let mut other = pod("here", &["10.0.1.1"]);
+    other.uid = Some("u2".into());
+    let view = view([other], vec![record("here", 1, &["10.0.0.1"])]);
+    assert_eq!(view.unknown, BTreeSet::from([Slot(1)]));
+    assert_eq!(addresses(&view, "here"), ips(&["10.0.1.1"]));
+}
+
+#[test]
+fn a_pod_that_left_the_source_is_judged_as_it_was_and_is_no_peer() {
+    let mut cluster = Cluster::default();
+    cluster.set_source(source([pod("here", &[])]));
+    cluster.set_attachments(vec![record("here", 1, &["10.0.0.1"])]);
+    let before = cluster.view();
+    cluster.set_source(source([]));
+    let after = cluster.view();
+    assert_eq!(after.subjects, before.subjects);
+    assert!(after.world.pods.is_empty());
+    assert!(after.unknown.is_empty());
+}
+
+#[test]
+fn an_attachment_that_is_another_one_under_the_same_name_inherits_nothing() {
+    let mut cluster = Cluster::default();
+    cluster.set_source(source([pod("here", &[])]));
+    let first = record("here", 1, &["10.0.0.1"]);
+    assert_eq!(
+        cluster.set_attachments(vec![first.clone()]),
+        [Slot(1)].into()
+    );
+    cluster.view();
+    assert_eq!(cluster.set_attachments(vec![first.clone()]), [].into());
+    cluster.set_source(source([]));
+    let again = Record {
+        birth: Generation(5),
+        ..first
+    };
+    assert_eq!(cluster.set_attachments(vec![again]), [Slot(1)].into());
+    assert_eq!(cluster.view().unknown, [Slot(1)].into());
+}
+
+#[test]
+fn completed_pods_and_host_network_pods_are_no_peers() {
+    let finished = with(pod("done", &["10.0.0.1"]), |pod| pod.finished = true);
+    let host = with(pod("host", &["192.0.2.1"]), |pod| pod.host_network = true);
+    let view = view(
+        [finished, host, pod("new", &[])],
+        vec![record("new", 1, &["10.0.0.1"])],
+    );
+    assert_eq!(addresses(&view, "new"), ips(&["10.0.0.1"]));
+    assert!(addresses(&view, "done").is_empty());
+    let selectable: Vec<_> = view
+        .world
+        .pods
+        .values()
+        .filter(|pod| pod.is_selectable())
+        .collect();
+    assert_eq!(selectable.len(), 1);
+}
+
+#[test]
+fn a_pod_in_an_unknown_namespace_is_a_subject_of_it() {
+    let mut cluster = Cluster::default();
+    let mut snapshot = source([pod("here", &[])]);
+    snapshot.namespaces.clear();
+    cluster.set_source(snapshot);
+    cluster.set_attachments(vec![record("here", 1, &["10.0.0.1"])]);
+    let view = cluster.view();
+    assert!(view.world.namespaces.is_empty());
+    assert_eq!(view.subjects[&Slot(1)].name.namespace, "ns");
+}
+
+#[test]
+fn link_local_addresses_name_nobody() {
+    let view = view(
+        [pod("here", &[])],
+        vec![record("here", 1, &["10.0.0.1", "fe80::1"])],
+    );
+    assert_eq!(addresses(&view, "here"), ips(&["10.0.0.1"]));
+}
+
+#[test]
+fn an_address_of_an_attachment_is_none_of_the_nodes() {
+    let mut cluster = Cluster::default();
+    cluster.set_source(source([pod("here", &[])]));
+    cluster.set_node_addresses(BTreeSet::from([ip("10.0.0.1"), ip("192.0.2.1")]));
+    cluster.set_attachments(vec![record("here", 1, &["10.0.0.1"])]);
+    assert_eq!(cluster.view().world.node_addresses, ips(&["192.0.2.1"]));
+}
+
+#[test]
+fn the_baseline_is_the_attachments_own() {
+    let mut strict = record("here", 1, &[]);
+    strict.baseline = record::Baseline::Deny;
+    let view = view([pod("here", &[])], vec![strict]);
+    assert_eq!(view.subjects[&Slot(1)].baseline, Baseline::Strict);
+}

@@ -1,0 +1,340 @@
+//! The one owner of what is known and of what is in force. Whatever happens comes here as an [`Event`].
+//!
+//! ```text
+//! Event ──► Cluster ──► View: what changed? ──► Planner ──► Execution ──► tables
+//!              ▲                                                            │
+//!   attachment files, read under the lock                          answers to ADD, Condition
+//! ```
+//! It runs on a thread of its own, because every write is a short blocking call. Facts and policies never share a
+//! plan (DESIGN §4, "Order of writes is the safety argument").
+
+mod backoff;
+mod build;
+mod change;
+mod execute;
+mod inbox;
+mod report;
+mod settle;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use podgate_datapath::lock::Lock;
+use podgate_datapath::record::{Identity, Record, Slot};
+use podgate_datapath::{Paths, Sizes};
+use podgate_handoff::{AttachmentId, Reply};
+use podgate_policy::compile::SubjectRulesets;
+use podgate_policy::model::World;
+use tokio::sync::{oneshot, watch};
+
+use crate::admin::Condition;
+use crate::args::Mode;
+use crate::cluster::{self, Cluster, View};
+use crate::manifests::Snapshot;
+use backoff::Backoff;
+use build::Built;
+use change::Compiled;
+use execute::Execution;
+use inbox::{Inbox, Links};
+use report::Counted;
+
+pub use inbox::Event;
+
+/// How often everything is looked at, whether or not somebody said that it changed.
+const UPKEEP: Duration = Duration::from_secs(30);
+
+/// After how many failed attempts an ADD is told so.
+const PATIENCE: u32 = 3;
+
+/// What an engine begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// Where files and pins are.
+    pub paths: Paths,
+    /// How large the tables are, unless they must be larger.
+    pub sizes: Sizes,
+    /// Which baseline attachments should have.
+    pub mode: Mode,
+    /// What the source says.
+    pub source: Snapshot,
+    /// The node's addresses.
+    pub node_addresses: BTreeSet<IpAddr>,
+}
+
+/// The owner.
+#[derive(Debug)]
+pub struct Engine {
+    paths: Paths,
+    mode: Mode,
+    cluster: Cluster,
+    /// What is wrong with the source now.
+    source_errors: Vec<String>,
+    built: Built,
+    /// The facts of the last plan of facts.
+    facts: World,
+    /// Whether `peers` lacks an address, whatever the facts are.
+    facts_missing: bool,
+    /// When facts that merely went away are written at the latest.
+    facts_due: Option<Instant>,
+    compiled: Compiled,
+    /// What the last finished flips put in force.
+    in_force: BTreeMap<Slot, SubjectRulesets>,
+    unknown: BTreeSet<Slot>,
+    /// The plan that is being executed.
+    pending: Option<Pending>,
+    waiting: Vec<Waiting>,
+    trouble: Option<String>,
+    backoff: Backoff,
+    upkeep_due: Instant,
+    /// Attachments on whose interface others decide before us, and who.
+    shadowed: BTreeMap<Slot, String>,
+    counted: Counted,
+    condition: watch::Sender<Condition>,
+}
+
+/// A plan on its way.
+#[derive(Debug)]
+enum Pending {
+    /// It changes facts.
+    Facts(Execution),
+    /// It changes what is in force to these rulesets; none once that has happened.
+    Policy(Execution, Option<BTreeMap<Slot, SubjectRulesets>>),
+}
+
+/// An ADD that wants an answer.
+#[derive(Debug)]
+struct Waiting {
+    identity: Identity,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Engine {
+    /// Builds the first table set of this run and puts it in force, for all attachments that there are.
+    ///
+    /// # Errors
+    /// When that is impossible. What was in force before, if anything, still is.
+    pub fn start(beginning: Beginning, condition: watch::Sender<Condition>) -> Result<Self> {
+        let Beginning {
+            paths,
+            sizes,
+            mode,
+            source,
+            node_addresses,
+        } = beginning;
+        let mut cluster = Cluster::default();
+        let source_errors = source.errors.iter().map(ToString::to_string).collect();
+        cluster.set_source(source);
+        cluster.set_node_addresses(node_addresses);
+        let lock = Lock::take(&paths)?;
+        settle::sweep_attachments(&paths, &lock)?;
+        cluster.set_attachments(settle::read_attachments(&paths, &cluster)?);
+        let view = cluster.view();
+        let mut compiled = Compiled::default();
+        compiled.update(&view);
+        let built = settle::build_from(&paths, &lock, sizes, &cluster, &view, &compiled)
+            .context("put the first table set in force")?;
+        drop(lock);
+        let mut engine = Self {
+            paths,
+            mode,
+            cluster,
+            source_errors,
+            built,
+            in_force: settle::owned(&compiled),
+            compiled,
+            facts: World::default(),
+            facts_missing: false,
+            facts_due: None,
+            unknown: BTreeSet::new(),
+            pending: None,
+            waiting: Vec::new(),
+            trouble: None,
+            backoff: Backoff::default(),
+            upkeep_due: Instant::now(),
+            shadowed: BTreeMap::new(),
+            counted: Counted::default(),
+            condition,
+        };
+        engine.take_note_of(view);
+        for record in engine.cluster.records() {
+            engine.compare_baseline(record);
+        }
+        engine.publish();
+        Ok(engine)
+    }
+
+    /// Runs until it is told to stop, or nobody is left to tell it anything.
+    pub fn run(mut self, events: &Receiver<Event>) {
+        loop {
+            let inbox = Inbox::gather(events, self.pause());
+            if inbox.stop {
+                tracing::info!("stopping; filters, rules and flows stay in force");
+                return;
+            }
+            self.take(inbox);
+        }
+    }
+
+    /// How long nothing is due.
+    fn pause(&self) -> Duration {
+        let due = [Some(self.upkeep_due), self.facts_due, self.backoff.due()];
+        let next = due.into_iter().flatten().min().unwrap_or(self.upkeep_due);
+        next.saturating_duration_since(Instant::now())
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        [self.facts_due, self.backoff.due()]
+            .into_iter()
+            .flatten()
+            .any(|due| due <= now)
+    }
+
+    /// Requests first, and against what is known already; then everything else.
+    fn take(&mut self, inbox: Inbox) {
+        let Inbox {
+            adds,
+            dels,
+            statuses,
+            source,
+            node_addresses,
+            links,
+            counts,
+            stop: _,
+        } = inbox;
+        for done in counts {
+            self.count();
+            if done.send(()).is_err() {
+                tracing::debug!("the kernel was counted too late for a scrape");
+            }
+        }
+        let now = Instant::now();
+        let upkeep = self.upkeep_due <= now;
+        let mut changed = !dels.is_empty()
+            || node_addresses.is_some()
+            || upkeep
+            || links != Links::None
+            || self.is_due(now);
+        for reply in dels {
+            answer(reply, Reply::Done);
+        }
+        for reply in statuses {
+            answer(reply, self.status());
+        }
+        if let Some(addresses) = node_addresses {
+            self.cluster.set_node_addresses(addresses);
+        }
+        if !adds.is_empty() {
+            let identities = adds.into_iter().map(|(id, reply)| Waiting {
+                identity: identity(id),
+                reply,
+            });
+            self.waiting.extend(identities);
+            self.settle(source.is_some());
+        }
+        if let Some(source) = source {
+            self.source_errors = source.errors.iter().map(ToString::to_string).collect();
+            self.cluster.set_source(source);
+            changed = true;
+        }
+        if upkeep {
+            self.upkeep_due = now + UPKEEP;
+        }
+        match links {
+            Links::All => self.look_after_interfaces(None),
+            Links::None | Links::Some(_) if upkeep => self.look_after_interfaces(None),
+            Links::Some(interfaces) => self.look_after_interfaces(Some(&interfaces)),
+            Links::None => {}
+        }
+        if changed {
+            self.settle(false);
+        }
+    }
+
+    fn status(&self) -> Reply {
+        match &self.trouble {
+            None => Reply::Done,
+            Some(trouble) => Reply::Failed(trouble.clone()),
+        }
+    }
+
+    /// Answers every ADD of which the outcome is known. While there is more to come, an unknown pod may still
+    /// become known.
+    fn answer_adds(&mut self, more_to_come: bool) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match self.outcome(&waiting.identity, more_to_come) {
+                Some(reply) => {
+                    tracing::debug!(attachment = %waiting.identity, ?reply, "answered an ADD");
+                    answer(waiting.reply, reply);
+                }
+                None => self.waiting.push(waiting),
+            }
+        }
+    }
+
+    fn outcome(&self, identity: &Identity, more_to_come: bool) -> Option<Reply> {
+        let given_up = || {
+            let trouble = self.trouble.clone()?;
+            (self.backoff.failures() >= PATIENCE).then_some(Reply::Failed(trouble))
+        };
+        let Some(record) = self.cluster.record(identity) else {
+            return if self.trouble.is_some() {
+                given_up()
+            } else {
+                Some(Reply::Failed(format!(
+                    "there is no attachment file for {identity}: the plugin and the enforcer must have the same run directory"
+                )))
+            };
+        };
+        let wanted = self.compiled.of(record.slot);
+        if wanted.is_some() && wanted == self.in_force.get(&record.slot) && !self.facts_missing {
+            Some(Reply::InForce)
+        } else if self.unknown.contains(&record.slot) && !self.facts_missing {
+            (!more_to_come).then_some(Reply::Unknown)
+        } else {
+            given_up()
+        }
+    }
+
+    fn take_note_of(&mut self, view: View) {
+        let View {
+            world,
+            subjects: _,
+            unknown,
+        } = view;
+        self.facts = world;
+        self.unknown = unknown;
+    }
+
+    /// Reports an attachment that was made under another mode than this enforcer's.
+    fn compare_baseline(&self, record: &Record) {
+        let Some(pod) = &record.pod else { return };
+        let (wanted, found) = (
+            self.mode.baseline(&pod.namespace),
+            cluster::baseline_of(record),
+        );
+        if wanted != found {
+            tracing::warn!(
+                namespace = pod.namespace,
+                pod = pod.name,
+                ?found,
+                ?wanted,
+                "an attachment keeps the baseline of its conflist, which is not that of --enforcing-mode and --exempt-namespaces",
+            );
+        }
+    }
+}
+
+fn identity(id: AttachmentId) -> Identity {
+    Identity {
+        container_id: id.container_id,
+        ifname: id.ifname,
+    }
+}
+
+/// Whoever asked may have gone.
+fn answer(reply: oneshot::Sender<Reply>, what: Reply) {
+    drop(reply.send(what));
+}

@@ -1,0 +1,63 @@
+//! When something that failed is tried again.
+
+use std::time::{Duration, Instant};
+
+/// The first pause.
+const FIRST: Duration = Duration::from_millis(50);
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Failures in a row, and when the next attempt is due.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+    due: Option<Instant>,
+}
+
+impl Backoff {
+    /// It failed now.
+    pub(super) fn failed(&mut self, now: Instant) {
+        let pause = FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LONGEST);
+        self.failures += 1;
+        self.due = Some(now + pause);
+    }
+
+    /// It worked.
+    pub(super) fn worked(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How often in a row it failed.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// When to try again; `None` if nothing failed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_begin_anew_after_a_success() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        let mut pause = || {
+            backoff.failed(now);
+            backoff.due().unwrap() - now
+        };
+        assert_eq!([pause(), pause(), pause()], [1, 2, 4].map(|n| FIRST * n));
+        let last = (0..100).map(|_| pause()).last().unwrap();
+        assert_eq!(last, LONGEST);
+        backoff.worked();
+        assert_eq!((backoff.due(), backoff.failures()), (None, 0));
+        backoff.failed(now);
+        assert_eq!(backoff.due(), Some(now + FIRST));
+    }
+}

@@ -1,0 +1,271 @@
+//! Start, restart, upgrade, and tables that must grow: one procedure (DESIGN §3).
+//!
+//! ```text
+//! sources, attachment files ──► planner of an empty set ──► new set: filled, checked, named current
+//!                                                             └──► filters swapped, one attachment after another
+//! ```
+//! Until its swap an attachment is judged by its old set, untouched. All of it happens under the lock, so that no
+//! attachment comes or goes meanwhile; ADDs wait for it, for about as long as the kernel needs to load the programs.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use podgate_datapath::lock::Lock;
+use podgate_datapath::record::{Record, Slot};
+use podgate_datapath::tables::TableSet;
+use podgate_datapath::{Paths, Sizes, sweep};
+use podgate_policy::compile::SubjectRulesets;
+use podgate_policy::model::World;
+
+use super::execute::write;
+use crate::plan::{Capacities, Plan, PlanError, Planner, Step, Table};
+
+/// A table set that is in force, and the planner that knows what it holds.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) set: TableSet,
+    pub(super) planner: Planner,
+    pub(super) sizes: Sizes,
+    /// Attachments whose filters are still an older set's, and why.
+    pub(super) unswapped: BTreeMap<Slot, String>,
+}
+
+/// What a table set is built from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plans<'a> {
+    pub(super) records: &'a [Record],
+    pub(super) world: &'a World,
+    pub(super) rulesets: &'a [(podgate_abi::Slot, SubjectRulesets)],
+}
+
+/// Builds a table set, and puts it in force. When it fails, the one before stays current and in force.
+pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -> Result<Built> {
+    let (planner, steps, sizes) = fit(sizes, from)?;
+    sizes
+        .write(paths)
+        .context("tell the plugin the sizes of tables")?;
+    let set = TableSet::create(paths, lock, &sizes).context("make a new table set")?;
+    for record in from.records {
+        set.write_attachment(record)?;
+    }
+    // Nothing runs on this set yet, so no grace period is due.
+    for step in &steps {
+        match step {
+            Step::Write(one) => write(one, &set, lock).context("fill the new table set")?,
+            Step::Grace => {}
+        }
+    }
+    check(&set, &planner)?;
+    set.name_current(lock)?;
+    let mut unswapped = BTreeMap::new();
+    for record in from.records {
+        if let Err(error) = take_over(&set, record, lock) {
+            tracing::error!(
+                attachment = %record.identity,
+                error = format!("{error:#}"),
+                "an attachment stays with its older table set",
+            );
+            unswapped.insert(record.slot, format!("{error:#}"));
+        }
+    }
+    match sweep::unpin_unused_sets(paths, lock) {
+        Ok(sets) => {
+            for set in sets {
+                tracing::info!(%set, "unpinned an older table set");
+            }
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(error = format!("{error:#}"), "older table sets stay pinned");
+        }
+    }
+    tracing::info!(set = %set.name(), attachments = from.records.len(), "a new table set is in force");
+    Ok(Built {
+        set,
+        planner,
+        sizes,
+        unswapped,
+    })
+}
+
+/// Makes the filters of an attachment run this set's programs: those that stand by a swap, those that are missing
+/// anew.
+pub(super) fn take_over(set: &TableSet, record: &Record, lock: &Lock) -> Result<()> {
+    if sweep::restore(set, record, lock)? {
+        tracing::warn!(attachment = %record.identity, "put back filters that somebody had removed");
+    }
+    set.swap(record, lock)?;
+    Ok(())
+}
+
+/// A planner and all writes that fill an empty set, in tables that have room for twice that.
+fn fit(mut sizes: Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Step>, Sizes)> {
+    let highest = from.records.iter().map(|record| record.slot.0).max();
+    sizes.attachments = sizes.attachments.max(highest.unwrap_or(0) + 1);
+    loop {
+        match plan_everything(&sizes, from) {
+            Ok((planner, steps)) => {
+                let mut roomy = true;
+                for of in planner.occupancy() {
+                    let tight = u64::from(of.used) * 2 > u64::from(of.capacity);
+                    roomy &= !(tight && grow(&mut sizes, of.table));
+                }
+                if roomy {
+                    return Ok((planner, steps, sizes));
+                }
+            }
+            Err(PlanError::Full { table, .. }) if grow(&mut sizes, table) => {}
+            Err(error) => bail!(error),
+        }
+    }
+}
+
+fn plan_everything(sizes: &Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Step>), PlanError> {
+    let mut planner = Planner::new(capacities(sizes));
+    let mut steps = Vec::new();
+    let mut note = |planner: &mut Planner, plan: Plan| {
+        steps.extend_from_slice(plan.steps());
+        planner.commit(plan);
+    };
+    let facts = planner.facts_change(from.world)?;
+    note(&mut planner, facts);
+    let policy = planner.policy_change(from.rulesets)?;
+    note(&mut planner, policy);
+    Ok((planner, steps))
+}
+
+fn capacities(sizes: &Sizes) -> Capacities {
+    Capacities {
+        rulesets: sizes.rulesets,
+        rows: sizes.rows,
+        peers: sizes.peers,
+        prefixes: sizes.prefixes,
+        port_sets: sizes.portsets,
+        chunks: sizes.chunks,
+    }
+}
+
+/// Doubles a table; whether it could.
+pub(super) fn grow(sizes: &mut Sizes, table: Table) -> bool {
+    let (size, most) = match table {
+        Table::Rulesets => (&mut sizes.rulesets, 1 << 14),
+        Table::Rows => (&mut sizes.rows, 1 << 24),
+        Table::Peers => (&mut sizes.peers, 1 << 22),
+        Table::Prefixes => (&mut sizes.prefixes, 1 << 20),
+        Table::PortSets => (&mut sizes.portsets, 1 << 16),
+        Table::Chunks => (&mut sizes.chunks, 1 << 16),
+        Table::Classes => return false,
+    };
+    let larger = size.saturating_mul(2).min(most);
+    let grows = larger > *size;
+    if grows {
+        *size = larger;
+    }
+    grows
+}
+
+/// Whether the set holds as much as the planner thinks.
+fn check(set: &TableSet, planner: &Planner) -> Result<()> {
+    for of in planner.occupancy() {
+        let found = match of.table {
+            Table::Rows => set.row_keys()?.len(),
+            Table::Peers => set.peer_addresses()?.len(),
+            Table::Rulesets
+            | Table::Prefixes
+            | Table::PortSets
+            | Table::Chunks
+            | Table::Classes => continue,
+        };
+        if u32::try_from(found) != Ok(of.used) {
+            bail!(
+                "check the new table set {}: table {} holds {found} entries and not {}; it is not used",
+                set.name(),
+                of.table.name(),
+                of.used
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    use podgate_policy::compile::compile_subject;
+    use podgate_policy::connection::{Baseline, Subject};
+    use podgate_policy::model::{Namespaces, NetworkPolicy, ObjectName, Peer, Pod, Rule, Selector};
+
+    use super::*;
+
+    /// Pods with an address each, all of them peers of a policy.
+    fn world(pods: u16) -> World {
+        let policy = NetworkPolicy {
+            pod_selector: Selector::everything(),
+            isolates_ingress: true,
+            isolates_egress: false,
+            ingress: vec![Rule {
+                peers: vec![Peer::Pods {
+                    namespaces: Namespaces::Own,
+                    pods: Selector::everything(),
+                }],
+                ports: Vec::new(),
+            }],
+            egress: Vec::new(),
+        };
+        let pod = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            let pod = Pod {
+                addresses: vec![IpAddr::from([10, 0, high, low])],
+                ..Pod::default()
+            };
+            (ObjectName::new("ns", format!("p{number}")), Arc::new(pod))
+        };
+        World {
+            pods: (0..pods).map(pod).collect(),
+            policies: [(ObjectName::new("ns", "policy"), Arc::new(policy))].into(),
+            ..World::default()
+        }
+    }
+
+    #[test]
+    fn tables_grow_until_they_have_room_for_twice_what_is_in_force() {
+        let world = world(300);
+        let (name, pod) = world.pods.first_key_value().unwrap();
+        let subject = Subject::new(name.clone(), pod, Baseline::Standard);
+        let rulesets = [(1, compile_subject(&world, &subject))];
+        let from = Plans {
+            records: &[],
+            world: &world,
+            rulesets: &rulesets,
+        };
+        let small = Sizes {
+            peers: 16,
+            ..Sizes::default()
+        };
+        let (planner, steps, sizes) = fit(small, from).unwrap();
+        assert_eq!(sizes.peers, 1024);
+        assert_eq!(
+            sizes,
+            Sizes {
+                peers: 1024,
+                ..Sizes::default()
+            }
+        );
+        assert!(!steps.is_empty());
+        let peers = planner
+            .occupancy()
+            .into_iter()
+            .find(|of| of.table == Table::Peers);
+        assert_eq!(peers.unwrap().used, 300);
+    }
+
+    #[test]
+    fn what_cannot_grow_is_an_error_in_the_end() {
+        let mut sizes = Sizes::default();
+        assert!(!grow(&mut sizes, Table::Classes));
+        while grow(&mut sizes, Table::Rulesets) {}
+        assert_eq!(sizes.rulesets, 1 << 14);
+    }
+}

@@ -1,0 +1,197 @@
+//! What a new view changes: the facts, the rulesets, or nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use podgate_datapath::record::Slot;
+use podgate_policy::compile::{SubjectRulesets, compile_subject};
+use podgate_policy::connection::Subject;
+use podgate_policy::model::{NetworkPolicy, ObjectName, World};
+
+use crate::cluster::View;
+
+/// How facts differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FactsChange {
+    /// Not at all.
+    None,
+    /// Something is gone, and nothing is new or other than it was: it may wait for more of its kind.
+    MerelyGone,
+    /// Something is new, or other than it was: it acts at once.
+    Now,
+}
+
+impl FactsChange {
+    /// From one world to another; their policies are no facts.
+    pub(super) fn between(old: &World, new: &World) -> Self {
+        let same = old.pods == new.pods
+            && old.namespaces == new.namespaces
+            && old.node_addresses == new.node_addresses;
+        if same {
+            return Self::None;
+        }
+        let kept = is_part(&new.pods, &old.pods)
+            && is_part(&new.namespaces, &old.namespaces)
+            && new
+                .node_addresses
+                .iter()
+                .all(|address| old.node_addresses.contains(address));
+        if kept { Self::MerelyGone } else { Self::Now }
+    }
+}
+
+fn is_part<K: Ord, V: PartialEq>(part: &BTreeMap<K, V>, whole: &BTreeMap<K, V>) -> bool {
+    part.iter()
+        .all(|(key, value)| whole.get(key) == Some(value))
+}
+
+/// The compiled policies of all subjects. What cannot have changed is not compiled again.
+#[derive(Debug, Default)]
+pub(super) struct Compiled {
+    policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    subjects: BTreeMap<Slot, (Subject, SubjectRulesets)>,
+}
+
+impl Compiled {
+    /// Brings them up to `view`.
+    pub(super) fn update(&mut self, view: &View) {
+        let all = self.policies != view.world.policies;
+        let mut before = std::mem::take(&mut self.subjects);
+        for (slot, subject) in &view.subjects {
+            let rulesets = match before.remove(slot) {
+                Some((known, rulesets)) if !all && known == *subject => rulesets,
+                Some(_) | None => compile_subject(&view.world, subject),
+            };
+            self.subjects.insert(*slot, (subject.clone(), rulesets));
+        }
+        if all {
+            self.policies.clone_from(&view.world.policies);
+        }
+    }
+
+    /// The rulesets by slot.
+    pub(super) fn rulesets(&self) -> impl Iterator<Item = (Slot, &SubjectRulesets)> {
+        self.subjects
+            .iter()
+            .map(|(slot, (_, rulesets))| (*slot, rulesets))
+    }
+
+    /// The rulesets of one slot.
+    pub(super) fn of(&self, slot: Slot) -> Option<&SubjectRulesets> {
+        self.subjects.get(&slot).map(|(_, rulesets)| rulesets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use podgate_policy::compile::ruleset::Ruleset;
+    use podgate_policy::connection::Baseline;
+    use podgate_policy::model::{Namespace, Pod, Selector};
+
+    use super::*;
+
+    fn world() -> World {
+        let pod = |last| Pod {
+            addresses: vec![IpAddr::from([10, 0, 0, last])],
+            ..Pod::default()
+        };
+        World {
+            namespaces: [("ns".to_owned(), Namespace::new("ns", BTreeMap::new()))].into(),
+            pods: [
+                (ObjectName::new("ns", "a"), Arc::new(pod(1))),
+                (ObjectName::new("ns", "b"), Arc::new(pod(2))),
+            ]
+            .into(),
+            policies: BTreeMap::new(),
+            node_addresses: vec![IpAddr::from([192, 0, 2, 1])],
+        }
+    }
+
+    fn changed(change: impl FnOnce(&mut World)) -> FactsChange {
+        let mut new = world();
+        change(&mut new);
+        FactsChange::between(&world(), &new)
+    }
+
+    fn deny() -> Arc<NetworkPolicy> {
+        Arc::new(NetworkPolicy {
+            pod_selector: Selector::everything(),
+            isolates_ingress: true,
+            isolates_egress: false,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn what_merely_goes_away_may_wait_and_nothing_else_may() {
+        let a = ObjectName::new("ns", "a");
+        assert_eq!(changed(|_| {}), FactsChange::None);
+        assert_eq!(
+            changed(|w| drop(w.policies.insert(a.clone(), deny()))),
+            FactsChange::None
+        );
+        assert_eq!(
+            changed(|w| drop(w.pods.remove(&a))),
+            FactsChange::MerelyGone
+        );
+        assert_eq!(
+            changed(|w| w.node_addresses.clear()),
+            FactsChange::MerelyGone
+        );
+        assert_eq!(changed(|w| w.namespaces.clear()), FactsChange::MerelyGone);
+        let relabelled = Arc::new(Pod {
+            labels: [("x".to_owned(), "y".to_owned())].into(),
+            ..world().pods[&a].as_ref().clone()
+        });
+        assert_eq!(
+            changed(|w| drop(w.pods.insert(a.clone(), relabelled))),
+            FactsChange::Now
+        );
+        let reused = |w: &mut World| {
+            let gone = w.pods.remove(&a).unwrap();
+            w.pods.insert(ObjectName::new("ns", "c"), gone);
+        };
+        assert_eq!(changed(reused), FactsChange::Now);
+        let more = |w: &mut World| w.node_addresses.push(IpAddr::from([192, 0, 2, 2]));
+        assert_eq!(changed(more), FactsChange::Now);
+    }
+
+    #[test]
+    fn rulesets_follow_policies_labels_and_attachments() {
+        let subject = |name: &str| {
+            Subject::new(
+                ObjectName::new("ns", name),
+                &Pod::default(),
+                Baseline::Standard,
+            )
+        };
+        let mut view = View {
+            world: world(),
+            subjects: [(Slot(1), subject("a"))].into(),
+            ..View::default()
+        };
+        let mut compiled = Compiled::default();
+        compiled.update(&view);
+        assert_eq!(compiled.of(Slot(1)).unwrap().ingress, Ruleset::Allowed);
+        view.world
+            .policies
+            .insert(ObjectName::new("ns", "deny"), deny());
+        view.subjects.insert(Slot(2), subject("b"));
+        compiled.update(&view);
+        for slot in [Slot(1), Slot(2)] {
+            assert_ne!(compiled.of(slot).unwrap().ingress, Ruleset::Allowed);
+            assert_eq!(compiled.of(slot).unwrap().egress, Ruleset::Allowed);
+        }
+        let elsewhere = Subject {
+            name: ObjectName::new("other", "b"),
+            ..subject("b")
+        };
+        view.subjects = [(Slot(2), elsewhere)].into();
+        compiled.update(&view);
+        assert_eq!(compiled.of(Slot(1)), None);
+        assert_eq!(compiled.of(Slot(2)).unwrap().ingress, Ruleset::Allowed);
+    }
+}

@@ -1,0 +1,197 @@
+//! A plan on its way into the kernel, one step after the other, each tried until it works.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use podgate_abi::{Class, Direction, PolicyWord, PrefixKey, PrefixWord};
+use podgate_datapath::Failed;
+use podgate_datapath::lock::Lock;
+use podgate_datapath::record::{Record, Slot};
+use podgate_datapath::tables::TableSet;
+
+use crate::plan::{Plan, Planner, Step, Write};
+
+/// A plan, and how far it has come.
+#[derive(Debug)]
+pub(super) struct Execution {
+    plan: Plan,
+    next: usize,
+    overtaken: Overtaken,
+}
+
+/// What the plugin changed after the plan was made: the plan's word on it is out of date.
+#[derive(Debug, Default)]
+struct Overtaken {
+    addresses: BTreeSet<IpAddr>,
+    slots: BTreeSet<Slot>,
+}
+
+/// Where an execution stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The change is in force; what follows revokes flows and tidies up.
+    InForce,
+    /// A grace period comes next.
+    Grace,
+    /// Everything is done.
+    End,
+}
+
+impl Execution {
+    /// The plan from its beginning.
+    pub(super) fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            next: 0,
+            overtaken: Overtaken::default(),
+        }
+    }
+
+    /// Executes steps up to the next stop. `InForce` comes once, before the first step after it.
+    ///
+    /// # Errors
+    /// The step that failed; the next call begins with it again.
+    pub(super) fn advance(&mut self, set: &TableSet, lock: &Lock) -> Result<Stop, Failed> {
+        let began_in_force = self.is_in_force();
+        while let Some(step) = self.plan.steps().get(self.next) {
+            if self.is_in_force() && !began_in_force {
+                return Ok(Stop::InForce);
+            }
+            match step {
+                Step::Grace => return Ok(Stop::Grace),
+                Step::Write(step) if self.overtaken.concerns(step) => {}
+                Step::Write(step) => write(step, set, lock)?,
+            }
+            self.next += 1;
+        }
+        Ok(Stop::End)
+    }
+
+    /// Whether the change is in force.
+    pub(super) fn is_in_force(&self) -> bool {
+        self.next > 0 && self.next >= self.plan.in_force_after() || self.plan.in_force_after() == 0
+    }
+
+    /// The grace period that came next is over.
+    pub(super) fn grace_is_over(&mut self) {
+        self.next += 1;
+    }
+
+    /// These attachments were made after the plan: what it says of their addresses and slots is not written.
+    pub(super) fn overtake(&mut self, records: &[Record]) {
+        for record in records {
+            self.overtaken.slots.insert(record.slot);
+            self.overtaken.addresses.extend(&record.addresses);
+        }
+    }
+
+    /// Whether a new attachment has the slot.
+    pub(super) fn was_overtaken(&self, slot: Slot) -> bool {
+        self.overtaken.slots.contains(&slot)
+    }
+
+    /// Hands the plan back, executed.
+    pub(super) fn commit(self, planner: &mut Planner) {
+        planner.commit(self.plan);
+    }
+}
+
+impl Overtaken {
+    /// Whether a write is about an address or a slot that a new attachment has.
+    fn concerns(&self, write: &Write) -> bool {
+        match write {
+            Write::Peer { address, .. } | Write::RemovePeer { address } => {
+                self.addresses.contains(&IpAddr::from(*address))
+            }
+            Write::Flip { slot, .. } | Write::Renew { slot, .. } => {
+                self.slots.contains(&Slot(*slot))
+            }
+            Write::Chunk { .. }
+            | Write::PortSet { .. }
+            | Write::DefaultRow { .. }
+            | Write::Row { .. }
+            | Write::RemoveRow { .. }
+            | Write::Prefix { .. }
+            | Write::RemovePrefix { .. } => false,
+        }
+    }
+}
+
+/// Writes once.
+pub(super) fn write(write: &Write, set: &TableSet, lock: &Lock) -> Result<(), Failed> {
+    match write {
+        Write::Chunk { number, chunk } => set.put_chunk(*number, chunk),
+        Write::PortSet { number, chunks } => set.put_port_set(*number, *chunks),
+        Write::DefaultRow { ruleset, row } => set.put_default_row(*ruleset, *row),
+        Write::Row { key, row } => set.put_row(*key, *row),
+        Write::RemoveRow { key } => set.remove_row(*key).map(drop),
+        Write::Peer { address, word } => set.put_peer(IpAddr::from(*address), *word, lock),
+        Write::RemovePeer { address } => set.remove_peer(IpAddr::from(*address), lock).map(drop),
+        Write::Prefix { key, word } => {
+            let (prefix, length) = in_own_family(*key);
+            set.put_prefix(prefix, length, *word)
+        }
+        Write::RemovePrefix { key } => match in_own_family(*key) {
+            // Always there, or `::/0` would hold IPv4.
+            (all @ IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0) => {
+                set.put_prefix(all, 0, PrefixWord(u64::from(Class::NONE.0)))
+            }
+            (prefix, length) => set.remove_prefix(prefix, length).map(drop),
+        },
+        Write::Flip {
+            slot,
+            direction,
+            ruleset,
+        } => {
+            let generation = set.draw_generation()?.0;
+            let word = PolicyWord::new(*ruleset, generation);
+            set.store_word(Slot(*slot), *direction, word)
+        }
+        Write::Renew { slot, direction } => renew(set, Slot(*slot), *direction),
+    }
+}
+
+/// A fresh generation under the ruleset that stands, whoever else writes the word.
+fn renew(set: &TableSet, slot: Slot, direction: Direction) -> Result<(), Failed> {
+    let mut old = set.read_word(slot, direction)?;
+    loop {
+        let new = PolicyWord::new(old.ruleset(), set.draw_generation()?.0);
+        match set.compare_and_swap_word(slot, direction, old, new)? {
+            Ok(()) => return Ok(()),
+            Err(changed) => old = changed.0,
+        }
+    }
+}
+
+/// A prefix of 128 bits as it is written: IPv4 where it lies in the IPv4-mapped block.
+fn in_own_family(key: PrefixKey) -> (IpAddr, u8) {
+    let narrow = |length: u32| u8::try_from(length).unwrap_or(u8::MAX);
+    match IpAddr::from(key.address) {
+        v4 @ IpAddr::V4(_) if key.length >= 96 => (v4, narrow(key.length - 96)),
+        IpAddr::V4(v4) => (v4.to_ipv6_mapped().into(), narrow(key.length)),
+        v6 @ IpAddr::V6(_) => (v6, narrow(key.length)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_keeps_its_family_and_length() {
+        for (prefix, length, bits) in [
+            ("10.0.0.0", 8, 104),
+            ("0.0.0.0", 0, 96),
+            ("::", 0, 0),
+            ("fd00::", 8, 8),
+            ("2001:db8::1", 128, 128),
+        ] {
+            let prefix: IpAddr = prefix.parse().unwrap();
+            let key = PrefixKey {
+                length: bits,
+                address: prefix.into(),
+            };
+            assert_eq!(in_own_family(key), (prefix, length));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What has come since the engine last looked: all of it at once, so that what matters most goes first.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use podgate_datapath::netlink::Ifindex;
+use podgate_handoff::{AttachmentId, Reply, Request};
+use tokio::sync::oneshot;
+
+use crate::manifests::Snapshot;
+use crate::node::Noticed;
+use crate::socket::Handoff;
+
+/// Something for the engine.
+#[derive(Debug)]
+pub enum Event {
+    /// A plugin asks.
+    Handoff(Handoff),
+    /// The source changed; this is all of it.
+    Source(Snapshot),
+    /// The node's kernel said something.
+    Node(Noticed),
+    /// Somebody reads the metrics: count the kernel's first.
+    Count(oneshot::Sender<()>),
+    /// The enforcer stops. Filters, tables and pins stay.
+    Stop,
+}
+
+/// Interfaces that must be looked at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Links {
+    /// None of them.
+    #[default]
+    None,
+    /// These.
+    Some(BTreeSet<Ifindex>),
+    /// All of them: the kernel dropped messages.
+    All,
+}
+
+impl Links {
+    fn add(&mut self, interface: Ifindex) {
+        match self {
+            Self::None => *self = Self::Some([interface].into()),
+            Self::Some(interfaces) => drop(interfaces.insert(interface)),
+            Self::All => {}
+        }
+    }
+}
+
+/// Events by what is to be done about them.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// ADDs that wait until their attachment is in force.
+    pub(super) adds: Vec<(AttachmentId, oneshot::Sender<Reply>)>,
+    /// DELs; their attachments are gone already.
+    pub(super) dels: Vec<oneshot::Sender<Reply>>,
+    /// Questions whether an ADD could be served.
+    pub(super) statuses: Vec<oneshot::Sender<Reply>>,
+    /// The newest snapshot.
+    pub(super) source: Option<Snapshot>,
+    /// The newest addresses of the node.
+    pub(super) node_addresses: Option<BTreeSet<IpAddr>>,
+    /// Where interfaces or filters went away.
+    pub(super) links: Links,
+    /// Scrapes.
+    pub(super) counts: Vec<oneshot::Sender<()>>,
+    /// Whether the enforcer stops.
+    pub(super) stop: bool,
+}
+
+impl Inbox {
+    /// Waits for an event, at most so long, and takes all that are there. Nobody left to send any means stop.
+    pub(super) fn gather(events: &Receiver<Event>, wait: Duration) -> Self {
+        let mut inbox = Self::default();
+        match events.recv_timeout(wait) {
+            Ok(event) => inbox.put(event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => inbox.stop = true,
+        }
+        while let Ok(event) = events.try_recv() {
+            inbox.put(event);
+        }
+        inbox
+    }
+
+    fn put(&mut self, event: Event) {
+        match event {
+            Event::Handoff(Handoff { request, reply }) => match request {
+                Request::Add(id) => self.adds.push((id, reply)),
+                Request::Del(_) => self.dels.push(reply),
+                Request::Status => self.statuses.push(reply),
+            },
+            Event::Source(snapshot) => self.source = Some(snapshot),
+            Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
+            Event::Node(Noticed::LinkGone(interface) | Noticed::FilterGone(interface)) => {
+                self.links.add(interface);
+            }
+            Event::Node(Noticed::Lost) => self.links = Links::All,
+            Event::Count(done) => self.counts.push(done),
+            Event::Stop => self.stop = true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn handoff(request: Request) -> Event {
+        Event::Handoff(Handoff {
+            request,
+            reply: oneshot::channel().0,
+        })
+    }
+
+    fn id(container_id: &str) -> AttachmentId {
+        AttachmentId {
+            container_id: container_id.into(),
+            ifname: "eth0".into(),
+        }
+    }
+
+    #[test]
+    fn everything_that_is_there_is_taken_at_once_and_the_newest_snapshot_wins() {
+        let (out, events) = channel();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let second = Snapshot {
+            namespaces: [("a".to_owned(), Default::default())].into(),
+            ..Snapshot::default()
+        };
+        for event in [
+            Event::Source(Snapshot::default()),
+            handoff(Request::Add(id("c1"))),
+            Event::Source(second.clone()),
+            Event::Node(Noticed::Addresses([address].into())),
+            Event::Node(Noticed::LinkGone(Ifindex(7))),
+            handoff(Request::Del(id("c0"))),
+            handoff(Request::Add(id("c2"))),
+            handoff(Request::Status),
+        ] {
+            out.send(event).unwrap();
+        }
+        let inbox = Inbox::gather(&events, LONG);
+        let adds: Vec<_> = inbox.adds.into_iter().map(|(id, _)| id).collect();
+        assert_eq!(adds, [id("c1"), id("c2")]);
+        assert_eq!((inbox.dels.len(), inbox.statuses.len()), (1, 1));
+        assert_eq!(inbox.source, Some(second));
+        assert_eq!(inbox.node_addresses, Some([address].into()));
+        assert_eq!(inbox.links, Links::Some([Ifindex(7)].into()));
+        assert!(!inbox.stop);
+    }
+
+    #[test]
+    fn nothing_to_do_is_an_empty_inbox_and_nobody_left_means_stop() {
+        let (out, events) = channel();
+        assert!(!Inbox::gather(&events, Duration::ZERO).stop);
+        drop(out);
+        assert!(Inbox::gather(&events, LONG).stop);
+    }
+}

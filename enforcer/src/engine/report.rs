@@ -1,0 +1,193 @@
+//! What the engine says of itself: its condition, and figures.
+
+use podgate_abi::{Direction, Reason};
+use podgate_datapath::record::Slot;
+
+use super::Engine;
+use crate::admin::Condition;
+
+/// The kernel's counters as they were when they were added to ours. A new table set begins at zero.
+#[derive(Debug, Default)]
+pub(super) struct Counted([Vec<u64>; 2]);
+
+impl Counted {
+    /// The table set is another one.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How much each counter of a direction has grown.
+    fn growth(&mut self, direction: Direction, now: Vec<u64>) -> Vec<u64> {
+        let before = std::mem::replace(&mut self.0[direction as usize], now.clone());
+        let before = before.into_iter().chain(std::iter::repeat(0));
+        now.iter()
+            .zip(before)
+            .map(|(now, before)| now.saturating_sub(before))
+            .collect()
+    }
+}
+
+/// Every reason with its name in metrics.
+const REASONS: [(Reason, &str); 22] = [
+    (Reason::Established, "established"),
+    (Reason::Allowed, "allowed"),
+    (Reason::Unpoliced, "unpoliced"),
+    (Reason::Node, "node"),
+    (Reason::Own, "own"),
+    (Reason::Neighbour, "neighbour"),
+    (Reason::Related, "related"),
+    (Reason::Fragment, "fragment"),
+    (Reason::Policy, "policy"),
+    (Reason::DenyAll, "deny_all"),
+    (Reason::NoRecord, "no_record"),
+    (Reason::NotIp, "not_ip"),
+    (Reason::Spoofed, "spoofed"),
+    (Reason::ForgedNeighbour, "forged_neighbour"),
+    (Reason::Tunnel, "tunnel"),
+    (Reason::BadIpHeader, "bad_ip_header"),
+    (Reason::BadTransportHeader, "bad_transport_header"),
+    (Reason::TooManyHeaders, "too_many_headers"),
+    (Reason::SourceRoute, "source_route"),
+    (Reason::MappedAddress, "mapped_address"),
+    (Reason::FragmentWithoutFirst, "fragment_without_first"),
+    (Reason::Torn, "torn"),
+];
+
+impl Engine {
+    /// Slots whose policy is known and not in force.
+    fn dirty(&self) -> Vec<Slot> {
+        self.compiled
+            .rulesets()
+            .filter(|(slot, wanted)| self.in_force.get(slot) != Some(wanted))
+            .map(|(slot, _)| slot)
+            .collect()
+    }
+
+    fn condition_now(&self) -> Condition {
+        let mut reasons = self.source_errors.clone();
+        if let Some(trouble) = &self.trouble {
+            reasons.push(format!("a change is not in force yet: {trouble}"));
+        }
+        let dirty = self.dirty().len();
+        if dirty > 0 {
+            reasons.push(format!(
+                "{dirty} attachments are dirty: an older policy is in force"
+            ));
+        }
+        for (slot, why) in self.built.unswapped.iter().chain(&self.shadowed) {
+            let record = self.cluster.records().find(|record| record.slot == *slot);
+            let identity = record.map(|record| record.identity.to_string());
+            reasons.push(format!(
+                "attachment {} is not in force: {why}",
+                identity.unwrap_or_default()
+            ));
+        }
+        if reasons.is_empty() {
+            Condition::Ready
+        } else {
+            Condition::Degraded(reasons)
+        }
+    }
+
+    /// Says how things are to whoever asks for health, and sets the gauges.
+    pub(super) fn publish(&mut self) {
+        let now = self.condition_now();
+        self.condition.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        let dirty = self.dirty().len();
+        let known = self.compiled.rulesets().count();
+        for (state, number) in [
+            ("in_force", known - dirty),
+            ("dirty", dirty),
+            ("unknown", self.unknown.len()),
+            ("not_swapped", self.built.unswapped.len()),
+            ("shadowed", self.shadowed.len()),
+        ] {
+            metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
+        }
+        for of in self.built.planner.occupancy() {
+            let table = of.table.name();
+            metrics::gauge!("podgate_table_entries", "table" => table).set(of.used);
+            metrics::gauge!("podgate_table_capacity", "table" => table).set(of.capacity);
+        }
+    }
+
+    /// Adds what the kernel has counted, and reads what its tables cost.
+    pub(super) fn count(&mut self) {
+        for (direction, name) in [
+            (Direction::ToPod, "to_pod"),
+            (Direction::FromPod, "from_pod"),
+        ] {
+            let now = match self.built.set.counters(direction) {
+                Ok(now) => now,
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "the kernel's counters cannot be read"
+                    );
+                    continue;
+                }
+            };
+            let growth = self.counted.growth(direction, now);
+            for (reason, label) in REASONS {
+                let verdict = if reason.passes() { "pass" } else { "drop" };
+                let more = growth.get(reason as usize).copied().unwrap_or(0);
+                metrics::counter!("podgate_packets_total", "direction" => name, "verdict" => verdict, "reason" => label)
+                    .increment(more);
+            }
+        }
+        match self.built.set.usage() {
+            Ok(tables) => {
+                for usage in tables {
+                    let table = usage.map.name();
+                    metrics::gauge!("podgate_table_bytes", "table" => table)
+                        .set(figure(usage.bytes));
+                }
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the memory of tables cannot be asked for"
+                );
+            }
+        }
+    }
+}
+
+/// A figure as gauges have them.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; counts and bytes are far below 2^53"
+)]
+fn figure(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_grow_from_zero_and_begin_again_with_a_new_table_set() {
+        let mut counted = Counted::default();
+        assert_eq!(counted.growth(Direction::ToPod, vec![3, 0]), [3, 0]);
+        assert_eq!(counted.growth(Direction::ToPod, vec![5, 1]), [2, 1]);
+        assert_eq!(counted.growth(Direction::FromPod, vec![7]), [7]);
+        counted.forget();
+        assert_eq!(counted.growth(Direction::ToPod, vec![1, 1]), [1, 1]);
+    }
+
+    #[test]
+    fn every_reason_of_the_kernel_has_one_name() {
+        let mut numbers: Vec<u8> = REASONS.iter().map(|(reason, _)| *reason as u8).collect();
+        numbers.sort_unstable();
+        let passes = Reason::Established as u8..=Reason::Fragment as u8;
+        let drops = Reason::Policy as u8..=Reason::Torn as u8;
+        assert_eq!(numbers, passes.chain(drops).collect::<Vec<_>>());
+    }
+}

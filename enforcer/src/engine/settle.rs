@@ -1,0 +1,404 @@
+//! From what is known to what is in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use podgate_datapath::attach::{self, Standing};
+use podgate_datapath::lock::Lock;
+use podgate_datapath::netlink::Ifindex;
+use podgate_datapath::record::{self, Record, Slot};
+use podgate_datapath::sweep;
+use podgate_datapath::tables::TableSet;
+use podgate_datapath::{Paths, Sizes};
+use podgate_policy::compile::SubjectRulesets;
+
+use super::build::{self, Built, Plans, grow, take_over};
+use super::change::{Compiled, FactsChange};
+use super::execute::{Execution, Stop};
+use super::{Engine, Pending};
+use crate::cluster::{Cluster, View};
+use crate::node;
+use crate::plan::{Plan, PlanError};
+
+/// How long facts that merely go away wait for more of their kind (DESIGN §4: 50 to 100 ms).
+const GATHER: Duration = Duration::from_millis(75);
+
+/// After how many failed attempts a new table set is built instead.
+const REBUILD_AFTER: u32 = 5;
+
+impl Engine {
+    /// Puts in force what is known, as far as that works now; answers and reports; sees to the next attempt.
+    pub(super) fn settle(&mut self, more_to_come: bool) {
+        let mut result = self.try_to_settle();
+        if result.is_err() && (self.backoff.failures() + 1).is_multiple_of(REBUILD_AFTER) {
+            tracing::warn!("a change does not come to its end; a new table set is built");
+            result = self.rebuild();
+        }
+        match result {
+            Ok(()) => {
+                self.trouble = None;
+                self.backoff.worked();
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(
+                    error,
+                    "a change is not in force; what was in force before is, and it is tried again"
+                );
+                metrics::counter!("podgate_retries_total").increment(1);
+                self.trouble = Some(error);
+                self.backoff.failed(Instant::now());
+            }
+        }
+        self.answer_adds(more_to_come);
+        self.publish();
+    }
+
+    fn try_to_settle(&mut self) -> Result<()> {
+        let lock = Lock::take(&self.paths)?;
+        if self.set_was_replaced() {
+            tracing::warn!(
+                "the current table set is not this enforcer's: somebody removed its pins"
+            );
+            return self.rebuild_under(&lock);
+        }
+        self.read_attachments()?;
+        let Some(lock) = self.finish(lock)? else {
+            return Ok(());
+        };
+        let view = self.cluster.view();
+        self.compiled.update(&view);
+        self.unknown.clone_from(&view.unknown);
+
+        let Some(lock) = self.settle_facts(lock, &view)? else {
+            return Ok(());
+        };
+        let wanted = owned(&self.compiled);
+        if wanted == self.in_force {
+            return Ok(());
+        }
+        match self.built.planner.policy_change(&numbered(&wanted)) {
+            Ok(plan) => {
+                self.begin(plan, "policy", |execution| {
+                    Pending::Policy(execution, Some(wanted))
+                });
+                self.finish(lock).map(drop)
+            }
+            Err(error) => self.make_room(&lock, error),
+        }
+    }
+
+    /// Plans and executes facts that changed, unless they may wait. Gives the lock back; none if all is done.
+    fn settle_facts(&mut self, lock: Lock, view: &View) -> Result<Option<Lock>> {
+        let now = Instant::now();
+        let change = if self.facts_missing {
+            FactsChange::Now
+        } else {
+            FactsChange::between(&self.facts, &view.world)
+        };
+        match change {
+            FactsChange::None => self.facts_due = None,
+            FactsChange::MerelyGone if self.facts_due.is_none_or(|due| now < due) => {
+                self.facts_due.get_or_insert(now + GATHER);
+            }
+            FactsChange::MerelyGone | FactsChange::Now => {
+                match self.built.planner.facts_change(&view.world) {
+                    Ok(plan) => {
+                        self.facts = view.world.clone();
+                        self.facts_due = None;
+                        self.begin(plan, "facts", Pending::Facts);
+                        self.facts_missing = false;
+                        return self.finish(lock);
+                    }
+                    Err(error) => {
+                        self.make_room(&lock, error)?;
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        Ok(Some(lock))
+    }
+
+    fn begin(
+        &mut self,
+        plan: Plan,
+        kind: &'static str,
+        pending: impl FnOnce(Execution) -> Pending,
+    ) {
+        tracing::debug!(kind, steps = plan.steps().len(), "a transaction begins");
+        metrics::counter!("podgate_transactions_total", "kind" => kind).increment(1);
+        self.pending = Some(pending(Execution::new(plan)));
+    }
+
+    /// Executes the plan that is pending, if there is one, to its end. ADDs are answered when it is in force.
+    ///
+    /// The lock is let go during grace periods. What plugins did meanwhile outranks the rest of the plan.
+    fn finish(&mut self, mut lock: Lock) -> Result<Option<Lock>> {
+        loop {
+            let execution = match &mut self.pending {
+                None => return Ok(Some(lock)),
+                Some(Pending::Facts(execution) | Pending::Policy(execution, _)) => execution,
+            };
+            match execution.advance(&self.built.set, &lock)? {
+                Stop::InForce => self.is_in_force(),
+                Stop::Grace => {
+                    drop(lock);
+                    TableSet::grace()?;
+                    lock = Lock::take(&self.paths)?;
+                    if let Some(Pending::Facts(execution) | Pending::Policy(execution, _)) =
+                        &mut self.pending
+                    {
+                        execution.grace_is_over();
+                    }
+                    self.read_attachments()?;
+                }
+                Stop::End => {
+                    self.is_in_force();
+                    match self.pending.take() {
+                        Some(Pending::Facts(execution) | Pending::Policy(execution, _)) => {
+                            execution.commit(&mut self.built.planner);
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// The pending plan has come into force.
+    fn is_in_force(&mut self) {
+        match &mut self.pending {
+            Some(Pending::Policy(execution, rulesets)) => {
+                let Some(mut rulesets) = rulesets.take() else {
+                    return;
+                };
+                rulesets.retain(|slot, _| !execution.was_overtaken(*slot));
+                self.in_force = rulesets;
+                self.answer_adds(true);
+            }
+            Some(Pending::Facts(_)) | None => {}
+        }
+    }
+
+    /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
+    /// known of its addresses.
+    fn read_attachments(&mut self) -> Result<()> {
+        let records = read_attachments(&self.paths, &self.cluster)?;
+        let new = self.cluster.set_attachments(records);
+        let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
+        // Those that are gone stay, until the planner has been told.
+        self.in_force.retain(|slot, _| !new.contains(slot));
+        let records: Vec<Record> = self
+            .cluster
+            .records()
+            .filter(|record| new.contains(&record.slot))
+            .cloned()
+            .collect();
+        for record in &records {
+            self.compare_baseline(record);
+            self.built.planner.attachment_was_replaced(record.slot.0);
+            for address in &record.addresses {
+                self.built.planner.address_was_deleted(*address);
+            }
+            self.facts_missing = true;
+        }
+        if let Some(Pending::Facts(execution) | Pending::Policy(execution, _)) = &mut self.pending {
+            execution.overtake(&records);
+        }
+        self.built
+            .unswapped
+            .retain(|slot, _| standing.contains(slot) && !new.contains(slot));
+        self.shadowed
+            .retain(|slot, _| standing.contains(slot) && !new.contains(slot));
+        Ok(())
+    }
+
+    fn set_was_replaced(&self) -> bool {
+        match TableSet::open_current(&self.paths) {
+            Ok(Some(current)) => current.name() != self.built.set.name(),
+            Ok(None) | Err(_) => true,
+        }
+    }
+
+    /// There is no plan: a larger table set is due, or a new one.
+    fn make_room(&mut self, lock: &Lock, error: PlanError) -> Result<()> {
+        tracing::info!(%error, "a new table set is due");
+        match error {
+            PlanError::Full { table, .. } => {
+                if !grow(&mut self.built.sizes, table) {
+                    return Err(error.into());
+                }
+            }
+            PlanError::Unfinished => {}
+        }
+        self.rebuild_under(lock)
+    }
+
+    fn rebuild(&mut self) -> Result<()> {
+        let lock = Lock::take(&self.paths)?;
+        self.rebuild_under(&lock)
+    }
+
+    /// Builds a table set from everything that is known, and forgets what was pending in the old one.
+    fn rebuild_under(&mut self, lock: &Lock) -> Result<()> {
+        let records = read_attachments(&self.paths, &self.cluster)?;
+        self.cluster.set_attachments(records);
+        self.cluster
+            .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
+        let view = self.cluster.view();
+        self.compiled.update(&view);
+        let sizes = self.built.sizes;
+        let (paths, cluster, compiled) = (&self.paths, &self.cluster, &self.compiled);
+        self.built = build_from(paths, lock, sizes, cluster, &view, compiled)?;
+        self.pending = None;
+        self.in_force = owned(&self.compiled);
+        self.facts_missing = false;
+        self.facts_due = None;
+        self.counted.forget();
+        self.take_note_of(view);
+        Ok(())
+    }
+
+    /// Sweeps attachments whose interface is gone, puts back filters, and looks who stands before them, on these
+    /// interfaces or on all.
+    pub(super) fn look_after_interfaces(&mut self, only: Option<&BTreeSet<Ifindex>>) {
+        let result = Lock::take(&self.paths)
+            .map_err(anyhow::Error::from)
+            .and_then(|lock| {
+                sweep_attachments(&self.paths, &lock)?;
+                self.read_attachments()?;
+                let concerned = |record: &&Record| {
+                    only.is_none_or(|interfaces| interfaces.contains(&record.host_ifindex))
+                };
+                let records: Vec<Record> =
+                    self.cluster.records().filter(concerned).cloned().collect();
+                for record in records {
+                    self.look_after(&record, &lock);
+                }
+                Ok(())
+            });
+        if let Err(error) = result {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "interfaces could not be looked after"
+            );
+        }
+    }
+
+    fn look_after(&mut self, record: &Record, lock: &Lock) {
+        let slot = record.slot;
+        let standing = match attach::standing(record) {
+            Ok(standing) => standing,
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                self.shadowed.insert(slot, format!("{error:#}"));
+                return;
+            }
+        };
+        if matches!(standing, Standing::Gone { .. }) || self.built.unswapped.contains_key(&slot) {
+            match take_over(&self.built.set, record, lock) {
+                Ok(()) => drop(self.built.unswapped.remove(&slot)),
+                Err(error) => {
+                    self.built.unswapped.insert(slot, format!("{error:#}"));
+                }
+            }
+        }
+        match standing {
+            Standing::Shadowed { by } => {
+                let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+                self.shadowed.insert(slot, by.join(", "));
+            }
+            Standing::InForce | Standing::Gone { .. } => drop(self.shadowed.remove(&slot)),
+        }
+    }
+}
+
+/// Every attachment. While a file cannot be read, nothing is taken for gone: its filters may still stand.
+pub(super) fn read_attachments(paths: &Paths, known: &Cluster) -> Result<Vec<Record>> {
+    let (mut records, mut unreadable) = (Vec::new(), false);
+    for record in record::list(paths)? {
+        match record {
+            Ok(record) => records.push(record),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "an attachment file cannot be read"
+                );
+                unreadable = true;
+            }
+        }
+    }
+    if unreadable {
+        let found: BTreeSet<_> = records
+            .iter()
+            .map(|record| record.identity.clone())
+            .collect();
+        let slots: BTreeSet<_> = records.iter().map(|record| record.slot).collect();
+        let missing = known
+            .records()
+            .filter(|record| !found.contains(&record.identity) && !slots.contains(&record.slot));
+        records.extend(missing.cloned());
+    }
+    Ok(records)
+}
+
+/// Removes the attachments whose interface is gone.
+pub(super) fn sweep_attachments(paths: &Paths, lock: &Lock) -> Result<()> {
+    let swept = sweep::sweep(paths, lock).context("sweep attachments")?;
+    for record in swept.removed {
+        tracing::info!(attachment = %record.identity, "swept an attachment whose interface is gone");
+    }
+    for error in swept.errors {
+        let error = anyhow::Error::from(error);
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "an attachment could not be swept"
+        );
+    }
+    Ok(())
+}
+
+/// Builds a table set for everything that is known.
+pub(super) fn build_from(
+    paths: &Paths,
+    lock: &Lock,
+    sizes: Sizes,
+    cluster: &Cluster,
+    view: &View,
+    compiled: &Compiled,
+) -> Result<Built> {
+    let records: Vec<Record> = cluster.records().cloned().collect();
+    let rulesets = numbered(&owned(compiled));
+    metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
+    build::build(
+        paths,
+        lock,
+        sizes,
+        Plans {
+            records: &records,
+            world: &view.world,
+            rulesets: &rulesets,
+        },
+    )
+}
+
+/// The compiled rulesets, to keep.
+pub(super) fn owned(compiled: &Compiled) -> BTreeMap<Slot, SubjectRulesets> {
+    compiled
+        .rulesets()
+        .map(|(slot, rulesets)| (slot, rulesets.clone()))
+        .collect()
+}
+
+/// As the planner takes them.
+fn numbered(
+    rulesets: &BTreeMap<Slot, SubjectRulesets>,
+) -> Vec<(podgate_abi::Slot, SubjectRulesets)> {
+    rulesets
+        .iter()
+        .map(|(slot, rulesets)| (slot.0, rulesets.clone()))
+        .collect()
+}

@@ -1,0 +1,203 @@
+//! The wiring: who is started, in which order, and how it ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use podgate_datapath::{Paths, Sizes};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::{self, Condition};
+use crate::args::{Config, Source};
+use crate::engine::{Beginning, Engine, Event};
+use crate::manifests::{self, Snapshot};
+use crate::node;
+use crate::socket::{EngineGone, Limits, Socket};
+use crate::upkeep;
+
+/// Only root may hand over attachments.
+const ROOT: u32 = 0;
+
+/// How long the engine may take to end.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// Runs the enforcer until it is asked to stop. What it has put in force stays.
+///
+/// # Errors
+/// When it cannot start, or its engine ends by itself.
+pub async fn run(config: Config) -> Result<()> {
+    let Config {
+        source,
+        run_dir,
+        bpffs_dir,
+        node_name,
+        mode,
+        metrics,
+        health,
+        flow_table_size,
+        log_level: _,
+    } = config;
+    tracing::info!(node = node_name, ?source, ?mode, "starting");
+    let recorder = admin::install_recorder()?;
+    let (condition_in, condition) = watch::channel(Condition::Starting);
+    let (events_in, events) = channel();
+    let (stop_in, stop) = watch::channel(());
+    let stopped = || {
+        let mut stop = stop.clone();
+        async move { drop(stop.changed().await) }
+    };
+    // Health first: whoever waits for us learns that we are starting.
+    admin::listen("health", health, admin::health(condition), stopped()).await?;
+    let count = events_in.clone();
+    let metrics_pages = admin::metrics(recorder, move |done| {
+        // Dropped with its answer when the engine is gone; the page shows what is known.
+        drop(count.send(Event::Count(done)));
+    });
+    admin::listen("metrics", metrics, metrics_pages, stopped()).await?;
+
+    let mut asked_to_stop = Box::pin(asked_to_stop()?);
+    let paths = Paths {
+        run: run_dir,
+        bpffs: bpffs_dir,
+    };
+    let for_life = tokio::select! {
+        lock = lock_for_life(&paths.run) => lock?,
+        () = &mut asked_to_stop => return Ok(()),
+    };
+    let mut sizes = Sizes::read(&paths)?;
+    if let Some(flows) = flow_table_size {
+        sizes.flows = flows.get();
+    }
+    let Source::Manifests(directory) = source;
+    let snapshots = manifests::watch(directory).context("read the source")?;
+    let from_node = events_in.clone();
+    let node_addresses = node::follow(move |noticed| {
+        from_node
+            .send(Event::Node(noticed))
+            .map_err(|_| node::Stopped)
+    })?;
+    let beginning = Beginning {
+        source: snapshots.borrow().clone(),
+        paths: paths.clone(),
+        sizes,
+        mode,
+        node_addresses,
+    };
+    let engine = start_engine(beginning, condition_in, events).await?;
+    tokio::spawn(follow_source(snapshots, events_in.clone()));
+    upkeep::start(paths.clone())?;
+    let to_engine = events_in.clone();
+    let socket = Socket::bind(&paths.run, ROOT, Limits::default())?;
+    let serving = tokio::spawn(socket.serve(move |handoff| {
+        to_engine
+            .send(Event::Handoff(handoff))
+            .map_err(|_| EngineGone)
+    }));
+    tracing::info!("the first table set is in force; attachments are taken");
+
+    let ended = tokio::select! {
+        () = &mut asked_to_stop => None,
+        ended = engine.ended => Some(ended),
+    };
+    serving.abort();
+    if let Some(ended) = ended {
+        anyhow::bail!("the engine ended by itself: {ended:?}; what was in force stays");
+    }
+    // An engine that is gone needs not be told.
+    drop(events_in.send(Event::Stop));
+    let joined = tokio::task::spawn_blocking(move || engine.thread.join());
+    match tokio::time::timeout(ENDING, joined).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(other) => anyhow::bail!("the engine ended badly: {other:?}"),
+        Err(_) => tracing::warn!(
+            "the engine did not end in time; what it had begun is completed by the next start"
+        ),
+    }
+    stop_in.send_replace(());
+    drop(for_life);
+    Ok(())
+}
+
+/// The engine's thread, and a sign that it has ended.
+struct Running {
+    thread: std::thread::JoinHandle<()>,
+    ended: tokio::sync::oneshot::Receiver<()>,
+}
+
+async fn start_engine(
+    beginning: Beginning,
+    condition: watch::Sender<Condition>,
+    events: Receiver<Event>,
+) -> Result<Running> {
+    let engine = tokio::task::spawn_blocking(move || Engine::start(beginning, condition)).await??;
+    let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+    let thread = std::thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || {
+            let _alive = alive;
+            engine.run(&events);
+        })
+        .context("start the engine's thread")?;
+    Ok(Running { thread, ended })
+}
+
+async fn follow_source(mut snapshots: watch::Receiver<Snapshot>, events: Sender<Event>) {
+    while snapshots.changed().await.is_ok() {
+        let snapshot = snapshots.borrow_and_update().clone();
+        if events.send(Event::Source(snapshot)).is_err() {
+            return;
+        }
+    }
+    tracing::error!(
+        "the manifest directory is not followed any more; what it last said stays in force"
+    );
+}
+
+fn asked_to_stop() -> Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).context("listen to signals");
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The lock that only one enforcer of a node has, for as long as the file stays open. Waits for an older one to end.
+async fn lock_for_life(run_dir: &Path) -> Result<File> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run_dir)
+        .with_context(|| format!("make the run directory {}", run_dir.display()))?;
+    let path = run_dir.join("enforcer.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                if !told {
+                    tracing::warn!(lock = %path.display(), "another enforcer is running; waiting until it has ended");
+                    told = true;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("lock {}", path.display()));
+            }
+        }
+    }
+}

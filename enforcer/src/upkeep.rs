@@ -1,0 +1,50 @@
+//! The table of flows: what timed out goes, and each attachment's flows are counted against its budget.
+//!
+//! On a thread of its own: a full table takes tens of milliseconds, for which no ADD should wait. It touches nothing
+//! that decides a packet.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use podgate_datapath::Paths;
+use podgate_datapath::flows::{self, Collected};
+use podgate_datapath::tables::TableSet;
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(15);
+
+/// Starts the thread. It ends with the process.
+///
+/// # Errors
+/// When there are no threads to be had.
+pub fn start(paths: Paths) -> Result<()> {
+    std::thread::Builder::new()
+        .name("flows".into())
+        .spawn(move || {
+            loop {
+                match collect(&paths) {
+                    Ok(Collected { kept, deleted }) => {
+                        tracing::trace!(kept, deleted, "collected flows");
+                        metrics::gauge!("podgate_flows")
+                            .set(u32::try_from(kept).unwrap_or(u32::MAX));
+                        metrics::counter!("podgate_flows_timed_out_total")
+                            .increment(deleted as u64);
+                    }
+                    Err(error) => {
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            "flows could not be collected"
+                        );
+                    }
+                }
+                std::thread::sleep(EVERY);
+            }
+        })
+        .context("start the thread that collects flows")?;
+    Ok(())
+}
+
+fn collect(paths: &Paths) -> Result<Collected> {
+    let set = TableSet::open_current(paths)?.context("find the current table set")?;
+    Ok(set.collect(flows::jiffies()?)?)
+}
