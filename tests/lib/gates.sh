@@ -14,22 +14,22 @@ podgate-demo     |                                                  | aya kube k
 podgate-tests    | podgate-abi podgate-datapath podgate-enforcer podgate-handoff podgate-policy podgate podgate-demo |
 '
 
-members() { cargo metadata --locked --no-deps --format-version 1 | jq -r '.packages[] | .name'; }
-
 lints_are_inherited() {
-	local manifest status=0
-	while read -r manifest; do
+	local files manifest status=0
+	files=$(manifests | jq -r '.packages[] | .manifest_path') || return
+	for manifest in $files; do
 		if ! grep -A1 -x '\[lints\]' "$manifest" | grep -qx 'workspace = true'; then
 			printf '%s does not say: [lints] workspace = true\n' "$manifest"
 			status=1
 		fi
-	done < <(cargo metadata --locked --no-deps --format-version 1 | jq -r '.packages[] | .manifest_path')
+	done
 	return "$status"
 }
 
 arrows_hold() {
-	local crate ours never below name status=0 rows=()
-	while read -r crate; do
+	local crates crate ours never below name status=0 rows=()
+	crates=$(manifests | jq -r '.packages[] | .name') || return
+	for crate in $crates; do
 		mapfile -t rows < <(awk -F'|' -v crate="$crate" '{ name = $1; gsub(/ /, "", name) } name == crate' <<<"$arrows")
 		if [ ${#rows[@]} != 1 ]; then
 			printf '%s has %d rows in the table of tests/lib/gates.sh, and needs one\n' "$crate" ${#rows[@]}
@@ -47,6 +47,6 @@ arrows_hold() {
 			printf '%s may not depend on %s: cargo tree -p %s -i %s\n' "$crate" "$name" "$crate" "$name"
 			status=1
 		done
-	done < <(members)
+	done
 	return "$status"
 }

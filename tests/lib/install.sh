@@ -1,17 +1,25 @@
 # What a level needs of the machine, for sourcing by tests/run.
 
-# Is FILE there? If not, the Debian package that has it is installed: need_package PACKAGE FILE
+# Is the command on the path, or the file there, if it begins with a slash?
+has() {
+	case $1 in
+	/*) [ -e "$1" ] ;;
+	*) command -v "$1" >/dev/null ;;
+	esac
+}
+
+# Installs the Debian package that has a command or a file, if it is missing: need_package PACKAGE COMMAND|FILE
 need_package() {
-	[ -e "$2" ] && return
+	has "$2" && return
 	[ "$install" = yes ] || fail "$2 is missing: apt-get install $1"
-	command -v apt-get >/dev/null || fail "$2 is missing: install the package of your distribution that is called $1 in Debian"
+	has apt-get || fail "$2 is missing: install the package of your distribution that is called $1 in Debian"
 	[ "$(id -u)" = 0 ] || fail "$2 is missing: run tests/run as root, or: sudo apt-get install $1"
 	say "installing $1"
 	export DEBIAN_FRONTEND=noninteractive
 	local try
 	for try in 1 2 3; do
 		if apt-get update -q && apt-get install -q -y --no-install-recommends "$1"; then
-			[ -e "$2" ] || fail "$1 is installed, and $2 is missing still"
+			has "$2" || fail "$1 is installed, and $2 is missing still"
 			return
 		fi
 		say "apt-get failed ($try of 3)"

@@ -95,7 +95,7 @@ run_level() {
 		"level_$level"
 		[ $((passed + failed)) -gt "$before" ] || failed_step "nothing ran"
 	else
-		failed_step "it cannot run, for what is said above"
+		failed_step "it cannot run: $(cat "$scratch/why")"
 	fi
 	[ "$failed" = "$failed_before" ] || verdict=FAILED
 	results+=("$(printf '%-7s %-6s  %4d s of %4d s' "$level" "$verdict" $((SECONDS - level_start)) "${budget[$level]}")")
