@@ -1,0 +1,253 @@
+//! The verbs of CNI, on the real binary.
+
+use std::path::Path;
+
+use podgate_datapath::attach::{Standing, standing};
+use podgate_tests::node::{Call, Node, Pod, arrives};
+use serde_json::{Value, json};
+
+/// Behind whom podgate stands.
+type MainPlugin = fn(&Node, Value) -> podgate_demo::cni::Conflist;
+
+fn polices(main: MainPlugin) {
+    let node = Node::new();
+    let conflist = main(&node, json!({}));
+    let pod = Pod::start(&node, &conflist, "a");
+    let other = Pod::start(&node, &conflist, "b");
+    assert_eq!(pod.addresses.len(), 2);
+    let record = pod.record(&node);
+    assert!(pod.addresses.iter().all(|ip| record.addresses.contains(ip)));
+    assert_ne!(record.slot, other.record(&node).slot);
+    assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+    for address in &pod.addresses {
+        assert!(arrives(&other.netns, &pod.netns, *address), "{address}");
+    }
+    let result = pod.result.as_deref().unwrap();
+    node.run(|| node.chain(&conflist).check(&pod.sandbox, result))
+        .unwrap();
+
+    pod.del(&node, &conflist).unwrap();
+    other.del(&node, &conflist).unwrap();
+    assert!(node.records().is_empty());
+    assert!(node.veths().iter().all(|veth| !node.has_filter(veth)));
+}
+
+#[test]
+fn a_pod_behind_ptp_is_policed_from_add_to_del() {
+    polices(Node::ptp);
+}
+
+#[test]
+fn a_pod_behind_bridge_is_policed_from_add_to_del() {
+    polices(Node::bridge);
+}
+
+/// A pod with the interface of `ptp` alone, and a configuration of podgate for it with this `prevResult`.
+fn behind_ptp(node: &Node, version: &str, prev_result: &str) -> (Pod, Call) {
+    let mut alone = node.ptp(json!({}));
+    alone.plugins.truncate(1);
+    let pod = Pod::start(node, &alone, "a");
+    let call = Call::new("ADD")
+        .of(&pod.container_id, pod.netns.path())
+        .stdin(stdin(node, version, json!({}), Some(prev_result)));
+    (pod, call)
+}
+
+/// A configuration, with a `prevResult` that is put in as it is written.
+fn stdin(node: &Node, version: &str, settings: Value, prev_result: Option<&str>) -> String {
+    let mut config = node.podgate(settings);
+    config["cniVersion"] = version.into();
+    config["name"] = "net".into();
+    let text = config.to_string();
+    match prev_result {
+        None => text,
+        Some(result) => {
+            format!("{}, \"prevResult\": {result}}}", text.trim_end_matches('}'))
+        }
+    }
+}
+
+#[test]
+fn a_result_is_echoed_byte_for_byte_in_every_version() {
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let node = Node::new();
+        let odd = format!(
+            r#"{{ "cniVersion":"{version}",  "x-ours": 1e2, "big": 123456789012345678901234567890,
+            "interfaces": [{{"name":"veth0","mac":"no mac"}}],"ips":[{{"version":"4","address":"10.96.0.2/24"}}],
+            "dns": {{}}, "\u0061": "\u00e9"  }}"#
+        );
+        let (pod, call) = behind_ptp(&node, version, &odd);
+        assert_eq!(call.make(&node).ok().stdout, odd, "{version}");
+        assert!(node.has_filter(&pod.host_end(&node)));
+    }
+}
+
+#[test]
+fn a_result_without_interfaces_or_addresses_is_enough() {
+    let node = Node::new();
+    let (pod, call) = behind_ptp(&node, "1.0.0", "{}");
+    assert_eq!(call.make(&node).ok().stdout, "{}");
+    // The kernel says what its addresses are.
+    let record = pod.record(&node);
+    assert!(pod.addresses.iter().all(|ip| record.addresses.contains(ip)));
+}
+
+#[test]
+fn an_add_without_a_result_is_a_wrong_configuration() {
+    let node = Node::new();
+    let (_pod, call) = behind_ptp(&node, "1.0.0", "{}");
+    call.stdin(stdin(&node, "1.0.0", json!({}), None))
+        .make(&node)
+        .refused(7, "prevResult");
+    assert!(node.records().is_empty());
+}
+
+#[test]
+fn an_unknown_version_is_named() {
+    let node = Node::new();
+    let (_pod, call) = behind_ptp(&node, "1.0.0", "{}");
+    call.stdin(stdin(&node, "2.0.0", json!({}), Some("{}")))
+        .make(&node)
+        .refused(1, "2.0.0");
+}
+
+#[test]
+fn del_succeeds_whatever_is_missing() {
+    let node = Node::new();
+    let del = |container: &str, netns: &str| {
+        Call::new("DEL")
+            .of(container, Path::new("/nowhere"))
+            .env("CNI_NETNS", netns)
+            .stdin(stdin(&node, "1.0.0", json!({}), None))
+    };
+    // Nothing was ever done on this node.
+    del("unknown", "").make(&node).ok();
+    let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
+    add.make(&node).ok();
+    del("unknown", "").make(&node).ok();
+    assert_eq!(node.records().len(), 1);
+    let host_end = pod.host_end(&node);
+    for _ in 0..2 {
+        let answer = del(&pod.container_id, "").make(&node).ok();
+        assert_eq!(answer.stdout, "");
+        assert!(node.records().is_empty());
+        assert!(!node.has_filter(&host_end));
+    }
+    // Neither a configuration nor anything else that could be read.
+    del(&pod.container_id, "/nowhere")
+        .stdin("{")
+        .make(&node)
+        .ok();
+    Call::new("DEL").make(&node).ok();
+}
+
+#[test]
+fn del_takes_an_attachment_away_whose_interface_has_gone() {
+    let node = Node::new();
+    let conflist = node.ptp(json!({}));
+    let pod = Pod::start(&node, &conflist, "a");
+    let slot = pod.record(&node).slot;
+    node.sh(&format!("ip link del {}", pod.host_end(&node)));
+    Call::new("DEL")
+        .of(&pod.container_id, pod.netns.path())
+        .stdin(stdin(&node, "1.0.0", json!({}), None))
+        .make(&node)
+        .ok();
+    assert!(node.records().is_empty());
+    let attachment = node.tables().read_attachment(slot).unwrap();
+    assert_eq!(attachment.origin().birth(), 0);
+}
+
+#[test]
+fn check_says_what_is_missing() {
+    let node = Node::new();
+    let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
+    let check = Call::new("CHECK")
+        .of(&pod.container_id, pod.netns.path())
+        .stdin(stdin(&node, "1.0.0", json!({}), Some("{}")));
+    check.make(&node).refused(105, "there is no attachment");
+    add.make(&node).ok();
+    check.make(&node).ok();
+    let host_end = pod.host_end(&node);
+    node.sh(&format!("tc filter del dev {host_end} egress pref 2"));
+    check.make(&node).refused(105, "has no filter");
+    // ADD repeated puts it right.
+    add.make(&node).ok();
+    check.make(&node).ok();
+}
+
+#[test]
+fn gc_forgets_what_the_runtime_does_not_list_in_its_own_network_only() {
+    let node = Node::new();
+    let conflist = node.ptp(json!({}));
+    let kept = Pod::start(&node, &conflist, "kept");
+    let gone = Pod::start(&node, &conflist, "gone");
+    let mut other = conflist.clone();
+    other.name = "other".into();
+    let elsewhere = Pod::start(&node, &other, "elsewhere");
+    let listed = json!([{"containerID": kept.container_id, "ifname": "eth0"}]);
+    let settings = json!({"cni.dev/valid-attachments": listed});
+    Call::new("GC")
+        .stdin(stdin(&node, "1.1.0", settings, None))
+        .make(&node)
+        .ok();
+    let mut left: Vec<_> = node.records().into_iter().map(|r| r.identity).collect();
+    left.sort();
+    let mut expected = vec![kept.identity(), elsewhere.identity()];
+    expected.sort();
+    assert_eq!(left, expected);
+    assert!(!node.has_filter(&gone.host_end(&node)));
+}
+
+#[test]
+fn status_needs_the_enforcer_in_strict_mode_only() {
+    let node = Node::new();
+    let status = |mode: &str| {
+        let settings = json!({"enforcingMode": mode});
+        Call::new("STATUS")
+            .stdin(stdin(&node, "1.1.0", settings, None))
+            .make(&node)
+    };
+    status("standard").ok();
+    status("strict").refused(50, "enforcer");
+}
+
+#[test]
+fn version_is_told_without_a_configuration() {
+    let node = Node::new();
+    let printed = Call::new("VERSION").make(&node).ok().stdout;
+    let told: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(
+        told["supportedVersions"],
+        json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+    );
+}
+
+#[test]
+fn an_add_that_must_not_go_on_without_the_enforcer_is_undone_and_to_be_tried_again() {
+    let node = Node::new();
+    let (pod, call) = behind_ptp(&node, "1.0.0", "{}");
+    let settings = json!({"onTimeout": "fail", "waitMs": 30});
+    call.stdin(stdin(&node, "1.0.0", settings, Some("{}")))
+        .make(&node)
+        .refused(11, "enforcer");
+    assert!(node.records().is_empty());
+    assert!(!node.has_filter(&pod.host_end(&node)));
+}
+
+#[test]
+fn an_add_repeated_replaces_the_attachment() {
+    let node = Node::new();
+    let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
+    add.make(&node).ok();
+    let first = pod.record(&node);
+    add.make(&node).ok();
+    let second = pod.record(&node);
+    assert_ne!(first.birth, second.birth);
+    assert_eq!(node.records().len(), 1);
+    assert_eq!(node.run(|| standing(&second)).unwrap(), Standing::InForce);
+    if first.slot != second.slot {
+        let old = node.tables().read_attachment(first.slot).unwrap();
+        assert_eq!(old.origin().birth(), 0);
+    }
+}
