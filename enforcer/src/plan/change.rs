@@ -26,6 +26,15 @@ pub(super) fn of_policy(
     let mut after = before.clone();
     let mut steps = Vec::new();
     after.attachments = shared(attachments);
+    if after.attachments == before.attachments {
+        return Ok((
+            after,
+            Plan {
+                steps,
+                in_force_after: 0,
+            },
+        ));
+    }
     after.questions = questions_of(after.rulesets());
 
     let mut refined = before.questions.clone();

@@ -146,12 +146,6 @@ impl HostTables {
         }
     }
 
-    /// How many rows there are.
-    pub(super) fn rows(&self) -> Vec<(RowKey, Row)> {
-        let rows = self.rows.borrow();
-        rows.iter().map(|(key, row)| (*key, *row)).collect()
-    }
-
     /// The word of an attachment.
     pub(super) fn word(&self, slot: Slot, direction: Direction) -> PolicyWord {
         self.attachments[&slot].word(direction)

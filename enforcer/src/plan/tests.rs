@@ -2,4 +2,7 @@
 
 mod bench;
 mod frames;
+mod numbers;
 mod order;
+mod room;
+mod single;

@@ -11,7 +11,7 @@ use podgate_policy::model::{ObjectName, Protocol, World};
 
 use super::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables};
-use crate::plan::{Capacities, Plan, Planner, Step};
+use crate::plan::{Capacities, Plan, PlanError, Planner, Step};
 
 /// Room for everything that the small universe can ask for.
 pub(super) const AMPLE: Capacities = Capacities {
@@ -66,7 +66,8 @@ pub(super) struct Bench {
     pub planner: Planner,
     pub world: World,
     pub attached: BTreeMap<Slot, Subject>,
-    pub writes: usize,
+    /// Changes for which there was no room.
+    pub refused: usize,
     baseline: Baseline,
     dice: Dice,
     effort: Effort,
@@ -99,7 +100,7 @@ impl Bench {
             planner: Planner::new(capacities),
             world: World::default(),
             attached: BTreeMap::new(),
-            writes: 0,
+            refused: 0,
             baseline,
             dice: Dice(seed),
             effort,
@@ -121,52 +122,82 @@ impl Bench {
         self.go_to(world)
     }
 
+    /// Changes what differs, in one transaction for facts and one for policies. Where there is no room, what was in
+    /// force must stay.
     pub(super) fn go_to(&mut self, world: World) -> Result<(), Wrong> {
         let facts = World {
             policies: self.world.policies.clone(),
             ..world.clone()
         };
-        self.change_facts(facts)?;
-        self.change_policy(world)
+        let plan = match self.planner.facts_change(&facts) {
+            Ok(plan) => plan,
+            Err(PlanError::Full { .. }) => return self.refuse(),
+            Err(PlanError::Unfinished) => unreachable!("every plan is executed"),
+        };
+        self.change_facts(facts, plan)?;
+
+        let attached = self.subjects(&world);
+        let rulesets: Vec<_> = attached
+            .iter()
+            .map(|(slot, subject)| (*slot, compile_subject(&world, subject)))
+            .collect();
+        let plan = match self.planner.policy_change(&rulesets) {
+            Ok(plan) => plan,
+            Err(PlanError::Full { .. }) => return self.refuse(),
+            Err(PlanError::Unfinished) => unreachable!("every plan is executed"),
+        };
+        self.change_policy(world, attached, plan)
     }
 
-    fn change_facts(&mut self, world: World) -> Result<(), Wrong> {
-        let plan = self.planner.facts_change(&world).expect("room");
+    fn subjects(&self, world: &World) -> BTreeMap<Slot, Subject> {
+        arbitrary::subjects(world, self.baseline)
+            .into_iter()
+            .map(|subject| (slot_of(&subject.name), subject))
+            .collect()
+    }
+
+    fn refuse(&mut self) -> Result<(), Wrong> {
+        self.refused += 1;
+        let probes = self.probes(|bench, slot, connection| {
+            let allowed = allows(&bench.world, &bench.attached[&slot], &connection);
+            Probe {
+                slot,
+                connection,
+                before: allowed,
+                after: allowed,
+            }
+        });
+        self.run(Vec::new(), 0, &probes)
+    }
+
+    fn change_facts(&mut self, world: World, plan: Plan) -> Result<(), Wrong> {
         let before = std::mem::replace(&mut self.world, world);
-        let subjects = self.attached.clone();
         let probes = self.probes(|bench, slot, connection| Probe {
             slot,
             connection,
-            before: allows(&before, &subjects[&slot], &connection),
-            after: allows(&bench.world, &subjects[&slot], &connection),
+            before: allows(&before, &bench.attached[&slot], &connection),
+            after: allows(&bench.world, &bench.attached[&slot], &connection),
         });
-        self.run(plan, &probes)
+        self.execute(plan, &probes)
     }
 
-    fn change_policy(&mut self, world: World) -> Result<(), Wrong> {
+    fn change_policy(
+        &mut self,
+        world: World,
+        attached: BTreeMap<Slot, Subject>,
+        plan: Plan,
+    ) -> Result<(), Wrong> {
         let before = std::mem::replace(&mut self.world, world);
+        let old = std::mem::replace(&mut self.attached, attached);
         let no_policies = World {
             policies: BTreeMap::new(),
             ..before.clone()
         };
-        let old = std::mem::take(&mut self.attached);
-        for (name, pod) in &self.world.pods {
-            if pod.is_selectable() {
-                let subject = Subject::new(name.clone(), pod, self.baseline);
-                self.attached.insert(slot_of(name), subject);
-            }
-        }
         self.flows
-            .retain(|(slot, _)| self.attached.contains_key(slot));
+            .retain(|(slot, _)| old.contains_key(slot) && self.attached.contains_key(slot));
         for slot in self.attached.keys().filter(|slot| !old.contains_key(slot)) {
             self.tables.attach(*slot, baseline_ruleset(self.baseline));
         }
-        let rulesets: Vec<_> = self
-            .attached
-            .iter()
-            .map(|(slot, subject)| (*slot, compile_subject(&self.world, subject)))
-            .collect();
-        let plan = self.planner.policy_change(&rulesets).expect("room");
         let probes = self.probes(|bench, slot, connection| Probe {
             slot,
             connection,
@@ -176,7 +207,17 @@ impl Bench {
             },
             after: allows(&bench.world, &bench.attached[&slot], &connection),
         });
-        self.run(plan, &probes)
+        self.execute(plan, &probes)
+    }
+
+    fn execute(&mut self, plan: Plan, probes: &[Probe]) -> Result<(), Wrong> {
+        let steps = plan.steps().to_vec();
+        match self.mutant {
+            None => self.run(steps, plan.in_force_after(), probes)?,
+            Some(mutant) => self.run(mutant(steps), usize::MAX, probes)?,
+        }
+        self.planner.commit(plan);
+        Ok(())
     }
 
     /// The established flows, and new connections by chance.
@@ -222,13 +263,14 @@ impl Bench {
         }
     }
 
-    /// Executes a plan. After every write, and of packets that are on their way during some, each verdict is that
+    /// Executes the steps of a plan. After every write, and of packets that are on their way during some, each verdict is that
     /// of before or that of after; in the end it is that of after. Then some of what passes is established.
-    fn run(&mut self, plan: Plan, probes: &[Probe]) -> Result<(), Wrong> {
-        let (steps, in_force_after) = match self.mutant {
-            None => (plan.steps().to_vec(), plan.in_force_after()),
-            Some(mutant) => (mutant(plan.steps().to_vec()), usize::MAX),
-        };
+    fn run(
+        &mut self,
+        steps: Vec<Step>,
+        in_force_after: usize,
+        probes: &[Probe],
+    ) -> Result<(), Wrong> {
         let (flows, fresh) = probes.split_at(self.flows.len());
         let wrong = |what, probe: &Probe, passed, after, expected| Wrong {
             what,
@@ -258,7 +300,6 @@ impl Bench {
                 1
             };
             done += next;
-            self.writes += next;
             for (flow, probe) in probes.iter().enumerate() {
                 let parts: &[Part] = if flow < flows.len() {
                     self.tables.track(Flows::Tracked);
@@ -306,7 +347,6 @@ impl Bench {
                 return Err(wrong("in the end", probe, passed, done, [probe.after; 2]));
             }
         }
-        self.planner.commit(plan);
         self.establish(probes);
         Ok(())
     }

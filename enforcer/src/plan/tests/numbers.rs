@@ -1,0 +1,238 @@
+//! Nothing that a packet can come to is ever rewritten, and nothing is stored that no packet can come to.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use podgate_abi::{
+    Address, Class, Direction, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row,
+    RowKey, Ruleset, Slot,
+};
+use podgate_policy::arbitrary;
+use podgate_policy::compile::compile_subject;
+use podgate_policy::model::World;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::bench::{AMPLE, slot_of};
+use crate::plan::{Plan, Planner, Step, Write};
+
+/// What names what. Rulesets and classes that were named since the last grace period still count: a program may
+/// hold them.
+#[derive(Default)]
+struct Names {
+    words: BTreeMap<(Slot, Direction), Ruleset>,
+    peers: HashMap<Address, PeerWord>,
+    prefixes: HashMap<PrefixKey, PrefixWord>,
+    rows: BTreeMap<RowKey, Row>,
+    default_rows: HashMap<Ruleset, Row>,
+    port_sets: HashMap<PortSet, PortSetChunks>,
+    left_rulesets: BTreeSet<Ruleset>,
+    left_classes: BTreeSet<Class>,
+}
+
+impl Names {
+    fn rulesets(&self) -> BTreeSet<Ruleset> {
+        self.words
+            .values()
+            .chain(&self.left_rulesets)
+            .copied()
+            .collect()
+    }
+
+    fn classes(&self) -> BTreeSet<Class> {
+        let peers = self
+            .peers
+            .values()
+            .flat_map(|word| [word.class(), word.broad()]);
+        let prefixes = self.prefixes.values().map(|word| word.broad());
+        peers
+            .chain(prefixes)
+            .chain(self.left_classes.iter().copied())
+            .collect()
+    }
+
+    fn is_named(&self, key: RowKey) -> bool {
+        let (ruleset, class) = ends_of(key);
+        self.rulesets().contains(&ruleset) && self.classes().contains(&class)
+    }
+
+    /// The port sets of all rows that a packet can come to.
+    fn port_sets(&self) -> BTreeSet<PortSet> {
+        let rulesets = self.rulesets();
+        let rows = self
+            .rows
+            .iter()
+            .filter(|(key, _)| self.is_named(**key))
+            .map(|(_, row)| row);
+        let default_rows = self
+            .default_rows
+            .iter()
+            .filter(|(ruleset, _)| rulesets.contains(ruleset));
+        rows.chain(default_rows.map(|(_, row)| row))
+            .flat_map(sets_of)
+            .collect()
+    }
+
+    fn execute(&mut self, step: &Step) {
+        let write = match step {
+            Step::Grace => {
+                self.left_rulesets.clear();
+                self.left_classes.clear();
+                return;
+            }
+            Step::Write(write) => write,
+        };
+        match write {
+            Write::Chunk { number, .. } => {
+                let sets = self.port_sets();
+                let mut named = sets.iter().filter_map(|set| self.port_sets.get(set));
+                assert!(
+                    !named.any(|chunks| chunks.0.contains(number)),
+                    "{write:?} is named"
+                );
+            }
+            Write::PortSet { number, chunks } => {
+                assert!(!self.port_sets().contains(number), "{write:?} is named");
+                self.port_sets.insert(*number, *chunks);
+            }
+            Write::DefaultRow { ruleset, row } => {
+                assert!(!self.rulesets().contains(ruleset), "{write:?} is named");
+                assert!(
+                    self.rows.keys().all(|key| ends_of(*key).0 != *ruleset),
+                    "{write:?} while rows stand under its number"
+                );
+                self.default_rows.insert(*ruleset, *row);
+            }
+            Write::Row { key, row } => {
+                assert!(!self.is_named(*key), "{write:?} is named");
+                let known = self.rows.insert(*key, *row);
+                assert_eq!(known, None, "{write:?} replaces a row");
+            }
+            Write::RemoveRow { key } => {
+                assert!(!self.is_named(*key), "{write:?} is named");
+                assert!(self.rows.remove(key).is_some(), "{write:?} of nothing");
+            }
+            Write::Peer { address, word } => {
+                let old = self.peers.insert(*address, *word);
+                self.left_classes
+                    .extend(old.into_iter().flat_map(|old| [old.class(), old.broad()]));
+            }
+            Write::RemovePeer { address } => {
+                let old = self.peers.remove(address);
+                self.left_classes
+                    .extend(old.into_iter().flat_map(|old| [old.class(), old.broad()]));
+            }
+            Write::Prefix { key, word } => {
+                let old = self.prefixes.insert(*key, *word);
+                self.left_classes.extend(old.map(|old| old.broad()));
+            }
+            Write::RemovePrefix { key } => {
+                let old = self.prefixes.remove(key);
+                self.left_classes.extend(old.map(|old| old.broad()));
+            }
+            Write::Flip {
+                slot,
+                direction,
+                ruleset,
+            } => {
+                let old = self.words.insert((*slot, *direction), *ruleset);
+                self.left_rulesets.extend(old);
+            }
+            Write::Renew { slot, direction } => {
+                assert!(
+                    self.words.contains_key(&(*slot, *direction)),
+                    "{write:?} of nothing"
+                );
+            }
+        }
+    }
+
+    fn execute_all(&mut self, planner: &mut Planner, plan: Plan) {
+        for step in plan.steps() {
+            self.execute(step);
+        }
+        planner.commit(plan);
+    }
+
+    /// Each row is of a ruleset in force and a class in use, and says something else than the next look-up step.
+    fn assert_minimal(&self) {
+        let words: BTreeSet<(Class, Class)> = self
+            .peers
+            .values()
+            .map(|word| (word.class(), word.broad()))
+            .collect();
+        let prefixes = self
+            .prefixes
+            .values()
+            .map(|word| (Class::NONE, word.broad()));
+        let in_use: BTreeSet<(Class, Class)> = words.into_iter().chain(prefixes).collect();
+        for (key, row) in &self.rows {
+            let (ruleset, class) = ends_of(*key);
+            assert!(
+                self.words.values().any(|known| *known == ruleset),
+                "{ruleset:?} is dead"
+            );
+            let default = &self.default_rows[&ruleset];
+            let mut uses = 0;
+            for (narrow, broad) in &in_use {
+                let next = if class == *narrow {
+                    self.rows
+                        .get(&RowKey::new(ruleset, *broad))
+                        .unwrap_or(default)
+                } else if class == *broad {
+                    default
+                } else {
+                    continue;
+                };
+                uses += 1;
+                assert_ne!(sets_of(row), sets_of(next), "{key:?} says nothing new");
+            }
+            assert!(uses > 0, "{class:?} is dead");
+        }
+    }
+}
+
+fn ends_of(key: RowKey) -> (Ruleset, Class) {
+    (Ruleset(key.0 >> 18), Class(key.0 & Class::MAX.0))
+}
+
+fn sets_of(row: &Row) -> [PortSet; 4] {
+    let set = |word: u64, shift: u32| PortSet((word >> shift & 0xffff) as u16);
+    let [first, second] = row.0;
+    [
+        set(first, 16),
+        set(first, 0),
+        set(second, 16),
+        set(second, 0),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+
+    #[test]
+    fn numbers_are_used_again_only_when_no_packet_can_hold_them(
+        baseline in arbitrary::baseline(),
+        edits in vec(arbitrary::edit(), 60),
+    ) {
+        let (mut planner, mut names) = (Planner::new(AMPLE), Names::default());
+        let mut world = World::default();
+        for edit in edits {
+            edit.apply(&mut world);
+            let plan = planner.facts_change(&world).expect("room");
+            names.execute_all(&mut planner, plan);
+            names.assert_minimal();
+
+            let subjects = arbitrary::subjects(&world, baseline);
+            let rulesets: Vec<_> = subjects
+                .iter()
+                .map(|subject| (slot_of(&subject.name), compile_subject(&world, subject)))
+                .collect();
+            let gone = |slot: &Slot| rulesets.iter().all(|(known, _)| known != slot);
+            let left: Vec<_> = names.words.extract_if(.., |(slot, _), _| gone(slot)).collect();
+            names.left_rulesets.extend(left.into_iter().map(|(_, ruleset)| ruleset));
+            let plan = planner.policy_change(&rulesets).expect("room");
+            names.execute_all(&mut planner, plan);
+            names.assert_minimal();
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Single cases, each with its story.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podgate_abi::{Address, Direction, Slot};
+use podgate_policy::compile::{SubjectRulesets, compile_subject};
+use podgate_policy::connection::{Baseline, Connection, Direction as Judged, Subject, Transport};
+use podgate_policy::model::{
+    Labels, Namespace, Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Pod, Port, Protocol,
+    Requirement, Rule, Selector, World,
+};
+
+use super::bench::{AMPLE, baseline_ruleset};
+use super::frames::{Part, own_addresses, passes};
+use crate::plan::host::HostTables;
+use crate::plan::{Plan, PlanError, Planner, Step, Table, Write};
+
+const SLOT: Slot = 1;
+
+fn labelled(value: &str) -> Labels {
+    Labels::from([("app".to_owned(), value.to_owned())])
+}
+
+fn with_label(value: &str) -> Peer {
+    Peer::Pods {
+        namespaces: Namespaces::Own,
+        pods: Selector::Requirements(vec![Requirement {
+            key: "app".into(),
+            operator: Operator::In(vec![value.into()]),
+        }]),
+    }
+}
+
+fn block(cidr: &str) -> Peer {
+    Peer::Block {
+        cidr: cidr.parse().expect("a block"),
+        except: Vec::new(),
+    }
+}
+
+/// A policy for every pod of its namespace, for ingress and egress alike.
+fn allowing(peers: Vec<Peer>, ports: Vec<Port>) -> NetworkPolicy {
+    let rules = vec![Rule { peers, ports }];
+    NetworkPolicy {
+        pod_selector: Selector::everything(),
+        isolates_ingress: true,
+        isolates_egress: true,
+        ingress: rules.clone(),
+        egress: rules,
+    }
+}
+
+/// A namespace with the pod that is judged, a pod labelled `1` at 10.0.0.1 and one labelled `2` at 10.0.0.2.
+fn world(policy: NetworkPolicy) -> World {
+    let mut world = World::default();
+    let namespace = Namespace::new("x", Labels::new());
+    world.namespaces.insert("x".into(), namespace);
+    for value in ["1", "2"] {
+        let pod = Pod {
+            labels: labelled(value),
+            addresses: vec![format!("10.0.0.{value}").parse().expect("an address")],
+            ..Pod::default()
+        };
+        world
+            .pods
+            .insert(ObjectName::new("x", value), Arc::new(pod));
+    }
+    world
+        .policies
+        .insert(ObjectName::new("x", "p"), Arc::new(policy));
+    world
+}
+
+fn rulesets(world: &World) -> SubjectRulesets {
+    let subject = Subject::new(
+        ObjectName::new("x", "judged"),
+        &Pod::default(),
+        Baseline::Standard,
+    );
+    compile_subject(world, &subject)
+}
+
+fn tables() -> HostTables {
+    let tables = HostTables::new([(SLOT, own_addresses(SLOT))]);
+    tables.attach(SLOT, baseline_ruleset(Baseline::Standard));
+    tables
+}
+
+fn execute(tables: &HostTables, planner: &mut Planner, plan: Plan) {
+    for step in plan.steps() {
+        tables.execute(step);
+    }
+    planner.commit(plan);
+}
+
+fn put_in_force(tables: &HostTables, planner: &mut Planner, world: &World) {
+    let plan = planner.facts_change(world).expect("room");
+    execute(tables, planner, plan);
+    let plan = planner
+        .policy_change(&[(SLOT, rulesets(world))])
+        .expect("room");
+    execute(tables, planner, plan);
+}
+
+fn egress_passes(tables: &HostTables, peer: &str) -> bool {
+    let connection = Connection {
+        direction: Judged::Egress,
+        peer: peer.parse().expect("an address"),
+        transport: Transport::Port(Protocol::Tcp, 80),
+    };
+    passes(tables, SLOT, &connection, Part::Opening)
+}
+
+/// Attack 17: `::/0` in one trie with mapped IPv4.
+#[test]
+fn every_ipv6_address_is_no_ipv4_address() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    put_in_force(
+        &tables,
+        &mut planner,
+        &world(allowing(vec![block("::/0")], vec![])),
+    );
+    assert!(egress_passes(&tables, "2001:db8::1"));
+    assert!(!egress_passes(&tables, "192.0.2.1"));
+
+    // the same without the prefix that stands between
+    tables.execute(&Step::Write(Write::RemovePrefix {
+        key: podgate_abi::PrefixKey {
+            length: 96,
+            address: Address::from_ipv4([0, 0, 0, 0]),
+        },
+    }));
+    assert!(egress_passes(&tables, "192.0.2.1"));
+}
+
+#[test]
+fn an_ipv6_block_of_mapped_addresses_is_no_ipv4_block() {
+    for cidr in [
+        "::ffff:0:0/96",
+        "::ffff:10.0.0.0/104",
+        "::ffff:192.0.2.1/128",
+    ] {
+        let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+        put_in_force(
+            &tables,
+            &mut planner,
+            &world(allowing(vec![block(cidr)], vec![])),
+        );
+        for peer in ["192.0.2.1", "10.0.0.1", "2001:db8::1"] {
+            assert!(!egress_passes(&tables, peer), "{peer} by {cidr}");
+        }
+    }
+}
+
+/// Attack 12: an enforcer that starts numbers classes and rulesets anew, and the policy changed meanwhile.
+#[test]
+fn a_restart_fills_a_table_set_of_its_own() {
+    let before = world(allowing(vec![with_label("1")], vec![]));
+    let after = world(allowing(vec![with_label("2")], vec![]));
+    let seen =
+        |tables: &HostTables| ["10.0.0.1", "10.0.0.2"].map(|peer| egress_passes(tables, peer));
+    let in_force = || {
+        let tables = tables();
+        put_in_force(&tables, &mut Planner::new(AMPLE), &before);
+        assert_eq!(seen(&tables), [true, false]);
+        tables
+    };
+    // What the tables say after each write of the start, where the pods' filters look.
+    let restart = |new: &HostTables, filters_look_at: &HostTables| -> Vec<[bool; 2]> {
+        let mut planner = Planner::new(AMPLE);
+        let facts = planner.facts_change(&after).expect("room");
+        let mut steps = facts.steps().to_vec();
+        planner.commit(facts);
+        let policy = planner
+            .policy_change(&[(SLOT, rulesets(&after))])
+            .expect("room");
+        steps.extend(policy.steps().iter().cloned());
+        let execute = |step: &Step| {
+            new.execute(step);
+            seen(filters_look_at)
+        };
+        steps.iter().map(execute).collect()
+    };
+
+    let (old, new) = (in_force(), tables());
+    assert!(
+        restart(&new, &old)
+            .iter()
+            .all(|seen| *seen == [true, false])
+    );
+    assert_eq!(
+        seen(&new),
+        [false, true],
+        "it is complete when the filters are swapped"
+    );
+
+    let shared = in_force();
+    assert!(
+        restart(&shared, &shared).contains(&[true, true]),
+        "in the old tables the new numbers give what neither policy allows"
+    );
+}
+
+#[test]
+fn an_address_that_the_plugin_deleted_is_said_again() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let world = world(allowing(vec![with_label("1")], vec![]));
+    put_in_force(&tables, &mut planner, &world);
+    assert!(egress_passes(&tables, "10.0.0.1"));
+
+    let address: IpAddr = [10, 0, 0, 1].into();
+    tables.execute(&Step::Write(Write::RemovePeer {
+        address: address.into(),
+    }));
+    planner.address_was_deleted(address);
+    assert!(!egress_passes(&tables, "10.0.0.1"));
+
+    let plan = planner.facts_change(&world).expect("room");
+    assert_eq!(plan.steps().len(), 1, "nothing else is written");
+    execute(&tables, &mut planner, plan);
+    assert!(egress_passes(&tables, "10.0.0.1"));
+}
+
+#[test]
+fn a_replaced_attachment_is_flipped_in_both_directions() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let world = world(allowing(vec![with_label("1")], vec![]));
+    put_in_force(&tables, &mut planner, &world);
+
+    tables.attach(SLOT, baseline_ruleset(Baseline::Standard));
+    planner.attachment_was_replaced(SLOT);
+    assert!(egress_passes(&tables, "10.0.0.2"), "the baseline allows");
+    put_in_force(&tables, &mut planner, &world);
+    assert!(!egress_passes(&tables, "10.0.0.2"));
+}
+
+#[test]
+fn what_is_in_force_already_is_not_written_again() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let world = world(allowing(vec![with_label("1"), block("10.0.0.0/8")], vec![]));
+    put_in_force(&tables, &mut planner, &world);
+
+    let plan = planner.facts_change(&world).expect("room");
+    assert_eq!(plan.steps(), []);
+    planner.commit(plan);
+    let plan = planner
+        .policy_change(&[(SLOT, rulesets(&world))])
+        .expect("room");
+    assert_eq!(plan.steps(), []);
+}
+
+#[test]
+fn only_the_direction_that_lost_something_is_judged_again() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let mut world = world(NetworkPolicy {
+        egress: Vec::new(),
+        ..allowing(vec![with_label("1")], vec![])
+    });
+    put_in_force(&tables, &mut planner, &world);
+    let word = |direction| tables.word(SLOT, direction);
+    let before = [word(Direction::ToPod), word(Direction::FromPod)];
+
+    let pod = Pod {
+        addresses: vec![[10, 0, 0, 1].into()],
+        ..Pod::default()
+    };
+    world.pods.insert(ObjectName::new("x", "1"), Arc::new(pod));
+    let plan = planner.facts_change(&world).expect("room");
+    execute(&tables, &mut planner, plan);
+    assert_eq!(word(Direction::FromPod), before[1]);
+    assert_eq!(word(Direction::ToPod).ruleset(), before[0].ruleset());
+    assert_ne!(word(Direction::ToPod).generation(), before[0].generation());
+}
+
+#[test]
+fn a_fact_that_only_allows_more_renews_nothing_and_waits_for_nothing() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let mut world = world(allowing(vec![with_label("1")], vec![]));
+    put_in_force(&tables, &mut planner, &world);
+
+    let pod = Pod {
+        labels: labelled("1"),
+        addresses: vec![[10, 0, 0, 2].into()],
+        ..Pod::default()
+    };
+    world.pods.insert(ObjectName::new("x", "2"), Arc::new(pod));
+    let plan = planner.facts_change(&world).expect("room");
+    assert!(
+        matches!(plan.steps(), [Step::Write(Write::Peer { .. })]),
+        "{plan:?}"
+    );
+    assert_eq!(plan.in_force_after(), 1);
+}
+
+#[test]
+fn no_plan_is_made_beside_an_unfinished_one() {
+    let mut planner = Planner::new(AMPLE);
+    let world = world(allowing(vec![with_label("1")], vec![]));
+    let plan = planner.facts_change(&world).expect("room");
+    assert_eq!(planner.policy_change(&[]), Err(PlanError::Unfinished));
+    planner.commit(plan);
+    assert!(planner.policy_change(&[]).is_ok());
+}
+
+#[test]
+fn occupancy_counts_what_is_stored() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let port = Port::Range {
+        protocol: Protocol::Tcp,
+        first: 80,
+        last: 80,
+    };
+    let policy = NetworkPolicy {
+        egress: Vec::new(),
+        ..allowing(vec![with_label("1"), block("10.1.0.0/16")], vec![port])
+    };
+    put_in_force(&tables, &mut planner, &world(policy));
+    let used = planner
+        .occupancy()
+        .map(|table| (table.table.name(), table.used));
+    let expected = [
+        // two reserved, ingress, and egress, which allows the own node
+        (Table::Rulesets, 4),
+        // for the pod labelled 1 and for the block
+        (Table::Rows, 2),
+        (Table::Peers, 1),
+        // the block, and all of IPv4
+        (Table::Prefixes, 2),
+        // four reserved, and TCP 80
+        (Table::PortSets, 5),
+        // eight reserved, and one of TCP 80
+        (Table::Chunks, 9),
+        // none, the pod's and the block's
+        (Table::Classes, 3),
+    ];
+    assert_eq!(used, expected.map(|(table, used)| (table.name(), used)));
+}
