@@ -8,6 +8,7 @@
 //! Each [`Kernel`] has tables of its own, pinned nowhere, so tests run side by side. Every frame that a test sends
 //! through [`Kernel::run`] is judged twice, and the two must agree in the verdict and in the reason.
 
+mod flows;
 mod host;
 mod load;
 mod pod;
@@ -34,6 +35,15 @@ pub const ATTACHMENT_WORDS: usize = 3 + 2 * MAX_ADDRESSES;
 
 /// The interface that the programs believe to stand on: the loopback, which is in every namespace.
 const INTERFACE: u32 = 1;
+
+/// How long a frame of this ethertype must be, or `BPF_PROG_TEST_RUN` refuses it.
+const fn shortest_run(ethertype: u16) -> usize {
+    match ethertype {
+        podgate_abi::ethertype::IPV4 => 14 + 20,
+        podgate_abi::ethertype::IPV6 => 14 + 40,
+        _ => 14,
+    }
+}
 
 /// Where the node got a packet from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +107,8 @@ pub struct Kernel {
 impl Kernel {
     /// Judges a frame in the kernel and on the host, and tells why it was passed or dropped.
     ///
+    /// A frame without a whole IP header is judged on the host only: `BPF_PROG_TEST_RUN` refuses it.
+    ///
     /// # Panics
     /// When the two do not agree, or the kernel counted another reason.
     pub fn run(&mut self, direction: Direction, origin: Origin, frame: &[u8]) -> Reason {
@@ -112,6 +124,9 @@ impl Kernel {
             Verdict::Pass(reason) => (reason, true),
             Verdict::Drop(reason) => (reason, false),
         };
+        if frame.len() < shortest_run(hook.ethertype) {
+            return reason;
+        }
         let kernel_passes = self.run_in_kernel(direction, origin, frame);
         let index = direction as u32 * Reason::COUNT + reason as u32;
         self.counted[index as usize] += 1;

@@ -62,6 +62,11 @@ impl FlowMemory {
         }
     }
 
+    /// For how many flows there is room.
+    pub fn capacity(&self) -> u32 {
+        u32::try_from(self.elements.len()).expect("it was made from as many")
+    }
+
     /// The flow of a key.
     pub fn get(&self, key: &FlowKey) -> Option<&FlowValue> {
         let place = *self.index.borrow().get(key)?;

@@ -28,7 +28,7 @@ impl Default for Sizes {
     fn default() -> Self {
         Self {
             flows: 4096,
-            embryonic: 65536,
+            embryonic: 8192,
             flows_per_attachment: 4096,
         }
     }

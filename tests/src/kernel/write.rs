@@ -9,7 +9,17 @@ use podgate_abi::{
     Row, RowKey, RowSets, Ruleset,
 };
 
-use super::{HZ, Kernel};
+use super::Kernel;
+
+/// A prefix without the bits beyond its length, which the kernel does not look at.
+fn masked(key: PrefixKey) -> PrefixKey {
+    let mask = u128::MAX.checked_shl(128 - key.length).unwrap_or(0);
+    let bits = u128::from_be_bytes(key.address.octets()) & mask;
+    PrefixKey {
+        address: Address::new(bits.to_be_bytes()),
+        ..key
+    }
+}
 
 impl Kernel {
     /// Says what an address is.
@@ -59,7 +69,7 @@ impl Kernel {
 
     /// Says what lies under a prefix.
     pub fn put_prefix_word(&mut self, key: PrefixKey, word: PrefixWord) {
-        self.host.prefixes.insert(key, word);
+        self.host.prefixes.insert(masked(key), word);
         self.prefixes
             .insert(&Key::new(key.length, key.address.octets()), word.0, 0)
             .expect("the prefix is written");
@@ -67,7 +77,7 @@ impl Kernel {
 
     /// Leaves what lies under a prefix to the next shorter one.
     pub fn remove_prefix(&mut self, key: PrefixKey) {
-        if self.host.prefixes.remove(&key).is_some() {
+        if self.host.prefixes.remove(&masked(key)).is_some() {
             self.prefixes
                 .remove(&Key::new(key.length, key.address.octets()))
                 .expect("the prefix is deleted");
@@ -149,25 +159,5 @@ impl Kernel {
         }
         self.put_port_set(set, PortSetChunks(chunks));
         next
-    }
-}
-
-impl Kernel {
-    /// Lets every flow have been silent for so many seconds.
-    ///
-    /// # Panics
-    /// When a flow cannot be read or written.
-    pub fn age_flows(&mut self, seconds: u32) {
-        let age = u64::from(seconds) * u64::from(HZ);
-        for table in [&mut self.flows, &mut self.embryonic] {
-            let keys: Vec<_> = table.keys().map(|key| key.expect("a key")).collect();
-            for key in keys {
-                let [word, seen] = table.get(&key, 0).expect("a flow");
-                table
-                    .insert(key, [word, seen.wrapping_sub(age)], 0)
-                    .expect("a flow is written");
-            }
-        }
-        self.host.now.set(self.host.now.get() + age);
     }
 }

@@ -1,4 +1,10 @@
 //! Level `kernel`: the committed object under `BPF_PROG_TEST_RUN`, and `decide()` on the host in step with it.
 
+mod attacks;
 mod connections;
+mod fragments;
+mod headers;
+mod neighbours;
+mod node;
+mod rulesets;
 mod setting;

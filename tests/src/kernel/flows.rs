@@ -1,0 +1,100 @@
+//! Flows as they stand in both tables, and what a test may do to them.
+
+use podgate_abi::{FlowKey, FlowValue, FlowWord, Slot};
+
+use super::{FlowMemory, HZ, Kernel};
+
+impl Kernel {
+    /// Lets every flow have been silent for so many seconds.
+    ///
+    /// # Panics
+    /// Here and below: when a flow cannot be read or written.
+    pub fn age_flows(&mut self, seconds: u32) {
+        let age = u64::from(seconds) * u64::from(HZ);
+        for table in [&mut self.flows, &mut self.embryonic] {
+            let keys: Vec<_> = table.keys().map(|key| key.expect("a key")).collect();
+            for key in keys {
+                let [word, seen] = table.get(&key, 0).expect("a flow");
+                table
+                    .insert(key, [word, seen.wrapping_sub(age)], 0)
+                    .expect("a flow is written");
+            }
+        }
+        self.host.now.set(self.host.now.get() + age);
+    }
+
+    /// Evicts every flow.
+    pub fn forget_flows(&mut self) {
+        for table in [&mut self.flows, &mut self.embryonic] {
+            let keys: Vec<_> = table.keys().map(|key| key.expect("a key")).collect();
+            for key in keys {
+                table.remove(&key).expect("a flow is deleted");
+            }
+        }
+        self.host.flows = FlowMemory::with_capacity(self.host.flows.capacity());
+        self.host.embryonic = FlowMemory::with_capacity(self.host.embryonic.capacity());
+    }
+
+    /// How many answered flows there are.
+    pub fn flow_count(&self) -> usize {
+        let count = self.flows.keys().count();
+        assert_eq!(count, self.host.flows.len(), "kernel and host have as many");
+        count
+    }
+
+    /// How many answered flows of a slot the kernel has.
+    pub fn kernel_flows_of_slot(&self, slot: Slot) -> usize {
+        let keys = self.flows.keys().map(|key| key.expect("a key"));
+        keys.filter(|key| u32::from(bytemuck::cast::<_, FlowKey>(*key).slot) == slot)
+            .count()
+    }
+
+    /// Hands the kernel's answered flows over to another slot, with what they use of its budget; how many.
+    pub fn move_flows_to_slot(&mut self, slot: u16) -> u64 {
+        let keys: Vec<_> = self.flows.keys().map(|key| key.expect("a key")).collect();
+        for key in &keys {
+            let value = self.flows.get(key, 0).expect("a flow");
+            self.flows.remove(key).expect("a flow is deleted");
+            let key = FlowKey {
+                slot,
+                ..bytemuck::cast(*key)
+            };
+            self.flows
+                .insert(bytemuck::cast::<_, [u8; 24]>(key), value, 0)
+                .expect("a flow is written");
+        }
+        self.set_budget(super::SLOT, 0);
+        self.set_budget(u32::from(slot), keys.len() as u64);
+        keys.len() as u64
+    }
+
+    /// Writes a flow into the answered ones, seen now.
+    pub fn put_flow_word(&mut self, key: &FlowKey, word: FlowWord) {
+        let keys: Vec<_> = self.flows.keys().map(|key| key.expect("a key")).collect();
+        let seen = keys.first().map_or(0, |key| {
+            let [_, seen] = self.flows.get(key, 0).expect("a flow");
+            seen
+        });
+        self.flows
+            .insert(bytemuck::cast::<_, [u8; 24]>(*key), [word.0, seen], 0)
+            .expect("a flow is written");
+        let now = self.host.now.get();
+        assert!(self.host.flows.put(key, &FlowValue::new(word, now)));
+    }
+
+    /// How many answered flows a slot is said to have.
+    pub fn budget(&self, slot: Slot) -> u64 {
+        let count = self.budgets.get(&slot, 0).expect("a budget");
+        let host = self.host.budgets.borrow().get(&slot).copied();
+        assert_eq!(count, host.unwrap_or(0), "kernel and host count the same");
+        count
+    }
+
+    /// Says how many answered flows a slot has, as a recount does.
+    pub fn set_budget(&mut self, slot: Slot, count: u64) {
+        self.budgets
+            .set(slot, count, 0)
+            .expect("a budget is written");
+        self.host.budgets.borrow_mut().insert(slot, count);
+    }
+}

@@ -1,0 +1,166 @@
+//! The node itself: what it may send to its pods, and which tunnels may lead to it.
+
+use std::net::IpAddr;
+
+use podgate_abi::{Class, Direction, Reason, RowSets, Ruleset};
+use podgate_tests::frame::flag::{ACK, SYN};
+use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
+use podgate_tests::kernel::PolicyOf;
+
+use crate::setting::{FAMILIES, Family, NOTHING, RULESET, Scene};
+
+#[test]
+fn the_node_may_always_reach_its_pod_and_gets_answers() {
+    for family in FAMILIES {
+        for policy in [PolicyOf::SHUT, PolicyOf::both(RULESET)] {
+            let mut scene = Scene::new(family, policy);
+            let node = scene.node;
+            for (request, answer) in [
+                (tcp(999, 80, SYN), tcp(80, 999, SYN | ACK)),
+                (udp(999, 53), udp(53, 999)),
+                (sctp(999, 80), sctp(80, 999)),
+                (echo_request(node, 7), echo_reply(node, 7)),
+            ] {
+                assert_eq!(scene.from_node(node, request.clone()), Reason::Node);
+                assert_eq!(scene.from_pod(node, answer.clone()), Reason::Established);
+                scene.kernel.renew();
+                assert_eq!(scene.from_pod(node, answer), Reason::Established);
+                assert_eq!(scene.from_node(node, request), Reason::Node);
+            }
+            // Without a packet of the node's before, the pod may not.
+            assert_ne!(scene.from_pod(node, tcp(80, 998, ACK)), Reason::Established);
+        }
+    }
+}
+
+#[test]
+fn without_an_interface_it_came_from_a_packet_is_the_nodes_only_by_its_address() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::SHUT);
+        for source in [scene.friend, scene.stranger] {
+            assert_eq!(scene.from_node(source, tcp(999, 80, SYN)), Reason::DenyAll);
+        }
+    }
+}
+
+#[test]
+fn the_nodes_address_alone_makes_no_packet_the_nodes() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::SHUT);
+        let node = scene.node;
+        assert_eq!(scene.to_pod(node, tcp(999, 80, SYN)), Reason::DenyAll);
+        // Nor does the key of a flow that the node began.
+        assert_eq!(scene.from_node(node, tcp(999, 80, SYN)), Reason::Node);
+        assert_eq!(scene.to_pod(node, tcp(999, 80, ACK)), Reason::DenyAll);
+        assert_eq!(scene.from_pod(node, tcp(80, 999, SYN)), Reason::DenyAll);
+        assert_eq!(scene.from_pod(node, tcp(80, 999, ACK)), Reason::Established);
+    }
+}
+
+/// Tunnels as a pod would send them to `peer`, with the header that says so.
+fn tunnels() -> Vec<frame::Payload> {
+    vec![
+        udp(2000, 8472),
+        udp(2000, 4789),
+        udp(2000, 6081),
+        frame::other(4),
+        frame::other(41),
+        frame::other(47),
+    ]
+}
+
+#[test]
+fn attack_05_a_tunnel_from_an_unpoliced_pod_to_the_node() {
+    for family in FAMILIES {
+        for policy in [PolicyOf::OPEN, PolicyOf::to_pod(RULESET)] {
+            let mut scene = Scene::new(family, policy);
+            let node = scene.node;
+            for tunnel in tunnels() {
+                assert_eq!(scene.from_pod(node, tunnel.clone()), Reason::Tunnel);
+                let behind_options = frame::packet(scene.pod, node, tunnel);
+                let behind_options = match family {
+                    Family::V4 => behind_options.options(&[1, 1, 1, 0]),
+                    Family::V6 => behind_options.padding_options(frame::DESTINATION_OPTIONS, 6),
+                };
+                assert_eq!(scene.sends(&behind_options.frame()), Reason::Tunnel);
+            }
+            assert_eq!(scene.from_pod(node, udp(8472, 53)), Reason::Allowed);
+            assert_eq!(scene.from_pod(node, tcp(2000, 8472, SYN)), Reason::Allowed);
+            assert_eq!(scene.from_pod(node, sctp(2000, 8472)), Reason::Allowed);
+        }
+    }
+}
+
+#[test]
+fn a_tunnel_to_whoever_listens_is_one_to_the_node() {
+    for (family, group) in [
+        (Family::V4, "239.1.1.1"),
+        (Family::V4, "255.255.255.255"),
+        (Family::V6, "ff05::100"),
+    ] {
+        let mut scene = Scene::new(family, PolicyOf::OPEN);
+        let group: IpAddr = group.parse().expect("an address");
+        assert_eq!(scene.from_pod(group, udp(2000, 4789)), Reason::Tunnel);
+    }
+}
+
+#[test]
+fn a_tunnel_to_anybody_else_is_the_policys_business() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::OPEN);
+        let stranger = scene.stranger;
+        for tunnel in tunnels() {
+            assert_eq!(scene.from_pod(stranger, tunnel), Reason::Allowed);
+        }
+    }
+}
+
+#[test]
+fn a_policed_pods_tunnel_to_the_node_needs_a_rule_that_names_it() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
+        let node = scene.node;
+        let class = Class(77);
+        let word = podgate_abi::PeerWord::new(node.into(), class, Class::NONE, true);
+        scene.kernel.put_peer_word(node.into(), word);
+        scene.kernel.put_row(RULESET, class, NOTHING);
+        for tunnel in tunnels() {
+            assert_eq!(scene.from_pod(node, tunnel), Reason::Policy);
+        }
+        let udp_ports = scene.kernel.ports(&[8472..=8472]);
+        let named = RowSets {
+            udp: udp_ports,
+            ..NOTHING
+        };
+        scene.kernel.put_row(RULESET, class, named);
+        assert_eq!(scene.from_pod(node, udp(2000, 8472)), Reason::Allowed);
+        assert_eq!(scene.from_pod(node, udp(2000, 4789)), Reason::Policy);
+        assert_eq!(scene.from_pod(node, frame::other(47)), Reason::Policy);
+    }
+}
+
+#[test]
+fn a_pod_that_routes_may_tunnel() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::OPEN);
+        scene.attach(PolicyOf::OPEN, true);
+        let node = scene.node;
+        for tunnel in tunnels() {
+            assert_eq!(scene.from_pod(node, tunnel), Reason::Allowed);
+        }
+    }
+}
+
+#[test]
+fn the_nodes_word_torn_twice_drops_what_seems_to_be_its() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::SHUT);
+        let node = scene.node;
+        let foreign =
+            podgate_abi::PeerWord::new(scene.stranger.into(), Class::NONE, Class::NONE, true);
+        scene.kernel.put_peer_word(node.into(), foreign);
+        assert_eq!(scene.from_node(node, tcp(999, 80, SYN)), Reason::Torn);
+        scene.kernel.flip(Direction::FromPod, Ruleset::ALLOW_ALL);
+        assert_eq!(scene.from_pod(node, udp(2000, 8472)), Reason::Tunnel);
+    }
+}
