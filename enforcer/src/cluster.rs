@@ -50,9 +50,11 @@ impl Cluster {
         self.source = source;
     }
 
-    /// The node now has these addresses.
-    pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+    /// The node now has these addresses. Says whether it had others before.
+    pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
+        let changed = self.node_addresses != addresses;
         self.node_addresses = addresses;
+        changed
     }
 
     /// These are all attachments now. Says which slots are new, or are another attachment's than before.

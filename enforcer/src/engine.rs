@@ -224,7 +224,7 @@ impl Engine {
             answer(reply, self.status());
         }
         if let Some(addresses) = node_addresses {
-            self.cluster.set_node_addresses(addresses);
+            changed |= self.cluster.set_node_addresses(addresses);
         }
         if !adds.is_empty() {
             let identities = adds.into_iter().map(|(id, reply)| Waiting {

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use podgate_handoff::{Envelope, FrameError, Reply, Request, VERSION, body_length, decode, encode};
@@ -145,13 +145,22 @@ async fn converse(
         .context("wait for the request")??;
     let reply = match understand(envelope) {
         Ok(request) => {
+            let began = Instant::now();
+            let kind = match &request {
+                Request::Add(_) => "add",
+                Request::Del(_) => "del",
+                Request::Status => "status",
+            };
             let (reply, answer) = oneshot::channel();
             hand_over(Handoff { request, reply })?;
-            match timeout(limits.reply, answer).await {
+            let reply = match timeout(limits.reply, answer).await {
                 Ok(Ok(reply)) => reply,
                 Ok(Err(_)) => Reply::Failed("the enforcer is stopping".into()),
                 Err(_) => Reply::Failed("the enforcer was too busy to answer in time".into()),
-            }
+            };
+            metrics::histogram!("podgate_handoff_seconds", "request" => kind, "reply" => name(&reply))
+                .record(began.elapsed());
+            reply
         }
         Err(reply) => reply,
     };
@@ -160,6 +169,17 @@ async fn converse(
         .await
         .context("wait until the reply is taken")?
         .context("send the reply")
+}
+
+/// A reply's name in metrics.
+fn name(reply: &Reply) -> &'static str {
+    match reply {
+        Reply::InForce => "in_force",
+        Reply::Unknown => "unknown",
+        Reply::Done => "done",
+        Reply::Failed(_) => "failed",
+        Reply::UnknownVersion => "unknown_version",
+    }
 }
 
 async fn read(stream: &mut UnixStream) -> Result<Envelope<serde_json::Value>, FrameError> {

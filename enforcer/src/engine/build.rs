@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use podgate_abi::Direction;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
@@ -20,10 +21,15 @@ use podgate_policy::model::World;
 use super::execute::write;
 use crate::plan::{Capacities, Plan, PlanError, Planner, Step, Table};
 
+/// Generations further ahead than this are behind: the counter goes round.
+const SANE: u32 = 1 << 31;
+
 /// A table set that is in force, and the planner that knows what it holds.
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) set: TableSet,
+    /// The kernel's number of its program from pods: no other set has it.
+    pub(super) program: u32,
     pub(super) planner: Planner,
     pub(super) sizes: Sizes,
     /// Attachments whose filters are still an older set's, and why.
@@ -48,6 +54,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
     for record in from.records {
         set.write_attachment(record)?;
     }
+    outgrow(&set, from.records)?;
     // Nothing runs on this set yet, so no grace period is due.
     for step in &steps {
         match step {
@@ -81,6 +88,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
     }
     tracing::info!(set = %set.name(), attachments = from.records.len(), "a new table set is in force");
     Ok(Built {
+        program: set.program_id(Direction::FromPod)?,
         set,
         planner,
         sizes,
@@ -91,10 +99,29 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
 /// Makes the filters of an attachment run this set's programs: those that stand by a swap, those that are missing
 /// anew.
 pub(super) fn take_over(set: &TableSet, record: &Record, lock: &Lock) -> Result<()> {
+    if set.swap(record, lock).is_ok() {
+        return Ok(());
+    }
+    // Why it did not work is told by one of the two that follow, unless it works now.
     if sweep::restore(set, record, lock)? {
         tracing::warn!(attachment = %record.identity, "put back filters that somebody had removed");
     }
     set.swap(record, lock)?;
+    Ok(())
+}
+
+/// Draws generations until they are younger than every attachment. They are, unless somebody removed the pins with
+/// the counter: then no flow would count as one.
+fn outgrow(set: &TableSet, records: &[Record]) -> Result<()> {
+    let births = || records.iter().map(|record| record.birth.0);
+    let drawn = set.draw_generation()?.0;
+    let behind = births()
+        .map(|birth| birth.wrapping_sub(drawn))
+        .filter(|&by| by < SANE)
+        .max();
+    for _ in 0..behind.unwrap_or(0) {
+        set.draw_generation()?;
+    }
     Ok(())
 }
 

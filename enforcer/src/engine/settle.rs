@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use podgate_abi::Direction;
 use podgate_datapath::attach::{self, Standing};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
@@ -64,61 +65,58 @@ impl Engine {
             return self.rebuild_under(&lock);
         }
         self.read_attachments()?;
-        let Some(lock) = self.finish(lock)? else {
-            return Ok(());
-        };
-        let view = self.cluster.view();
-        self.compiled.update(&view);
-        self.unknown.clone_from(&view.unknown);
+        let lock = self.finish(lock)?;
+        self.settle_what_is_known(lock)
+    }
 
-        let Some(lock) = self.settle_facts(lock, &view)? else {
-            return Ok(());
-        };
+    /// Facts until there are none to write, then policy. Attachments may come and go while facts are written, so
+    /// what is wanted is worked out again after that.
+    fn settle_what_is_known(&mut self, mut lock: Lock) -> Result<()> {
+        loop {
+            let view = self.cluster.view();
+            self.compiled.update(&view);
+            self.unknown.clone_from(&view.unknown);
+            if !self.facts_are_due(&view) {
+                break;
+            }
+            let plan = match self.built.planner.facts_change(&view.world) {
+                Ok(plan) => plan,
+                Err(error) => return self.make_room(&lock, error),
+            };
+            self.facts = view.world;
+            self.facts_missing = false;
+            self.facts_due = None;
+            self.begin(plan, "facts", Pending::Facts);
+            lock = self.finish(lock)?;
+        }
         let wanted = owned(&self.compiled);
         if wanted == self.in_force {
             return Ok(());
         }
-        match self.built.planner.policy_change(&numbered(&wanted)) {
-            Ok(plan) => {
-                self.begin(plan, "policy", |execution| {
-                    Pending::Policy(execution, Some(wanted))
-                });
-                self.finish(lock).map(drop)
-            }
-            Err(error) => self.make_room(&lock, error),
-        }
+        let plan = match self.built.planner.policy_change(&numbered(&wanted)) {
+            Ok(plan) => plan,
+            Err(error) => return self.make_room(&lock, error),
+        };
+        self.begin(plan, "policy", |execution| {
+            Pending::Policy(execution, Some(wanted))
+        });
+        self.finish(lock).map(drop)
     }
 
-    /// Plans and executes facts that changed, unless they may wait. Gives the lock back; none if all is done.
-    fn settle_facts(&mut self, lock: Lock, view: &View) -> Result<Option<Lock>> {
-        let now = Instant::now();
-        let change = if self.facts_missing {
-            FactsChange::Now
-        } else {
-            FactsChange::between(&self.facts, &view.world)
-        };
-        match change {
-            FactsChange::None => self.facts_due = None,
-            FactsChange::MerelyGone if self.facts_due.is_none_or(|due| now < due) => {
-                self.facts_due.get_or_insert(now + GATHER);
-            }
-            FactsChange::MerelyGone | FactsChange::Now => {
-                match self.built.planner.facts_change(&view.world) {
-                    Ok(plan) => {
-                        self.facts = view.world.clone();
-                        self.facts_due = None;
-                        self.begin(plan, "facts", Pending::Facts);
-                        self.facts_missing = false;
-                        return self.finish(lock);
-                    }
-                    Err(error) => {
-                        self.make_room(&lock, error)?;
-                        return Ok(None);
-                    }
-                }
-            }
+    /// Whether facts changed and may not wait.
+    fn facts_are_due(&mut self, view: &View) -> bool {
+        if self.facts_missing {
+            return true;
         }
-        Ok(Some(lock))
+        let now = Instant::now();
+        match FactsChange::between(&self.facts, &view.world) {
+            FactsChange::None => {
+                self.facts_due = None;
+                false
+            }
+            FactsChange::MerelyGone => now >= *self.facts_due.get_or_insert(now + GATHER),
+            FactsChange::Now => true,
+        }
     }
 
     fn begin(
@@ -135,10 +133,10 @@ impl Engine {
     /// Executes the plan that is pending, if there is one, to its end. ADDs are answered when it is in force.
     ///
     /// The lock is let go during grace periods. What plugins did meanwhile outranks the rest of the plan.
-    fn finish(&mut self, mut lock: Lock) -> Result<Option<Lock>> {
+    fn finish(&mut self, mut lock: Lock) -> Result<Lock> {
         loop {
             let execution = match &mut self.pending {
-                None => return Ok(Some(lock)),
+                None => return Ok(lock),
                 Some(Pending::Facts(execution) | Pending::Policy(execution, _)) => execution,
             };
             match execution.advance(&self.built.set, &lock)? {
@@ -185,7 +183,7 @@ impl Engine {
     /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
     /// known of its addresses.
     fn read_attachments(&mut self) -> Result<()> {
-        let records = read_attachments(&self.paths, &self.cluster)?;
+        let records = self.attachments_now()?;
         let new = self.cluster.set_attachments(records);
         let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
@@ -215,11 +213,32 @@ impl Engine {
         Ok(())
     }
 
-    fn set_was_replaced(&self) -> bool {
-        match TableSet::open_current(&self.paths) {
-            Ok(Some(current)) => current.name() != self.built.set.name(),
-            Ok(None) | Err(_) => true,
+    /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
+    /// the file, so while a slot is not empty, its filters may stand and need its ruleset.
+    fn attachments_now(&mut self) -> Result<Vec<Record>> {
+        let mut records = read_attachments(&self.paths, &self.cluster)?;
+        let slots: BTreeSet<Slot> = records.iter().map(|record| record.slot).collect();
+        for known in self
+            .cluster
+            .records()
+            .filter(|record| !slots.contains(&record.slot))
+        {
+            let stands = self.built.set.read_attachment(known.slot)?;
+            if stands.origin().birth() == known.birth.0 {
+                tracing::warn!(attachment = %known.identity, "its file is gone, and it is not detached: it stays in force");
+                records.push(known.clone());
+            }
         }
+        Ok(records)
+    }
+
+    /// Whether plugins attach to another table set than ours. Names are used again, programs are not.
+    fn set_was_replaced(&self) -> bool {
+        let current = TableSet::open_current(&self.paths).and_then(|set| {
+            set.map(|set| set.program_id(Direction::FromPod))
+                .transpose()
+        });
+        !matches!(current, Ok(Some(program)) if program == self.built.program)
     }
 
     /// There is no plan: a larger table set is due, or a new one.
@@ -243,7 +262,7 @@ impl Engine {
 
     /// Builds a table set from everything that is known, and forgets what was pending in the old one.
     fn rebuild_under(&mut self, lock: &Lock) -> Result<()> {
-        let records = read_attachments(&self.paths, &self.cluster)?;
+        let records = self.attachments_now()?;
         self.cluster.set_attachments(records);
         self.cluster
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
