@@ -93,7 +93,7 @@ impl Bench {
         effort: Effort,
     ) -> Self {
         let slots = (0..arbitrary::NAMESPACES.len() * arbitrary::PODS.len())
-            .map(|index| slot_number(index))
+            .map(slot_number)
             .map(|slot| (slot, own_addresses(slot)));
         Self {
             tables: HostTables::new(slots),

@@ -6,11 +6,14 @@ use podgate_abi::{
     Address, Class, Direction, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row,
     RowKey, Ruleset, Slot,
 };
-use podgate_policy::arbitrary;
+use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::compile::compile_subject;
+use podgate_policy::connection::Baseline;
 use podgate_policy::model::World;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::bench::{AMPLE, slot_of};
 use crate::plan::{Plan, Planner, Step, Write};
@@ -146,13 +149,6 @@ impl Names {
         }
     }
 
-    fn execute_all(&mut self, planner: &mut Planner, plan: Plan) {
-        for step in plan.steps() {
-            self.execute(step);
-        }
-        planner.commit(plan);
-    }
-
     /// Each row is of a ruleset in force and a class in use, and says something else than the next look-up step.
     fn assert_minimal(&self) {
         let words: BTreeSet<(Class, Class)> = self
@@ -206,6 +202,37 @@ fn sets_of(row: &Row) -> [PortSet; 4] {
     ]
 }
 
+/// Which steps of each plan are executed.
+type Kept = fn(&Step) -> bool;
+
+fn execute(names: &mut Names, planner: &mut Planner, plan: Plan, kept: Kept) {
+    for step in plan.steps().iter().filter(|step| kept(step)) {
+        names.execute(step);
+    }
+    planner.commit(plan);
+    names.assert_minimal();
+}
+
+fn edit_one_after_another(edits: impl IntoIterator<Item = Edit>, baseline: Baseline, kept: Kept) {
+    let (mut planner, mut names) = (Planner::new(AMPLE), Names::default());
+    let mut world = World::default();
+    for edit in edits {
+        edit.apply(&mut world);
+        let plan = planner.facts_change(&world).expect("room");
+        execute(&mut names, &mut planner, plan, kept);
+
+        let rulesets: Vec<_> = arbitrary::subjects(&world, baseline)
+            .iter()
+            .map(|subject| (slot_of(&subject.name), compile_subject(&world, subject)))
+            .collect();
+        let gone = |slot: &Slot| rulesets.iter().all(|(known, _)| known != slot);
+        let left = names.words.extract_if(.., |(slot, _), _| gone(slot));
+        names.left_rulesets.extend(left.map(|(_, ruleset)| ruleset));
+        let plan = planner.policy_change(&rulesets).expect("room");
+        execute(&mut names, &mut planner, plan, kept);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
 
@@ -214,25 +241,17 @@ proptest! {
         baseline in arbitrary::baseline(),
         edits in vec(arbitrary::edit(), 60),
     ) {
-        let (mut planner, mut names) = (Planner::new(AMPLE), Names::default());
-        let mut world = World::default();
-        for edit in edits {
-            edit.apply(&mut world);
-            let plan = planner.facts_change(&world).expect("room");
-            names.execute_all(&mut planner, plan);
-            names.assert_minimal();
-
-            let subjects = arbitrary::subjects(&world, baseline);
-            let rulesets: Vec<_> = subjects
-                .iter()
-                .map(|subject| (slot_of(&subject.name), compile_subject(&world, subject)))
-                .collect();
-            let gone = |slot: &Slot| rulesets.iter().all(|(known, _)| known != slot);
-            let left: Vec<_> = names.words.extract_if(.., |(slot, _), _| gone(slot)).collect();
-            names.left_rulesets.extend(left.into_iter().map(|(_, ruleset)| ruleset));
-            let plan = planner.policy_change(&rulesets).expect("room");
-            names.execute_all(&mut planner, plan);
-            names.assert_minimal();
-        }
+        edit_one_after_another(edits, baseline, |_| true);
     }
+}
+
+#[test]
+#[should_panic(expected = "is named")]
+fn without_grace_periods_they_are_used_again_too_early() {
+    let edits = vec(arbitrary::edit(), 500)
+        .new_tree(&mut TestRunner::deterministic())
+        .expect("nothing is filtered");
+    edit_one_after_another(edits.current(), Baseline::Standard, |step| {
+        *step != Step::Grace
+    });
 }

@@ -1,8 +1,7 @@
 //! No write, and no packet on its way during some, gives a verdict that neither the state before nor the state
 //! after gives.
 
-use podgate_policy::arbitrary;
-use podgate_policy::arbitrary::Edit;
+use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::connection::Baseline;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -124,10 +123,7 @@ fn rows_that_come_before_their_port_sets_give_wrong_verdicts() {
         let (ports, rest): (Vec<Step>, Vec<Step>) = steps
             .into_iter()
             .partition(|step| matches!(step, Step::Write(Write::PortSet { .. })));
-        let after_rows = rest
-            .iter()
-            .rposition(|step| is_row(step))
-            .map_or(0, |last| last + 1);
+        let after_rows = rest.iter().rposition(is_row).map_or(0, |last| last + 1);
         let mut steps = rest;
         let late = steps.split_off(after_rows);
         steps.into_iter().chain(ports).chain(late).collect()

@@ -1,7 +1,6 @@
 //! Tables that are too small: what does not fit is refused as a whole, and what was in force stays.
 
-use podgate_policy::arbitrary;
-use podgate_policy::arbitrary::Edit;
+use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::connection::Baseline;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
