@@ -49,6 +49,10 @@ pub(crate) struct Scene {
     pub(crate) node: IpAddr,
 }
 
+#[expect(
+    clippy::wrong_self_convention,
+    reason = "`from` and `to` are the directions of packets here, not conversions"
+)]
 impl Scene {
     /// The scene with this policy.
     pub(crate) fn new(family: Family, policy: PolicyOf) -> Self {
