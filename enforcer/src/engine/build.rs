@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use podgate_abi::Direction;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
-use podgate_datapath::tables::TableSet;
+use podgate_datapath::tables::{MapName, TableSet};
 use podgate_datapath::{Paths, Sizes, sweep};
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::model::World;
@@ -63,6 +63,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         }
     }
     check(&set, &planner)?;
+    compare_flows(&set, &sizes)?;
     set.name_current(lock)?;
     let mut unswapped = BTreeMap::new();
     for record in from.records {
@@ -189,6 +190,20 @@ pub(super) fn grow(sizes: &mut Sizes, table: Table) -> bool {
         *size = larger;
     }
     grows
+}
+
+/// The tables of flows are shared by all sets, and stay as large as whoever made them wanted.
+fn compare_flows(set: &TableSet, sizes: &Sizes) -> Result<()> {
+    for usage in set.usage()? {
+        if usage.map == MapName::Flows && usage.capacity != sizes.flows {
+            tracing::warn!(
+                capacity = usage.capacity,
+                wanted = sizes.flows,
+                "the table of flows keeps its size; another one needs a reboot, or its pins removed while no pod runs",
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Whether the set holds as much as the planner thinks.
