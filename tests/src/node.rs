@@ -7,12 +7,14 @@ mod frames;
 mod plugin;
 mod pod;
 mod traffic;
+mod wire;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use podgate_datapath::netlink::Socket;
 use podgate_datapath::record::{self, Record};
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes};
@@ -25,6 +27,7 @@ pub use frames::Frames;
 pub use plugin::{Answer, Call, binary};
 pub use pod::Pod;
 pub use traffic::{LOST, arrives, connects, is_lost, wait_until};
+pub use wire::Cable;
 
 /// A bpffs, mounted as long as this value lives.
 #[derive(Debug)]
@@ -190,6 +193,15 @@ impl Node {
         TableSet::open_current(&self.paths())
             .expect("open the current table set")
             .expect("a table set is current")
+    }
+
+    /// The hardware address of an interface of the node's.
+    pub fn mac(&self, interface: &str) -> [u8; 6] {
+        self.run(|| {
+            let mut socket = Socket::open().expect("a netlink socket");
+            let link = socket.link_by_name(interface).expect("the interface");
+            link.mac.expect("a hardware address")
+        })
     }
 
     /// Whether a filter of ours stands on an interface of the node.

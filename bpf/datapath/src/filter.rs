@@ -199,7 +199,10 @@ pub(crate) fn ensure_clsact(socket: &mut Socket, ifindex: Ifindex) -> Result<Qdi
 }
 
 /// The filters of one direction, in the order in which they run. An interface without a qdisc has none.
-pub(crate) fn filters(
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn filters(
     socket: &mut Socket,
     ifindex: Ifindex,
     direction: Direction,

@@ -51,15 +51,13 @@ impl Frames {
         Ok(Self { socket, interface })
     }
 
-    /// Sends one frame.
+    /// Sends one frame. An egress filter on the interface may drop it.
     pub fn send(&self, frame: &[u8]) {
-        sendto(
-            self.socket.as_raw_fd(),
-            frame,
-            &self.interface,
-            MsgFlags::empty(),
-        )
-        .expect("send a frame");
+        let to = self.socket.as_raw_fd();
+        match sendto(to, frame, &self.interface, MsgFlags::empty()) {
+            Ok(_) | Err(Errno::ENOBUFS) => {}
+            Err(error) => panic!("send a frame: {error}"),
+        }
     }
 
     /// Has the frames that are sent pass by the interface's queueing discipline and egress filters

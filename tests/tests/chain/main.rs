@@ -1,6 +1,9 @@
 //! Level `chain`: pods in network namespaces, set up by real CNI plugins and our binaries.
 
+mod attacks;
 mod baseline;
 mod interfaces;
+mod kills;
+mod neighbourhood;
 mod races;
 mod verbs;

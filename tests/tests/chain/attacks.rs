@@ -1,0 +1,67 @@
+//! The attacks of the design's table that need real namespaces, plugins or packets, by their numbers there.
+//!
+//! A packet that must not arrive is first seen to arrive from a pod without podgate: so it is a real one.
+
+mod addresses;
+mod fragments;
+mod frames;
+mod neighbours;
+mod numbers;
+mod tunnels;
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use podgate_demo::cni::Conflist;
+use podgate_demo::netns::NetNs;
+use podgate_tests::node::LOST;
+
+/// The chain without podgate.
+fn unpoliced(mut conflist: Conflist) -> Conflist {
+    conflist
+        .plugins
+        .retain(|plugin| plugin["type"] != "podgate");
+    conflist
+}
+
+/// A socket in a namespace on which a packet shows that it arrived.
+struct Receiver(UdpSocket);
+
+impl Receiver {
+    fn new(netns: &NetNs, address: IpAddr) -> Self {
+        Self::at(netns, SocketAddr::new(address, 0))
+    }
+
+    fn at(netns: &NetNs, address: SocketAddr) -> Self {
+        let socket = netns
+            .run(|| UdpSocket::bind(address).expect("bind"))
+            .expect("enter a namespace");
+        Self(socket)
+    }
+
+    fn address(&self) -> (IpAddr, u16) {
+        let address = self.0.local_addr().expect("an address");
+        (address.ip(), address.port())
+    }
+
+    fn got(&self, limit: Duration, data: &[u8]) -> bool {
+        self.0.set_read_timeout(Some(limit)).expect("a limit");
+        let mut buffer = [0; 4096];
+        while let Ok((length, _)) = self.0.recv_from(&mut buffer) {
+            if buffer[..length] == *data {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// For a datagram that should come.
+    fn gets(&self, data: &[u8]) -> bool {
+        self.got(25 * LOST, data)
+    }
+
+    /// For one that should not.
+    fn misses(&self, data: &[u8]) -> bool {
+        !self.got(LOST, data)
+    }
+}
