@@ -25,10 +25,12 @@
 //! policy is in force, whatever failed.
 
 mod change;
+mod classes;
 #[cfg(test)]
 mod host;
 mod numbers;
 mod ports;
+mod prefix;
 mod record;
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,20 @@
 //! What a table set holds, and the writes that change it, each kind complete in itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_abi::{Address, Class, PeerWord, PrefixKey, PrefixWord, Row, RowKey, RowSets, Ruleset};
+use podgate_abi::{Address, Class, PeerWord, PrefixWord, Row, RowKey, RowSets, Ruleset};
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::predicate::{Predicate, Questions, Signature};
+use podgate_policy::compile::ports::Row as Allowed;
+use podgate_policy::compile::predicate::{Questions, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 
+use super::classes::{Candidates, is_broad, is_of_prefix, signatures_of};
 use super::numbers::{Acquired, Numbers};
 use super::ports::PortSets;
+use super::prefix::{all_of_ipv4, is_mapped, is_mapped_block, lowered};
 use super::{Capacities, Occupancy, PlanError, Step, Table, Write, class_or_none};
 
 /// What a table set holds.
@@ -37,46 +40,6 @@ struct Known {
     compiled: Arc<Compiled>,
     questions: Arc<Questions>,
     default_row: RowSets,
-}
-
-/// Classes that get rows, found by what can set them apart from an unknown peer.
-#[derive(Default)]
-struct Candidates<'a> {
-    by_predicate: HashMap<&'a Predicate, Vec<(Class, &'a Arc<Signature>)>>,
-    with_ports: Vec<(Class, &'a Arc<Signature>)>,
-}
-
-impl<'a> Candidates<'a> {
-    fn of(classes: impl Iterator<Item = (Class, &'a Arc<Signature>)>) -> Self {
-        let mut candidates = Self::default();
-        for (class, signature) in classes {
-            for predicate in signature.predicates() {
-                candidates
-                    .by_predicate
-                    .entry(predicate)
-                    .or_default()
-                    .push((class, signature));
-            }
-            if !signature.ports().is_empty() {
-                candidates.with_ports.push((class, signature));
-            }
-        }
-        candidates
-    }
-
-    /// The classes of which a ruleset with these questions may say something of its own.
-    fn under(&self, questions: &Questions) -> BTreeMap<Class, &'a Arc<Signature>> {
-        let asked = questions.predicates.iter().map(AsRef::as_ref);
-        let by_predicate = asked
-            .chain([&Predicate::OwnNode])
-            .filter_map(|predicate| self.by_predicate.get(predicate))
-            .flatten();
-        let with_ports = self
-            .with_ports
-            .iter()
-            .filter(|_| !questions.port_names.is_empty());
-        by_predicate.chain(with_ports).copied().collect()
-    }
 }
 
 impl Record {
@@ -177,7 +140,7 @@ impl Record {
         &self,
         new_rulesets: &BTreeSet<Ruleset>,
         new_classes: &BTreeSet<Class>,
-    ) -> Vec<(RowKey, podgate_policy::compile::ports::Row)> {
+    ) -> Vec<(RowKey, Allowed)> {
         let classes = || self.classes.iter().map(|(number, s)| (Class(number), s));
         let fresh = Candidates::of(classes().filter(|(class, _)| new_classes.contains(class)));
         let all = if new_rulesets.is_empty() {
@@ -368,61 +331,5 @@ impl Record {
 
     fn full(&self, table: Table, capacity: u32) -> PlanError {
         PlanError::Full { table, capacity }
-    }
-}
-
-/// Every signature that needs a number: of addresses and prefixes, and the broad part of each.
-fn signatures_of(facts: &Facts) -> BTreeSet<Arc<Signature>> {
-    let addresses = facts.addresses().map(|(_, signature)| signature);
-    let prefixes = facts.prefixes().map(|(_, signature)| signature);
-    let mut signatures: BTreeSet<Arc<Signature>> = addresses.chain(prefixes).cloned().collect();
-    let broad: Vec<Arc<Signature>> = signatures
-        .iter()
-        .filter(|signature| !is_broad(signature))
-        .map(|signature| Arc::new(signature.broad()))
-        .collect();
-    signatures.extend(broad);
-    signatures.retain(|signature| !signature.is_empty());
-    signatures
-}
-
-/// Whether a signature is its own broad part.
-fn is_broad(signature: &Signature) -> bool {
-    signature.ports().is_empty() && signature.predicates().iter().all(|p| p.is_broad())
-}
-
-/// Whether a signature is no more than what the longest prefix of its address says.
-fn is_of_prefix(signature: &Signature) -> bool {
-    let is_block = |predicate: &Arc<Predicate>| match predicate.as_ref() {
-        Predicate::Block { .. } => true,
-        Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
-    };
-    signature.ports().is_empty() && signature.predicates().iter().all(is_block)
-}
-
-/// The prefix that is always there, so that no IPv6 prefix answers for IPv4.
-fn all_of_ipv4() -> IpNet {
-    IpNet::V4(ipnet::Ipv4Net::default())
-}
-
-/// Whether an IPv6 address would stand where an IPv4 address stands. No packet that passes carries it.
-fn is_mapped(address: IpAddr) -> bool {
-    address.is_ipv6() && Address::from(address).is_ipv4()
-}
-
-/// Whether an IPv6 block would stand where an IPv4 block stands. No packet that passes comes from there.
-fn is_mapped_block(prefix: &IpNet) -> bool {
-    prefix.prefix_len() >= 96 && is_mapped(prefix.addr())
-}
-
-/// A prefix as the kernel has it.
-fn lowered(prefix: &IpNet) -> PrefixKey {
-    let length = u32::from(prefix.prefix_len());
-    PrefixKey {
-        length: match prefix {
-            IpNet::V4(_) => 96 + length,
-            IpNet::V6(_) => length,
-        },
-        address: Address::from(prefix.addr()),
     }
 }
