@@ -3,6 +3,8 @@
 //! Everything goes away when the value is dropped, a panicking test's too. Nothing has a name that two nodes could
 //! share, so tests run side by side.
 
+mod enforcer;
+mod flow;
 mod frames;
 mod plugin;
 mod pod;
@@ -23,6 +25,8 @@ use podgate_demo::netns::NetNs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use enforcer::{Enforcer, lets_in, namespace, pod, policy};
+pub use flow::Traffic;
 pub use frames::Frames;
 pub use plugin::{Answer, Call, binary};
 pub use pod::Pod;

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod baseline;
+mod enforced;
 mod interfaces;
 mod kills;
 mod neighbourhood;

@@ -1,0 +1,176 @@
+//! The enforcer as a child process, and the directory of manifests that it follows.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::{Node, binary, wait_until};
+
+const HEALTH: ([u8; 4], u16) = ([127, 0, 0, 1], 8163);
+const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 8162);
+
+/// A running enforcer, killed when it is dropped.
+#[derive(Debug)]
+pub struct Enforcer {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Drop for Enforcer {
+    fn drop(&mut self) {
+        // One that has ended needs no killing.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.len().saturating_sub(25);
+            eprintln!("the enforcer's log ends so:\n{}", lines[last..].join("\n"));
+        }
+    }
+}
+
+impl Enforcer {
+    /// Starts one on the node's manifests, and waits until it is ready.
+    pub fn start(node: &Node) -> Self {
+        let mut enforcer = Self::begin(node, &[]);
+        wait_until("the enforcer is ready", || {
+            if let Some(status) = enforcer.child.try_wait().expect("look after the enforcer") {
+                panic!("the enforcer ended: {status}");
+            }
+            enforcer.readiness(node).0 == 200
+        });
+        enforcer
+    }
+
+    /// Starts one, with more flags, and waits for nothing.
+    pub fn begin(node: &Node, flags: &[&str]) -> Self {
+        let paths = node.paths();
+        let log = node.dir().join(format!("enforcer-{}.log", next_number()));
+        let out = File::create(&log).expect("create a log");
+        let mut command = Command::new(binary("podgate-enforcer"));
+        command
+            .args(["--source", "manifests", "--manifests"])
+            .arg(node.manifests())
+            .arg("--run-dir")
+            .arg(paths.run)
+            .arg("--bpffs-dir")
+            .arg(paths.bpffs)
+            .args(["--node-name", "node"]);
+        if flags.is_empty() {
+            command.args(["--metrics-bind-addr", "127.0.0.1:8162"]);
+            command.args(["--health-probe-bind-addr", "127.0.0.1:8163"]);
+        }
+        command
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().expect("a log"))
+            .stderr(out);
+        let child = node.run(|| command.spawn()).expect("start the enforcer");
+        Self { child, log }
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill the enforcer");
+        self.child.wait().expect("wait for the enforcer");
+    }
+
+    /// Whether it is still there.
+    pub fn is_running(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("look after the enforcer");
+        ended.is_none()
+    }
+
+    /// Status and text of `/readyz`; status 0 when nobody answers.
+    pub fn readiness(&self, node: &Node) -> (u16, String) {
+        get(node, HEALTH.into(), "/readyz").unwrap_or_default()
+    }
+
+    /// What `/metrics` says; empty when nobody answers.
+    pub fn metrics(&self, node: &Node) -> String {
+        let answer = get(node, METRICS.into(), "/metrics").unwrap_or_default();
+        answer.1
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("read the log")
+    }
+}
+
+fn get(node: &Node, address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = node.run(|| TcpStream::connect(address))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status.unwrap_or(0), body.to_owned()))
+}
+
+/// A number for the name of a log.
+fn next_number() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Node {
+    /// The directory of the node's manifests.
+    pub fn manifests(&self) -> PathBuf {
+        let path = self.dir().join("manifests");
+        fs::create_dir_all(&path).expect("make the directory of manifests");
+        path
+    }
+
+    /// Puts a manifest there in one step, in place of one of the same name.
+    pub fn apply(&self, name: &str, text: &str) {
+        let path = self.manifests().join(format!("{name}.yaml"));
+        let unfinished = self.manifests().join(format!(".{name}.unfinished"));
+        fs::write(&unfinished, text).expect("write a manifest");
+        fs::rename(unfinished, path).expect("name a manifest");
+    }
+
+    /// Takes a manifest away.
+    pub fn withdraw(&self, name: &str) {
+        let path = self.manifests().join(format!("{name}.yaml"));
+        fs::remove_file(path).expect("remove a manifest");
+    }
+}
+
+/// The manifest of a namespace.
+pub fn namespace(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
+}
+
+/// The manifest of a pod of namespace `default` on the node, with these labels, such as `app: web`.
+pub fn pod(name: &str, labels: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}\n\
+         spec: {{nodeName: node, containers: [{{name: c, image: none}}]}}\n"
+    )
+}
+
+/// The manifest of a policy of namespace `default` for the pods with these labels; `spec` is the rest of it.
+pub fn policy(name: &str, labels: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: {name}, namespace: default}}\n\
+         spec: {{podSelector: {{matchLabels: {{{labels}}}}}, {spec}}}\n"
+    )
+}
+
+/// The `spec` of a policy that lets pods with these labels in, and nobody else.
+pub fn lets_in(labels: &str) -> String {
+    format!(
+        "policyTypes: [Ingress], ingress: [{{from: [{{podSelector: {{matchLabels: {{{labels}}}}}}}]}}]"
+    )
+}

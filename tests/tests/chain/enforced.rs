@@ -1,0 +1,236 @@
+//! Plugin and enforcer together: pods start with their policy, and changes take effect.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use podgate_abi::{Direction, Ruleset};
+use podgate_tests::node::{
+    Enforcer, LOST, Node, Pod, Traffic, arrives, is_lost, lets_in, namespace, pod, policy,
+    wait_until,
+};
+use serde_json::json;
+
+/// A node with an enforcer that knows a web server, a friend and a stranger.
+fn scene() -> (Node, Enforcer) {
+    let node = Node::new();
+    node.apply("namespace", &namespace("default"));
+    for name in ["web", "friend", "stranger"] {
+        node.apply(name, &pod(name, &format!("app: {name}")));
+    }
+    let enforcer = Enforcer::start(&node);
+    (node, enforcer)
+}
+
+fn start(node: &Node, name: &str) -> Pod {
+    Pod::start(node, &node.ptp(json!({"waitMs": 5000})), name)
+}
+
+#[test]
+fn an_add_answers_when_the_policy_is_in_force_and_the_first_packet_meets_it() {
+    let (node, enforcer) = scene();
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
+    let friend = start(&node, "friend");
+    let stranger = start(&node, "stranger");
+    wait_until("the policy is read", || enforcer.readiness(&node).0 == 200);
+    for _ in 0..5 {
+        let web = start(&node, "web");
+        let word = node
+            .tables()
+            .read_word(web.record(&node).slot, Direction::ToPod)
+            .unwrap();
+        assert!(word.ruleset() >= Ruleset::FIRST, "{word:?}");
+        for address in &web.addresses {
+            assert!(arrives(&friend.netns, &web.netns, *address));
+            assert!(is_lost(&stranger.netns, &web.netns, *address));
+            assert!(arrives(&node.netns, &web.netns, *address));
+        }
+        web.del(&node, &node.ptp(json!({}))).unwrap();
+    }
+}
+
+#[test]
+fn in_strict_mode_a_pod_without_a_policy_stays_closed_and_one_with_a_policy_is_opened_by_it() {
+    let node = Node::new();
+    node.apply("namespace", &namespace("default"));
+    for name in ["web", "friend"] {
+        node.apply(name, &pod(name, &format!("app: {name}")));
+    }
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
+    let both = "policyTypes: [Egress], egress: [{}]";
+    node.apply("out", &policy("q", "app: friend", both));
+    let _enforcer = Enforcer::start(&node);
+    let strict = node.ptp(json!({"waitMs": 5000, "enforcingMode": "strict"}));
+    let web = Pod::start(&node, &strict, "web");
+    let friend = Pod::start(&node, &strict, "friend");
+    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    assert!(is_lost(&web.netns, &friend.netns, friend.addresses[0]));
+}
+
+/// A TCP connection between two pods.
+struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Connection {
+    fn open(from: &Pod, to: &Pod, at: IpAddr) -> Self {
+        let listener = to
+            .netns
+            .run(|| TcpListener::bind(SocketAddr::new(at, 0)).unwrap())
+            .unwrap();
+        let target = listener.local_addr().unwrap();
+        let client = from
+            .netns
+            .run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap())
+            .unwrap();
+        let (server, _) = listener.accept().unwrap();
+        for stream in [&client, &server] {
+            stream.set_nodelay(true).unwrap();
+        }
+        Self { client, server }
+    }
+
+    /// Whether a byte comes through within `limit`. One that does not is on its way still.
+    fn works(&mut self, limit: Duration) -> bool {
+        self.server.set_read_timeout(Some(limit)).unwrap();
+        self.client.write_all(b"x").unwrap();
+        self.server.read_exact(&mut [0]).is_ok()
+    }
+
+    /// Waits for what is on its way.
+    fn recovers(&mut self) -> bool {
+        self.server
+            .set_read_timeout(Some(Duration::from_secs(15)))
+            .unwrap();
+        self.server.read_exact(&mut [0]).is_ok()
+    }
+}
+
+#[test]
+fn policies_that_come_change_and_go_take_effect_on_live_connections() {
+    let (node, _enforcer) = scene();
+    let web = start(&node, "web");
+    let friend = start(&node, "friend");
+    let mut connection = Connection::open(&friend, &web, web.addresses[0]);
+    assert!(connection.works(25 * LOST));
+
+    // A policy that allows it changes nothing for it.
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
+    let stranger = start(&node, "stranger");
+    wait_until("strangers are shut out", || {
+        is_lost(&stranger.netns, &web.netns, web.addresses[0])
+    });
+    assert!(connection.works(25 * LOST));
+
+    // Edited: it does not allow it any more.
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: nobody")));
+    wait_until("the connection is cut", || !connection.works(LOST));
+    assert!(is_lost(&friend.netns, &web.netns, web.addresses[0]));
+
+    // Renamed: the same policy from another file, without a moment in between.
+    let denied = Traffic::denied(&friend, &web, web.addresses[0]);
+    for (from, to) in [("policy", "renamed"), ("renamed", "policy")] {
+        let path = |name| node.manifests().join(format!("{name}.yaml"));
+        std::fs::rename(path(from), path(to)).unwrap();
+        let sent = denied.sent();
+        wait_until("more was sent", || denied.sent() > sent + 300);
+    }
+    assert_eq!(denied.wrong(), 0);
+    drop(denied);
+
+    // Gone: what was on its way comes through.
+    node.withdraw("policy");
+    assert!(connection.recovers());
+    wait_until("strangers come in", || {
+        arrives(&stranger.netns, &web.netns, web.addresses[0])
+    });
+}
+
+#[test]
+fn an_unrelated_change_keeps_connections_whole() {
+    let (node, _enforcer) = scene();
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
+    let web = start(&node, "web");
+    let friend = start(&node, "friend");
+    let udp = Traffic::udp_echoes(&friend, &web, web.addresses[1]);
+    let tcp = Traffic::tcp_echoes(&friend, &web, web.addresses[0]);
+    for round in 0..10 {
+        node.apply(
+            "other",
+            &policy("q", "app: other", &lets_in(&format!("app: x{round}"))),
+        );
+        let sent = udp.sent() + tcp.sent();
+        wait_until("more was sent", || udp.sent() + tcp.sent() > sent + 60);
+    }
+    assert_eq!((udp.wrong(), tcp.wrong()), (0, 0));
+}
+
+#[test]
+fn a_change_of_labels_takes_effect_in_both_directions() {
+    let (node, _enforcer) = scene();
+    node.apply("policy", &policy("p", "app: web", &lets_in("role: guest")));
+    let web = start(&node, "web");
+    let friend = start(&node, "friend");
+    wait_until("nobody is a guest", || {
+        is_lost(&friend.netns, &web.netns, web.addresses[0])
+    });
+    node.apply("friend", &pod("friend", "role: guest"));
+    wait_until("the friend is a guest", || {
+        !is_lost(&friend.netns, &web.netns, web.addresses[0])
+    });
+    let mut connection = Connection::open(&friend, &web, web.addresses[0]);
+    assert!(connection.works(25 * LOST));
+    node.apply("friend", &pod("friend", "app: friend"));
+    wait_until("the connection is cut", || !connection.works(LOST));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_keeps_what_it_last_said_and_says_so() {
+    let (node, enforcer) = scene();
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
+    let web = start(&node, "web");
+    let friend = start(&node, "friend");
+    let stranger = start(&node, "stranger");
+    wait_until("the policy is in force", || {
+        is_lost(&stranger.netns, &web.netns, web.addresses[0])
+    });
+    node.apply("policy", "apiVersion: networking.k8s.io/v1\nkind: [\n");
+    wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
+    assert!(enforcer.readiness(&node).1.contains("policy.yaml"));
+    assert!(
+        enforcer
+            .metrics(&node)
+            .contains("podgate_manifest_errors 1")
+    );
+    assert!(enforcer.log().contains("policy.yaml"));
+    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+    node.apply(
+        "policy",
+        &policy("p", "app: web", &lets_in("app: stranger")),
+    );
+    wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+    wait_until("the new policy is in force", || {
+        is_lost(&friend.netns, &web.netns, web.addresses[0])
+    });
+    assert!(
+        enforcer
+            .metrics(&node)
+            .contains("podgate_manifest_errors 0")
+    );
+}
+
+#[test]
+fn a_pod_that_the_source_does_not_know_is_answered_at_once_and_keeps_its_baseline() {
+    let (node, _enforcer) = scene();
+    let unknown = start(&node, "unknown");
+    let web = start(&node, "web");
+    assert!(arrives(&web.netns, &unknown.netns, unknown.addresses[0]));
+    // When the source learns of it, it is policed without another ADD.
+    node.apply("policy", &policy("p", "app: unknown", &lets_in("app: x")));
+    node.apply("unknown", &pod("unknown", "app: unknown"));
+    wait_until("it is policed", || {
+        is_lost(&web.netns, &unknown.netns, unknown.addresses[0])
+    });
+}
