@@ -8,6 +8,7 @@
 //! It runs on a thread of its own, because every write is a short blocking call. Facts and policies never share a
 //! plan (DESIGN §4, "Order of writes is the safety argument").
 
+mod answer;
 mod backoff;
 mod build;
 mod change;
@@ -26,7 +27,6 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Identity, Record, Slot};
 use podgate_datapath::{Paths, Sizes};
 use podgate_handoff::{AttachmentId, Reply};
-use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::model::World;
 use tokio::sync::{oneshot, watch};
 
@@ -34,9 +34,10 @@ use crate::admin::Condition;
 use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
 use crate::manifests::Snapshot;
+use answer::{Progress, Trouble};
 use backoff::Backoff;
 use build::Built;
-use change::Compiled;
+use change::{Compiled, Rulesets};
 use execute::Execution;
 use inbox::{Inbox, Links};
 use report::Counted;
@@ -45,9 +46,6 @@ pub use inbox::Event;
 
 /// How often everything is looked at, whether or not somebody said that it changed.
 const UPKEEP: Duration = Duration::from_secs(30);
-
-/// After how many failed attempts an ADD is told so.
-const PATIENCE: u32 = 3;
 
 /// What an engine begins with.
 #[derive(Debug)]
@@ -81,7 +79,7 @@ pub struct Engine {
     facts_due: Option<Instant>,
     compiled: Compiled,
     /// What the last finished flips put in force.
-    in_force: BTreeMap<Slot, SubjectRulesets>,
+    in_force: Rulesets,
     unknown: BTreeSet<Slot>,
     /// The plan that is being executed.
     pending: Option<Pending>,
@@ -101,7 +99,7 @@ enum Pending {
     /// It changes facts.
     Facts(Execution),
     /// It changes what is in force to these rulesets; none once that has happened.
-    Policy(Execution, Option<BTreeMap<Slot, SubjectRulesets>>),
+    Policy(Execution, Option<Rulesets>),
 }
 
 /// An ADD that wants an answer.
@@ -143,7 +141,7 @@ impl Engine {
             cluster,
             source_errors,
             built,
-            in_force: settle::owned(&compiled),
+            in_force: compiled.rulesets(),
             compiled,
             facts: World::default(),
             facts_missing: false,
@@ -275,27 +273,25 @@ impl Engine {
     }
 
     fn outcome(&self, identity: &Identity, more_to_come: bool) -> Option<Reply> {
-        let given_up = || {
-            let trouble = self.trouble.clone()?;
-            (self.backoff.failures() >= PATIENCE).then_some(Reply::Failed(trouble))
+        let progress = match self.cluster.record(identity) {
+            None => Progress::NoFile,
+            Some(_) if self.facts_missing => Progress::Underway,
+            Some(record) => {
+                let wanted = self.compiled.of(record.slot);
+                if wanted.is_some() && wanted == self.in_force.get(&record.slot) {
+                    Progress::InForce
+                } else if self.unknown.contains(&record.slot) {
+                    Progress::NotKnown
+                } else {
+                    Progress::Underway
+                }
+            }
         };
-        let Some(record) = self.cluster.record(identity) else {
-            return if self.trouble.is_some() {
-                given_up()
-            } else {
-                Some(Reply::Failed(format!(
-                    "there is no attachment file for {identity}: the plugin and the enforcer must have the same run directory"
-                )))
-            };
-        };
-        let wanted = self.compiled.of(record.slot);
-        if wanted.is_some() && wanted == self.in_force.get(&record.slot) && !self.facts_missing {
-            Some(Reply::InForce)
-        } else if self.unknown.contains(&record.slot) && !self.facts_missing {
-            (!more_to_come).then_some(Reply::Unknown)
-        } else {
-            given_up()
-        }
+        let trouble = self.trouble.as_deref().map(|why| Trouble {
+            why,
+            attempts: self.backoff.failures(),
+        });
+        progress.reply(identity, trouble, more_to_come)
     }
 
     fn take_note_of(&mut self, view: View) {

@@ -45,11 +45,14 @@ fn is_part<K: Ord, V: PartialEq>(part: &BTreeMap<K, V>, whole: &BTreeMap<K, V>) 
         .all(|(key, value)| whole.get(key) == Some(value))
 }
 
+/// Rulesets by slot.
+pub(super) type Rulesets = BTreeMap<Slot, Arc<SubjectRulesets>>;
+
 /// The compiled policies of all subjects. What cannot have changed is not compiled again.
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
     policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
-    subjects: BTreeMap<Slot, (Subject, SubjectRulesets)>,
+    subjects: BTreeMap<Slot, (Subject, Arc<SubjectRulesets>)>,
 }
 
 impl Compiled {
@@ -60,7 +63,7 @@ impl Compiled {
         for (slot, subject) in &view.subjects {
             let rulesets = match before.remove(slot) {
                 Some((known, rulesets)) if !all && known == *subject => rulesets,
-                Some(_) | None => compile_subject(&view.world, subject),
+                Some(_) | None => Arc::new(compile_subject(&view.world, subject)),
             };
             self.subjects.insert(*slot, (subject.clone(), rulesets));
         }
@@ -69,15 +72,16 @@ impl Compiled {
         }
     }
 
-    /// The rulesets by slot.
-    pub(super) fn rulesets(&self) -> impl Iterator<Item = (Slot, &SubjectRulesets)> {
+    /// All of them.
+    pub(super) fn rulesets(&self) -> Rulesets {
         self.subjects
             .iter()
-            .map(|(slot, (_, rulesets))| (*slot, rulesets))
+            .map(|(slot, (_, rulesets))| (*slot, Arc::clone(rulesets)))
+            .collect()
     }
 
     /// The rulesets of one slot.
-    pub(super) fn of(&self, slot: Slot) -> Option<&SubjectRulesets> {
+    pub(super) fn of(&self, slot: Slot) -> Option<&Arc<SubjectRulesets>> {
         self.subjects.get(&slot).map(|(_, rulesets)| rulesets)
     }
 }

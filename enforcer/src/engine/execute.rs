@@ -175,7 +175,38 @@ fn in_own_family(key: PrefixKey) -> (IpAddr, u8) {
 
 #[cfg(test)]
 mod tests {
+    use podgate_abi::{Address, RowKey};
+
     use super::*;
+
+    #[test]
+    fn what_a_new_attachment_has_is_not_written_by_an_older_plan() {
+        let overtaken = Overtaken {
+            addresses: [IpAddr::from([10, 0, 0, 1])].into(),
+            slots: [Slot(7)].into(),
+        };
+        let address = |last| Address::from(IpAddr::from([10, 0, 0, last]));
+        let direction = Direction::ToPod;
+        for (write, concerned) in [
+            (
+                Write::RemovePeer {
+                    address: address(1),
+                },
+                true,
+            ),
+            (
+                Write::RemovePeer {
+                    address: address(2),
+                },
+                false,
+            ),
+            (Write::Renew { slot: 7, direction }, true),
+            (Write::Renew { slot: 8, direction }, false),
+            (Write::RemoveRow { key: RowKey(7) }, false),
+        ] {
+            assert_eq!(overtaken.concerns(&write), concerned, "{write:?}");
+        }
+    }
 
     #[test]
     fn a_prefix_keeps_its_family_and_length() {

@@ -58,6 +58,7 @@ impl Engine {
     fn dirty(&self) -> Vec<Slot> {
         self.compiled
             .rulesets()
+            .into_iter()
             .filter(|(slot, wanted)| self.in_force.get(slot) != Some(wanted))
             .map(|(slot, _)| slot)
             .collect()
@@ -98,7 +99,7 @@ impl Engine {
             changed
         });
         let dirty = self.dirty().len();
-        let known = self.compiled.rulesets().count();
+        let known = self.compiled.rulesets().len();
         for (state, number) in [
             ("in_force", known - dirty),
             ("dirty", dirty),

@@ -1,6 +1,6 @@
 //! From what is known to what is in force.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,7 +15,7 @@ use podgate_datapath::{Paths, Sizes};
 use podgate_policy::compile::SubjectRulesets;
 
 use super::build::{self, Built, Plans, grow, take_over};
-use super::change::{Compiled, FactsChange};
+use super::change::{Compiled, FactsChange, Rulesets};
 use super::execute::{Execution, Stop};
 use super::{Engine, Pending};
 use crate::cluster::{Cluster, View};
@@ -89,7 +89,7 @@ impl Engine {
             self.begin(plan, "facts", Pending::Facts);
             lock = self.finish(lock)?;
         }
-        let wanted = owned(&self.compiled);
+        let wanted = self.compiled.rulesets();
         if wanted == self.in_force {
             return Ok(());
         }
@@ -262,8 +262,7 @@ impl Engine {
 
     /// Builds a table set from everything that is known, and forgets what was pending in the old one.
     fn rebuild_under(&mut self, lock: &Lock) -> Result<()> {
-        let records = self.attachments_now()?;
-        self.cluster.set_attachments(records);
+        self.read_attachments()?;
         self.cluster
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
         let view = self.cluster.view();
@@ -272,7 +271,7 @@ impl Engine {
         let (paths, cluster, compiled) = (&self.paths, &self.cluster, &self.compiled);
         self.built = build_from(paths, lock, sizes, cluster, &view, compiled)?;
         self.pending = None;
-        self.in_force = owned(&self.compiled);
+        self.in_force = self.compiled.rulesets();
         self.facts_missing = false;
         self.facts_due = None;
         self.counted.forget();
@@ -390,7 +389,7 @@ pub(super) fn build_from(
     compiled: &Compiled,
 ) -> Result<Built> {
     let records: Vec<Record> = cluster.records().cloned().collect();
-    let rulesets = numbered(&owned(compiled));
+    let rulesets = numbered(&compiled.rulesets());
     metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
     build::build(
         paths,
@@ -404,20 +403,10 @@ pub(super) fn build_from(
     )
 }
 
-/// The compiled rulesets, to keep.
-pub(super) fn owned(compiled: &Compiled) -> BTreeMap<Slot, SubjectRulesets> {
-    compiled
-        .rulesets()
-        .map(|(slot, rulesets)| (slot, rulesets.clone()))
-        .collect()
-}
-
 /// As the planner takes them.
-fn numbered(
-    rulesets: &BTreeMap<Slot, SubjectRulesets>,
-) -> Vec<(podgate_abi::Slot, SubjectRulesets)> {
+fn numbered(rulesets: &Rulesets) -> Vec<(podgate_abi::Slot, SubjectRulesets)> {
     rulesets
         .iter()
-        .map(|(slot, rulesets)| (slot.0, rulesets.clone()))
+        .map(|(slot, rulesets)| (slot.0, rulesets.as_ref().clone()))
         .collect()
 }
