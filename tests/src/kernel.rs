@@ -22,13 +22,14 @@ use podgate_abi::{Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, Verdict, 
 pub use host::{FlowMemory, HostTables};
 pub use load::Sizes;
 pub use pod::{Pod, PolicyOf};
+pub use write::{Peers, Rows};
 
 /// The slot of test runs, which cannot set a class ID.
 pub const SLOT: Slot = 0;
 
-/// Jiffies in a second, as the programs are told: not fewer than any kernel has, so that no flow of a test times
-/// out by itself.
-pub const HZ: u32 = 1000;
+/// Jiffies in a second, as the programs are told: so many more than any kernel has, that the time that a test takes
+/// is nothing beside the seconds that it lets pass.
+pub const HZ: u32 = 1_000_000;
 
 /// Words of an attachment.
 pub const ATTACHMENT_WORDS: usize = 3 + 2 * MAX_ADDRESSES;
@@ -74,11 +75,11 @@ pub struct Kernel {
     /// What a ruleset says of peers that no row names.
     pub rulesets: Array<MapData, [u64; 2]>,
     /// What is known of an address.
-    pub peers: HashMap<MapData, [u8; 16], u64>,
+    pub peers: Peers,
     /// What is known of a block.
     pub prefixes: LpmTrie<MapData, [u8; 16], u64>,
     /// What a ruleset says of a class.
-    pub rows: HashMap<MapData, u32, [u64; 2]>,
+    pub rows: Rows,
     /// Sets of ports.
     pub port_sets: Array<MapData, [u16; 16]>,
     /// 4,096 ports each.
@@ -93,6 +94,8 @@ pub struct Kernel {
     pub budgets: Array<MapData, u64>,
     /// How many of them a slot may have.
     pub limits: Array<MapData, u64>,
+    /// The kernel's numbers of `peers` and `rows`.
+    written_by_others: [u32; 2],
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     /// The same, for the host.
@@ -145,12 +148,9 @@ impl Kernel {
     /// # Panics
     /// When the kernel refuses the frame, or the program returns what it never should.
     pub fn run_in_kernel(&self, direction: Direction, origin: Origin, frame: &[u8]) -> bool {
-        let mut context = [0; 44];
-        context[36..40].copy_from_slice(&origin.received_from().to_ne_bytes());
-        context[40..44].copy_from_slice(&INTERFACE.to_ne_bytes());
         let options = TestRunOptions {
             data_in: Some(frame),
-            ctx_in: Some(&context),
+            ctx_in: Some(&context(origin)),
             ..TestRunOptions::new()
         };
         let result = self
@@ -158,10 +158,34 @@ impl Kernel {
             .test_run(options)
             .unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", frame.len()));
         match result.return_value.cast_signed() {
-            aya_action::UNSPEC => true,
-            aya_action::SHOT => false,
-            action => panic!("the program returned the action {action}"),
+            action::UNSPEC => true,
+            action::SHOT => false,
+            other => panic!("the program returned the action {other}"),
         }
+    }
+
+    /// Judges a frame from elsewhere in the kernel alone, many times over. What comes of it is counted.
+    ///
+    /// # Panics
+    /// When the kernel refuses the frame.
+    pub fn repeat_in_kernel(&self, direction: Direction, frame: &[u8], times: u32) {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context(Origin::Elsewhere)),
+            repeat: times,
+            ..TestRunOptions::new()
+        };
+        self.program(direction)
+            .test_run(options)
+            .expect("the frame is judged");
+    }
+
+    /// How many packets of a direction ended with each reason, by its number.
+    pub fn counts(&self, direction: Direction) -> Vec<u64> {
+        let first = direction as u32 * Reason::COUNT;
+        (first..first + Reason::COUNT)
+            .map(|index| self.counter(index))
+            .collect()
     }
 
     fn program(&self, direction: Direction) -> &SchedClassifier {
@@ -202,8 +226,16 @@ impl Kernel {
     }
 }
 
+/// The first bytes of a `__sk_buff`, with `ingress_ifindex` and `ifindex`.
+fn context(origin: Origin) -> [u8; 44] {
+    let mut context = [0; 44];
+    context[36..40].copy_from_slice(&origin.received_from().to_ne_bytes());
+    context[40..44].copy_from_slice(&INTERFACE.to_ne_bytes());
+    context
+}
+
 /// What the programs return.
-mod aya_action {
+mod action {
     /// `TC_ACT_UNSPEC`.
     pub(super) const UNSPEC: i32 = -1;
     /// `TC_ACT_SHOT`.

@@ -5,7 +5,7 @@ use podgate_abi::{FlowKey, FlowValue, FlowWord, Slot};
 use super::{FlowMemory, HZ, Kernel};
 
 impl Kernel {
-    /// Lets every flow have been silent for so many seconds.
+    /// Lets every flow and fragmented datagram have been silent for so many seconds.
     ///
     /// # Panics
     /// Here and below: when a flow cannot be read or written.
@@ -19,6 +19,18 @@ impl Kernel {
                     .insert(key, [word, seen.wrapping_sub(age)], 0)
                     .expect("a flow is written");
             }
+        }
+        let keys: Vec<_> = self
+            .fragments
+            .keys()
+            .map(|key| key.expect("a key"))
+            .collect();
+        for key in keys {
+            let value = self.fragments.get(&key, 0).expect("a fragment");
+            // The time is the upper half.
+            self.fragments
+                .insert(key, value.wrapping_sub(age << 32), 0)
+                .expect("a fragment is written");
         }
         self.host.now.set(self.host.now.get() + age);
     }

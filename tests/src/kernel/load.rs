@@ -74,6 +74,14 @@ impl Kernel {
             let program: &mut SchedClassifier = program.try_into().expect("it is a classifier");
             program.load().expect("the kernel accepts the program");
         }
+        let number = |name: &str| -> u32 {
+            let map = ebpf.map(name).expect(name);
+            let Map::HashMap(map) = map else {
+                panic!("{name} is a hash");
+            };
+            map.info().expect("a map tells its number").id()
+        };
+        let written_by_others = [number("peers"), number("rows")];
         let mut take = |name: &str| -> Map { ebpf.take_map(name).expect(name) };
         let mut kernel = Self {
             attachments: take("attachments").try_into().expect("attachments"),
@@ -88,6 +96,7 @@ impl Kernel {
             fragments: take("fragments").try_into().expect("fragments"),
             budgets: take("budgets").try_into().expect("budgets"),
             limits: take("limits").try_into().expect("limits"),
+            written_by_others,
             counters: take("counters").try_into().expect("counters"),
             events: take("events").try_into().expect("events"),
             host: HostTables {

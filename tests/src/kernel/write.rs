@@ -4,12 +4,18 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, Map, MapData};
 use podgate_abi::{
     Address, CHUNK_NONE, Chunk, Class, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord,
     Row, RowKey, RowSets, Ruleset,
 };
 
 use super::Kernel;
+
+/// The table `peers`.
+pub type Peers = HashMap<MapData, [u8; 16], u64>;
+/// The table `rows`.
+pub type Rows = HashMap<MapData, u32, [u64; 2]>;
 
 /// A prefix without the bits beyond its length, which the kernel does not look at.
 fn masked(key: PrefixKey) -> PrefixKey {
@@ -22,6 +28,20 @@ fn masked(key: PrefixKey) -> PrefixKey {
 }
 
 impl Kernel {
+    /// Second hands for `peers` and `rows` of the kernel alone, for another thread.
+    ///
+    /// # Panics
+    /// When the kernel refuses to open them.
+    pub fn writers(&self) -> (Peers, Rows) {
+        let [peers, rows] = self
+            .written_by_others
+            .map(|number| Map::HashMap(MapData::from_id(number).expect("the map is there")));
+        (
+            peers.try_into().expect("peers"),
+            rows.try_into().expect("rows"),
+        )
+    }
+
     /// Says what an address is.
     pub fn put_peer(&mut self, address: IpAddr, class: Class, broad: Class) {
         let address = Address::from(address);

@@ -18,19 +18,19 @@ fn attack_04_a_flow_of_the_slots_last_pod_is_no_flow_of_this_one() {
         let (friend, stranger) = (scene.friend, scene.stranger);
         scene.handshake(stranger, 999, 80, Began::Peer);
         scene.handshake(stranger, 443, 2000, Began::Pod);
-        assert_eq!(scene.to_pod(stranger, udp(999, 53)), Reason::Allowed);
+        assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Allowed);
         scene.handshake(friend, 999, 80, Began::Peer);
         // The same slot, perhaps the same interface and address: another pod. Even if its generation were one that
         // the flows carry, they are older than its birth.
         scene.attach(PolicyOf::both(RULESET), false);
         for payload in [tcp(999, 80, ACK), tcp(443, 2000, ACK), udp(999, 53)] {
-            assert_eq!(scene.to_pod(stranger, payload), Reason::Policy);
+            assert_eq!(scene.peer_sends(stranger, payload), Reason::Policy);
         }
         for payload in [tcp(80, 999, ACK), tcp(2000, 443, ACK), udp(53, 999)] {
-            assert_eq!(scene.from_pod(stranger, payload), Reason::Policy);
+            assert_eq!(scene.pod_sends(stranger, payload), Reason::Policy);
         }
         // What it may do itself is judged, not found.
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::Allowed);
+        assert_eq!(scene.peer_sends(friend, tcp(999, 80, ACK)), Reason::Allowed);
     }
 }
 
@@ -39,12 +39,15 @@ fn attack_04_who_began_an_old_pods_flow_is_forgotten_with_it() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let node = scene.node;
-        assert_eq!(scene.from_node(node, tcp(999, 80, SYN)), Reason::Node);
+        assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::Node);
         // Flows that the node began need no generation: only the birth ends them.
         scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
-        assert_eq!(scene.from_pod(node, tcp(80, 999, ACK)), Reason::Established);
+        assert_eq!(
+            scene.pod_sends(node, tcp(80, 999, ACK)),
+            Reason::Established
+        );
         scene.attach(PolicyOf::SHUT, false);
-        assert_eq!(scene.from_pod(node, tcp(80, 999, ACK)), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(node, tcp(80, 999, ACK)), Reason::DenyAll);
     }
 }
 
@@ -56,12 +59,15 @@ fn attack_16_an_evicted_flow_is_picked_up_from_the_servers_side() {
         scene.handshake(friend, 999, 80, Began::Peer);
         scene.kernel.forget_flows();
         // The pod is the server; its next packet looks as if it had begun the connection.
-        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::Allowed);
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::Established);
+        assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::Allowed);
+        assert_eq!(
+            scene.peer_sends(friend, tcp(999, 80, ACK)),
+            Reason::Established
+        );
         // Ingress is revoked: that must end it, though egress allows everything.
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
-        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::DenyAll);
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
+        assert_eq!(scene.peer_sends(friend, tcp(999, 80, ACK)), Reason::DenyAll);
     }
 }
 
@@ -70,22 +76,31 @@ fn what_was_picked_up_is_the_pods_own_once_its_syn_is_seen() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
         let friend = scene.friend;
-        assert_eq!(scene.from_pod(friend, tcp(2000, 443, ACK)), Reason::Allowed);
         assert_eq!(
-            scene.to_pod(friend, tcp(443, 2000, ACK)),
+            scene.pod_sends(friend, tcp(2000, 443, ACK)),
+            Reason::Allowed
+        );
+        assert_eq!(
+            scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::Established
         );
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
-        assert_eq!(scene.to_pod(friend, tcp(443, 2000, ACK)), Reason::DenyAll);
+        assert_eq!(
+            scene.peer_sends(friend, tcp(443, 2000, ACK)),
+            Reason::DenyAll
+        );
         // A new connection with the same ports proves itself.
-        assert_eq!(scene.from_pod(friend, tcp(2000, 443, SYN)), Reason::Allowed);
         assert_eq!(
-            scene.to_pod(friend, tcp(443, 2000, SYN | ACK)),
+            scene.pod_sends(friend, tcp(2000, 443, SYN)),
+            Reason::Allowed
+        );
+        assert_eq!(
+            scene.peer_sends(friend, tcp(443, 2000, SYN | ACK)),
             Reason::Established
         );
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
         assert_eq!(
-            scene.to_pod(friend, tcp(443, 2000, ACK)),
+            scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::Established
         );
     }
@@ -97,15 +112,15 @@ fn a_picked_up_flow_is_judged_again_when_either_direction_changes() {
         for changed in Direction::BOTH {
             let mut scene = Scene::new(family, PolicyOf::both(RULESET));
             let friend = scene.friend;
-            assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::Allowed);
+            assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::Allowed);
             scene.kernel.flip(changed, RULESET);
-            assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::Allowed);
+            assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::Allowed);
             assert_eq!(
-                scene.from_pod(friend, tcp(80, 999, ACK)),
+                scene.pod_sends(friend, tcp(80, 999, ACK)),
                 Reason::Established
             );
             scene.kernel.flip(changed, Ruleset::DENY_ALL);
-            assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::DenyAll);
+            assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
         }
     }
 }
@@ -130,18 +145,18 @@ fn over_budget_a_flow_stays_embryonic_and_passes_all_the_same() {
         assert_eq!(scene.kernel.budget(SLOT), 2);
         for port in 1000..1005 {
             assert_eq!(
-                scene.from_pod(friend, tcp(80, port, ACK)),
+                scene.pod_sends(friend, tcp(80, port, ACK)),
                 Reason::Established
             );
             assert_eq!(
-                scene.to_pod(friend, tcp(port, 80, ACK)),
+                scene.peer_sends(friend, tcp(port, 80, ACK)),
                 Reason::Established
             );
         }
         // Once there is room again, the next packet takes it.
         scene.kernel.set_budget(SLOT, 1);
         assert_eq!(
-            scene.to_pod(friend, tcp(1004, 80, ACK)),
+            scene.peer_sends(friend, tcp(1004, 80, ACK)),
             Reason::Established
         );
         assert_eq!(scene.kernel.flow_count(), 3);
@@ -194,29 +209,35 @@ fn a_syn_flood_that_is_answered_does_not_enter_the_flows() {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
         let friend = scene.friend;
         for port in 1000..1200 {
-            assert_eq!(scene.to_pod(friend, tcp(port, 80, SYN)), Reason::Allowed);
             assert_eq!(
-                scene.from_pod(friend, tcp(80, port, SYN | ACK)),
+                scene.peer_sends(friend, tcp(port, 80, SYN)),
+                Reason::Allowed
+            );
+            assert_eq!(
+                scene.pod_sends(friend, tcp(80, port, SYN | ACK)),
                 Reason::Established
             );
             assert_eq!(
-                scene.from_pod(friend, tcp(80, port, SYN | ACK)),
+                scene.pod_sends(friend, tcp(80, port, SYN | ACK)),
                 Reason::Established
             );
             assert_eq!(
-                scene.to_pod(friend, tcp(port, 80, RST)),
+                scene.peer_sends(friend, tcp(port, 80, RST)),
                 Reason::Established
             );
         }
         assert_eq!(scene.kernel.flow_count(), 0);
         // The third step, with data or without, enters it.
-        assert_eq!(scene.to_pod(friend, tcp(1300, 80, SYN)), Reason::Allowed);
         assert_eq!(
-            scene.from_pod(friend, tcp(80, 1300, SYN | ACK)),
+            scene.peer_sends(friend, tcp(1300, 80, SYN)),
+            Reason::Allowed
+        );
+        assert_eq!(
+            scene.pod_sends(friend, tcp(80, 1300, SYN | ACK)),
             Reason::Established
         );
         assert_eq!(
-            scene.to_pod(friend, tcp(1300, 80, ACK | PSH)),
+            scene.peer_sends(friend, tcp(1300, 80, ACK | PSH)),
             Reason::Established
         );
         assert_eq!(scene.kernel.flow_count(), 1);
@@ -246,8 +267,14 @@ fn a_flow_whose_word_is_another_flows_is_none() {
             .word();
         assert_ne!(word, FlowWord::NONE);
         scene.kernel.put_flow_word(&key(stranger), word);
-        assert_eq!(scene.to_pod(stranger, tcp(999, 80, ACK)), Reason::Policy);
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::Established);
+        assert_eq!(
+            scene.peer_sends(stranger, tcp(999, 80, ACK)),
+            Reason::Policy
+        );
+        assert_eq!(
+            scene.peer_sends(friend, tcp(999, 80, ACK)),
+            Reason::Established
+        );
     }
 }
 
@@ -259,7 +286,7 @@ fn counters_and_events_carry_the_reason() {
         scene.kernel.take_events();
         // `Kernel::run` compares the counters with each packet; here, the events.
         scene.handshake(friend, 999, 80, Began::Peer);
-        assert_eq!(scene.to_pod(stranger, udp(998, 53)), Reason::Policy);
+        assert_eq!(scene.peer_sends(stranger, udp(998, 53)), Reason::Policy);
         let events = scene.kernel.take_events();
         let [allowed, denied] = events[..] else {
             panic!("two verdicts are events, established packets are none: {events:?}");

@@ -13,12 +13,12 @@ fn a_friend_may_connect_and_a_stranger_may_not() {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
         let (friend, stranger) = (scene.friend, scene.stranger);
         for payload in [tcp(999, 80, SYN), udp(999, 53), sctp(999, 80)] {
-            assert_eq!(scene.to_pod(friend, payload.clone()), Reason::Allowed);
-            assert_eq!(scene.to_pod(stranger, payload), Reason::Policy);
+            assert_eq!(scene.peer_sends(friend, payload.clone()), Reason::Allowed);
+            assert_eq!(scene.peer_sends(stranger, payload), Reason::Policy);
         }
         let ping = echo_request(friend, 7);
-        assert_eq!(scene.to_pod(friend, ping.clone()), Reason::Allowed);
-        assert_eq!(scene.to_pod(stranger, ping), Reason::Policy);
+        assert_eq!(scene.peer_sends(friend, ping.clone()), Reason::Allowed);
+        assert_eq!(scene.peer_sends(stranger, ping), Reason::Policy);
     }
 }
 
@@ -28,12 +28,12 @@ fn the_pod_may_connect_to_a_friend_and_not_to_a_stranger() {
         let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
         let (friend, stranger) = (scene.friend, scene.stranger);
         for payload in [tcp(999, 80, SYN), udp(999, 53), sctp(999, 80)] {
-            assert_eq!(scene.from_pod(friend, payload.clone()), Reason::Allowed);
-            assert_eq!(scene.from_pod(stranger, payload), Reason::Policy);
+            assert_eq!(scene.pod_sends(friend, payload.clone()), Reason::Allowed);
+            assert_eq!(scene.pod_sends(stranger, payload), Reason::Policy);
         }
         let ping = echo_request(friend, 7);
-        assert_eq!(scene.from_pod(friend, ping.clone()), Reason::Allowed);
-        assert_eq!(scene.from_pod(stranger, ping), Reason::Policy);
+        assert_eq!(scene.pod_sends(friend, ping.clone()), Reason::Allowed);
+        assert_eq!(scene.pod_sends(stranger, ping), Reason::Policy);
     }
 }
 
@@ -50,9 +50,9 @@ fn answers_pass_whatever_the_other_direction_says() {
             (echo_request(friend, 7), echo_reply(friend, 7)),
             (frame::other(50), frame::other(50)),
         ] {
-            assert_eq!(scene.to_pod(friend, request.clone()), Reason::Allowed);
-            assert_eq!(scene.from_pod(friend, answer), Reason::Established);
-            assert_eq!(scene.to_pod(friend, request), Reason::Established);
+            assert_eq!(scene.peer_sends(friend, request.clone()), Reason::Allowed);
+            assert_eq!(scene.pod_sends(friend, answer), Reason::Established);
+            assert_eq!(scene.peer_sends(friend, request), Reason::Established);
         }
 
         let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
@@ -64,9 +64,9 @@ fn answers_pass_whatever_the_other_direction_says() {
             (echo_request(friend, 7), echo_reply(friend, 7)),
             (frame::other(50), frame::other(50)),
         ] {
-            assert_eq!(scene.from_pod(friend, request.clone()), Reason::Allowed);
-            assert_eq!(scene.to_pod(friend, answer), Reason::Established);
-            assert_eq!(scene.from_pod(friend, request), Reason::Established);
+            assert_eq!(scene.pod_sends(friend, request.clone()), Reason::Allowed);
+            assert_eq!(scene.peer_sends(friend, answer), Reason::Established);
+            assert_eq!(scene.pod_sends(friend, request), Reason::Established);
         }
     }
 }
@@ -84,7 +84,7 @@ fn what_looks_like_an_answer_to_nothing_is_judged() {
             sctp(80, 2000),
             echo_reply(stranger, 7),
         ] {
-            assert_eq!(scene.to_pod(stranger, payload), Reason::Policy);
+            assert_eq!(scene.peer_sends(stranger, payload), Reason::Policy);
         }
         let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
         for payload in [
@@ -94,7 +94,7 @@ fn what_looks_like_an_answer_to_nothing_is_judged() {
             sctp(80, 2000),
             echo_reply(stranger, 7),
         ] {
-            assert_eq!(scene.from_pod(stranger, payload), Reason::Policy);
+            assert_eq!(scene.pod_sends(stranger, payload), Reason::Policy);
         }
     }
 }
@@ -105,21 +105,24 @@ fn an_answer_with_other_ports_or_from_another_peer_is_none() {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
         let (friend, stranger) = (scene.friend, scene.stranger);
-        assert_eq!(scene.from_pod(friend, udp(2000, 53)), Reason::Allowed);
+        assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
         for payload in [udp(53, 2001), udp(54, 2000), tcp(53, 2000, ACK)] {
-            assert_eq!(scene.to_pod(friend, payload), Reason::DenyAll);
+            assert_eq!(scene.peer_sends(friend, payload), Reason::DenyAll);
         }
-        assert_eq!(scene.to_pod(stranger, udp(53, 2000)), Reason::DenyAll);
+        assert_eq!(scene.peer_sends(stranger, udp(53, 2000)), Reason::DenyAll);
         assert_eq!(
-            scene.from_pod(friend, echo_request(friend, 7)),
+            scene.pod_sends(friend, echo_request(friend, 7)),
             Reason::Allowed
         );
-        assert_eq!(scene.to_pod(friend, echo_reply(friend, 8)), Reason::DenyAll);
         assert_eq!(
-            scene.to_pod(friend, echo_request(friend, 7)),
+            scene.peer_sends(friend, echo_reply(friend, 8)),
             Reason::DenyAll
         );
-        assert_eq!(scene.to_pod(friend, udp(53, 2000)), Reason::Established);
+        assert_eq!(
+            scene.peer_sends(friend, echo_request(friend, 7)),
+            Reason::DenyAll
+        );
+        assert_eq!(scene.peer_sends(friend, udp(53, 2000)), Reason::Established);
     }
 }
 
@@ -131,11 +134,11 @@ fn a_closed_connection_does_not_open_a_new_one() {
             let friend = scene.friend;
             scene.handshake(friend, 999, 80, Began::Peer);
             let last = tcp(80, 999, end);
-            assert_eq!(scene.from_pod(friend, last), Reason::Established);
+            assert_eq!(scene.pod_sends(friend, last), Reason::Established);
             // What is still on its way passes, but a SYN is judged.
             let late = tcp(999, 80, ACK);
-            assert_eq!(scene.to_pod(friend, late), Reason::Established);
-            assert_eq!(scene.to_pod(friend, tcp(999, 80, SYN)), Reason::Allowed);
+            assert_eq!(scene.peer_sends(friend, late), Reason::Established);
+            assert_eq!(scene.peer_sends(friend, tcp(999, 80, SYN)), Reason::Allowed);
         }
     }
 }
@@ -145,8 +148,11 @@ fn a_syn_in_an_open_connection_is_its_own_first_packet_again() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
         let friend = scene.friend;
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, SYN)), Reason::Allowed);
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, SYN)), Reason::Established);
+        assert_eq!(scene.peer_sends(friend, tcp(999, 80, SYN)), Reason::Allowed);
+        assert_eq!(
+            scene.peer_sends(friend, tcp(999, 80, SYN)),
+            Reason::Established
+        );
     }
 }
 
@@ -157,18 +163,21 @@ fn a_syn_from_the_other_side_is_another_connection() {
         scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
         let friend = scene.friend;
         scene.handshake(friend, 999, 80, Began::Peer);
-        assert_eq!(scene.from_pod(friend, tcp(80, 999, SYN)), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(friend, tcp(80, 999, SYN)), Reason::DenyAll);
         assert_eq!(
-            scene.from_pod(friend, tcp(80, 999, ACK)),
+            scene.pod_sends(friend, tcp(80, 999, ACK)),
             Reason::Established
         );
 
         let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
         scene.handshake(friend, 80, 2000, Began::Pod);
-        assert_eq!(scene.to_pod(friend, tcp(80, 2000, SYN)), Reason::DenyAll);
         assert_eq!(
-            scene.to_pod(friend, tcp(80, 2000, ACK)),
+            scene.peer_sends(friend, tcp(80, 2000, SYN)),
+            Reason::DenyAll
+        );
+        assert_eq!(
+            scene.peer_sends(friend, tcp(80, 2000, ACK)),
             Reason::Established
         );
     }
@@ -181,26 +190,38 @@ fn a_new_generation_has_established_flows_judged_again_by_their_first_direction(
         let friend = scene.friend;
         scene.handshake(friend, 999, 80, Began::Peer);
         scene.handshake(friend, 443, 2000, Began::Pod);
-        assert_eq!(scene.to_pod(friend, udp(999, 53)), Reason::Allowed);
+        assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Allowed);
         // Still allowed: judged once, then established again.
         scene.kernel.renew();
-        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::Allowed);
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::Established);
-        assert_eq!(scene.to_pod(friend, tcp(443, 2000, ACK)), Reason::Allowed);
-        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::Allowed);
+        assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::Allowed);
+        assert_eq!(
+            scene.peer_sends(friend, tcp(999, 80, ACK)),
+            Reason::Established
+        );
+        assert_eq!(
+            scene.peer_sends(friend, tcp(443, 2000, ACK)),
+            Reason::Allowed
+        );
+        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::Allowed);
         // Ingress revoked: what the peer began ends, in both directions; what the pod began goes on.
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::DenyAll);
-        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::DenyAll);
-        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::DenyAll);
+        assert_eq!(scene.peer_sends(friend, tcp(999, 80, ACK)), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::DenyAll);
         assert_eq!(
-            scene.to_pod(friend, tcp(443, 2000, ACK)),
+            scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::Established
         );
         // Egress revoked too.
         scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
-        assert_eq!(scene.to_pod(friend, tcp(443, 2000, ACK)), Reason::DenyAll);
-        assert_eq!(scene.from_pod(friend, tcp(2000, 443, ACK)), Reason::DenyAll);
+        assert_eq!(
+            scene.peer_sends(friend, tcp(443, 2000, ACK)),
+            Reason::DenyAll
+        );
+        assert_eq!(
+            scene.pod_sends(friend, tcp(2000, 443, ACK)),
+            Reason::DenyAll
+        );
     }
 }
 
@@ -209,12 +230,12 @@ fn replies_to_what_went_out_under_the_baseline_are_not_orphaned_by_the_policy() 
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let (friend, stranger) = (scene.friend, scene.stranger);
-        assert_eq!(scene.from_pod(friend, udp(2000, 53)), Reason::Allowed);
-        assert_eq!(scene.from_pod(stranger, udp(2000, 53)), Reason::Allowed);
+        assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
+        assert_eq!(scene.pod_sends(stranger, udp(2000, 53)), Reason::Allowed);
         scene.kernel.flip(Direction::FromPod, RULESET);
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
-        assert_eq!(scene.to_pod(friend, udp(53, 2000)), Reason::Allowed);
-        assert_eq!(scene.to_pod(stranger, udp(53, 2000)), Reason::Policy);
+        assert_eq!(scene.peer_sends(friend, udp(53, 2000)), Reason::Allowed);
+        assert_eq!(scene.peer_sends(stranger, udp(53, 2000)), Reason::Policy);
     }
 }
 
@@ -225,28 +246,28 @@ fn a_flow_that_was_silent_for_too_long_is_none() {
         scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
         let friend = scene.friend;
         // Seconds that the state of the flow allows: one side heard, both heard, TCP established.
-        assert_eq!(scene.to_pod(friend, udp(999, 53)), Reason::Allowed);
+        assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Allowed);
         scene.kernel.age_flows(59);
-        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::Established);
+        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::Established);
         scene.kernel.age_flows(61);
-        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::Established);
+        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::Established);
         scene.kernel.age_flows(181);
-        assert_eq!(scene.from_pod(friend, udp(53, 999)), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::DenyAll);
 
         scene.handshake(friend, 999, 80, Began::Peer);
         scene.kernel.age_flows(86_300);
         assert_eq!(
-            scene.from_pod(friend, tcp(80, 999, ACK)),
+            scene.pod_sends(friend, tcp(80, 999, ACK)),
             Reason::Established
         );
         scene.kernel.age_flows(86_401);
-        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
 
         scene.handshake(friend, 998, 80, Began::Peer);
         let end = tcp(80, 998, FIN | ACK);
-        assert_eq!(scene.from_pod(friend, end.clone()), Reason::Established);
+        assert_eq!(scene.pod_sends(friend, end.clone()), Reason::Established);
         scene.kernel.age_flows(121);
-        assert_eq!(scene.from_pod(friend, end), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(friend, end), Reason::DenyAll);
     }
 }
 
@@ -267,7 +288,7 @@ fn the_deny_all_baseline_drops_and_the_allow_all_baseline_passes() {
                     echo_request(peer, 7),
                     frame::other(50),
                 ] {
-                    assert_eq!(scene.to_pod(peer, payload.clone()), expected);
+                    assert_eq!(scene.peer_sends(peer, payload.clone()), expected);
                 }
                 for payload in [
                     tcp(2000, 80, SYN),
@@ -276,7 +297,7 @@ fn the_deny_all_baseline_drops_and_the_allow_all_baseline_passes() {
                     echo_request(peer, 8),
                     frame::other(115),
                 ] {
-                    assert_eq!(scene.from_pod(peer, payload), expected);
+                    assert_eq!(scene.pod_sends(peer, payload), expected);
                 }
             }
         }
@@ -290,10 +311,13 @@ fn a_slot_without_a_record_drops_everything() {
         let friend = scene.friend;
         scene.handshake(friend, 999, 80, Began::Peer);
         scene.kernel.detach();
-        assert_eq!(scene.to_pod(friend, tcp(999, 80, ACK)), Reason::NoRecord);
-        assert_eq!(scene.from_pod(friend, tcp(80, 999, ACK)), Reason::NoRecord);
+        assert_eq!(
+            scene.peer_sends(friend, tcp(999, 80, ACK)),
+            Reason::NoRecord
+        );
+        assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::NoRecord);
         let node = scene.node;
-        assert_eq!(scene.from_node(node, tcp(999, 80, SYN)), Reason::NoRecord);
+        assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::NoRecord);
         let asks = frame::arp(1, [10, 1, 0, 10], [10, 1, 0, 1]);
         assert_eq!(scene.sends(&asks), Reason::NoRecord);
         assert_eq!(scene.receives(&asks), Reason::NoRecord);

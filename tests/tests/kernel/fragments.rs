@@ -158,7 +158,7 @@ fn attack_01_a_refragmented_ipv6_packet_seems_to_be_the_nodes() {
         }
     }
     // Whole, the node's own passes.
-    assert_eq!(scene.from_node(node, udp(999, 53)), Reason::Node);
+    assert_eq!(scene.node_sends(node, udp(999, 53)), Reason::Node);
 }
 
 #[test]
@@ -176,11 +176,11 @@ fn an_error_about_a_tracked_flow_passes_and_any_other_is_judged() {
             let out = packet(pod, friend, request).frame();
             let error = frame::unreachable(friend, &out);
             // The router that says so is nobody that the policy knows.
-            assert_eq!(scene.to_pod(stranger, error.clone()), Reason::Policy);
+            assert_eq!(scene.peer_sends(stranger, error.clone()), Reason::Policy);
             assert_eq!(scene.sends(&out), Reason::Allowed);
-            assert_eq!(scene.to_pod(stranger, error.clone()), Reason::Related);
+            assert_eq!(scene.peer_sends(stranger, error.clone()), Reason::Related);
             scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
-            assert_eq!(scene.to_pod(stranger, error), Reason::DenyAll);
+            assert_eq!(scene.peer_sends(stranger, error), Reason::DenyAll);
             scene.kernel.flip(Direction::FromPod, RULESET);
         }
         for request in [
@@ -191,10 +191,10 @@ fn an_error_about_a_tracked_flow_passes_and_any_other_is_judged() {
         ] {
             let back = packet(friend, pod, request).frame();
             let error = frame::unreachable(friend, &back);
-            assert_eq!(scene.from_pod(stranger, error.clone()), Reason::Policy);
+            assert_eq!(scene.pod_sends(stranger, error.clone()), Reason::Policy);
             assert_eq!(scene.receives(&back), Reason::Allowed);
-            assert_eq!(scene.from_pod(stranger, error.clone()), Reason::Related);
-            assert_eq!(scene.from_pod(friend, error), Reason::Related);
+            assert_eq!(scene.pod_sends(stranger, error.clone()), Reason::Related);
+            assert_eq!(scene.pod_sends(friend, error), Reason::Related);
         }
     }
 }
@@ -207,15 +207,15 @@ fn an_error_makes_no_flow_and_lets_nothing_else_in() {
         let out = packet(pod, stranger, udp(2000, 53)).frame();
         let error = frame::unreachable(friend, &out);
         // A friend may send errors; that makes no flow with the stranger that it is about.
-        assert_eq!(scene.to_pod(friend, error.clone()), Reason::Allowed);
-        assert_eq!(scene.to_pod(stranger, udp(53, 2000)), Reason::Policy);
-        assert_eq!(scene.to_pod(friend, error), Reason::Allowed);
+        assert_eq!(scene.peer_sends(friend, error.clone()), Reason::Allowed);
+        assert_eq!(scene.peer_sends(stranger, udp(53, 2000)), Reason::Policy);
+        assert_eq!(scene.peer_sends(friend, error), Reason::Allowed);
         // An error whose inner packet is cut short is any message.
         let mut short = frame::unreachable(friend, &out);
         short.bytes.truncate(20);
         assert_eq!(scene.sends(&out), Reason::Allowed);
-        assert_eq!(scene.to_pod(stranger, short), Reason::Policy);
+        assert_eq!(scene.peer_sends(stranger, short), Reason::Policy);
         let error = frame::unreachable(friend, &out);
-        assert_eq!(scene.to_pod(stranger, error), Reason::Related);
+        assert_eq!(scene.peer_sends(stranger, error), Reason::Related);
     }
 }

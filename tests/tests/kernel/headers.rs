@@ -47,8 +47,8 @@ fn ports_are_found_behind_ipv4_options() {
         .kernel
         .put_row(RULESET, crate::setting::FRIENDS, crate::setting::of(ports));
     let (pod, friend) = (scene.pod, scene.friend);
-    // Nothing, security, record route, timestamp, the most that there is room for.
-    let longest = [[1; 39].as_slice(), &[0]].concat();
+    // Nothing, security, record route, timestamp, the longest option, the most options that are looked at.
+    let longest = [[7, 40, 4].as_slice(), &[0; 37]].concat();
     for options in [
         &[0, 0, 0, 0][..],
         &[1, 1, 1, 0],
@@ -56,6 +56,7 @@ fn ports_are_found_behind_ipv4_options() {
         &[7, 7, 4, 0, 0, 0, 0],
         &[68, 8, 5, 0, 0, 0, 0, 0],
         &longest,
+        &[1; 12],
     ] {
         for (port, expected) in [(80, Reason::Allowed), (81, Reason::Policy)] {
             let to_pod = packet(friend, pod, tcp(999, port, SYN)).options(options);
@@ -79,6 +80,8 @@ fn a_source_route_is_dropped_where_there_is_a_policy() {
         // Cannot be read to its end: nobody knows what another reader finds.
         &[7, 0, 131, 7, 4, 10, 9, 9],
         &[7, 1, 131, 7],
+        // More options than are looked at.
+        &[1; 16],
     ] {
         let to_pod = packet(friend, pod, tcp(999, 80, SYN)).options(options);
         assert_eq!(scene.receives(&to_pod.frame()), Reason::SourceRoute);

@@ -249,7 +249,7 @@ fn what_a_pod_sends_to_itself_passes() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::SHUT);
         let (pod, stranger) = (scene.pod, scene.stranger);
-        assert_eq!(scene.from_pod(pod, udp(999, 53)), Reason::Own);
+        assert_eq!(scene.pod_sends(pod, udp(999, 53)), Reason::Own);
         // Through a Service it comes back by the interface that it left by, with another source perhaps.
         let frame = packet(stranger, pod, udp(999, 53)).frame();
         let back = Origin::SameInterface;

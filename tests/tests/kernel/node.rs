@@ -21,14 +21,17 @@ fn the_node_may_always_reach_its_pod_and_gets_answers() {
                 (sctp(999, 80), sctp(80, 999)),
                 (echo_request(node, 7), echo_reply(node, 7)),
             ] {
-                assert_eq!(scene.from_node(node, request.clone()), Reason::Node);
-                assert_eq!(scene.from_pod(node, answer.clone()), Reason::Established);
+                assert_eq!(scene.node_sends(node, request.clone()), Reason::Node);
+                assert_eq!(scene.pod_sends(node, answer.clone()), Reason::Established);
                 scene.kernel.renew();
-                assert_eq!(scene.from_pod(node, answer), Reason::Established);
-                assert_eq!(scene.from_node(node, request), Reason::Node);
+                assert_eq!(scene.pod_sends(node, answer), Reason::Established);
+                assert_eq!(scene.node_sends(node, request), Reason::Node);
             }
             // Without a packet of the node's before, the pod may not.
-            assert_ne!(scene.from_pod(node, tcp(80, 998, ACK)), Reason::Established);
+            assert_ne!(
+                scene.pod_sends(node, tcp(80, 998, ACK)),
+                Reason::Established
+            );
         }
     }
 }
@@ -38,7 +41,7 @@ fn without_an_interface_it_came_from_a_packet_is_the_nodes_only_by_its_address()
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::SHUT);
         for source in [scene.friend, scene.stranger] {
-            assert_eq!(scene.from_node(source, tcp(999, 80, SYN)), Reason::DenyAll);
+            assert_eq!(scene.node_sends(source, tcp(999, 80, SYN)), Reason::DenyAll);
         }
     }
 }
@@ -48,12 +51,15 @@ fn the_nodes_address_alone_makes_no_packet_the_nodes() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::SHUT);
         let node = scene.node;
-        assert_eq!(scene.to_pod(node, tcp(999, 80, SYN)), Reason::DenyAll);
+        assert_eq!(scene.peer_sends(node, tcp(999, 80, SYN)), Reason::DenyAll);
         // Nor does the key of a flow that the node began.
-        assert_eq!(scene.from_node(node, tcp(999, 80, SYN)), Reason::Node);
-        assert_eq!(scene.to_pod(node, tcp(999, 80, ACK)), Reason::DenyAll);
-        assert_eq!(scene.from_pod(node, tcp(80, 999, SYN)), Reason::DenyAll);
-        assert_eq!(scene.from_pod(node, tcp(80, 999, ACK)), Reason::Established);
+        assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::Node);
+        assert_eq!(scene.peer_sends(node, tcp(999, 80, ACK)), Reason::DenyAll);
+        assert_eq!(scene.pod_sends(node, tcp(80, 999, SYN)), Reason::DenyAll);
+        assert_eq!(
+            scene.pod_sends(node, tcp(80, 999, ACK)),
+            Reason::Established
+        );
     }
 }
 
@@ -76,7 +82,7 @@ fn attack_05_a_tunnel_from_an_unpoliced_pod_to_the_node() {
             let mut scene = Scene::new(family, policy);
             let node = scene.node;
             for tunnel in tunnels() {
-                assert_eq!(scene.from_pod(node, tunnel.clone()), Reason::Tunnel);
+                assert_eq!(scene.pod_sends(node, tunnel.clone()), Reason::Tunnel);
                 let behind_options = frame::packet(scene.pod, node, tunnel);
                 let behind_options = match family {
                     Family::V4 => behind_options.options(&[1, 1, 1, 0]),
@@ -84,9 +90,9 @@ fn attack_05_a_tunnel_from_an_unpoliced_pod_to_the_node() {
                 };
                 assert_eq!(scene.sends(&behind_options.frame()), Reason::Tunnel);
             }
-            assert_eq!(scene.from_pod(node, udp(8472, 53)), Reason::Allowed);
-            assert_eq!(scene.from_pod(node, tcp(2000, 8472, SYN)), Reason::Allowed);
-            assert_eq!(scene.from_pod(node, sctp(2000, 8472)), Reason::Allowed);
+            assert_eq!(scene.pod_sends(node, udp(8472, 53)), Reason::Allowed);
+            assert_eq!(scene.pod_sends(node, tcp(2000, 8472, SYN)), Reason::Allowed);
+            assert_eq!(scene.pod_sends(node, sctp(2000, 8472)), Reason::Allowed);
         }
     }
 }
@@ -100,7 +106,7 @@ fn a_tunnel_to_whoever_listens_is_one_to_the_node() {
     ] {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let group: IpAddr = group.parse().expect("an address");
-        assert_eq!(scene.from_pod(group, udp(2000, 4789)), Reason::Tunnel);
+        assert_eq!(scene.pod_sends(group, udp(2000, 4789)), Reason::Tunnel);
     }
 }
 
@@ -110,7 +116,7 @@ fn a_tunnel_to_anybody_else_is_the_policys_business() {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let stranger = scene.stranger;
         for tunnel in tunnels() {
-            assert_eq!(scene.from_pod(stranger, tunnel), Reason::Allowed);
+            assert_eq!(scene.pod_sends(stranger, tunnel), Reason::Allowed);
         }
     }
 }
@@ -125,7 +131,7 @@ fn a_policed_pods_tunnel_to_the_node_needs_a_rule_that_names_it() {
         scene.kernel.put_peer_word(node.into(), word);
         scene.kernel.put_row(RULESET, class, NOTHING);
         for tunnel in tunnels() {
-            assert_eq!(scene.from_pod(node, tunnel), Reason::Policy);
+            assert_eq!(scene.pod_sends(node, tunnel), Reason::Policy);
         }
         let udp_ports = scene.kernel.ports(&[8472..=8472]);
         let named = RowSets {
@@ -133,9 +139,9 @@ fn a_policed_pods_tunnel_to_the_node_needs_a_rule_that_names_it() {
             ..NOTHING
         };
         scene.kernel.put_row(RULESET, class, named);
-        assert_eq!(scene.from_pod(node, udp(2000, 8472)), Reason::Allowed);
-        assert_eq!(scene.from_pod(node, udp(2000, 4789)), Reason::Policy);
-        assert_eq!(scene.from_pod(node, frame::other(47)), Reason::Policy);
+        assert_eq!(scene.pod_sends(node, udp(2000, 8472)), Reason::Allowed);
+        assert_eq!(scene.pod_sends(node, udp(2000, 4789)), Reason::Policy);
+        assert_eq!(scene.pod_sends(node, frame::other(47)), Reason::Policy);
     }
 }
 
@@ -146,7 +152,7 @@ fn a_pod_that_routes_may_tunnel() {
         scene.attach(PolicyOf::OPEN, true);
         let node = scene.node;
         for tunnel in tunnels() {
-            assert_eq!(scene.from_pod(node, tunnel), Reason::Allowed);
+            assert_eq!(scene.pod_sends(node, tunnel), Reason::Allowed);
         }
     }
 }
@@ -159,8 +165,8 @@ fn the_nodes_word_torn_twice_drops_what_seems_to_be_its() {
         let foreign =
             podgate_abi::PeerWord::new(scene.stranger.into(), Class::NONE, Class::NONE, true);
         scene.kernel.put_peer_word(node.into(), foreign);
-        assert_eq!(scene.from_node(node, tcp(999, 80, SYN)), Reason::Torn);
+        assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::Torn);
         scene.kernel.flip(Direction::FromPod, Ruleset::ALLOW_ALL);
-        assert_eq!(scene.from_pod(node, udp(2000, 8472)), Reason::Tunnel);
+        assert_eq!(scene.pod_sends(node, udp(2000, 8472)), Reason::Tunnel);
     }
 }

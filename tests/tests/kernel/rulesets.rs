@@ -13,7 +13,7 @@ use crate::setting::{ALL, FAMILIES, FRIENDS, Family, NEIGHBOURHOOD, NOTHING, RUL
 fn friend_is_judged(scene: &mut Scene) -> Reason {
     scene.kernel.renew();
     let friend = scene.friend;
-    scene.to_pod(friend, tcp(999, 80, SYN))
+    scene.peer_sends(friend, tcp(999, 80, SYN))
 }
 
 #[test]
@@ -56,9 +56,9 @@ fn an_address_that_is_known_is_not_looked_for_in_the_blocks() {
         let length = if family == Family::V4 { 24 } else { 64 };
         scene.kernel.put_prefix(stranger, length, block);
         scene.kernel.put_row(RULESET, block, ALL);
-        assert_eq!(scene.to_pod(stranger, udp(999, 53)), Reason::Allowed);
+        assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Allowed);
         scene.kernel.put_peer(friend, Class(31), Class::NONE);
-        assert_eq!(scene.to_pod(friend, udp(999, 53)), Reason::Policy);
+        assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Policy);
     }
 }
 
@@ -82,7 +82,11 @@ fn the_longest_block_decides() {
             };
             scene.kernel.put_row(RULESET, class, sets);
             scene.kernel.renew();
-            assert_eq!(scene.to_pod(stranger, udp(999, 53)), expected, "/{length}");
+            assert_eq!(
+                scene.peer_sends(stranger, udp(999, 53)),
+                expected,
+                "/{length}"
+            );
         }
     }
 }
@@ -98,9 +102,9 @@ fn attack_17_a_block_of_all_ipv6_is_no_block_of_ipv4() {
             scene.kernel.put_row(RULESET, everything, ALL);
             let stranger = scene.stranger;
             if policy.to_pod == RULESET {
-                assert_eq!(scene.to_pod(stranger, udp(999, 53)), expected);
+                assert_eq!(scene.peer_sends(stranger, udp(999, 53)), expected);
             } else {
-                assert_eq!(scene.from_pod(stranger, udp(999, 53)), expected);
+                assert_eq!(scene.pod_sends(stranger, udp(999, 53)), expected);
             }
         }
     }
@@ -126,17 +130,17 @@ fn each_protocol_asks_its_own_port_set() {
                     Reason::Policy
                 }
             };
-            assert_eq!(scene.to_pod(friend, tcp(999, port, SYN)), expected(1));
-            assert_eq!(scene.to_pod(friend, udp(999, port)), expected(2));
-            assert_eq!(scene.to_pod(friend, sctp(999, port)), expected(3));
-            assert_eq!(scene.from_pod(friend, tcp(2000, port, SYN)), expected(1));
-            assert_eq!(scene.from_pod(friend, udp(2000, port)), expected(2));
-            assert_eq!(scene.from_pod(friend, sctp(2000, port)), expected(3));
+            assert_eq!(scene.peer_sends(friend, tcp(999, port, SYN)), expected(1));
+            assert_eq!(scene.peer_sends(friend, udp(999, port)), expected(2));
+            assert_eq!(scene.peer_sends(friend, sctp(999, port)), expected(3));
+            assert_eq!(scene.pod_sends(friend, tcp(2000, port, SYN)), expected(1));
+            assert_eq!(scene.pod_sends(friend, udp(2000, port)), expected(2));
+            assert_eq!(scene.pod_sends(friend, sctp(2000, port)), expected(3));
         }
-        assert_eq!(scene.to_pod(friend, frame::other(50)), Reason::Allowed);
-        assert_eq!(scene.to_pod(friend, frame::other(115)), Reason::Policy);
+        assert_eq!(scene.peer_sends(friend, frame::other(50)), Reason::Allowed);
+        assert_eq!(scene.peer_sends(friend, frame::other(115)), Reason::Policy);
         let ping = frame::echo_request(friend, 50);
-        assert_eq!(scene.to_pod(friend, ping), Reason::Policy);
+        assert_eq!(scene.peer_sends(friend, ping), Reason::Policy);
     }
 }
 
@@ -155,7 +159,7 @@ fn a_port_set_has_its_ports_to_the_edges() {
                 Reason::Policy
             };
             scene.kernel.renew();
-            let reason = scene.to_pod(friend, udp(999, port));
+            let reason = scene.peer_sends(friend, udp(999, port));
             assert_eq!(reason, expected, "{port} in {{{one}}}");
         }
     }
@@ -168,7 +172,7 @@ fn a_port_set_has_its_ports_to_the_edges() {
             Reason::Policy
         };
         scene.kernel.renew();
-        assert_eq!(scene.to_pod(friend, udp(999, port)), expected, "{port}");
+        assert_eq!(scene.peer_sends(friend, udp(999, port)), expected, "{port}");
     }
 }
 
@@ -178,11 +182,11 @@ fn a_port_set_or_ruleset_that_was_never_written_allows_nothing() {
     let friend = scene.friend;
     for set in [PortSet(700), PortSet(u16::MAX)] {
         scene.kernel.put_row(RULESET, FRIENDS, of(set));
-        assert_eq!(scene.to_pod(friend, udp(999, 53)), Reason::Policy);
+        assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Policy);
     }
     for ruleset in [Ruleset(900), Ruleset::MAX, Ruleset(u32::MAX)] {
         scene.kernel.flip(Direction::ToPod, ruleset);
-        assert_eq!(scene.to_pod(friend, udp(999, 53)), Reason::Policy);
+        assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Policy);
     }
 }
 
@@ -195,8 +199,8 @@ fn attack_03_a_word_that_was_written_for_another_key_decides_nothing() {
         let address = Address::from(stranger);
         let foreign = PeerWord::new(friend.into(), FRIENDS, NEIGHBOURHOOD, false);
         scene.kernel.put_peer_word(address, foreign);
-        assert_eq!(scene.to_pod(stranger, udp(999, 53)), Reason::Torn);
-        assert_eq!(scene.from_pod(stranger, udp(2000, 53)), Reason::Torn);
+        assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Torn);
+        assert_eq!(scene.pod_sends(stranger, udp(2000, 53)), Reason::Torn);
         // The row of the strangers' class is that of the friends, or that of another ruleset.
         scene.kernel.put_peer(stranger, Class(60), Class(61));
         for class in [Class(60), Class(61)] {
@@ -207,13 +211,13 @@ fn attack_03_a_word_that_was_written_for_another_key_decides_nothing() {
                 let key = RowKey::new(RULESET, class);
                 scene.kernel.put_row_words(key, Row::new(foreign, ALL));
                 for payload in [udp(999, 53), sctp(999, 53), frame::other(50)] {
-                    assert_eq!(scene.to_pod(stranger, payload.clone()), Reason::Torn);
-                    assert_eq!(scene.from_pod(stranger, payload), Reason::Torn);
+                    assert_eq!(scene.peer_sends(stranger, payload.clone()), Reason::Torn);
+                    assert_eq!(scene.pod_sends(stranger, payload), Reason::Torn);
                 }
                 scene.kernel.remove_row(key);
             }
         }
-        assert_eq!(scene.to_pod(stranger, udp(999, 53)), Reason::Policy);
+        assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Policy);
     }
 }
 
@@ -224,15 +228,15 @@ fn a_block_that_goes_leaves_its_addresses_to_the_next_larger_one() {
     scene.kernel.put_row(RULESET, Class(70), ALL);
     scene.kernel.put_prefix(stranger, 16, Class(70));
     scene.kernel.put_prefix(stranger, 24, Class::NONE);
-    assert_eq!(scene.to_pod(stranger, udp(999, 53)), Reason::Policy);
+    assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Policy);
     let mut key = PrefixKey {
         length: 96 + 24,
         address: stranger.into(),
     };
     scene.kernel.remove_prefix(key);
-    assert_eq!(scene.to_pod(stranger, udp(999, 53)), Reason::Allowed);
+    assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Allowed);
     key.length = 96 + 16;
     scene.kernel.remove_prefix(key);
     scene.kernel.renew();
-    assert_eq!(scene.to_pod(stranger, udp(999, 53)), Reason::Policy);
+    assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Policy);
 }

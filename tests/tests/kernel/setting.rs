@@ -49,10 +49,6 @@ pub(crate) struct Scene {
     pub(crate) node: IpAddr,
 }
 
-#[expect(
-    clippy::wrong_self_convention,
-    reason = "`from` and `to` are the directions of packets here, not conversions"
-)]
 impl Scene {
     /// The scene with this policy.
     pub(crate) fn new(family: Family, policy: PolicyOf) -> Self {
@@ -97,19 +93,19 @@ impl Scene {
     }
 
     /// A packet to the pod from elsewhere.
-    pub(crate) fn to_pod(&mut self, source: IpAddr, payload: Payload) -> Reason {
+    pub(crate) fn peer_sends(&mut self, source: IpAddr, payload: Payload) -> Reason {
         let frame = frame::packet(source, self.pod, payload).frame();
         self.kernel.run(Direction::ToPod, Origin::Elsewhere, &frame)
     }
 
     /// A packet that the node itself sends to the pod, or so it seems.
-    pub(crate) fn from_node(&mut self, source: IpAddr, payload: Payload) -> Reason {
+    pub(crate) fn node_sends(&mut self, source: IpAddr, payload: Payload) -> Reason {
         let frame = frame::packet(source, self.pod, payload).frame();
         self.kernel.run(Direction::ToPod, Origin::Node, &frame)
     }
 
     /// A packet from the pod.
-    pub(crate) fn from_pod(&mut self, destination: IpAddr, payload: Payload) -> Reason {
+    pub(crate) fn pod_sends(&mut self, destination: IpAddr, payload: Payload) -> Reason {
         let frame = frame::packet(self.pod, destination, payload).frame();
         self.sends(&frame)
     }
@@ -132,14 +128,14 @@ impl Scene {
         let back = |flags| frame::tcp(peer_port, pod_port, flags);
         match by {
             Began::Pod => {
-                assert_eq!(self.from_pod(peer, out(SYN)), Reason::Allowed);
-                assert_eq!(self.to_pod(peer, back(SYN | ACK)), Reason::Established);
-                assert_eq!(self.from_pod(peer, out(ACK)), Reason::Established);
+                assert_eq!(self.pod_sends(peer, out(SYN)), Reason::Allowed);
+                assert_eq!(self.peer_sends(peer, back(SYN | ACK)), Reason::Established);
+                assert_eq!(self.pod_sends(peer, out(ACK)), Reason::Established);
             }
             Began::Peer => {
-                assert_eq!(self.to_pod(peer, back(SYN)), Reason::Allowed);
-                assert_eq!(self.from_pod(peer, out(SYN | ACK)), Reason::Established);
-                assert_eq!(self.to_pod(peer, back(ACK)), Reason::Established);
+                assert_eq!(self.peer_sends(peer, back(SYN)), Reason::Allowed);
+                assert_eq!(self.pod_sends(peer, out(SYN | ACK)), Reason::Established);
+                assert_eq!(self.peer_sends(peer, back(ACK)), Reason::Established);
             }
         }
     }

@@ -1,0 +1,167 @@
+//! Random worlds, through the real compiler and the real plans into the kernel's tables: what the programs say of
+//! hand-made packets is what the oracle says of the connections that they open.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use podgate_abi::{Direction, Reason, Ruleset, Slot};
+use podgate_enforcer::plan::{Capacities, Plan, Planner, Step, Write, kernel_direction};
+use podgate_policy::arbitrary;
+use podgate_policy::compile::compile_subject;
+use podgate_policy::connection::{Connection, Direction as Judged, Subject, Transport, Verdict};
+use podgate_policy::evaluate;
+use podgate_policy::model::{Protocol, World};
+use podgate_tests::frame::{self, Payload, flag, packet};
+use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+
+/// Worlds, one after another in the same tables, and connections that are tried with every pod of each.
+const WORLDS: usize = 300;
+const CONNECTIONS: usize = 20;
+
+const CAPACITIES: Capacities = Capacities {
+    rulesets: 1024,
+    rows: 16384,
+    peers: 4096,
+    prefixes: 4096,
+    port_sets: 1024,
+    chunks: 1024,
+};
+
+/// Executes a plan, write by write; the flips go into `policies`.
+fn execute(kernel: &mut Kernel, policies: &mut BTreeMap<(Slot, Direction), Ruleset>, plan: &Plan) {
+    for step in plan.steps() {
+        let write = match step {
+            Step::Grace => continue,
+            Step::Write(write) => write,
+        };
+        match write {
+            Write::Chunk { number, chunk } => kernel.put_chunk(*number, **chunk),
+            Write::PortSet { number, chunks } => kernel.put_port_set(*number, *chunks),
+            Write::DefaultRow { ruleset, row } => kernel.put_default_row(*ruleset, *row),
+            Write::Row { key, row } => kernel.put_row_words(*key, *row),
+            Write::RemoveRow { key } => kernel.remove_row(*key),
+            Write::Peer { address, word } => kernel.put_peer_word(*address, *word),
+            Write::RemovePeer { address } => kernel.remove_peer(*address),
+            Write::Prefix { key, word } => kernel.put_prefix_word(*key, *word),
+            Write::RemovePrefix { key } => kernel.remove_prefix(*key),
+            Write::Flip {
+                slot,
+                direction,
+                ruleset,
+            } => {
+                policies.insert((*slot, *direction), *ruleset);
+            }
+            Write::Renew { .. } => {}
+        }
+    }
+}
+
+/// A value of a strategy.
+fn any<S: Strategy>(runner: &mut TestRunner, strategy: S) -> S::Value {
+    let tree = strategy.new_tree(runner).expect("a value");
+    tree.current()
+}
+
+/// The first packet of a connection: the transport, from one port that nobody names.
+fn opens(transport: Transport) -> Payload {
+    const PORT: u16 = 40_000;
+    match transport {
+        Transport::Port(Protocol::Tcp, port) => frame::tcp(PORT, port, flag::SYN),
+        Transport::Port(Protocol::Udp, port) => frame::udp(PORT, port),
+        Transport::Port(Protocol::Sctp, port) => frame::sctp(PORT, port),
+        Transport::Other(number) => frame::other(number),
+    }
+}
+
+/// The pod's addresses: one of each family, made up where the world has none.
+fn addresses_of(world: &World, subject: &Subject) -> Vec<IpAddr> {
+    let known = &world.pods[&subject.name].addresses;
+    let of = |wanted: fn(&&IpAddr) -> bool, otherwise: &str| {
+        let known = known.iter().find(wanted).copied();
+        known.unwrap_or_else(|| otherwise.parse().expect("an address"))
+    };
+    vec![
+        of(|address| address.is_ipv4(), "10.99.0.1"),
+        of(|address| address.is_ipv6(), "fd99::1"),
+    ]
+}
+
+/// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, and a tunnel to
+/// whoever listens.
+fn is_not_the_policys(own: &[IpAddr], connection: &Connection) -> bool {
+    connection.direction == Judged::Egress
+        && (own.contains(&connection.peer)
+            || (connection.peer == IpAddr::from([255; 4]) && connection.transport.is_tunnel()))
+}
+
+#[test]
+fn the_kernel_says_what_the_oracle_says_over_random_worlds() {
+    let mut runner = TestRunner::default();
+    let mut kernel = Kernel::default();
+    let mut planner = Planner::new(CAPACITIES);
+    let mut policies = BTreeMap::new();
+    let mut seen = BTreeMap::new();
+    for _ in 0..WORLDS {
+        let world = any(&mut runner, arbitrary::world());
+        let baseline = any(&mut runner, arbitrary::baseline());
+        let subjects = arbitrary::subjects(&world, baseline);
+        let attachments: Vec<_> = (1..)
+            .zip(&subjects)
+            .map(|(slot, subject)| (slot, compile_subject(&world, subject)))
+            .collect();
+        let plan = planner.facts_change(&world).expect("there is room");
+        execute(&mut kernel, &mut policies, &plan);
+        planner.commit(plan);
+        let plan = planner.policy_change(&attachments).expect("there is room");
+        execute(&mut kernel, &mut policies, &plan);
+        planner.commit(plan);
+
+        for (slot, subject) in (1..).zip(&subjects) {
+            let own = addresses_of(&world, subject);
+            let of = |judged| policies[&(slot, kernel_direction(judged))];
+            let pod_of_the_world = Pod {
+                addresses: own.clone(),
+                policy: PolicyOf {
+                    to_pod: of(Judged::Ingress),
+                    from_pod: of(Judged::Egress),
+                },
+                routes: false,
+            };
+            for _ in 0..CONNECTIONS {
+                let connection = any(&mut runner, arbitrary::connection());
+                if is_not_the_policys(&own, &connection) {
+                    continue;
+                }
+                let pod = own[usize::from(connection.peer.is_ipv6())];
+                let payload = opens(connection.transport);
+                let frame = match connection.direction {
+                    Judged::Ingress => packet(connection.peer, pod, payload),
+                    Judged::Egress => packet(pod, connection.peer, payload),
+                };
+                // Two random connections may be one flow: a pod born now has none.
+                kernel.attach(&pod_of_the_world);
+                let direction = kernel_direction(connection.direction);
+                let reason = kernel.run(direction, Origin::Elsewhere, &frame.frame());
+                let expected = evaluate(&world, subject, &connection);
+                assert_eq!(
+                    Verdict::when(reason.passes()),
+                    expected,
+                    "kernel (left: {reason:?}) against oracle (right) for {} in {connection:?}, world {world:#?}",
+                    subject.name,
+                );
+                *seen.entry(reason as u8).or_insert(0) += 1;
+            }
+        }
+    }
+    for reason in [
+        Reason::Allowed,
+        Reason::Policy,
+        Reason::DenyAll,
+        Reason::Tunnel,
+    ] {
+        let count = seen.get(&(reason as u8)).copied().unwrap_or(0);
+        assert!(count > 0, "no connection ended with {reason:?}: {seen:?}");
+    }
+}
