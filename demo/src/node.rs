@@ -13,6 +13,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
@@ -23,9 +24,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
 use podgate_demo::netns;
 
+/// Signals that come closer together say the same: `timeout` and `sudo` send theirs to the demo and to its group.
+const SAME_WISH: Duration = Duration::from_millis(300);
+
 /// Runs this program again as the node, with `arguments`, until it ends. `page` becomes its stdin.
 ///
-/// Signals that end a program are passed on once; a second one kills the node at once.
+/// Signals that end a program are passed on once; a later one kills the node at once.
 pub(crate) fn start(arguments: &[String], page: Option<TcpListener>) -> Result<ExitCode> {
     if !geteuid().is_root() {
         bail!("the demo makes namespaces and loads eBPF programs: run it as root");
@@ -52,17 +56,17 @@ pub(crate) fn start(arguments: &[String], page: Option<TcpListener>) -> Result<E
         .context("start the node")?;
     let node = Pid::from_raw(child.id().cast_signed());
 
-    let mut asked_to_end = false;
+    let mut asked_to_end: Option<Instant> = None;
     loop {
         let signal = signals.wait().context("wait for signals")?;
         if signal != Signal::SIGCHLD {
-            let pass_on = if asked_to_end {
-                Signal::SIGKILL
-            } else {
-                Signal::SIGTERM
+            let pass_on = match asked_to_end {
+                None => Signal::SIGTERM,
+                Some(asked) if asked.elapsed() < SAME_WISH => continue,
+                Some(_) => Signal::SIGKILL,
             };
             kill(node, pass_on).context("end the node")?;
-            asked_to_end = true;
+            asked_to_end = Some(Instant::now());
         } else if let Some(code) = exit_code(waitpid(node, Some(WaitPidFlag::WNOHANG))?) {
             return Ok(code);
         }

@@ -1,5 +1,7 @@
 //! Harness, and every test that needs a kernel, a namespace or a runtime.
 
+pub mod browser;
+pub mod demo;
 pub mod frame;
 pub mod kernel;
 pub mod node;
