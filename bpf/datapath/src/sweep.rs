@@ -11,7 +11,7 @@ use crate::{
     Failed, Paths,
     attach::{RemoveError, remove_under},
     bpffs::{self, SetName},
-    filter::{self, Put},
+    filter::{self, Put, Qdisc},
     lock::Lock,
     netlink::{Ifindex, LinkError, NetlinkError, Socket},
     ownership::{in_its_namespace, stranger},
@@ -47,6 +47,14 @@ pub enum SwapError {
         identity: record::Identity,
         /// What tells them apart.
         why: &'static str,
+    },
+    /// What is hung up on another qdisc runs in the wrong place: at egress on an `ingress` qdisc, for one.
+    #[error("interface {ifindex} has qdisc {kind} in the place of clsact; remove that qdisc")]
+    QdiscTaken {
+        /// Which interface.
+        ifindex: Ifindex,
+        /// The qdisc's kind.
+        kind: String,
     },
 }
 
@@ -182,7 +190,14 @@ pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, Sw
     if in_its_namespace(&mut socket, &link, record).map_err(netlink)? != Some(true) {
         return Err(another("its network namespace cannot be found"));
     }
-    filter::ensure_clsact(&mut socket, ifindex).map_err(netlink)?;
+    match filter::ensure_clsact(&mut socket, ifindex).map_err(netlink)? {
+        Qdisc::Clsact => {}
+        Qdisc::None => {
+            let kind = "that comes and goes".into();
+            return Err(SwapError::QdiscTaken { ifindex, kind });
+        }
+        Qdisc::Other(kind) => return Err(SwapError::QdiscTaken { ifindex, kind }),
+    }
     let mut missing = false;
     for direction in Direction::BOTH {
         match filter::ours(&mut socket, ifindex, direction).map_err(netlink)? {

@@ -26,6 +26,9 @@ struct Tally {
     wrong: AtomicU64,
 }
 
+/// What one thread of traffic does again and again.
+type Part = Box<dyn FnMut(&Tally) + Send>;
+
 /// Traffic between two pods that goes on until it is asked for its result.
 #[derive(Debug)]
 pub struct Traffic {
@@ -45,7 +48,7 @@ impl Drop for Traffic {
 }
 
 impl Traffic {
-    fn run(parts: Vec<Box<dyn FnMut(&Tally) + Send>>) -> Self {
+    fn run(parts: [Part; 2]) -> Self {
         let (stop, tally) = (Arc::<AtomicBool>::default(), Arc::<Tally>::default());
         let threads = parts
             .into_iter()
@@ -74,7 +77,7 @@ impl Traffic {
         let source = lasting.local_addr().expect("an address").ip();
         let namespace = from.netns.path().to_owned();
         let mut number = 0_u32;
-        Self::run(vec![
+        Self::run([
             Box::new(move |_| echo(&server)),
             Box::new(move |tally| {
                 number += 1;
@@ -118,7 +121,7 @@ impl Traffic {
         let mut connections = Vec::new();
         let mut lasting = lasting;
         let mut number = 0_u32;
-        Self::run(vec![
+        Self::run([
             Box::new(move |_| {
                 while let Ok((stream, _)) = listener.accept() {
                     stream.set_nonblocking(true).expect("non-blocking");
@@ -163,7 +166,7 @@ impl Traffic {
         let source = lasting.local_addr().expect("an address").ip();
         let namespace = from.netns.path().to_owned();
         let mut number = 0_u32;
-        Self::run(vec![
+        Self::run([
             Box::new(move |tally| {
                 if server.recv_from(&mut [0; 8]).is_ok() {
                     tally.wrong.fetch_add(1, Ordering::Relaxed);

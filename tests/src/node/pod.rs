@@ -30,10 +30,12 @@ pub struct Pod {
 
 impl Pod {
     /// A pod without an interface.
-    pub fn bare(node: &Node, namespace: &str, name: &str) -> Self {
+    pub fn bare(namespace: &str, name: &str) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let container_id = format!("c{number}-{name}");
-        let netns = NetNs::create(node.dir().join(&container_id)).expect("make a pod's namespace");
+        // Where container runtimes keep them.
+        let path = format!("/run/netns/podgate-{}-{container_id}", std::process::id());
+        let netns = NetNs::create(path).expect("make a pod's namespace");
         let sandbox = Sandbox::new(&container_id, netns.path(), "eth0").of_pod(namespace, name);
         Self {
             netns,
@@ -51,7 +53,7 @@ impl Pod {
 
     /// A pod of a Kubernetes namespace, after a successful ADD.
     pub fn start_in(node: &Node, conflist: &Conflist, namespace: &str, name: &str) -> Self {
-        let mut pod = Self::bare(node, namespace, name);
+        let mut pod = Self::bare(namespace, name);
         if let Err(error) = pod.add(node, conflist) {
             panic!("ADD of {name}: {error}");
         }

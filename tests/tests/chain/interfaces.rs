@@ -27,7 +27,7 @@ fn a_macvlan_is_refused_by_its_kind() {
         "type": "macvlan", "master": "wan",
         "ipam": {"type": "static", "addresses": [{"address": "192.0.2.9/24"}]},
     });
-    let mut pod = Pod::bare(&node, "default", "a");
+    let mut pod = Pod::bare("default", "a");
     let error = pod
         .add(&node, &node.conflist(main, json!({})))
         .unwrap_err()
@@ -43,7 +43,7 @@ fn a_macvlan_is_refused_by_its_kind() {
 fn a_veth_whose_other_end_is_elsewhere_is_refused() {
     let node = Node::new();
     let third = NetNs::create(node.dir().join("third")).unwrap();
-    let pod = Pod::bare(&node, "default", "a");
+    let pod = Pod::bare("default", "a");
     sh(
         &third,
         &format!(
@@ -70,7 +70,7 @@ fn a_veth_whose_other_end_is_elsewhere_is_refused() {
 #[test]
 fn a_veth_within_the_pod_is_refused() {
     let node = Node::new();
-    let pod = Pod::bare(&node, "default", "a");
+    let pod = Pod::bare("default", "a");
     pod.sh("ip link add eth0 type veth peer name eth1");
     add(&node, &pod).make(&node).refused(102, "eth0");
     nothing_is_left(&node);
@@ -79,7 +79,7 @@ fn a_veth_within_the_pod_is_refused() {
 #[test]
 fn a_pod_without_the_interface_is_refused() {
     let node = Node::new();
-    let pod = Pod::bare(&node, "default", "a");
+    let pod = Pod::bare("default", "a");
     add(&node, &pod).make(&node).refused(100, "eth0");
     nothing_is_left(&node);
 }
@@ -87,7 +87,7 @@ fn a_pod_without_the_interface_is_refused() {
 #[test]
 fn a_namespace_that_is_missing_is_a_wrong_variable() {
     let node = Node::new();
-    let pod = Pod::bare(&node, "default", "a");
+    let pod = Pod::bare("default", "a");
     add(&node, &pod)
         .env("CNI_NETNS", "/nowhere/netns")
         .make(&node)
@@ -98,7 +98,7 @@ fn a_namespace_that_is_missing_is_a_wrong_variable() {
 #[test]
 fn the_nodes_own_namespace_is_no_pod() {
     let node = Node::new();
-    let pod = Pod::bare(&node, "default", "a");
+    let pod = Pod::bare("default", "a");
     let own = node.netns.path().display().to_string();
     add(&node, &pod)
         .env("CNI_NETNS", &own)

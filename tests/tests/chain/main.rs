@@ -2,9 +2,11 @@
 
 mod attacks;
 mod baseline;
+mod changes;
 mod enforced;
 mod interfaces;
 mod kills;
 mod neighbourhood;
 mod races;
+mod restarts;
 mod verbs;

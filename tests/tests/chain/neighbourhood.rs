@@ -39,7 +39,7 @@ fn attack_07_behind_the_bandwidth_plugin_add_says_that_it_would_not_be_heard() {
     let mut conflist = node.ptp(json!({}));
     let bandwidth = bandwidth().as_object().unwrap().clone();
     conflist.plugins.insert(1, bandwidth);
-    let mut pod = Pod::bare(&node, "default", "a");
+    let mut pod = Pod::bare("default", "a");
     let error = pod.add(&node, &conflist).unwrap_err().to_string();
     assert!(
         error.contains("podgate") && error.contains("code 104"),
@@ -56,7 +56,7 @@ fn attack_08_the_bandwidth_plugin_behind_us_fails_and_leaves_us_in_force() {
     conflist
         .plugins
         .push(bandwidth().as_object().unwrap().clone());
-    let mut pod = Pod::bare(&node, "default", "a");
+    let mut pod = Pod::bare("default", "a");
     let error = pod.add(&node, &conflist).unwrap_err().to_string();
     assert!(
         error.contains("\"bandwidth\"") && error.contains("file exists"),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// A pod whose interface was made in the pod, and its other end moved to the node.
 fn with_moved_veth(node: &Node, settings: Value) -> (Pod, Call, Call) {
-    let pod = Pod::bare(node, "default", "moved");
+    let pod = Pod::bare("default", "moved");
     pod.sh(&format!(
         "ip link add h0 type veth peer name eth0 && ip link set h0 netns {} && \
          ip link set eth0 up && ip addr add 10.96.9.2/24 dev eth0",

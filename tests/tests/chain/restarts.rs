@@ -1,0 +1,286 @@
+//! Enforcers that are killed, started again, started twice, and healed.
+
+use std::time::Duration;
+
+use podgate_datapath::attach::{Standing, standing};
+use podgate_datapath::tables::TableSet;
+use podgate_tests::node::{
+    Enforcer, Node, Pod, Traffic, arrives, is_lost, lets_in, namespace, pod, policy, wait_until,
+};
+use serde_json::json;
+
+/// A node with a web server that friends reach and strangers do not.
+fn scene() -> Node {
+    let node = Node::new();
+    node.apply("namespace", &namespace("default"));
+    for name in ["web", "friend", "stranger"] {
+        node.apply(name, &pod(name, &format!("app: {name}")));
+    }
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
+    node
+}
+
+fn start(node: &Node, name: &str) -> Pod {
+    Pod::start(node, &node.ptp(json!({"waitMs": 5000})), name)
+}
+
+/// Traffic that every state of these tests allows, and traffic that every state denies.
+struct Watch {
+    allowed: Vec<Traffic>,
+    denied: Vec<Traffic>,
+}
+
+impl Watch {
+    fn new(web: &Pod, friend: &Pod, stranger: &Pod) -> Self {
+        Self {
+            allowed: vec![
+                Traffic::udp_echoes(friend, web, web.addresses[0]),
+                Traffic::tcp_echoes(friend, web, web.addresses[1]),
+            ],
+            denied: vec![
+                Traffic::denied(stranger, web, web.addresses[0]),
+                Traffic::denied(stranger, web, web.addresses[1]),
+            ],
+        }
+    }
+
+    fn sent(&self) -> Vec<u64> {
+        let all = self.allowed.iter().chain(&self.denied);
+        all.map(Traffic::sent).collect()
+    }
+
+    /// Waits until every kind has gone on.
+    fn goes_on(&self, by: u64) {
+        let before = self.sent();
+        wait_until("traffic goes on", || {
+            let now = self.sent();
+            now.iter()
+                .zip(&before)
+                .all(|(now, before)| now > &(before + by))
+        });
+    }
+
+    fn is_right(&self) {
+        let wrong = |traffic: &[Traffic]| traffic.iter().map(Traffic::wrong).collect::<Vec<_>>();
+        assert_eq!(wrong(&self.allowed), [0, 0], "of {:?}", self.sent());
+        assert_eq!(wrong(&self.denied), [0, 0], "of {:?}", self.sent());
+    }
+}
+
+/// One table set is pinned, and nothing else is there that the attachments do not need.
+fn nothing_is_orphaned(node: &Node, attachments: usize) {
+    let paths = node.paths();
+    wait_until("one table set is left", || {
+        TableSet::list_sets(&paths).unwrap().len() == 1
+    });
+    assert_eq!(node.records().len(), attachments);
+    assert_eq!(node.tables().born().unwrap().len(), attachments);
+    let names: Vec<_> = std::fs::read_dir(&paths.bpffs)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    for record in node.records() {
+        assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+    }
+}
+
+#[test]
+fn attack_12_no_verdict_is_wrong_while_enforcers_crash_and_start_with_other_policies() {
+    let node = scene();
+    let mut enforcer = Enforcer::start(&node);
+    let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
+    let watch = Watch::new(&web, &friend, &stranger);
+    watch.goes_on(50);
+    for round in 0..6 {
+        enforcer.kill();
+        // Classes and rulesets get other numbers in the next run.
+        for extra in 0..=round {
+            let spec = lets_in(&format!("extra: x{extra}"));
+            node.apply(
+                &format!("a{extra}"),
+                &policy(&format!("a{extra}"), "app: friend, never: x", &spec),
+            );
+        }
+        node.apply(
+            "friend",
+            &pod("friend", &format!("app: friend, extra: x{round}")),
+        );
+        node.apply(
+            "stranger",
+            &pod("stranger", &format!("app: stranger, extra: y{round}")),
+        );
+        watch.goes_on(20);
+        enforcer = Enforcer::start(&node);
+        watch.goes_on(50);
+        nothing_is_orphaned(&node, 3);
+    }
+    watch.is_right();
+}
+
+#[test]
+fn what_changed_while_no_enforcer_ran_is_in_force_after_its_start() {
+    let node = scene();
+    let enforcer = Enforcer::start(&node);
+    let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
+    enforcer.kill();
+    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+    node.apply("friend", &pod("friend", "app: other"));
+    node.apply("stranger", &pod("stranger", "app: friend"));
+    let _enforcer = Enforcer::start(&node);
+    assert!(is_lost(&friend.netns, &web.netns, web.addresses[0]));
+    assert!(arrives(&stranger.netns, &web.netns, web.addresses[0]));
+    nothing_is_orphaned(&node, 3);
+}
+
+#[test]
+fn pods_that_came_and_went_while_no_enforcer_ran_are_policed_and_swept() {
+    let node = scene();
+    let enforcer = Enforcer::start(&node);
+    let conflist = node.ptp(json!({}));
+    let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
+    enforcer.kill();
+    // One goes by DEL, and one without.
+    friend.del(&node, &conflist).unwrap();
+    node.sh(&format!("ip link del {}", stranger.host_end(&node)));
+    let guest = Pod::start(&node, &conflist, "friend");
+    let _enforcer = Enforcer::start(&node);
+    nothing_is_orphaned(&node, 2);
+    assert!(arrives(&guest.netns, &web.netns, web.addresses[0]));
+}
+
+#[test]
+fn attachments_whose_pod_has_died_are_swept_without_a_del() {
+    let node = scene();
+    let _enforcer = Enforcer::start(&node);
+    let web = start(&node, "web");
+    let friend = start(&node, "friend");
+    node.sh(&format!("ip link del {}", web.host_end(&node)));
+    wait_until("the record goes", || node.records().len() == 1);
+    assert_eq!(node.records()[0].identity, friend.identity());
+}
+
+#[test]
+fn a_second_enforcer_waits_for_the_first_one_to_end() {
+    let node = scene();
+    let first = Enforcer::start(&node);
+    let web = start(&node, "web");
+    let elsewhere = ["--metrics-bind-addr", "0", "--health-probe-bind-addr", "0"];
+    let mut second = Enforcer::begin(&node, &elsewhere);
+    let set = node.tables().name();
+    wait_until("the second says that it waits", || {
+        second.log().contains("another enforcer")
+    });
+    assert!(second.is_running());
+    assert_eq!(node.tables().name(), set);
+    first.kill();
+    wait_until("the second takes over", || node.tables().name() != set);
+    wait_until("the second answers", || {
+        let stranger = start(&node, "stranger");
+        is_lost(&stranger.netns, &web.netns, web.addresses[0])
+    });
+}
+
+#[test]
+fn adds_that_meet_a_table_set_being_swapped_in_are_right() {
+    let node = scene();
+    let [web, friend, stranger] = {
+        let _enforcer = Enforcer::start(&node);
+        ["web", "friend", "stranger"].map(|name| start(&node, name))
+    };
+    let watch = Watch::new(&web, &friend, &stranger);
+    let conflist = node.ptp(json!({"waitMs": 5000, "enforcingMode": "strict"}));
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| {
+            for _ in 0..25 {
+                // The same pod again: its policy shuts everybody but friends out, its baseline all.
+                let again = Pod::start(&node, &conflist, "web");
+                assert!(arrives(&friend.netns, &again.netns, again.addresses[0]));
+                assert!(is_lost(&stranger.netns, &again.netns, again.addresses[0]));
+                again.del(&node, &conflist).unwrap();
+            }
+        });
+        let mut round = 0;
+        while !adding.is_finished() {
+            let enforcer = Enforcer::begin(&node, &[]);
+            // Long enough to come to different points of a start; an ADD that waits finds one that is ready.
+            let patience = Duration::from_millis(40 * (round % 8));
+            if round % 4 == 3 {
+                drop(enforcer);
+                let ready = Enforcer::start(&node);
+                std::thread::sleep(patience);
+                ready.kill();
+            } else {
+                std::thread::sleep(patience);
+                enforcer.kill();
+            }
+            round += 1;
+        }
+        adding.join().unwrap();
+    });
+    let _enforcer = Enforcer::start(&node);
+    watch.goes_on(20);
+    watch.is_right();
+    nothing_is_orphaned(&node, 3);
+}
+
+#[test]
+fn wherever_a_start_is_killed_no_verdict_is_wrong_and_the_next_one_works() {
+    let node = scene();
+    let mut enforcer = Enforcer::start(&node);
+    let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
+    let watch = Watch::new(&web, &friend, &stranger);
+    for round in 0..25 {
+        enforcer.kill();
+        enforcer = Enforcer::begin(&node, &[]);
+        std::thread::sleep(Duration::from_millis(8 * round));
+    }
+    enforcer.kill();
+    let _enforcer = Enforcer::start(&node);
+    watch.goes_on(20);
+    watch.is_right();
+    nothing_is_orphaned(&node, 3);
+}
+
+#[test]
+fn a_filter_or_a_qdisc_that_somebody_removed_is_put_back() {
+    let node = scene();
+    let _enforcer = Enforcer::start(&node);
+    let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
+    let host_end = web.host_end(&node);
+    let record = web.record(&node);
+    for removal in [
+        "tc filter del dev DEV egress pref 2",
+        "tc filter del dev DEV ingress pref 2",
+        "tc qdisc del dev DEV clsact",
+    ] {
+        node.sh(&removal.replace("DEV", &host_end));
+        wait_until("it is back", || {
+            node.run(|| standing(&record)).unwrap() == Standing::InForce
+        });
+        assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+        assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    }
+}
+
+#[test]
+fn attack_09_a_qdisc_that_comes_later_in_the_place_of_ours_is_told_of() {
+    let node = scene();
+    let enforcer = Enforcer::start(&node);
+    let web = start(&node, "web");
+    let host_end = web.host_end(&node);
+    // In one step, or the enforcer would have put clsact back.
+    node.sh(&format!(
+        "printf 'qdisc del dev {host_end} clsact\\nqdisc add dev {host_end} ingress\\n' | tc -batch -"
+    ));
+    wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
+    let (_, why) = enforcer.readiness(&node);
+    assert!(why.contains("ingress") || why.contains("clsact"), "{why}");
+    node.sh(&format!("tc qdisc del dev {host_end} ingress"));
+    let record = web.record(&node);
+    wait_until("it is policed again", || {
+        node.run(|| standing(&record)).unwrap() == Standing::InForce
+    });
+    wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+}
