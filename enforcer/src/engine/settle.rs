@@ -69,38 +69,43 @@ impl Engine {
         self.settle_what_is_known(lock)
     }
 
-    /// Facts until there are none to write, then policy. Attachments may come and go while facts are written, so
-    /// what is wanted is worked out again after that.
+    /// Facts until there are none to write, then policy. Attachments may come and go during the grace periods of
+    /// either, so after each plan it is worked out again what is wanted.
     fn settle_what_is_known(&mut self, mut lock: Lock) -> Result<()> {
         loop {
             let view = self.cluster.view();
             self.compiled.update(&view);
             self.unknown.clone_from(&view.unknown);
-            if !self.facts_are_due(&view) {
-                break;
-            }
-            let plan = match self.built.planner.facts_change(&view.world) {
-                Ok(plan) => plan,
-                Err(error) => return self.make_room(&lock, error),
+            let planned = if self.facts_are_due(&view) {
+                self.plan_facts(view)
+            } else if self.compiled.rulesets() != self.in_force {
+                self.plan_policy()
+            } else {
+                return Ok(());
             };
-            self.facts = view.world;
-            self.facts_missing = false;
-            self.facts_due = None;
-            self.begin(plan, "facts", Pending::Facts);
-            lock = self.finish(lock)?;
+            match planned {
+                Ok(()) => lock = self.finish(lock)?,
+                Err(error) => return self.make_room(&lock, error),
+            }
         }
+    }
+
+    fn plan_facts(&mut self, view: View) -> Result<(), PlanError> {
+        let plan = self.built.planner.facts_change(&view.world)?;
+        self.facts = view.world;
+        self.facts_missing = false;
+        self.facts_due = None;
+        self.begin(plan, "facts", Pending::Facts);
+        Ok(())
+    }
+
+    fn plan_policy(&mut self) -> Result<(), PlanError> {
         let wanted = self.compiled.rulesets();
-        if wanted == self.in_force {
-            return Ok(());
-        }
-        let plan = match self.built.planner.policy_change(&numbered(&wanted)) {
-            Ok(plan) => plan,
-            Err(error) => return self.make_room(&lock, error),
-        };
+        let plan = self.built.planner.policy_change(&numbered(&wanted))?;
         self.begin(plan, "policy", |execution| {
             Pending::Policy(execution, Some(wanted))
         });
-        self.finish(lock).map(drop)
+        Ok(())
     }
 
     /// Whether facts changed and may not wait.
