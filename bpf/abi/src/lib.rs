@@ -29,3 +29,6 @@ pub use packet::{Bytes, Packet, ethertype, parse};
 pub use reason::{Reason, Verdict};
 pub use tables::{FlowEntry, FlowTable, Tables};
 pub use word::Word;
+
+#[cfg(test)]
+mod tests;
