@@ -9,6 +9,7 @@
 //! plan (DESIGN §4, "Order of writes is the safety argument").
 
 mod answer;
+mod attachments;
 mod backoff;
 mod build;
 mod change;
@@ -127,8 +128,8 @@ impl Engine {
         cluster.set_source(source);
         cluster.set_node_addresses(node_addresses);
         let lock = Lock::take(&paths)?;
-        settle::sweep_attachments(&paths, &lock)?;
-        cluster.set_attachments(settle::read_attachments(&paths, &cluster)?);
+        attachments::sweep_attachments(&paths, &lock)?;
+        cluster.set_attachments(attachments::read_attachments(&paths, &cluster)?);
         let view = cluster.view();
         let mut compiled = Compiled::default();
         compiled.update(&view);

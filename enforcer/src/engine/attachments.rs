@@ -1,0 +1,167 @@
+//! Attachments as they stand on the node: their files, their interfaces, and who else is on those.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use podgate_datapath::attach::{self, Standing};
+use podgate_datapath::lock::Lock;
+use podgate_datapath::netlink::Ifindex;
+use podgate_datapath::record::{self, Record, Slot};
+use podgate_datapath::{Paths, sweep};
+
+use super::build::take_over;
+use super::{Engine, Pending};
+use crate::cluster::Cluster;
+
+impl Engine {
+    /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
+    /// known of its addresses.
+    pub(super) fn read_attachments(&mut self) -> Result<()> {
+        let records = self.attachments_now()?;
+        let new = self.cluster.set_attachments(records);
+        let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
+        // Those that are gone stay, until the planner has been told.
+        self.in_force.retain(|slot, _| !new.contains(slot));
+        let records: Vec<Record> = self
+            .cluster
+            .records()
+            .filter(|record| new.contains(&record.slot))
+            .cloned()
+            .collect();
+        for record in &records {
+            self.compare_baseline(record);
+            self.built.planner.attachment_was_replaced(record.slot.0);
+            for address in &record.addresses {
+                self.built.planner.address_was_deleted(*address);
+            }
+            self.facts_missing = true;
+        }
+        if let Some(Pending::Facts(execution) | Pending::Policy(execution, _)) = &mut self.pending {
+            execution.overtake(&records);
+        }
+        self.built
+            .unswapped
+            .retain(|slot, _| standing.contains(slot) && !new.contains(slot));
+        self.shadowed
+            .retain(|slot, _| standing.contains(slot) && !new.contains(slot));
+        Ok(())
+    }
+
+    /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
+    /// the file, so while a slot is not empty, its filters may stand and need its ruleset.
+    fn attachments_now(&mut self) -> Result<Vec<Record>> {
+        let mut records = read_attachments(&self.paths, &self.cluster)?;
+        let slots: BTreeSet<Slot> = records.iter().map(|record| record.slot).collect();
+        for known in self
+            .cluster
+            .records()
+            .filter(|record| !slots.contains(&record.slot))
+        {
+            let stands = self.built.set.read_attachment(known.slot)?;
+            if stands.origin().birth() == known.birth.0 {
+                tracing::warn!(attachment = %known.identity, "its file is gone, and it is not detached: it stays in force");
+                records.push(known.clone());
+            }
+        }
+        Ok(records)
+    }
+
+    /// Sweeps attachments whose interface is gone, puts back filters, and looks who stands before them, on these
+    /// interfaces or on all.
+    pub(super) fn look_after_interfaces(&mut self, only: Option<&BTreeSet<Ifindex>>) {
+        let result = Lock::take(&self.paths)
+            .map_err(anyhow::Error::from)
+            .and_then(|lock| {
+                sweep_attachments(&self.paths, &lock)?;
+                self.read_attachments()?;
+                let concerned = |record: &&Record| {
+                    only.is_none_or(|interfaces| interfaces.contains(&record.host_ifindex))
+                };
+                let records: Vec<Record> =
+                    self.cluster.records().filter(concerned).cloned().collect();
+                for record in records {
+                    self.look_after(&record, &lock);
+                }
+                Ok(())
+            });
+        if let Err(error) = result {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "interfaces could not be looked after"
+            );
+        }
+    }
+
+    fn look_after(&mut self, record: &Record, lock: &Lock) {
+        let slot = record.slot;
+        let standing = match attach::standing(record) {
+            Ok(standing) => standing,
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                self.shadowed.insert(slot, format!("{error:#}"));
+                return;
+            }
+        };
+        if matches!(standing, Standing::Gone { .. }) || self.built.unswapped.contains_key(&slot) {
+            match take_over(&self.built.set, record, lock) {
+                Ok(()) => drop(self.built.unswapped.remove(&slot)),
+                Err(error) => {
+                    self.built.unswapped.insert(slot, format!("{error:#}"));
+                }
+            }
+        }
+        match standing {
+            Standing::Shadowed { by } => {
+                let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+                self.shadowed.insert(slot, by.join(", "));
+            }
+            Standing::InForce | Standing::Gone { .. } => drop(self.shadowed.remove(&slot)),
+        }
+    }
+}
+
+/// Every attachment. While a file cannot be read, nothing is taken for gone: its filters may still stand.
+pub(super) fn read_attachments(paths: &Paths, known: &Cluster) -> Result<Vec<Record>> {
+    let (mut records, mut unreadable) = (Vec::new(), false);
+    for record in record::list(paths)? {
+        match record {
+            Ok(record) => records.push(record),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "an attachment file cannot be read"
+                );
+                unreadable = true;
+            }
+        }
+    }
+    if unreadable {
+        let found: BTreeSet<_> = records
+            .iter()
+            .map(|record| record.identity.clone())
+            .collect();
+        let slots: BTreeSet<_> = records.iter().map(|record| record.slot).collect();
+        let missing = known
+            .records()
+            .filter(|record| !found.contains(&record.identity) && !slots.contains(&record.slot));
+        records.extend(missing.cloned());
+    }
+    Ok(records)
+}
+
+/// Removes the attachments whose interface is gone.
+pub(super) fn sweep_attachments(paths: &Paths, lock: &Lock) -> Result<()> {
+    let swept = sweep::sweep(paths, lock).context("sweep attachments")?;
+    for record in swept.removed {
+        tracing::info!(attachment = %record.identity, "swept an attachment whose interface is gone");
+    }
+    for error in swept.errors {
+        let error = anyhow::Error::from(error);
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "an attachment could not be swept"
+        );
+    }
+    Ok(())
+}
