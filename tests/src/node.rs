@@ -62,21 +62,12 @@ impl Default for Node {
 impl Node {
     /// A fresh node, on which nothing is pinned, with small tables.
     pub fn new() -> Self {
+        Self::with_tables(small_tables())
+    }
+
+    /// A fresh node with tables of these sizes.
+    pub fn with_tables(sizes: Sizes) -> Self {
         let node = Self::with_large_tables();
-        let sizes = Sizes {
-            attachments: 512,
-            rulesets: 128,
-            peers: 1024,
-            prefixes: 256,
-            rows: 2048,
-            portsets: 128,
-            chunks: 128,
-            events: 64 * 1024,
-            flows: 4096,
-            embryonic: 4096,
-            fragments: 512,
-            flows_per_attachment: 1024,
-        };
         sizes.write(&node.paths()).expect("write sizes");
         node
     }
@@ -244,7 +235,25 @@ impl Node {
     }
 }
 
-/// The address of the outside host of [`Node::outside`].
+/// Sizes of tables that are made and filled quickly.
+pub fn small_tables() -> Sizes {
+    Sizes {
+        attachments: 512,
+        rulesets: 128,
+        peers: 1024,
+        prefixes: 256,
+        rows: 2048,
+        portsets: 128,
+        chunks: 128,
+        events: 64 * 1024,
+        flows: 4096,
+        embryonic: 4096,
+        fragments: 512,
+        flows_per_attachment: 1024,
+    }
+}
+
+/// The addresses of the outside host of [`Node::outside`].
 pub fn outside_addresses() -> [IpAddr; 2] {
     [
         IpAddr::from([192, 0, 2, 2]),

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::thread;
 
+use podgate_abi::{Direction, Ruleset};
 use podgate_datapath::Paths;
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::tables::TableSet;
-use podgate_tests::node::{Node, Pod, arrives, is_lost};
+use podgate_tests::node::{Enforcer, Node, Pod, arrives, is_lost, lets_in, namespace, pod, policy};
 use serde_json::json;
 
 #[test]
@@ -94,4 +95,42 @@ fn generations_that_many_draw_at_once_never_repeat() {
     });
     assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), drawn.len());
     assert!(!drawn.contains(&0));
+}
+
+#[test]
+fn twenty_adds_race_for_an_enforcer_and_each_answers_when_its_own_policy_is_in_force() {
+    let node = Node::new();
+    node.apply("namespace", &namespace("default"));
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
+    for number in 0..20 {
+        let name = format!("web{number}");
+        node.apply(&name, &pod(&name, "app: web"));
+    }
+    let _enforcer = Enforcer::start(&node);
+    let conflist = node.ptp(json!({"waitMs": 10_000}));
+    let mut alone = conflist.clone();
+    alone.plugins.truncate(1);
+    let pods: Vec<Pod> = (0..20)
+        .map(|number| Pod::start(&node, &alone, &format!("web{number}")))
+        .collect();
+    thread::scope(|scope| {
+        for pod in &pods {
+            let (node, conflist) = (&node, &conflist);
+            scope.spawn(move || {
+                let chain = node.chain(conflist);
+                let verb = podgate_demo::cni::Verb::Add;
+                let result = pod.result.as_deref();
+                node.run(|| chain.invoke(&conflist.plugins[1], verb, &pod.sandbox, result))
+                    .unwrap_or_else(|error| panic!("{error}"));
+                let slot = pod.record(node).slot;
+                let word = node.tables().read_word(slot, Direction::ToPod).unwrap();
+                assert!(word.ruleset() >= Ruleset::FIRST, "{word:?}");
+            });
+        }
+    });
+    assert!(is_lost(
+        &pods[0].netns,
+        &pods[1].netns,
+        pods[1].addresses[0]
+    ));
 }
