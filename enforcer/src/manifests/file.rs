@@ -11,6 +11,9 @@ use super::node::{Node, Place, Value};
 use super::typed;
 use crate::convert::{self, Complaint, Converted, FieldPath, pod::IdentifiedPod};
 
+/// How deep a document may be nested: twice what a Pod in a list needs, and far less than a thread's stack bears.
+const DEPTH: usize = 32;
+
 /// What is wrong with a file, or with the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileError {
@@ -102,7 +105,10 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Vec<FileErro
         return Err(reader.errors);
     }
     let mut rest = bytes;
-    let options = serde_saphyr::options! { with_snippet: false };
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! { max_depth: DEPTH },
+    };
     for (i, document) in serde_saphyr::read_with_options::<_, Node>(&mut rest, options).enumerate()
     {
         match document {

@@ -78,6 +78,26 @@ fn the_reader_ends_wherever_a_file_is_cut() {
 }
 
 #[test]
+fn a_document_that_is_nested_too_deep_is_an_error_and_not_the_end_of_the_process() {
+    let chain: String = (1..200)
+        .map(|i| format!("a{i}: &a{i} [*a{}]\n", i - 1))
+        .collect();
+    for (what, content) in [
+        ("lists", "[".repeat(60) + &"]".repeat(60)),
+        ("maps", "{a: ".repeat(60) + "1" + &"}".repeat(60)),
+        ("dashes", "- ".repeat(5000) + "1"),
+        ("blocks", (0..300).map(|i| " ".repeat(i) + "a:\n").collect()),
+        ("aliases", format!("a0: &a0 [x]\n{chain}")),
+    ] {
+        let found = errors(content);
+        assert!(
+            found.len() == 1 && found[0].contains("depth"),
+            "{what}: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn text_that_is_not_utf8_is_an_error() {
     let utf16: Vec<u8> = std::iter::once(0xfeff)
         .chain(LIST.encode_utf16())
