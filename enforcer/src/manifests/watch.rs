@@ -112,6 +112,9 @@ pub fn watch(directory: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError
 enum Read {
     /// All that changed since they were read.
     Changed,
+    /// Links that lead elsewhere by now, and of the files those that were the same at the scan before: an event of
+    /// another file is no sign that nobody is writing them.
+    Links,
     /// Those of them that were the same at the scan before: nobody is writing them.
     Settled,
 }
@@ -234,18 +237,16 @@ impl Follower {
             self.read(path);
         }
         if wanted.everything {
-            self.look_again(Read::Changed);
+            self.look_again(Read::Links);
         }
     }
 
     /// Scans the directory; if that is impossible, notes why, and keeps all that is known.
     fn look_again(&mut self, which: Read) {
-        let which = if self.directory_error.is_some() {
-            Read::Changed
-        } else {
-            which
-        };
+        let before = self.watched;
         let result = match self.follow_directory() {
+            // In a directory that is new to us everything is.
+            Ok(()) if self.watched != before => self.scan(Read::Changed).map_err(|e| e.to_string()),
             Ok(()) => self.scan(which).map_err(|e| e.to_string()),
             Err(DirectoryError::Read(e)) => Err(e.to_string()),
             Err(DirectoryError::Watch(e)) => Err(e.to_string()),
@@ -299,7 +300,12 @@ impl Follower {
             let known = self.files.entry(path.clone()).or_default();
             let settled = known.scanned == stamp;
             known.scanned = stamp;
-            if (stamp.is_none() || known.read != stamp) && (which == Read::Changed || settled) {
+            let may_be_read = match which {
+                Read::Changed => true,
+                Read::Links => settled || path.is_symlink(),
+                Read::Settled => settled,
+            };
+            if (stamp.is_none() || known.read != stamp) && may_be_read {
                 self.read(&path);
             }
         }
@@ -309,7 +315,8 @@ impl Follower {
     fn read(&mut self, path: &Path) {
         let stamp = match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => Stamp::of(&metadata),
-            Ok(_) => return self.forget(path),
+            // What the file said that had this name stays: whoever removes it takes the name away.
+            Ok(_) => return self.unreadable(path, &io::Error::other("it is not a file")),
             Err(_) if fs::symlink_metadata(path).is_err() => return self.forget(path),
             Err(error) => return self.unreadable(path, &error),
         };

@@ -1,6 +1,7 @@
 //! The watcher, on directories of its own.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
@@ -124,4 +125,45 @@ fn a_directory_that_is_missing_at_the_start_is_an_error_that_says_so() {
     let error = watch(directory.path().join("none")).expect_err("there is no such directory");
     assert!(matches!(error, WatchError::Directory { .. }));
     assert!(error.to_string().contains("none: create it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_not_read_because_of_another_file() {
+    let directory = directory();
+    let path = directory.path();
+    write(path, "a.yaml", &namespace("a"));
+    let mut snapshots = watch(path.to_owned()).expect("the directory can be watched");
+    let writing = fs::File::create(path.join("a.yaml")).expect("emptied");
+    write(path, "README", "not a manifest");
+    write(path, "b.yaml", &namespace("b"));
+    until(&mut snapshots, "the others are read", |s| {
+        s.namespaces.contains_key("b")
+    })
+    .await;
+    assert!(says(&snapshots.borrow(), &["a", "b"]));
+    (&writing)
+        .write_all(namespace("c").as_bytes())
+        .expect("written");
+    drop(writing);
+    until(&mut snapshots, "written to its end", |s| {
+        says(s, &["b", "c"])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_directory_in_the_place_of_a_file_keeps_what_the_file_said_and_is_reported() {
+    let directory = directory();
+    let path = directory.path().join("a.yaml");
+    write(directory.path(), "a.yaml", &namespace("a"));
+    let mut snapshots = watch(directory.path().to_owned()).expect("the directory can be watched");
+    fs::create_dir(directory.path().join("new")).expect("made");
+    fs::remove_file(&path).expect("removed");
+    fs::rename(directory.path().join("new"), &path).expect("renamed");
+    until(&mut snapshots, "reported", |s| {
+        s.namespaces.contains_key("a") && s.errors.iter().any(|e| e.path == path)
+    })
+    .await;
+    fs::remove_dir(&path).expect("removed");
+    until(&mut snapshots, "gone", |s| says(s, &[])).await;
 }
