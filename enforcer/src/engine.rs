@@ -179,16 +179,15 @@ impl Engine {
 
     /// How long nothing is due.
     fn pause(&self) -> Duration {
-        let due = [Some(self.upkeep_due), self.facts_due, self.backoff.due()];
-        let next = due.into_iter().flatten().min().unwrap_or(self.upkeep_due);
+        let due = self.backoff.due_or(self.facts_due);
+        let next = due.map_or(self.upkeep_due, |due| due.min(self.upkeep_due));
         next.saturating_duration_since(Instant::now())
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        [self.facts_due, self.backoff.due()]
-            .into_iter()
-            .flatten()
-            .any(|due| due <= now)
+        self.backoff
+            .due_or(self.facts_due)
+            .is_some_and(|due| due <= now)
     }
 
     /// Requests first, and against what is known already; then everything else.

@@ -34,8 +34,14 @@ impl Backoff {
         self.failures
     }
 
+    /// When to act next: while something fails at its next attempt, whatever else would be due; else `otherwise`.
+    pub(super) fn due_or(&self, otherwise: Option<Instant>) -> Option<Instant> {
+        self.due.or(otherwise)
+    }
+
     /// When to try again; `None` if nothing failed.
-    pub(super) fn due(&self) -> Option<Instant> {
+    #[cfg(test)]
+    fn due(&self) -> Option<Instant> {
         self.due
     }
 }
@@ -59,5 +65,16 @@ mod tests {
         assert_eq!((backoff.due(), backoff.failures()), (None, 0));
         backoff.failed(now);
         assert_eq!(backoff.due(), Some(now + FIRST));
+    }
+
+    #[test]
+    fn while_something_fails_what_is_overdue_waits_for_the_next_attempt() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.due_or(Some(now)), Some(now));
+        backoff.failed(now);
+        assert_eq!(backoff.due_or(Some(now)), Some(now + FIRST));
+        backoff.worked();
+        assert_eq!(backoff.due_or(None), None);
     }
 }
