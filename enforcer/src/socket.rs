@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,14 +41,18 @@ pub struct Limits {
     pub request: Duration,
     /// From then until its answer is sent.
     pub reply: Duration,
+    /// Until it is looked again whether the socket still has its name.
+    pub look: Duration,
 }
 
 impl Default for Limits {
-    /// A second for the request, which is one small frame; half a minute for the answer, longer than any plugin waits.
+    /// A second for the request, which is one small frame; half a minute for the answer, longer than any plugin waits;
+    /// a second without its name, half of what a plugin waits.
     fn default() -> Self {
         Self {
             request: Duration::from_secs(1),
             reply: Duration::from_secs(30),
+            look: Duration::from_secs(1),
         }
     }
 }
@@ -57,6 +61,9 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
+    run_dir: PathBuf,
+    /// Device and inode of what had the name when it was given.
+    named: (u64, u64),
     /// The only user that is served.
     uid: u32,
     limits: Limits,
@@ -73,28 +80,46 @@ impl Socket {
             .and_then(|()| fs::set_permissions(run_dir, Permissions::from_mode(0o700)))
             .with_context(|| format!("make the run directory {}", run_dir.display()))?;
         let unfinished: PathBuf = run_dir.join(format!(".{NAME}.{}", std::process::id()));
-        let bind = || -> io::Result<UnixListener> {
+        let bind = || -> io::Result<(UnixListener, (u64, u64))> {
             match fs::remove_file(&unfinished) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
             let listener = UnixListener::bind(&unfinished)?;
             fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
+            let named = identity(&unfinished)?;
             fs::rename(&unfinished, run_dir.join(NAME))?;
-            Ok(listener)
+            Ok((listener, named))
         };
-        let listener =
+        let (listener, named) =
             bind().with_context(|| format!("bind the socket {NAME} in {}", run_dir.display()))?;
         Ok(Self {
             listener,
+            run_dir: run_dir.to_owned(),
+            named,
             uid,
             limits,
         })
     }
 
+    /// Takes its name again, if somebody removed it or gave it to something else.
+    fn keep_name(&mut self) {
+        if identity(&self.run_dir.join(NAME)).is_ok_and(|found| found == self.named) {
+            return;
+        }
+        tracing::warn!("the socket had lost its name; no plugin could find it");
+        match Self::bind(&self.run_dir, self.uid, self.limits) {
+            Ok(bound) => *self = bound,
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the socket has no name, and it is tried again"
+            ),
+        }
+    }
+
     /// Serves until it is dropped, or `hand_over` says that nobody takes requests any more.
     pub async fn serve(
-        self,
+        mut self,
         hand_over: impl Fn(Handoff) -> Result<(), EngineGone> + Clone + Send + 'static,
     ) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -102,9 +127,13 @@ impl Socket {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
             };
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
+            let stream = match timeout(self.limits.look, self.listener.accept()).await {
+                Ok(Ok((stream, _))) => stream,
+                Err(_) => {
+                    self.keep_name();
+                    continue;
+                }
+                Ok(Err(error)) => {
                     tracing::warn!(%error, "a plugin's connection could not be accepted");
                     // Out of descriptors, most likely: those in use must end first.
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -123,6 +152,12 @@ impl Socket {
             });
         }
     }
+}
+
+/// What tells one entry of a file system from another.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// The engine takes no requests any more: the enforcer is stopping.

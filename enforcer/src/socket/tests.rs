@@ -9,6 +9,7 @@ use super::*;
 const PATIENT: Limits = Limits {
     request: Duration::from_secs(10),
     reply: Duration::from_secs(10),
+    look: Duration::from_secs(10),
 };
 
 fn own_uid() -> u32 {
@@ -144,6 +145,7 @@ fn half_a_request_and_no_answer_have_their_limits() {
     let hasty = Limits {
         request: Duration::from_millis(20),
         reply: Duration::from_millis(20),
+        ..PATIENT
     };
     let served = Served::new(own_uid(), hasty);
     let mut half = served.connect();
@@ -183,4 +185,32 @@ fn the_socket_is_roots_alone_and_replaces_what_was_left_there() {
     assert_eq!(mode(directory.path()), 0o700);
     assert_eq!(mode(&directory.path().join(NAME)), 0o600);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_name_that_somebody_removed_or_took_is_taken_again() {
+    let attentive = Limits {
+        look: Duration::from_millis(20),
+        ..PATIENT
+    };
+    let served = Served::new(own_uid(), attentive);
+    let name = served.directory.path().join(NAME);
+    for squatted in [false, true] {
+        fs::remove_file(&name).unwrap();
+        if squatted {
+            fs::write(&name, "").unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut stream = loop {
+            match Blocking::connect(&name) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        write_frame(&mut stream, Request::Status).unwrap();
+        let handoff = served.handed_over.recv().unwrap();
+        handoff.reply.send(Reply::Done).unwrap();
+        assert_eq!(reply_on(&mut stream), Reply::Done);
+    }
 }
