@@ -4,6 +4,7 @@ mod attacks;
 mod baseline;
 mod changes;
 mod enforced;
+mod handover;
 mod interfaces;
 mod kills;
 mod neighbourhood;
