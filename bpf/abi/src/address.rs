@@ -82,6 +82,12 @@ impl Address {
         }
     }
 
+    /// In `127.0.0.0/8`, all of which is a node's own that lets it in (`route_localnet`, which kube-proxy sets).
+    #[inline(always)]
+    pub const fn is_ipv4_loopback(self) -> bool {
+        self.is_ipv4() && self.0[3] & 0xff00_0000_u32.to_be() == 0x7f00_0000_u32.to_be()
+    }
+
     /// 32 bits that depend on every bit of the address, for tags.
     #[inline(always)]
     pub const fn mix(self) -> u32 {

@@ -196,7 +196,9 @@ fn examine_packet<T: Tables>(
         Reason::Unpoliced
     };
     if let Some(reason) = packet.content.defect() {
-        return if subject.is_policed && !from_node {
+        // The stack may read on where we gave up, and find a tunnel.
+        let may_be_tunnel = subject.is_bound && is_taken_by_node(tables, peer);
+        return if (subject.is_policed && !from_node) || may_be_tunnel {
             reason
         } else {
             unread
@@ -597,12 +599,17 @@ fn judge<T: Tables>(tables: &T, subject: &Subject, sender: Address, case: &Case)
     }
     // Whoever is policed, no tunnel leads from a pod to the node unless a rule names it: what comes out of it is
     // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node.
-    let word = peer_word(tables, peer);
-    if word.is_node() || peer.is_multicast_or_broadcast() {
+    if is_taken_by_node(tables, peer) {
         Reason::Tunnel
     } else {
         Reason::Allowed
     }
+}
+
+/// Whether the node may take what goes to `peer` for its own. A torn word says yes.
+#[inline(always)]
+fn is_taken_by_node<T: Tables>(tables: &T, peer: Address) -> bool {
+    peer_word(tables, peer).is_node() || peer.is_multicast_or_broadcast() || peer.is_ipv4_loopback()
 }
 
 #[inline(always)]

@@ -497,7 +497,21 @@ fn read_icmpv6(
                 Direction::FromPod => [a, b, c, d],
             };
             packet.about = Address::from_words(peer);
-            read_inside(bytes, packet, (u32::from_be(rest) >> 8) as u8, offset + 48);
+            let mut next = (u32::from_be(rest) >> 8) as u8;
+            let mut transport = offset + 48;
+            // Of a fragmented datagram, the first fragment says whose it is. "Packet too big" may be about it.
+            if next == extension::FRAGMENT {
+                let Some([extension]) = bytes.load_words::<1>(transport) else {
+                    return;
+                };
+                let extension = u32::from_be(extension);
+                if extension & 0xfff8 != 0 {
+                    return;
+                }
+                next = (extension >> 24) as u8;
+                transport += 8;
+            }
+            read_inside(bytes, packet, next, transport);
         }
         130..=132 | 143 => {
             packet.detail = kind as u8;

@@ -7,6 +7,7 @@ mod headers;
 mod in_step;
 mod neighbours;
 mod node;
+mod review;
 mod rulesets;
 mod setting;
 mod torn;
