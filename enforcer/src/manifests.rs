@@ -16,6 +16,7 @@ use crate::convert::pod::IdentifiedPod;
 
 mod entry;
 mod file;
+mod kept;
 mod node;
 mod typed;
 mod watch;
@@ -93,6 +94,14 @@ impl Manifests {
     /// The file `path` is gone, and what it said with it.
     pub fn remove_file(&mut self, path: &Path) {
         self.files.remove(path);
+    }
+
+    /// Whether what the file `path` says now is in force.
+    pub(crate) fn is_in_force(&self, path: &Path) -> bool {
+        matches!(
+            self.files.get(path).map(|file| &file.latest),
+            Some(Latest::InForce)
+        )
     }
 
     /// Puts in force what can be, and says what is in force. Objects may move between files when both files are

@@ -73,7 +73,8 @@ pub async fn run(config: Config) -> Result<()> {
         sizes.flows = flows.get();
     }
     let Source::Manifests(directory) = source;
-    let snapshots = manifests::watch(directory).context("read the source")?;
+    let kept = paths.run.join("manifests");
+    let snapshots = manifests::watch(directory, kept).context("read the source")?;
     let from_node = events_in.clone();
     let node_addresses = node::follow(move |noticed| {
         from_node

@@ -17,6 +17,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
 use super::entry::{Known, Stamp, is_editor_file, is_manifest};
+use super::kept::Kept;
 use super::{FileError, Manifests, Snapshot};
 
 /// Time between two scans of the directory.
@@ -56,14 +57,15 @@ pub enum WatchError {
     Thread(#[source] io::Error),
 }
 
-/// Reads the directory once and follows it from then on.
+/// Reads the directory once and follows it from then on. What its files say is kept in `kept`, for the next start:
+/// a file that is wrong by then says what it last said.
 ///
 /// When this returns, the receiver holds the first snapshot: the source is synced. Every snapshot is complete; a
 /// receiver may skip some. The following ends soon after the last receiver is dropped. Blocks while it reads.
 ///
 /// # Errors
 /// If the directory cannot be read or watched. Files that are wrong are no error here, they are in the snapshot.
-pub fn watch(directory: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError> {
+pub fn watch(directory: PathBuf, kept: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError> {
     let (events_in, events) = channel();
     let watcher = notify::recommended_watcher(move |event| {
         // The receiving end goes only when the follower ends.
@@ -78,6 +80,8 @@ pub fn watch(directory: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError
         watcher,
         watched: None,
         manifests: Manifests::default(),
+        kept: Kept::new(kept),
+        unkept: BTreeMap::new(),
         files: BTreeMap::new(),
         directory_error: None,
     };
@@ -91,6 +95,7 @@ pub fn watch(directory: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError
             source,
         },
     })?;
+    follower.remember();
     follower
         .scan(Read::Changed)
         .map_err(|source| WatchError::Directory {
@@ -130,6 +135,9 @@ struct Follower {
     /// Device and inode of the directory that is being watched.
     watched: Option<(u64, u64)>,
     manifests: Manifests,
+    kept: Kept,
+    /// What files say, and is not in force, or not kept yet.
+    unkept: BTreeMap<PathBuf, Vec<u8>>,
     files: BTreeMap<PathBuf, Known>,
     directory_error: Option<String>,
 }
@@ -278,6 +286,29 @@ impl Follower {
         }
     }
 
+    /// Begins with what files last said; those that are gone are forgotten by the first scan.
+    fn remember(&mut self) {
+        for (name, said) in self.kept.all() {
+            let path = self.directory.join(name);
+            self.manifests.apply_file(&path, &said);
+            self.files.insert(path, Known::default());
+        }
+        // Puts it in force, so that it is what stays.
+        self.manifests.snapshot();
+    }
+
+    /// Keeps what is in force by now.
+    fn keep(&mut self) {
+        let (manifests, kept) = (&self.manifests, &self.kept);
+        self.unkept.retain(|path, said| {
+            let in_force = manifests.is_in_force(path);
+            if in_force {
+                kept.keep(path, said);
+            }
+            !in_force
+        });
+    }
+
     fn scan(&mut self, which: Read) -> io::Result<()> {
         let mut present = BTreeSet::new();
         for entry in fs::read_dir(&self.directory)? {
@@ -321,7 +352,10 @@ impl Follower {
             Err(error) => return self.unreadable(path, &error),
         };
         match fs::read(path) {
-            Ok(bytes) => self.manifests.apply_file(path, &bytes),
+            Ok(bytes) => {
+                self.manifests.apply_file(path, &bytes);
+                self.unkept.insert(path.to_owned(), bytes);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.forget(path),
             Err(error) => return self.unreadable(path, &error),
         }
@@ -344,12 +378,15 @@ impl Follower {
         // While the directory itself is gone, what its files said stays.
         if self.directory.is_dir() {
             self.files.remove(path);
+            self.unkept.remove(path);
             self.manifests.remove_file(path);
+            self.kept.forget(path);
         }
     }
 
     fn snapshot(&mut self) -> Snapshot {
         let mut snapshot = self.manifests.snapshot();
+        self.keep();
         if let Some(reason) = &self.directory_error {
             let reason =
                 format!("the directory cannot be read, what it last said stays in force: {reason}");

@@ -3,14 +3,20 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::watch::Receiver;
 
 use super::namespace;
-use crate::manifests::{Snapshot, WatchError, watch};
+use crate::manifests::{self, Snapshot, WatchError};
+
+/// Follows a directory that nobody followed before.
+fn watch(path: PathBuf) -> Result<Receiver<Snapshot>, WatchError> {
+    let kept = directory();
+    manifests::watch(path, kept.path().join("kept"))
+}
 
 /// Waits until a snapshot fits; panics if none does in time.
 async fn until(snapshots: &mut Receiver<Snapshot>, what: &str, fits: impl Fn(&Snapshot) -> bool) {
@@ -166,4 +172,34 @@ async fn a_directory_in_the_place_of_a_file_keeps_what_the_file_said_and_is_repo
     .await;
     fs::remove_dir(&path).expect("removed");
     until(&mut snapshots, "gone", |s| says(s, &[])).await;
+}
+
+#[tokio::test]
+async fn what_a_file_last_said_outlives_the_enforcer() {
+    let (directory, run) = (directory(), directory());
+    let path = directory.path();
+    let start = || {
+        manifests::watch(path.to_owned(), run.path().join("kept"))
+            .expect("the directory can be watched")
+    };
+    for name in ["a", "b", "c"] {
+        write(path, &format!("{name}.yaml"), &namespace(name));
+    }
+    drop(start());
+    write(path, "a.yaml", "kind: [");
+    fs::remove_file(path.join("b.yaml")).expect("removed");
+    let mut snapshots = start();
+    let first = snapshots.borrow().clone();
+    assert!(first.namespaces.keys().eq(["a", "c"]), "{first:?}");
+    assert!(first.errors.len() == 1, "{first:?}");
+    // Kept is what was in force last, and nothing that is gone.
+    write(path, "c.yaml", &namespace("d"));
+    until(&mut snapshots, "edited", |s| s.namespaces.contains_key("d")).await;
+    drop(snapshots);
+    write(path, "c.yaml", "kind: [");
+    write(path, "b.yaml", "kind: [");
+    let names = start().borrow().namespaces.clone();
+    assert!(names.keys().eq(["a", "d"]), "{names:?}");
+    fs::remove_file(path.join("a.yaml")).expect("removed");
+    assert!(start().borrow().namespaces.keys().eq(["d"]));
 }
