@@ -218,11 +218,12 @@ impl Node {
     }
 
     /// A host outside of the node: 192.0.2.2 and 2001:db8::2 on its `eth0`, which the node's `wan` leads to.
+    /// The number of `wan` leaves the low ones to pods.
     pub fn outside(&self) -> NetNs {
         let outside = NetNs::create(self.dir.path().join("outside")).expect("make a namespace");
         let path = outside.path().display();
         self.sh(&format!(
-            "ip link add wan type veth peer name eth0 netns {path} && ip link set wan up && \
+            "ip link add wan index 100 type veth peer name eth0 netns {path} && ip link set wan up && \
              ip addr add 192.0.2.1/24 dev wan && ip addr add 2001:db8::1/64 dev wan nodad"
         ));
         sh(

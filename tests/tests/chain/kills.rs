@@ -86,7 +86,7 @@ fn wherever_an_add_is_killed_no_filter_lacks_its_record_and_the_next_add_works()
     alone.plugins.truncate(1);
     let first = Pod::start(&node, &alone, "first");
     let start = Instant::now();
-    let _ = calls(&node, &first)[0].make(&node).ok();
+    calls(&node, &first)[0].make(&node).ok();
     let whole = start.elapsed().min(Duration::from_millis(100));
 
     let pod = Pod::start(&node, &alone, "killed");
@@ -105,12 +105,12 @@ fn wherever_an_add_is_killed_no_filter_lacks_its_record_and_the_next_add_works()
             is_dropped(&node, &pod);
         }
         if instant % 2 == 0 {
-            let _ = add.make(&node).ok();
+            add.make(&node).ok();
             let record = pod.record(&node);
             assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
             assert_eq!(node.records().len(), 2);
         }
-        let _ = del.make(&node).ok();
+        del.make(&node).ok();
         assert!(filtered(&node, &host_end).is_empty());
         assert_eq!(node.records().len(), 1);
     }
@@ -125,7 +125,7 @@ fn what_a_killed_add_left_of_a_pod_that_died_is_swept() {
     alone.plugins.truncate(1);
     let survivor = Pod::start(&node, &alone, "survivor");
     let start = Instant::now();
-    let _ = calls(&node, &survivor)[0].make(&node).ok();
+    calls(&node, &survivor)[0].make(&node).ok();
     let whole = start.elapsed().min(Duration::from_millis(100));
     for instant in 0..8 {
         let pod = Pod::start(&node, &alone, "killed");
@@ -160,7 +160,7 @@ fn wherever_the_first_add_of_a_node_is_killed_the_next_one_works() {
         thread::sleep(Duration::from_millis(4) * instant);
         child.kill().unwrap();
         child.wait().unwrap();
-        let _ = add.make(&node).ok();
+        add.make(&node).ok();
         let record = pod.record(&node);
         assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
         let sets = podgate_datapath::tables::TableSet::list_sets(&node.paths()).unwrap();
