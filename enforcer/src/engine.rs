@@ -71,6 +71,8 @@ pub struct Engine {
     cluster: Cluster,
     /// What is wrong with the source now.
     source_errors: Vec<String>,
+    /// Files of attachments that cannot be read.
+    unreadable: Vec<String>,
     built: Built,
     /// The facts of the last plan of facts.
     facts: World,
@@ -129,7 +131,8 @@ impl Engine {
         cluster.set_node_addresses(node_addresses);
         let lock = Lock::take(&paths)?;
         attachments::sweep_attachments(&paths, &lock)?;
-        cluster.set_attachments(attachments::read_attachments(&paths, &cluster)?);
+        let files = attachments::read_attachments(&paths, &cluster)?;
+        cluster.set_attachments(files.records);
         let view = cluster.view();
         let mut compiled = Compiled::default();
         compiled.update(&view);
@@ -141,6 +144,7 @@ impl Engine {
             mode,
             cluster,
             source_errors,
+            unreadable: files.unreadable,
             built,
             in_force: compiled.rulesets(),
             compiled,

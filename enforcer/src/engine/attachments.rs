@@ -50,7 +50,11 @@ impl Engine {
     /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
     /// the file, so while a slot is not empty, its filters may stand and need its ruleset.
     fn attachments_now(&mut self) -> Result<Vec<Record>> {
-        let mut records = read_attachments(&self.paths, &self.cluster)?;
+        let Files {
+            mut records,
+            unreadable,
+        } = read_attachments(&self.paths, &self.cluster)?;
+        self.unreadable = unreadable;
         let slots: BTreeSet<Slot> = records.iter().map(|record| record.slot).collect();
         for known in self
             .cluster
@@ -120,23 +124,28 @@ impl Engine {
     }
 }
 
+/// What the files of attachments say.
+pub(super) struct Files {
+    /// Every attachment.
+    pub(super) records: Vec<Record>,
+    /// Files that cannot be read, and why.
+    pub(super) unreadable: Vec<String>,
+}
+
 /// Every attachment. While a file cannot be read, nothing is taken for gone: its filters may still stand.
-pub(super) fn read_attachments(paths: &Paths, known: &Cluster) -> Result<Vec<Record>> {
-    let (mut records, mut unreadable) = (Vec::new(), false);
+pub(super) fn read_attachments(paths: &Paths, known: &Cluster) -> Result<Files> {
+    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
     for record in record::list(paths)? {
         match record {
             Ok(record) => records.push(record),
             Err(error) => {
-                let error = anyhow::Error::from(error);
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "an attachment file cannot be read"
-                );
-                unreadable = true;
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::error!(error, "an attachment file cannot be read");
+                unreadable.push(error);
             }
         }
     }
-    if unreadable {
+    if !unreadable.is_empty() {
         let found: BTreeSet<_> = records
             .iter()
             .map(|record| record.identity.clone())
@@ -147,7 +156,10 @@ pub(super) fn read_attachments(paths: &Paths, known: &Cluster) -> Result<Vec<Rec
             .filter(|record| !found.contains(&record.identity) && !slots.contains(&record.slot));
         records.extend(missing.cloned());
     }
-    Ok(records)
+    Ok(Files {
+        records,
+        unreadable,
+    })
 }
 
 /// Removes the attachments whose interface is gone.

@@ -66,6 +66,7 @@ impl Engine {
 
     fn condition_now(&self) -> Condition {
         let mut reasons = self.source_errors.clone();
+        reasons.extend(self.unreadable.iter().cloned());
         if let Some(trouble) = &self.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
         }

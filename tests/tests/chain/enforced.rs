@@ -306,3 +306,21 @@ fn a_pod_that_the_source_does_not_know_is_answered_at_once_and_keeps_its_baselin
         is_lost(&web.netns, &unknown.netns, unknown.addresses[0])
     });
 }
+
+#[test]
+fn an_attachment_file_that_cannot_be_read_is_told_and_stops_no_change() {
+    let (node, enforcer) = scene();
+    let web = start(&node, "web");
+    let friend = start(&node, "friend");
+    let cut = node.paths().attachments().join("cut-eth0.json");
+    std::fs::write(&cut, "{").unwrap();
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: nobody")));
+    wait_until("the policy is in force", || {
+        is_lost(&friend.netns, &web.netns, web.addresses[0])
+    });
+    wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
+    assert!(enforcer.readiness(&node).1.contains("cut-eth0.json"));
+    std::fs::remove_file(&cut).unwrap();
+    node.withdraw("policy");
+    wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+}
