@@ -135,6 +135,8 @@ impl Content {
     pub const ERROR: Self = Self(8);
     /// Any other ICMP message.
     pub const MESSAGE: Self = Self(9);
+    /// An ICMP redirect (RFC 792): who believes it sends elsewhere.
+    pub const REDIRECT: Self = Self(10);
 
     /// Why nothing can be said of what is above IP, if so.
     #[inline(always)]
@@ -409,9 +411,14 @@ fn read_transport(
         return;
     };
     let start = u32::from_be(start);
+    let is_ipv4 = packet.source.is_ipv4();
     match packet.protocol {
-        ICMP => read_icmp(bytes, packet, start, u32::from_be(rest), offset, direction),
-        ICMPV6 => read_icmpv6(bytes, packet, start, u32::from_be(rest), offset, direction),
+        ICMP if is_ipv4 => read_icmp(bytes, packet, start, u32::from_be(rest), offset, direction),
+        ICMPV6 if !is_ipv4 => {
+            read_icmpv6(bytes, packet, start, u32::from_be(rest), offset, direction)
+        }
+        // The other family's messages are nobody's, and say nothing here.
+        ICMP | ICMPV6 => packet.content = Content::DATAGRAM,
         _ => {
             packet.source_port = upper(start);
             packet.destination_port = start as u16;
@@ -440,7 +447,8 @@ fn read_icmp(
             packet.destination_port = upper(rest);
             packet.content = Content::DATAGRAM;
         }
-        // unreachable, time exceeded, parameter problem; not redirect, not source quench
+        5 => packet.content = Content::REDIRECT,
+        // unreachable, time exceeded, parameter problem; not source quench
         3 | 11 | 12 => {
             let Some([start, fragmentation, rest, source, destination]) =
                 bytes.load_words::<5>(offset + 8)

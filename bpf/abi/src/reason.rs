@@ -29,8 +29,8 @@ pub enum Reason {
     NotIp = 35,
     /// Dropped: from the pod with a source address that is not its own.
     Spoofed = 36,
-    /// Dropped: router advertisement, redirect, or a neighbour advertisement for another's address, from the
-    /// pod; or neighbour discovery with a hop limit other than 255 (RFC 4861 section 7.1).
+    /// Dropped: router advertisement, redirect of either family, or a neighbour advertisement for another's
+    /// address, from the pod; or neighbour discovery with a hop limit other than 255 (RFC 4861 section 7.1).
     ForgedNeighbour = 37,
     /// Dropped: a tunnel to the node that no rule names.
     Tunnel = 38,

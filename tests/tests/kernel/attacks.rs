@@ -304,3 +304,26 @@ fn counters_and_events_carry_the_reason() {
         assert_eq!((allowed.protocol, denied.protocol), (6, 17));
     }
 }
+
+#[test]
+fn attack_06_segments_that_are_answered_by_resets_do_not_enter_the_flows() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+        let friend = scene.friend;
+        for port in 1000..1200 {
+            assert_eq!(
+                scene.peer_sends(friend, tcp(port, 80, ACK)),
+                Reason::Allowed
+            );
+            assert_eq!(
+                scene.pod_sends(friend, tcp(80, port, RST)),
+                Reason::Established
+            );
+            assert_eq!(
+                scene.peer_sends(friend, tcp(port, 80, ACK)),
+                Reason::Established
+            );
+        }
+        assert_eq!(scene.kernel.flow_count(), 0);
+    }
+}

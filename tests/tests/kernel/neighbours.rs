@@ -260,3 +260,37 @@ fn what_a_pod_sends_to_itself_passes() {
         assert_eq!(scene.receives(&frame), Reason::DenyAll);
     }
 }
+
+#[test]
+fn attack_18_a_router_advertisement_behind_more_headers_than_are_followed() {
+    let mut scene = Scene::new(Family::V6, PolicyOf::OPEN);
+    let frame = from(
+        "fe80::10",
+        "ff02::1",
+        discovery(ROUTER_ADVERTISEMENT, "fd00:1::10"),
+    )
+    .hop_limit(255)
+    .padding_options(frame::DESTINATION_OPTIONS, 7)
+    .frame();
+    assert_eq!(scene.sends(&frame), Reason::TooManyHeaders);
+}
+
+#[test]
+fn neighbour_discovery_is_none_in_ipv4() {
+    let mut scene = Scene::new(Family::V4, PolicyOf::SHUT);
+    let (pod, stranger) = (scene.pod, scene.stranger);
+    for kind in [SOLICITATION, ADVERTISEMENT, 143] {
+        let mut message = discovery(kind, "fd00:1::10");
+        message.bytes.extend([0; 32]);
+        for hop_limit in [255, 1] {
+            let frame = packet(pod, stranger, message.clone())
+                .hop_limit(hop_limit)
+                .frame();
+            assert_eq!(scene.sends(&frame), Reason::DenyAll);
+            let frame = packet(stranger, pod, message.clone())
+                .hop_limit(hop_limit)
+                .frame();
+            assert_eq!(scene.receives(&frame), Reason::DenyAll);
+        }
+    }
+}

@@ -170,3 +170,14 @@ fn the_nodes_word_torn_twice_drops_what_seems_to_be_its() {
         assert_eq!(scene.pod_sends(node, udp(2000, 8472)), Reason::Tunnel);
     }
 }
+
+#[test]
+fn attack_05_a_tunnel_behind_more_headers_than_are_followed() {
+    let mut scene = Scene::new(Family::V6, PolicyOf::OPEN);
+    for tunnel in tunnels() {
+        let frame = frame::packet(scene.pod, scene.node, tunnel)
+            .padding_options(frame::DESTINATION_OPTIONS, 7)
+            .frame();
+        assert_eq!(scene.sends(&frame), Reason::TooManyHeaders);
+    }
+}

@@ -29,15 +29,41 @@ fn a_tunnel_to_the_node_cannot_hide_behind_headers_that_are_not_read() {
             let reason = scene.sends(&packet.frame());
             assert!(!reason.passes(), "{family:?} to {to}: {reason:?}");
         }
-        // To anybody else it is nobody's business.
-        let to = scene.stranger;
-        let packet = hidden(frame::packet(scene.pod, to, udp(999, 8472)), family);
-        assert_eq!(scene.sends(&packet.frame()), Reason::Unpoliced);
         scene.attach(PolicyOf::both(Ruleset::ALLOW_ALL), true);
         let to = scene.node;
         let packet = hidden(frame::packet(scene.pod, to, udp(999, 8472)), family);
         assert_eq!(scene.sends(&packet.frame()), Reason::Unpoliced);
     }
+}
+
+/// Two pods agree on it: the one sends from a tunnel's port by way of a NodePort, and the other answers later, when
+/// the node has forgotten the first packet.
+#[test]
+fn a_tunnel_to_the_node_is_no_answer_either() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::both(Ruleset::ALLOW_ALL));
+        let node = scene.node;
+        assert_eq!(scene.peer_sends(node, udp(8472, 5000)), Reason::Tunnel);
+        assert_eq!(scene.pod_sends(node, udp(5000, 8472)), Reason::Tunnel);
+        assert_eq!(scene.node_sends(node, udp(8472, 5001)), Reason::Node);
+        let friend = scene.friend;
+        assert_eq!(scene.peer_sends(friend, udp(8472, 5000)), Reason::Allowed);
+    }
+}
+
+#[test]
+fn attack_18_a_pod_redirects_others_over_ipv4() {
+    let mut scene = Scene::new(Family::V4, PolicyOf::both(Ruleset::ALLOW_ALL));
+    let stranger = scene.stranger;
+    let redirect = frame::Payload {
+        protocol: 1,
+        bytes: vec![5, 1, 0, 0, 10, 0, 0, 1, 0, 0, 0, 0],
+    };
+    assert_eq!(
+        scene.pod_sends(stranger, redirect.clone()),
+        Reason::ForgedNeighbour
+    );
+    assert_eq!(scene.peer_sends(stranger, redirect), Reason::Allowed);
 }
 
 #[test]

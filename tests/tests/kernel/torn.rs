@@ -20,7 +20,8 @@ const HOW_LONG: Duration = Duration::from_secs(5);
 /// The stranger's class.
 const STRANGERS: Class = Class(60);
 
-/// Replaces the entries of both peers, and after each of them one of somebody else with the opposite content.
+/// Replaces the entries of both peers, and after each of them one of somebody else with the opposite content. Rows
+/// that are read are never replaced (the planner writes no row that something leads to), but rows beside them are.
 fn replace_until(
     stop: &AtomicBool,
     (mut peers, mut rows): (Peers, Rows),
@@ -48,7 +49,7 @@ fn replace_until(
         }
         for (class, sets, opposite) in [(STRANGERS, NOTHING, ALL), (FRIENDS, ALL, NOTHING)] {
             for (key, row) in [
-                row(RULESET, class, sets),
+                row(Ruleset(3), class, sets),
                 row(Ruleset(3), Class(100), opposite),
             ] {
                 rows.insert(key.0, row.0, 0).expect("a row is replaced");
