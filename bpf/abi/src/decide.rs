@@ -597,32 +597,27 @@ fn judge<T: Tables>(tables: &T, subject: &Subject, sender: Address, case: &Case)
             return reason;
         }
     }
-    // A peer's flow too: what goes back to a tunnel's port would be one.
-    let may_tunnel = subject.routes || (from_pod && egress != Ruleset::ALLOW_ALL);
-    let port = if is_rest {
-        u16::from(protocol)
-    } else {
-        peer_port
-    };
-    if may_tunnel || !is_tunnel(tables, column, port) {
+    if subject.routes || (from_pod && egress != Ruleset::ALLOW_ALL) {
         return Reason::Allowed;
     }
     // Whoever is policed, no tunnel leads from a pod to the node unless a rule names it: what comes out of it is
-    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node.
+    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node. What comes
+    // from a tunnel's port at the node could be answered into the tunnel.
+    let (set, port) = if column == Column::UDP {
+        (PortSet::TUNNEL_PORTS, peer_port)
+    } else if column == Column::REST && from_pod {
+        (PortSet::TUNNEL_PROTOCOLS, u16::from(protocol))
+    } else {
+        return Reason::Allowed;
+    };
+    if !holds(tables, set, port) {
+        return Reason::Allowed;
+    }
     let is_taken_too = peer.is_multicast_or_broadcast() || peer.is_ipv4_loopback();
     if peer_word(tables, peer).is_node() || (from_pod && is_taken_too) {
         Reason::Tunnel
     } else {
         Reason::Allowed
-    }
-}
-
-#[inline(always)]
-fn is_tunnel<T: Tables>(tables: &T, column: Column, port: u16) -> bool {
-    match column {
-        Column::UDP => holds(tables, PortSet::TUNNEL_PORTS, port),
-        Column::REST => holds(tables, PortSet::TUNNEL_PROTOCOLS, port),
-        _ => false,
     }
 }
 

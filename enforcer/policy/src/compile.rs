@@ -83,11 +83,10 @@ pub fn compiled_verdict(
 ) -> Verdict {
     let peer = facts.signature_of(connection.peer);
     let ruleset = rulesets.of(connection.direction);
-    let is_forbidden_tunnel = match connection.direction {
-        Direction::Egress => *ruleset == Ruleset::Allowed && connection.transport.is_tunnel(),
-        Direction::Ingress => connection.transport.is_answered_by_tunnel(),
-    };
-    let dropped_by_the_kernel = peer.is_own_node() && is_forbidden_tunnel;
+    let dropped_by_the_kernel = *ruleset == Ruleset::Allowed
+        && connection.direction == Direction::Egress
+        && peer.is_own_node()
+        && connection.transport.is_tunnel();
     Verdict::when(!dropped_by_the_kernel && ruleset.row(peer).allows(connection.transport))
 }
 

@@ -39,15 +39,6 @@ impl Transport {
             Self::Other(number) => TUNNEL_PROTOCOLS.contains(&number),
         }
     }
-
-    /// Whether what answers it would be such a tunnel. With ports that depends on the port that it comes from,
-    /// which is not asked here.
-    pub fn is_answered_by_tunnel(self) -> bool {
-        match self {
-            Self::Port(..) => false,
-            Self::Other(_) => self.is_tunnel(),
-        }
-    }
 }
 
 /// One attempt to connect, at the interface of the pod that is judged.

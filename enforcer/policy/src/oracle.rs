@@ -14,9 +14,8 @@ use crate::model::{
 ///
 /// Not asked here, because the kernel answers it by itself: traffic of the pod to its own address, traffic that
 /// the node itself sends to the pod (known by where it comes from, not by its address), replies, and what is
-/// dropped whoever is policed. Tunnels are here all the same, because policy may let one through: a tunnel to an
-/// address of the own node needs a rule that names its port, and nothing that comes from there may be answered by
-/// one.
+/// dropped whoever is policed. One such rule is here all the same, because policy may lift it: a tunnel to an
+/// address of the own node needs a rule that names its port.
 pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Verdict {
     let isolating: Vec<&NetworkPolicy> = world
         .policies
@@ -26,11 +25,8 @@ pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Ve
         .filter(|policy| selects(policy, subject) && isolates(policy, connection.direction))
         .collect();
 
-    let is_own_node = world.node_addresses.contains(&connection.peer);
-    let to_own_node = is_own_node && connection.direction == Direction::Egress;
-    if is_own_node && !to_own_node && connection.transport.is_answered_by_tunnel() {
-        return Verdict::Deny;
-    }
+    let to_own_node = connection.direction == Direction::Egress
+        && world.node_addresses.contains(&connection.peer);
     let tunnel_to_own_node = to_own_node && connection.transport.is_tunnel();
 
     if isolating.is_empty() {
