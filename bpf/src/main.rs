@@ -61,7 +61,7 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
         received_from,
         interface,
     };
-    match decide(&maps::Maps, &Frame(ctx), &hook) {
+    match decide(&maps::Maps(ctx), &Frame(ctx), &hook) {
         Verdict::Pass(reason) => finish(direction, reason, TC_ACT_UNSPEC),
         Verdict::Drop(reason) => finish(direction, reason, TC_ACT_SHOT),
     }

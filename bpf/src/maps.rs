@@ -1,10 +1,13 @@
 //! The kernel's tables. The sizes here are the smallest that make sense; whoever loads the object sets others.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::bindings::{
+    BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_RB_NO_WAKEUP,
+};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::programs::TcContext;
 use core::arch::asm;
 use podgate_abi::{
     Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry, FlowKey,
@@ -59,8 +62,8 @@ pub(crate) fn count(direction: Direction, reason: Reason) {
     }
 }
 
-/// The kernel's maps as [`Tables`].
-pub(crate) struct Maps;
+/// The kernel's maps as [`Tables`], for one packet.
+pub(crate) struct Maps<'a>(pub(crate) &'a TcContext);
 
 /// A pointer to a live element of a map of flows.
 #[derive(Clone, Copy)]
@@ -82,7 +85,7 @@ fn read(word: *const u64) -> u64 {
     unsafe { word.read_volatile() }
 }
 
-impl Tables for Maps {
+impl Tables for Maps<'_> {
     type Entry = Entry;
 
     #[inline(always)]
@@ -173,6 +176,37 @@ impl Tables for Maps {
             // compare-and-swap, and 5.10 has none that returns a value.
             unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count.as_ptr(), in(reg) 1_u64) };
         }
+    }
+
+    #[inline(always)]
+    fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool {
+        const AF_INET: u32 = 2;
+        const AF_INET6: u32 = 10;
+        // `struct bpf_fib_lookup` by its words (Linux 4.18): 0 family and protocol, 2 interface, 4 to 7 source,
+        // 8 to 11 destination.
+        let mut lookup = [0_u32; 16];
+        let (from, to) = (source.words(), destination.words());
+        lookup[2] = interface;
+        if destination.is_ipv4() {
+            lookup[0] = AF_INET;
+            (lookup[4], lookup[8]) = (from[3], to[3]);
+        } else {
+            lookup[0] = AF_INET6;
+            [lookup[4], lookup[5], lookup[6], lookup[7]] = from;
+            [lookup[8], lookup[9], lookup[10], lookup[11]] = to;
+        }
+        // SAFETY: the context is this packet's, and `lookup` has the length that is told.
+        let result = unsafe {
+            bpf_fib_lookup(
+                self.0.skb.skb.cast(),
+                lookup.as_mut_ptr().cast(),
+                size_of_val(&lookup) as i32,
+                0,
+            )
+        };
+        // Anything but "forwarded to somebody" has this answer where the node forwards at all: local, broadcast,
+        // anycast, and no route.
+        result == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
     }
 
     #[inline(always)]

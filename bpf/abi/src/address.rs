@@ -43,6 +43,12 @@ impl Address {
         Self([0, 0, MAPPED, word])
     }
 
+    /// Its four words, as they lie in memory. The last one is an IPv4 address.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        self.0
+    }
+
     /// Its 16 bytes.
     pub fn octets(self) -> [u8; 16] {
         let mut octets = [0; 16];

@@ -323,7 +323,7 @@ fn examine_flow<T: Tables>(
         if case.from_node != 0 {
             return Reason::Node;
         }
-        let reason = judge(tables, subject, peer, case);
+        let reason = judge(tables, hook, subject, peer, case);
         if reason != Reason::Allowed {
             return reason;
         }
@@ -541,7 +541,13 @@ fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
 
 /// Asks the rulesets of the directions that must allow it. `sender` is the other end of the packet itself.
 #[inline(always)]
-fn judge<T: Tables>(tables: &T, subject: &Subject, sender: Address, case: &Case) -> Reason {
+fn judge<T: Tables>(
+    tables: &T,
+    hook: &Hook,
+    subject: &Subject,
+    sender: Address,
+    case: &Case,
+) -> Reason {
     let is_known = case.flow != FlowWord::NONE;
     let (pod_port, peer_port) = (case.key.pod_port, case.key.peer_port);
     // An error about no flow is judged by who sends it.
@@ -597,12 +603,12 @@ fn judge<T: Tables>(tables: &T, subject: &Subject, sender: Address, case: &Case)
             return reason;
         }
     }
-    if subject.routes || (from_pod && egress != Ruleset::ALLOW_ALL) {
+    if subject.routes {
         return Reason::Allowed;
     }
     // Whoever is policed, no tunnel leads from a pod to the node unless a rule names it: what comes out of it is
-    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node. What comes
-    // from a tunnel's port at the node could be answered into the tunnel.
+    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node's addresses.
+    // What comes from a tunnel's port at the node could be answered into the tunnel.
     let (set, port) = if column == Column::UDP {
         (PortSet::TUNNEL_PORTS, peer_port)
     } else if column == Column::REST && from_pod {
@@ -613,8 +619,15 @@ fn judge<T: Tables>(tables: &T, subject: &Subject, sender: Address, case: &Case)
     if !holds(tables, set, port) {
         return Reason::Allowed;
     }
-    let is_taken_too = peer.is_multicast_or_broadcast() || peer.is_ipv4_loopback();
-    if peer_word(tables, peer).is_node() || (from_pod && is_taken_too) {
+    let leads_here = if peer_word(tables, peer).is_node() {
+        !from_pod || egress == Ruleset::ALLOW_ALL
+    } else {
+        from_pod
+            && (peer.is_multicast_or_broadcast()
+                || peer.is_ipv4_loopback()
+                || tables.is_delivered_here(hook.interface, case.packet.source, peer))
+    };
+    if leads_here {
         Reason::Tunnel
     } else {
         Reason::Allowed

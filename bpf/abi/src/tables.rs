@@ -48,6 +48,9 @@ pub trait Tables {
     fn within_budget(&self, slot: Slot) -> bool;
     /// Counts one more entry of the attachment in `flows`.
     fn count_flow(&self, slot: Slot);
+    /// Whether the node itself would take what comes in by `interface` for `destination`: by its routes, so that
+    /// broadcast and anycast addresses count, of which `peers` knows nothing.
+    fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool;
     /// What the first fragment was judged.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers what the first fragment was judged.

@@ -308,6 +308,10 @@ impl<'a> Tables for &'a HostTables {
 
     fn count_flow(&self, _: Slot) {}
 
+    fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+        false
+    }
+
     fn fragment(&self, _: &FragmentKey) -> Option<FragmentValue> {
         None
     }

@@ -180,6 +180,10 @@ impl<'a> Tables for &'a HostTables {
         *self.budgets.borrow_mut().entry(slot).or_default() += 1;
     }
 
+    fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+        false
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.fragments.borrow().get(key).copied()
     }
