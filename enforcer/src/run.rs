@@ -68,7 +68,7 @@ pub async fn run(config: Config) -> Result<()> {
         lock = lock_for_life(&paths.run) => lock?,
         () = &mut asked_to_stop => return Ok(()),
     };
-    let mut sizes = Sizes::read(&paths)?;
+    let mut sizes = sizes_of(&paths);
     if let Some(flows) = flow_table_size {
         sizes.flows = flows.get();
     }
@@ -121,6 +121,19 @@ pub async fn run(config: Config) -> Result<()> {
     stop_in.send_replace(());
     drop(for_life);
     Ok(())
+}
+
+/// The sizes of tables that the last enforcer told the plugin. They are told anew with the next table set, so a file
+/// that cannot be read costs no more than tables that grow again.
+fn sizes_of(paths: &Paths) -> Sizes {
+    Sizes::read(paths).unwrap_or_else(|error| {
+        let error = anyhow::Error::from(error);
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "tables begin with their default sizes"
+        );
+        Sizes::default()
+    })
 }
 
 /// The engine's thread, and a sign that it has ended.
@@ -199,6 +212,30 @@ async fn lock_for_life(run_dir: &Path) -> Result<File> {
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("lock {}", path.display()));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_cannot_be_read_do_not_keep_the_enforcer_from_starting() {
+        let run = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            run: run.path().to_owned(),
+            bpffs: run.path().join("bpffs"),
+        };
+        let told = Sizes {
+            rows: 128,
+            ..Sizes::default()
+        };
+        told.write(&paths).unwrap();
+        assert_eq!(sizes_of(&paths), told);
+        for cut in ["", "{\"rows\":", "garbage"] {
+            std::fs::write(paths.config(), cut).unwrap();
+            assert_eq!(sizes_of(&paths), Sizes::default(), "{cut:?}");
         }
     }
 }
