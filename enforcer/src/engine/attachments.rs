@@ -1,6 +1,7 @@
 //! Attachments as they stand on the node: their files, their interfaces, and who else is on those.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use podgate_datapath::attach::{self, Standing};
@@ -10,8 +11,12 @@ use podgate_datapath::record::{self, Record, Slot};
 use podgate_datapath::{Paths, sweep};
 
 use super::build::take_over;
+use super::settle::take_lock;
 use super::{Engine, Pending};
 use crate::cluster::Cluster;
+
+/// When interfaces are looked after again that could not be.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
@@ -73,53 +78,53 @@ impl Engine {
     /// Sweeps attachments whose interface is gone, puts back filters, and looks who stands before them, on these
     /// interfaces or on all.
     pub(super) fn look_after_interfaces(&mut self, only: Option<&BTreeSet<Ifindex>>) {
-        let result = Lock::take(&self.paths)
-            .map_err(anyhow::Error::from)
-            .and_then(|lock| {
-                sweep_attachments(&self.paths, &lock)?;
-                self.read_attachments()?;
-                let concerned = |record: &&Record| {
-                    only.is_none_or(|interfaces| interfaces.contains(&record.host_ifindex))
-                };
-                let records: Vec<Record> =
-                    self.cluster.records().filter(concerned).cloned().collect();
-                for record in records {
-                    self.look_after(&record, &lock);
-                }
-                Ok(())
-            });
+        let result = take_lock(&self.paths).and_then(|lock| {
+            sweep_attachments(&self.paths, &lock)?;
+            self.read_attachments()?;
+            let concerned = |record: &&Record| {
+                only.is_none_or(|interfaces| interfaces.contains(&record.host_ifindex))
+            };
+            let records: Vec<Record> = self.cluster.records().filter(concerned).cloned().collect();
+            for record in records {
+                self.look_after(&record, &lock);
+            }
+            Ok(())
+        });
         if let Err(error) = result {
             tracing::error!(
                 error = format!("{error:#}"),
-                "interfaces could not be looked after"
+                "interfaces could not be looked after; it is tried again"
             );
+            metrics::counter!("podgate_retries_total").increment(1);
+            self.upkeep_due = Instant::now() + RETRY;
         }
     }
 
     fn look_after(&mut self, record: &Record, lock: &Lock) {
         let slot = record.slot;
-        let standing = match attach::standing(record) {
-            Ok(standing) => standing,
-            Err(error) => {
-                let error = anyhow::Error::from(error);
-                self.shadowed.insert(slot, format!("{error:#}"));
-                return;
-            }
-        };
-        if matches!(standing, Standing::Gone { .. }) || self.built.unswapped.contains_key(&slot) {
+        let mut standing = attach::standing(record);
+        let is_gone = matches!(standing, Ok(Standing::Gone { .. }));
+        if is_gone || self.built.unswapped.contains_key(&slot) {
             match take_over(&self.built.set, record, lock) {
                 Ok(()) => drop(self.built.unswapped.remove(&slot)),
                 Err(error) => {
                     self.built.unswapped.insert(slot, format!("{error:#}"));
                 }
             }
+            // Somebody may stand before what was put back.
+            standing = attach::standing(record);
         }
-        match standing {
-            Standing::Shadowed { by } => {
+        let in_the_way = match standing {
+            Ok(Standing::Shadowed { by }) => {
                 let by: Vec<String> = by.iter().map(ToString::to_string).collect();
-                self.shadowed.insert(slot, by.join(", "));
+                Some(by.join(", "))
             }
-            Standing::InForce | Standing::Gone { .. } => drop(self.shadowed.remove(&slot)),
+            Ok(Standing::InForce | Standing::Gone { .. }) => None,
+            Err(error) => Some(format!("{:#}", anyhow::Error::from(error))),
+        };
+        match in_the_way {
+            Some(what) => drop(self.shadowed.insert(slot, what)),
+            None => drop(self.shadowed.remove(&slot)),
         }
     }
 }

@@ -21,6 +21,10 @@ use crate::plan::{Plan, PlanError};
 /// How long facts that merely go away wait for more of their kind (DESIGN §4: 50 to 100 ms).
 const GATHER: Duration = Duration::from_millis(75);
 
+/// How long a change waits for the lock before it is reported as not in force, and tried again. Those who hold it
+/// longest load the programs, which takes a fraction of that.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// After how many failed attempts a new table set is built instead.
 const REBUILD_AFTER: u32 = 5;
 
@@ -53,7 +57,7 @@ impl Engine {
     }
 
     fn try_to_settle(&mut self) -> Result<()> {
-        let lock = Lock::take(&self.paths)?;
+        let lock = take_lock(&self.paths)?;
         if self.set_was_replaced() {
             tracing::warn!(
                 "the current table set is not this enforcer's: somebody removed its pins"
@@ -145,7 +149,7 @@ impl Engine {
                 Stop::Grace => {
                     drop(lock);
                     TableSet::grace()?;
-                    lock = Lock::take(&self.paths)?;
+                    lock = take_lock(&self.paths)?;
                     if let Some(Pending::Facts(execution) | Pending::Policy(execution, _)) =
                         &mut self.pending
                     {
@@ -205,7 +209,7 @@ impl Engine {
     }
 
     fn rebuild(&mut self) -> Result<()> {
-        let lock = Lock::take(&self.paths)?;
+        let lock = take_lock(&self.paths)?;
         self.rebuild_under(&lock)
     }
 
@@ -227,6 +231,11 @@ impl Engine {
         self.take_note_of(view);
         Ok(())
     }
+}
+
+/// The lock, if it is to be had soon.
+pub(super) fn take_lock(paths: &Paths) -> Result<Lock> {
+    Ok(Lock::take_until(paths, Instant::now() + PATIENCE)?)
 }
 
 /// Builds a table set for everything that is known.

@@ -324,3 +324,19 @@ fn an_attachment_file_that_cannot_be_read_is_told_and_stops_no_change() {
     node.withdraw("policy");
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
 }
+
+#[test]
+fn while_somebody_holds_the_lock_a_change_is_reported_as_not_in_force() {
+    let (node, enforcer) = scene();
+    let (web, friend) = (start(&node, "web"), start(&node, "friend"));
+    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    let held = podgate_datapath::lock::Lock::take(&node.paths()).unwrap();
+    node.apply("policy", &policy("p", "app: web", ""));
+    wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
+    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    drop(held);
+    wait_until("the policy is in force", || {
+        is_lost(&friend.netns, &web.netns, web.addresses[0])
+    });
+    wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+}
