@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use podgate_abi::Direction;
+use podgate_abi::{Direction, PolicyWord, Ruleset};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::{MapName, TableSet};
@@ -55,6 +55,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         set.write_attachment(record)?;
     }
     outgrow(&set, from.records)?;
+    keep_policed(paths, &set, from)?;
     // Nothing runs on this set yet, so no grace period is due.
     for step in &steps {
         match step {
@@ -122,6 +123,41 @@ fn outgrow(set: &TableSet, records: &[Record]) -> Result<()> {
         .max();
     for _ in 0..behind.unwrap_or(0) {
         set.draw_generation()?;
+    }
+    Ok(())
+}
+
+/// An attachment whose pod the source does not know has its baseline; but where a policy judged it before this start,
+/// it is denied: what that policy allowed is not known any more, and doubt is not resolved to allow.
+fn keep_policed(paths: &Paths, set: &TableSet, from: Plans<'_>) -> Result<()> {
+    let before = match TableSet::open_current(paths) {
+        Ok(Some(before)) => before,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "attachments of unknown pods get their baseline"
+            );
+            return Ok(());
+        }
+    };
+    let is_unknown =
+        |record: &&Record| !from.rulesets.iter().any(|(slot, _)| *slot == record.slot.0);
+    for record in from.records.iter().filter(is_unknown) {
+        let born = before
+            .read_attachment(record.slot)
+            .map(|stands| stands.origin().birth());
+        if !matches!(born, Ok(birth) if birth == record.birth.0) {
+            continue;
+        }
+        for direction in Direction::BOTH {
+            let judged_by = before.read_word(record.slot, direction)?.ruleset();
+            if judged_by != Ruleset::ALLOW_ALL {
+                let word = PolicyWord::new(Ruleset::DENY_ALL, set.draw_generation()?.0);
+                set.store_word(record.slot, direction, word)?;
+            }
+        }
     }
     Ok(())
 }

@@ -284,3 +284,30 @@ fn attack_09_a_qdisc_that_comes_later_in_the_place_of_ours_is_told_of() {
     });
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
 }
+
+#[test]
+fn a_policed_pod_that_the_source_forgets_while_no_enforcer_runs_is_not_opened_by_the_next() {
+    let node = scene();
+    let mut enforcer = Enforcer::start(&node);
+    let (web, friend, stranger) = (
+        start(&node, "web"),
+        start(&node, "friend"),
+        start(&node, "stranger"),
+    );
+    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+    enforcer.kill();
+    node.withdraw("web");
+    enforcer = Enforcer::start(&node);
+    for _ in 0..2 {
+        enforcer.kill();
+        enforcer = Enforcer::start(&node);
+        assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+        assert!(arrives(&web.netns, &stranger.netns, stranger.addresses[0]));
+    }
+    node.apply("web", &pod("web", "app: web"));
+    wait_until("it is known again", || {
+        arrives(&friend.netns, &web.netns, web.addresses[0])
+    });
+    assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+}
