@@ -75,7 +75,7 @@ pub struct Args {
         default_value = ":8163"
     )]
     health_probe_bind_addr: BindAddress,
-    /// How many flows the node can track; set by memory without it.
+    /// How many flows the node can track; without it as many as the tables have now, at first 65,536.
     #[arg(long, env = "PODGATE_CONNTRACK_CACHE_TABLE_SIZE", value_name = "N")]
     conntrack_cache_table_size: Option<NonZeroU32>,
     /// How much is logged.

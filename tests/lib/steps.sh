@@ -6,9 +6,36 @@ failures=()
 results=()
 running=
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/podgate-tests-XXXXXX")
-trap 'rm -rf "$scratch"' EXIT
+# What tests make, they make here: those that are killed cannot take it away again.
+export TMPDIR=$scratch/tmp
+mkdir "$TMPDIR"
+trap clean_up EXIT
 trap 'stop INT' INT
 trap 'stop TERM' TERM
+
+# Whether a process is a test of this run that has not ended yet.
+is_ours() { tr '\0' '\n' 2>/dev/null <"/proc/$1/environ" | grep -qx "TMPDIR=$TMPDIR"; }
+
+# Takes away what is left: mounts and files, and the named namespaces of test processes that are gone.
+clean_up() {
+	local place name pid
+	while read -r place; do
+		umount -l "$place"
+	done < <(awk -v below="$scratch/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | sort -r)
+	for name in /run/netns/podgate-*; do
+		pid=${name#/run/netns/podgate-}
+		for _ in {1..50}; do
+			is_ours "${pid%%-*}" || break
+			sleep 0.1
+		done
+		# A process that nobody waits for stays, without a command line.
+		if [ -e "$name" ] && ! grep -qs . "/proc/${pid%%-*}/cmdline" && [ -w /run/netns ]; then
+			umount -l "$name" 2>/dev/null || true
+			rm -f "$name"
+		fi
+	done
+	rm -rf "$scratch"
+}
 
 # Ends what is running, with all its children, and waits until it has cleaned up.
 stop() {
