@@ -114,7 +114,7 @@ fn egress_passes(tables: &HostTables, peer: &str) -> bool {
 
 /// Attack 17: `::/0` in one trie with mapped IPv4.
 #[test]
-fn every_ipv6_address_is_no_ipv4_address() {
+fn attack_17_every_ipv6_address_is_no_ipv4_address() {
     let (tables, mut planner) = (tables(), Planner::new(AMPLE));
     put_in_force(
         &tables,
@@ -155,7 +155,7 @@ fn an_ipv6_block_of_mapped_addresses_is_no_ipv4_block() {
 
 /// Attack 12: an enforcer that starts numbers classes and rulesets anew, and the policy changed meanwhile.
 #[test]
-fn a_restart_fills_a_table_set_of_its_own() {
+fn attack_12_a_restart_fills_a_table_set_of_its_own() {
     let before = world(allowing(vec![with_label("1")], vec![]));
     let after = world(allowing(vec![with_label("2")], vec![]));
     let seen =
