@@ -52,7 +52,7 @@ pub enum AddError {
     /// Another qdisc has the place.
     #[error(
         "interface {ifindex} has qdisc {kind} in the place of clsact, as the bandwidth plugin makes it; \
-         put podgate before that plugin in the chain, or leave that plugin out"
+         the two cannot share an interface: leave that plugin out of the chain"
     )]
     QdiscTaken {
         /// Which interface.
