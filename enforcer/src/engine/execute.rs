@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use podgate_abi::{Class, Direction, PolicyWord, PrefixKey, PrefixWord};
+use podgate_abi::{Class, PolicyWord, PrefixKey, PrefixWord};
 use podgate_datapath::Failed;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
@@ -147,19 +147,7 @@ pub(super) fn write(write: &Write, set: &TableSet, lock: &Lock) -> Result<(), Fa
             let word = PolicyWord::new(*ruleset, generation);
             set.store_word(Slot(*slot), *direction, word)
         }
-        Write::Renew { slot, direction } => renew(set, Slot(*slot), *direction),
-    }
-}
-
-/// A fresh generation under the ruleset that stands, whoever else writes the word.
-fn renew(set: &TableSet, slot: Slot, direction: Direction) -> Result<(), Failed> {
-    let mut old = set.read_word(slot, direction)?;
-    loop {
-        let new = PolicyWord::new(old.ruleset(), set.draw_generation()?.0);
-        match set.compare_and_swap_word(slot, direction, old, new)? {
-            Ok(()) => return Ok(()),
-            Err(changed) => old = changed.0,
-        }
+        Write::Renew { slot, direction } => set.renew_word(Slot(*slot), *direction),
     }
 }
 
@@ -175,7 +163,7 @@ fn in_own_family(key: PrefixKey) -> (IpAddr, u8) {
 
 #[cfg(test)]
 mod tests {
-    use podgate_abi::{Address, RowKey};
+    use podgate_abi::{Address, Direction, RowKey};
 
     use super::*;
 

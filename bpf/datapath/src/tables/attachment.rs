@@ -183,16 +183,24 @@ impl TableSet {
     /// When the tables cannot be opened.
     pub fn renew_generation(&self, slot: Slot) -> Result<(), Failed> {
         for direction in Direction::BOTH {
-            let mut old = self.read_word(slot, direction)?;
-            loop {
-                let new = PolicyWord::new(old.ruleset(), self.draw_generation()?.0);
-                match self.compare_and_swap_word(slot, direction, old, new)? {
-                    Ok(()) => break,
-                    Err(Changed(found)) => old = found,
-                }
-            }
+            self.renew_word(slot, direction)?;
         }
         Ok(())
+    }
+
+    /// Gives one word a fresh generation under the ruleset that stands, whoever else writes the word.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened.
+    pub fn renew_word(&self, slot: Slot, direction: Direction) -> Result<(), Failed> {
+        let mut old = self.read_word(slot, direction)?;
+        loop {
+            let new = PolicyWord::new(old.ruleset(), self.draw_generation()?.0);
+            match self.compare_and_swap_word(slot, direction, old, new)? {
+                Ok(()) => return Ok(()),
+                Err(Changed(found)) => old = found,
+            }
+        }
     }
 }
 
