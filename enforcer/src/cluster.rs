@@ -1,7 +1,7 @@
 //! The cluster as this node knows it: what the source says, beside what the node itself knows better.
 //!
 //! ```text
-//! Snapshot (source) ─────────┐
+//! Objects (source) ──────────┐
 //! Attachments (their files) ─┼──► View { World, Subjects }: what the compiler reads
 //! node addresses (netlink) ──┘
 //! ```
@@ -16,12 +16,12 @@ use podgate_policy::connection::{Baseline, Subject};
 use podgate_policy::model::{ObjectName, Pod, World};
 
 use crate::convert::pod::IdentifiedPod;
-use crate::manifests::Snapshot;
+use crate::source::{Change, Objects};
 
 /// Everything that is known.
 #[derive(Debug, Default)]
 pub struct Cluster {
-    source: Snapshot,
+    source: Objects,
     node_addresses: BTreeSet<IpAddr>,
     attachments: BTreeMap<Identity, Attachment>,
 }
@@ -46,8 +46,15 @@ pub struct View {
 
 impl Cluster {
     /// The source now says this.
-    pub fn set_source(&mut self, source: Snapshot) {
+    pub fn set_source(&mut self, source: Objects) {
         self.source = source;
+    }
+
+    /// The source now says these things other than before.
+    pub fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.source.apply(change);
+        }
     }
 
     /// The node now has these addresses. Says whether it had others before.
@@ -207,7 +214,7 @@ fn is(runtime: &PodName, name: &ObjectName, source: &IdentifiedPod) -> bool {
     runtime.namespace == name.namespace && runtime.name == name.name && !namesakes
 }
 
-fn pod_of<'a>(record: &Record, source: &'a Snapshot) -> Option<(ObjectName, &'a Pod)> {
+fn pod_of<'a>(record: &Record, source: &'a Objects) -> Option<(ObjectName, &'a Pod)> {
     let runtime = record.pod.as_ref()?;
     let name = ObjectName::new(&runtime.namespace, &runtime.name);
     let identified = source.pods.get(&name)?;

@@ -34,7 +34,7 @@ use tokio::sync::{oneshot, watch};
 use crate::admin::Condition;
 use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
-use crate::manifests::Snapshot;
+use crate::source::Objects;
 use answer::{Progress, Trouble};
 use backoff::Backoff;
 use build::Built;
@@ -58,7 +58,9 @@ pub struct Beginning {
     /// Which baseline attachments should have.
     pub mode: Mode,
     /// What the source says.
-    pub source: Snapshot,
+    pub source: Objects,
+    /// What is wrong with the source.
+    pub source_errors: Vec<String>,
     /// The node's addresses.
     pub node_addresses: BTreeSet<IpAddr>,
 }
@@ -123,10 +125,10 @@ impl Engine {
             sizes,
             mode,
             source,
+            source_errors,
             node_addresses,
         } = beginning;
         let mut cluster = Cluster::default();
-        let source_errors = source.errors.iter().map(ToString::to_string).collect();
         cluster.set_source(source);
         cluster.set_node_addresses(node_addresses);
         let lock = Lock::take(&paths)?;
@@ -237,8 +239,8 @@ impl Engine {
             self.settle(source.is_some());
         }
         if let Some(source) = source {
-            self.source_errors = source.errors.iter().map(ToString::to_string).collect();
-            self.cluster.set_source(source);
+            self.source_errors = source.errors;
+            self.cluster.apply(source.changes);
             changed = true;
         }
         if upkeep {

@@ -16,4 +16,5 @@ pub mod node;
 pub mod plan;
 pub mod run;
 pub mod socket;
+pub mod source;
 pub mod upkeep;

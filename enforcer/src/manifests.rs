@@ -8,11 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use podgate_policy::model::{Namespace, NetworkPolicy, ObjectName};
-
-use crate::convert::pod::IdentifiedPod;
+use crate::source::Objects;
 
 mod entry;
 mod file;
@@ -32,12 +29,8 @@ pub use watch::{WatchError, watch};
 /// All that the directory says, complete in itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Namespaces by name.
-    pub namespaces: BTreeMap<String, Namespace>,
-    /// Pods, with the addresses of their `status`.
-    pub pods: BTreeMap<ObjectName, Arc<IdentifiedPod>>,
-    /// Policies.
-    pub policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    /// Every object.
+    pub objects: Objects,
     /// What is wrong now, by path. Empty: everything in the directory is in this snapshot.
     pub errors: Vec<FileError>,
 }
@@ -113,13 +106,19 @@ impl Manifests {
             for found in &file.in_force {
                 match (&found.key, &found.object) {
                     (ObjectKey::Namespace(name), Object::Namespace(namespace)) => {
-                        snapshot.namespaces.insert(name.clone(), namespace.clone());
+                        snapshot
+                            .objects
+                            .namespaces
+                            .insert(name.clone(), namespace.clone());
                     }
                     (ObjectKey::Pod(name), Object::Pod(pod)) => {
-                        snapshot.pods.insert(name.clone(), pod.clone());
+                        snapshot.objects.pods.insert(name.clone(), pod.clone());
                     }
                     (ObjectKey::Policy(name), Object::Policy(policy)) => {
-                        snapshot.policies.insert(name.clone(), policy.clone());
+                        snapshot
+                            .objects
+                            .policies
+                            .insert(name.clone(), policy.clone());
                     }
                     (ObjectKey::Namespace(_) | ObjectKey::Pod(_) | ObjectKey::Policy(_), _) => {
                         unreachable!("an object's key is made with the object")

@@ -17,6 +17,7 @@ use crate::engine::{Beginning, Engine, Event};
 use crate::manifests::{self, Snapshot};
 use crate::node;
 use crate::socket::{EngineGone, Limits, Socket};
+use crate::source::Update;
 use crate::upkeep;
 
 /// Only root may hand over attachments.
@@ -81,15 +82,17 @@ pub async fn run(config: Config) -> Result<()> {
             .send(Event::Node(noticed))
             .map_err(|_| node::Stopped)
     })?;
+    let first = snapshots.borrow().clone();
     let beginning = Beginning {
-        source: snapshots.borrow().clone(),
+        source: first.objects.clone(),
+        source_errors: errors_of(&first),
         paths: paths.clone(),
         sizes,
         mode,
         node_addresses,
     };
     let engine = start_engine(beginning, condition_in, events).await?;
-    tokio::spawn(follow_source(snapshots, events_in.clone()));
+    tokio::spawn(follow_source(first, snapshots, events_in.clone()));
     upkeep::start(paths.clone())?;
     let to_engine = events_in.clone();
     let socket = Socket::bind(&paths.run, ROOT, Limits::default())?;
@@ -159,12 +162,25 @@ async fn start_engine(
     Ok(Running { thread, ended })
 }
 
-async fn follow_source(mut snapshots: watch::Receiver<Snapshot>, events: Sender<Event>) {
+fn errors_of(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.errors.iter().map(ToString::to_string).collect()
+}
+
+async fn follow_source(
+    mut known: Snapshot,
+    mut snapshots: watch::Receiver<Snapshot>,
+    events: Sender<Event>,
+) {
     while snapshots.changed().await.is_ok() {
         let snapshot = snapshots.borrow_and_update().clone();
-        if events.send(Event::Source(snapshot)).is_err() {
+        let update = Update {
+            changes: known.objects.differences(&snapshot.objects),
+            errors: errors_of(&snapshot),
+        };
+        if events.send(Event::Source(update)).is_err() {
             return;
         }
+        known = snapshot;
     }
     tracing::error!(
         "the manifest directory is not followed any more; what it last said stays in force"

@@ -67,7 +67,7 @@ fn world(applied: &BTreeSet<Policy>) -> World {
     }
     let snapshot = manifests.snapshot();
     assert_eq!(snapshot.errors, []);
-    let pods = snapshot.pods.into_iter().map(|(name, identified)| {
+    let pods = snapshot.objects.pods.into_iter().map(|(name, identified)| {
         let star = Star::ALL
             .into_iter()
             .find(|star| star.name() == name.name)
@@ -77,9 +77,9 @@ fn world(applied: &BTreeSet<Policy>) -> World {
         (name, Arc::new(pod))
     });
     World {
-        namespaces: snapshot.namespaces,
+        namespaces: snapshot.objects.namespaces,
         pods: pods.collect(),
-        policies: snapshot.policies,
+        policies: snapshot.objects.policies,
         node_addresses: Vec::new(),
     }
 }

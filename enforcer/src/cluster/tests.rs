@@ -29,14 +29,14 @@ fn with(mut pod: IdentifiedPod, change: impl FnOnce(&mut Pod)) -> IdentifiedPod 
     pod
 }
 
-fn source(pods: impl IntoIterator<Item = IdentifiedPod>) -> Snapshot {
-    Snapshot {
+fn source(pods: impl IntoIterator<Item = IdentifiedPod>) -> Objects {
+    Objects {
         namespaces: [("ns".to_owned(), Namespace::new("ns", BTreeMap::new()))].into(),
         pods: pods
             .into_iter()
             .map(|pod| (pod.name.clone(), Arc::new(pod)))
             .collect(),
-        ..Snapshot::default()
+        ..Objects::default()
     }
 }
 

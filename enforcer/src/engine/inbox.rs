@@ -9,17 +9,17 @@ use podgate_datapath::netlink::Ifindex;
 use podgate_handoff::{AttachmentId, Reply, Request};
 use tokio::sync::oneshot;
 
-use crate::manifests::Snapshot;
 use crate::node::Noticed;
 use crate::socket::Handoff;
+use crate::source::Update;
 
 /// Something for the engine.
 #[derive(Debug)]
 pub enum Event {
     /// A plugin asks.
     Handoff(Handoff),
-    /// The source changed; this is all of it.
-    Source(Snapshot),
+    /// The source changed.
+    Source(Update),
     /// The node's kernel said something.
     Node(Noticed),
     /// Somebody reads the metrics: count the kernel's first.
@@ -59,8 +59,8 @@ pub(super) struct Inbox {
     pub(super) dels: Vec<oneshot::Sender<Reply>>,
     /// Questions whether an ADD could be served.
     pub(super) statuses: Vec<oneshot::Sender<Reply>>,
-    /// The newest snapshot.
-    pub(super) source: Option<Snapshot>,
+    /// What the source said, all of it together.
+    pub(super) source: Option<Update>,
     /// The newest addresses of the node.
     pub(super) node_addresses: Option<BTreeSet<IpAddr>>,
     /// Where interfaces or filters went away.
@@ -93,7 +93,11 @@ impl Inbox {
                 Request::Del(_) => self.dels.push(reply),
                 Request::Status => self.statuses.push(reply),
             },
-            Event::Source(snapshot) => self.source = Some(snapshot),
+            Event::Source(update) => {
+                let known = self.source.get_or_insert_default();
+                known.changes.extend(update.changes);
+                known.errors = update.errors;
+            }
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
             Event::Node(Noticed::LinkGone(interface) | Noticed::FilterGone(interface)) => {
                 self.links.add(interface);
@@ -110,6 +114,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+    use crate::source::Change;
 
     const LONG: Duration = Duration::from_secs(10);
 
@@ -128,17 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_there_is_taken_at_once_and_the_newest_snapshot_wins() {
+    fn everything_that_is_there_is_taken_at_once_and_changes_of_the_source_stay_in_order() {
         let (out, events) = channel();
         let address = IpAddr::from([192, 0, 2, 1]);
-        let second = Snapshot {
-            namespaces: [("a".to_owned(), Default::default())].into(),
-            ..Snapshot::default()
+        let update = |name: &str, error: &str| Update {
+            changes: vec![Change::Namespace(name.to_owned(), None)],
+            errors: vec![error.to_owned()],
         };
         for event in [
-            Event::Source(Snapshot::default()),
+            Event::Source(update("a", "mended")),
             handoff(Request::Add(id("c1"))),
-            Event::Source(second.clone()),
+            Event::Source(update("b", "new")),
             Event::Node(Noticed::Addresses([address].into())),
             Event::Node(Noticed::LinkGone(Ifindex(7))),
             handoff(Request::Del(id("c0"))),
@@ -151,7 +156,10 @@ mod tests {
         let adds: Vec<_> = inbox.adds.into_iter().map(|(id, _)| id).collect();
         assert_eq!(adds, [id("c1"), id("c2")]);
         assert_eq!((inbox.dels.len(), inbox.statuses.len()), (1, 1));
-        assert_eq!(inbox.source, Some(second));
+        let source = inbox.source.unwrap();
+        let gone = |name: &str| Change::Namespace(name.to_owned(), None);
+        assert_eq!(source.changes, [gone("a"), gone("b")]);
+        assert_eq!(source.errors, ["new"]);
         assert_eq!(inbox.node_addresses, Some([address].into()));
         assert_eq!(inbox.links, Links::Some([Ifindex(7)].into()));
         assert!(!inbox.stop);

@@ -36,7 +36,12 @@ fn apply(manifests: &mut Manifests, path: &str, content: &str) -> Snapshot {
 }
 
 fn namespaces(snapshot: &Snapshot) -> Vec<&str> {
-    snapshot.namespaces.keys().map(String::as_str).collect()
+    snapshot
+        .objects
+        .namespaces
+        .keys()
+        .map(String::as_str)
+        .collect()
 }
 
 #[test]
@@ -46,9 +51,15 @@ fn samples_are_read_in_full() {
     let snapshot = apply(&mut manifests, "policies.yaml", POLICIES);
     assert_eq!(snapshot.errors, []);
     assert_eq!(namespaces(&snapshot), ["client", "stars"]);
-    let policies: Vec<_> = snapshot.policies.keys().map(ToString::to_string).collect();
+    let policies: Vec<_> = snapshot
+        .objects
+        .policies
+        .keys()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(policies, ["client/default-deny", "stars/backend-policy"]);
     let pods: Vec<_> = snapshot
+        .objects
         .pods
         .values()
         .map(|p| (p.name.to_string(), p.pod.addresses.len()))
@@ -230,6 +241,7 @@ fn lists_hold_objects_and_name_the_item_that_is_wrong() {
     let mut manifests = Manifests::default();
     assert_eq!(
         apply(&mut manifests, "a.yaml", &list.replace("endPort", "port"))
+            .objects
             .policies
             .len(),
         1

@@ -28,7 +28,7 @@ async fn until(snapshots: &mut Receiver<Snapshot>, what: &str, fits: impl Fn(&Sn
 }
 
 fn says(snapshot: &Snapshot, names: &[&str]) -> bool {
-    snapshot.namespaces.keys().eq(names) && snapshot.errors.is_empty()
+    snapshot.objects.namespaces.keys().eq(names) && snapshot.errors.is_empty()
 }
 
 fn write(directory: &Path, name: &str, content: &str) {
@@ -59,7 +59,7 @@ async fn files_that_are_added_edited_renamed_and_deleted_take_effect() {
     until(&mut snapshots, "edited", |s| says(s, &["a", "c"])).await;
     write(path, "b.yml", "kind: [");
     until(&mut snapshots, "wrongly edited", |s| {
-        s.errors.len() == 1 && s.namespaces.len() == 2
+        s.errors.len() == 1 && s.objects.namespaces.len() == 2
     })
     .await;
     write(path, "new", &namespace("d"));
@@ -116,7 +116,7 @@ async fn a_directory_that_vanishes_keeps_what_it_said_and_is_found_again() {
     let mut snapshots = watch(path.clone()).expect("the directory can be watched");
     fs::rename(&path, parent.path().join("away")).expect("renamed");
     until(&mut snapshots, "gone", |s| {
-        s.namespaces.len() == 1 && s.errors.iter().any(|e| e.path == path)
+        s.objects.namespaces.len() == 1 && s.errors.iter().any(|e| e.path == path)
     })
     .await;
     fs::create_dir(&path).expect("made");
@@ -143,7 +143,7 @@ async fn a_file_that_is_being_written_is_not_read_because_of_another_file() {
     write(path, "README", "not a manifest");
     write(path, "b.yaml", &namespace("b"));
     until(&mut snapshots, "the others are read", |s| {
-        s.namespaces.contains_key("b")
+        s.objects.namespaces.contains_key("b")
     })
     .await;
     assert!(says(&snapshots.borrow(), &["a", "b"]));
@@ -167,7 +167,7 @@ async fn a_directory_in_the_place_of_a_file_keeps_what_the_file_said_and_is_repo
     fs::remove_file(&path).expect("removed");
     fs::rename(directory.path().join("new"), &path).expect("renamed");
     until(&mut snapshots, "reported", |s| {
-        s.namespaces.contains_key("a") && s.errors.iter().any(|e| e.path == path)
+        s.objects.namespaces.contains_key("a") && s.errors.iter().any(|e| e.path == path)
     })
     .await;
     fs::remove_dir(&path).expect("removed");
@@ -190,16 +190,19 @@ async fn what_a_file_last_said_outlives_the_enforcer() {
     fs::remove_file(path.join("b.yaml")).expect("removed");
     let mut snapshots = start();
     let first = snapshots.borrow().clone();
-    assert!(first.namespaces.keys().eq(["a", "c"]), "{first:?}");
+    assert!(first.objects.namespaces.keys().eq(["a", "c"]), "{first:?}");
     assert!(first.errors.len() == 1, "{first:?}");
     // Kept is what was in force last, and nothing that is gone.
     write(path, "c.yaml", &namespace("d"));
-    until(&mut snapshots, "edited", |s| s.namespaces.contains_key("d")).await;
+    until(&mut snapshots, "edited", |s| {
+        s.objects.namespaces.contains_key("d")
+    })
+    .await;
     drop(snapshots);
     write(path, "c.yaml", "kind: [");
     write(path, "b.yaml", "kind: [");
-    let names = start().borrow().namespaces.clone();
+    let names = start().borrow().objects.namespaces.clone();
     assert!(names.keys().eq(["a", "d"]), "{names:?}");
     fs::remove_file(path.join("a.yaml")).expect("removed");
-    assert!(start().borrow().namespaces.keys().eq(["d"]));
+    assert!(start().borrow().objects.namespaces.keys().eq(["d"]));
 }

@@ -1,0 +1,116 @@
+//! What a source says, whichever it is: objects that are now so, or gone.
+//!
+//! ```text
+//! manifests ───────┐
+//! networkpolicies ─┼──► Update { changes, errors } ──► engine ──► Cluster, which compares with what it knew
+//! policyendpoints ─┘
+//! ```
+//! A source that lists anew says what differs ([`Objects::differences`]), so that the engine sees single changes only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use podgate_policy::model::{Namespace, NetworkPolicy, ObjectName};
+
+use crate::convert::pod::IdentifiedPod;
+
+/// One object is now so; `None`: it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A namespace, by name.
+    Namespace(String, Option<Namespace>),
+    /// A pod, with the addresses of its `status`.
+    Pod(ObjectName, Option<Arc<IdentifiedPod>>),
+    /// A policy.
+    Policy(ObjectName, Option<Arc<NetworkPolicy>>),
+}
+
+/// What a source has to say at one time. Changes that belong together are in one update.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Update {
+    /// What changed, in order.
+    pub changes: Vec<Change>,
+    /// All that is wrong with the source now, each with what a person can do. Empty: everything it has is in force.
+    pub errors: Vec<String>,
+}
+
+/// All objects that a source has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Namespaces by name.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// Pods, with the addresses of their `status`.
+    pub pods: BTreeMap<ObjectName, Arc<IdentifiedPod>>,
+    /// Policies.
+    pub policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+}
+
+impl Objects {
+    /// Takes note of a change.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Namespace(name, object) => put(&mut self.namespaces, name, object),
+            Change::Pod(name, object) => put(&mut self.pods, name, object),
+            Change::Policy(name, object) => put(&mut self.policies, name, object),
+        }
+    }
+
+    /// The changes that lead from here to `new`.
+    pub fn differences(&self, new: &Self) -> Vec<Change> {
+        let namespaces = differing(&self.namespaces, &new.namespaces)
+            .map(|(name, object)| Change::Namespace(name, object));
+        let pods = differing(&self.pods, &new.pods).map(|(name, object)| Change::Pod(name, object));
+        let policies = differing(&self.policies, &new.policies)
+            .map(|(name, object)| Change::Policy(name, object));
+        namespaces.chain(pods).chain(policies).collect()
+    }
+}
+
+fn put<K: Ord, V>(objects: &mut BTreeMap<K, V>, name: K, object: Option<V>) {
+    match object {
+        Some(object) => objects.insert(name, object),
+        None => objects.remove(&name),
+    };
+}
+
+fn differing<K: Ord + Clone, V: PartialEq + Clone>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+) -> impl Iterator<Item = (K, Option<V>)> {
+    let gone = old.keys().filter(|name| !new.contains_key(name));
+    let gone = gone.map(|name| (name.clone(), None));
+    let other = new
+        .iter()
+        .filter(|(name, object)| old.get(name) != Some(object));
+    gone.chain(other.map(|(name, object)| (name.clone(), Some(object.clone()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objects(namespaces: &[(&str, &str)]) -> Objects {
+        let namespace = |(name, team): &(&str, &str)| {
+            let labels = [("team".to_owned(), (*team).to_owned())].into();
+            ((*name).to_owned(), Namespace::new(name, labels))
+        };
+        Objects {
+            namespaces: namespaces.iter().map(namespace).collect(),
+            ..Objects::default()
+        }
+    }
+
+    #[test]
+    fn differences_lead_from_the_old_objects_to_the_new_ones_and_are_no_more_than_needed() {
+        let old = objects(&[("gone", "a"), ("same", "a"), ("other", "a")]);
+        let new = objects(&[("same", "a"), ("other", "b"), ("new", "a")]);
+        let changes = old.differences(&new);
+        assert_eq!(changes.len(), 3);
+        let mut followed = old.clone();
+        for change in changes {
+            followed.apply(change);
+        }
+        assert_eq!(followed, new);
+        assert_eq!(new.differences(&new), []);
+    }
+}
