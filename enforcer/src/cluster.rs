@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use podgate_datapath::record::{self, Identity, PodName, Record, Slot};
 use podgate_policy::connection::{Baseline, Subject};
 use podgate_policy::model::{ObjectName, Pod, World};
@@ -101,7 +102,7 @@ impl Cluster {
         let owners = self.owners();
         let mut world = World {
             namespaces: self.source.namespaces.clone(),
-            pods: BTreeMap::new(),
+            pods: OrdMap::new(),
             policies: self.source.policies.clone(),
             node_addresses: self
                 .node_addresses

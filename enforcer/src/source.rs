@@ -7,9 +7,10 @@
 //! ```
 //! A source that lists anew says what differs ([`Objects::differences`]), so that the engine sees single changes only.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use podgate_policy::model::{Namespace, NetworkPolicy, ObjectName};
 
 use crate::convert::pod::IdentifiedPod;
@@ -38,11 +39,11 @@ pub struct Update {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Objects {
     /// Namespaces by name.
-    pub namespaces: BTreeMap<String, Namespace>,
+    pub namespaces: OrdMap<String, Namespace>,
     /// Pods, with the addresses of their `status`.
-    pub pods: BTreeMap<ObjectName, Arc<IdentifiedPod>>,
+    pub pods: OrdMap<ObjectName, Arc<IdentifiedPod>>,
     /// Policies.
-    pub policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    pub policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
 }
 
 impl Objects {
@@ -66,7 +67,7 @@ impl Objects {
     }
 }
 
-fn put<K: Ord, V>(objects: &mut BTreeMap<K, V>, name: K, object: Option<V>) {
+fn put<K: Ord + Clone, V: Clone>(objects: &mut OrdMap<K, V>, name: K, object: Option<V>) {
     match object {
         Some(object) => objects.insert(name, object),
         None => objects.remove(&name),
@@ -74,15 +75,17 @@ fn put<K: Ord, V>(objects: &mut BTreeMap<K, V>, name: K, object: Option<V>) {
 }
 
 fn differing<K: Ord + Clone, V: PartialEq + Clone>(
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
+    old: &OrdMap<K, V>,
+    new: &OrdMap<K, V>,
 ) -> impl Iterator<Item = (K, Option<V>)> {
-    let gone = old.keys().filter(|name| !new.contains_key(name));
-    let gone = gone.map(|name| (name.clone(), None));
-    let other = new
-        .iter()
-        .filter(|(name, object)| old.get(name) != Some(object));
-    gone.chain(other.map(|(name, object)| (name.clone(), Some(object.clone()))))
+    old.diff(new).map(|difference| match difference {
+        DiffItem::Add(name, object)
+        | DiffItem::Update {
+            new: (name, object),
+            ..
+        } => (name.clone(), Some(object.clone())),
+        DiffItem::Remove(name, _) => (name.clone(), None),
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 /// Labels of an object, key to value.
@@ -17,15 +18,16 @@ pub type Labels = BTreeMap<String, String>;
 /// (Kubernetes: "the control plane sets an immutable label `kubernetes.io/metadata.name` on all namespaces").
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// Everything that a verdict may depend on.
+/// Everything that a verdict may depend on. A copy costs next to nothing, and comparing it with what became of it
+/// costs what differs: the maps share what they have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct World {
     /// Namespaces by name. A namespace that is not here matches no namespace selector.
-    pub namespaces: BTreeMap<String, Namespace>,
+    pub namespaces: OrdMap<String, Namespace>,
     /// Pods by (namespace, name), of all nodes.
-    pub pods: BTreeMap<ObjectName, Arc<Pod>>,
+    pub pods: OrdMap<ObjectName, Arc<Pod>>,
     /// Policies by (namespace, name).
-    pub policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    pub policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
     /// Addresses of this node, from netlink.
     pub node_addresses: Vec<IpAddr>,
 }

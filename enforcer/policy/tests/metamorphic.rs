@@ -1,9 +1,9 @@
 //! Properties of NetworkPolicy that hold without knowing any verdict: how verdicts move when policies move.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use podgate_policy::arbitrary::{self, ipv4, ipv6};
 use podgate_policy::compile::{SubjectRulesets, compile_subject};
@@ -42,9 +42,14 @@ fn compiled(world: &World) -> Vec<SubjectRulesets> {
 /// The world with every policy changed.
 fn with_policies(world: &World, mut change: impl FnMut(&mut NetworkPolicy)) -> World {
     let mut changed = world.clone();
-    for policy in changed.policies.values_mut() {
-        change(Arc::make_mut(policy));
-    }
+    changed.policies = changed
+        .policies
+        .into_iter()
+        .map(|(name, mut policy)| {
+            change(Arc::make_mut(&mut policy));
+            (name, policy)
+        })
+        .collect();
     changed
 }
 
@@ -105,11 +110,16 @@ fn other_family(world: &World) -> World {
             }
         });
     });
-    for pod in changed.pods.values_mut() {
-        for address in &mut Arc::make_mut(pod).addresses {
-            *address = other_address(*address);
-        }
-    }
+    changed.pods = changed
+        .pods
+        .into_iter()
+        .map(|(name, mut pod)| {
+            for address in &mut Arc::make_mut(&mut pod).addresses {
+                *address = other_address(*address);
+            }
+            (name, pod)
+        })
+        .collect();
     changed.node_addresses = changed
         .node_addresses
         .into_iter()
@@ -164,7 +174,7 @@ proptest! {
     #[test]
     fn a_policy_for_each_rule_is_the_same_as_one_for_all(world in arbitrary::world()) {
         let mut split = world.clone();
-        split.policies = BTreeMap::new();
+        split.policies = OrdMap::new();
         for (name, policy) in &world.policies {
             let none = NetworkPolicy { ingress: vec![], egress: vec![], ..(**policy).clone() };
             let ingress = policy.ingress.iter().map(|rule| NetworkPolicy { ingress: vec![rule.clone()], ..none.clone() });
@@ -315,7 +325,7 @@ proptest! {
     #[test]
     fn pods_that_selectors_do_not_see_change_no_verdict(world in arbitrary::world(), connections in connections()) {
         let mut without = world.clone();
-        without.pods.retain(|_, pod| pod.is_selectable());
+        without.pods = without.pods.into_iter().filter(|(_, pod)| pod.is_selectable()).collect();
         prop_assert_eq!(verdicts(&without, &connections), verdicts(&world, &connections));
     }
 

@@ -31,7 +31,7 @@ fn with(mut pod: IdentifiedPod, change: impl FnOnce(&mut Pod)) -> IdentifiedPod 
 
 fn source(pods: impl IntoIterator<Item = IdentifiedPod>) -> Objects {
     Objects {
-        namespaces: [("ns".to_owned(), Namespace::new("ns", BTreeMap::new()))].into(),
+        namespaces: OrdMap::unit("ns".to_owned(), Namespace::new("ns", BTreeMap::new())),
         pods: pods
             .into_iter()
             .map(|pod| (pod.name.clone(), Arc::new(pod)))

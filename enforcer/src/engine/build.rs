@@ -271,6 +271,7 @@ mod tests {
     use std::net::IpAddr;
     use std::sync::Arc;
 
+    use imbl::OrdMap;
     use podgate_policy::compile::compile_subject;
     use podgate_policy::connection::{Baseline, Subject};
     use podgate_policy::model::{Namespaces, NetworkPolicy, ObjectName, Peer, Pod, Rule, Selector};
@@ -302,7 +303,7 @@ mod tests {
         };
         World {
             pods: (0..pods).map(pod).collect(),
-            policies: [(ObjectName::new("ns", "policy"), Arc::new(policy))].into(),
+            policies: OrdMap::unit(ObjectName::new("ns", "policy"), Arc::new(policy)),
             ..World::default()
         }
     }
@@ -310,7 +311,7 @@ mod tests {
     #[test]
     fn tables_grow_until_they_have_room_for_twice_what_is_in_force() {
         let world = world(300);
-        let (name, pod) = world.pods.first_key_value().unwrap();
+        let (name, pod) = world.pods.get_min().unwrap();
         let subject = Subject::new(name.clone(), pod, Baseline::Standard);
         let rulesets = [(1, compile_subject(&world, &subject))];
         let from = Plans {

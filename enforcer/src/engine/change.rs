@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use podgate_datapath::record::Slot;
 use podgate_policy::compile::{SubjectRulesets, compile_subject};
 use podgate_policy::connection::Subject;
@@ -40,9 +42,11 @@ impl FactsChange {
     }
 }
 
-fn is_part<K: Ord, V: PartialEq>(part: &BTreeMap<K, V>, whole: &BTreeMap<K, V>) -> bool {
-    part.iter()
-        .all(|(key, value)| whole.get(key) == Some(value))
+fn is_part<K: Ord, V: PartialEq>(part: &OrdMap<K, V>, whole: &OrdMap<K, V>) -> bool {
+    whole.diff(part).all(|difference| match difference {
+        DiffItem::Remove(..) => true,
+        DiffItem::Add(..) | DiffItem::Update { .. } => false,
+    })
 }
 
 /// Rulesets by slot.
@@ -51,7 +55,7 @@ pub(super) type Rulesets = BTreeMap<Slot, Arc<SubjectRulesets>>;
 /// The compiled policies of all subjects. What cannot have changed is not compiled again.
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
-    policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
     subjects: BTreeMap<Slot, (Subject, Arc<SubjectRulesets>)>,
 }
 
@@ -102,13 +106,12 @@ mod tests {
             ..Pod::default()
         };
         World {
-            namespaces: [("ns".to_owned(), Namespace::new("ns", BTreeMap::new()))].into(),
-            pods: [
+            namespaces: OrdMap::unit("ns".to_owned(), Namespace::new("ns", BTreeMap::new())),
+            pods: OrdMap::from_iter([
                 (ObjectName::new("ns", "a"), Arc::new(pod(1))),
                 (ObjectName::new("ns", "b"), Arc::new(pod(2))),
-            ]
-            .into(),
-            policies: BTreeMap::new(),
+            ]),
+            policies: OrdMap::new(),
             node_addresses: vec![IpAddr::from([192, 0, 2, 1])],
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use podgate_abi::{Direction as Side, Ruleset, Slot};
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::ports::{PortSet, Row};
@@ -92,7 +93,7 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     after.world = World {
         namespaces: world.namespaces.clone(),
         pods: world.pods.clone(),
-        policies: BTreeMap::new(),
+        policies: OrdMap::new(),
         node_addresses: world.node_addresses.clone(),
     };
     after.facts = Facts::of(&after.world, &after.questions);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use imbl::OrdMap;
 use podgate_abi::{Ruleset, Slot};
 use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::compile::compile_subject;
@@ -190,7 +191,7 @@ impl Bench {
         let before = std::mem::replace(&mut self.world, world);
         let old = std::mem::replace(&mut self.attached, attached);
         let no_policies = World {
-            policies: BTreeMap::new(),
+            policies: OrdMap::new(),
             ..before.clone()
         };
         self.flows
