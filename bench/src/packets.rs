@@ -173,7 +173,6 @@ impl Bench {
         let paths = place.paths();
         let lock = Lock::take(&paths)?;
         let set = TableSet::create(&paths, &lock, &Sizes::default())?;
-        set.set_flows_per_attachment(Sizes::default().flows_per_attachment)?;
         let mut addresses: Vec<IpAddr> = Vec::new();
         let ruleset = Ruleset::FIRST;
         let row = |set| RowSets {

@@ -41,8 +41,10 @@ pub(crate) fn print() -> Result<()> {
                 "events",
                 "flows",
                 "embryonic",
+                "crowd",
                 "fragments",
                 "budgets",
+                "paces",
                 "limits",
             ] {
                 loader.map_max_entries(table, ELEMENTS);

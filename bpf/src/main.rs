@@ -5,7 +5,6 @@
 //! [`podgate_abi::decide`]; here are only its tables and its bytes.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "the kernel's memory is reached by raw pointers")]
 
 mod maps;

@@ -8,11 +8,10 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TcContext;
-use core::arch::asm;
 use podgate_abi::{
     Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry, FlowKey,
-    FlowTable, FlowValue, FragmentKey, FragmentValue, PeerWord, PortSetChunks, PrefixWord, Reason,
-    Row, RowKey, Ruleset, Slot, Tables, Word,
+    FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks, PrefixWord,
+    Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 #[map(name = "attachments")]
@@ -41,12 +40,16 @@ static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
 static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(16, 0);
 #[map(name = "embryonic")]
 static EMBRYONIC: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(16, 0);
+#[map(name = "crowd")]
+static CROWD: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(16, 0);
 #[map(name = "fragments")]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(16, 0);
 #[map(name = "budgets")]
 static BUDGETS: Array<Word> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+#[map(name = "paces")]
+static PACES: Array<[Word; 2]> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "limits")]
-static LIMITS: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static LIMITS: Array<Word> = Array::with_max_entries(Limit::COUNT, BPF_F_MMAPABLE);
 
 /// Ticks of `bpf_jiffies64` a second, set by whoever loads the object.
 #[unsafe(no_mangle)]
@@ -59,6 +62,15 @@ pub(crate) fn count(direction: Direction, reason: Reason) {
     if let Some(counter) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the element is this CPU's own, and a program is not moved to another CPU while it runs.
         unsafe { *counter += 1 };
+    }
+}
+
+/// A limit; 0 if nobody has set it.
+#[inline(always)]
+fn limit(of: Limit) -> u64 {
+    match LIMITS.get(of as u32) {
+        Some(word) => word.load(),
+        None => 0,
     }
 }
 
@@ -148,6 +160,7 @@ impl Tables for Maps<'_> {
         match table {
             FlowTable::Flows => FLOWS.get_ptr(key),
             FlowTable::Embryonic => EMBRYONIC.get_ptr(key),
+            FlowTable::Crowd => CROWD.get_ptr(key),
         }
         .map(Entry)
     }
@@ -157,25 +170,34 @@ impl Tables for Maps<'_> {
         match table {
             FlowTable::Flows => FLOWS.insert(key, value, 0),
             FlowTable::Embryonic => EMBRYONIC.insert(key, value, 0),
+            FlowTable::Crowd => CROWD.insert(key, value, 0),
         }
         .is_ok()
     }
 
     #[inline(always)]
     fn within_budget(&self, slot: Slot) -> bool {
-        match (BUDGETS.get(slot), LIMITS.get(0)) {
-            (Some(count), Some(limit)) => count.load() < limit.load(),
-            _ => false,
+        match BUDGETS.get(slot) {
+            Some(count) => count.load() < limit(Limit::Flows),
+            None => false,
         }
     }
 
     #[inline(always)]
     fn count_flow(&self, slot: Slot) {
         if let Some(count) = BUDGETS.get(slot) {
-            // SAFETY: one atomic addition to a live element. Rust has no such operation for a target without
-            // compare-and-swap, and 5.10 has none that returns a value.
-            unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count.as_ptr(), in(reg) 1_u64) };
+            count.add(1);
         }
+    }
+
+    #[inline(always)]
+    fn pace(&self, slot: Slot, direction: Direction) -> Option<&Word> {
+        PACES.get(slot).map(|words| &words[direction as usize])
+    }
+
+    #[inline(always)]
+    fn pace_limit(&self) -> u64 {
+        limit(Limit::Pace)
     }
 
     #[inline(always)]

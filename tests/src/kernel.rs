@@ -67,6 +67,9 @@ impl Origin {
     }
 }
 
+/// A table of flows in the kernel: its keys and values as plain bytes and words.
+pub type FlowMap = HashMap<MapData, [u8; 24], [u64; 2]>;
+
 /// The programs, loaded, and their tables.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -85,14 +88,18 @@ pub struct Kernel {
     /// 4,096 ports each.
     pub chunks: Array<MapData, [u64; 64]>,
     /// Answered flows.
-    pub flows: HashMap<MapData, [u8; 24], [u64; 2]>,
+    pub flows: FlowMap,
     /// Flows that were not answered.
-    pub embryonic: HashMap<MapData, [u8; 24], [u64; 2]>,
+    pub embryonic: FlowMap,
+    /// The same, of attachments that begin many.
+    pub crowd: FlowMap,
     /// Verdicts on first fragments.
     pub fragments: HashMap<MapData, [u8; 40], u64>,
     /// Entries of `flows` by slot.
     pub budgets: Array<MapData, u64>,
-    /// How many of them a slot may have.
+    /// Flows begun lately, by slot and direction.
+    pub paces: Array<MapData, [u64; 2]>,
+    /// What a slot may have and do.
     pub limits: Array<MapData, u64>,
     /// The kernel's numbers of `peers` and `rows`.
     written_by_others: [u32; 2],

@@ -249,6 +249,7 @@ pub fn small_tables() -> Sizes {
         events: 64 * 1024,
         flows: 4096,
         embryonic: 4096,
+        crowd: 4096,
         fragments: 512,
         flows_per_attachment: 1024,
     }

@@ -1,6 +1,6 @@
 use crate::{Address, Direction, Word};
 
-/// Key of `embryonic` and `flows`: oriented by the hook, so that both directions are one look-up.
+/// Key of `flows`, `embryonic` and `crowd`: oriented by the hook, so that both directions are one look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
@@ -131,7 +131,7 @@ impl FlowWord {
     }
 }
 
-/// Value of `embryonic` and `flows`.
+/// Value of `flows`, `embryonic` and `crowd`.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct FlowValue {
@@ -155,6 +155,51 @@ impl FlowValue {
     pub fn word(&self) -> FlowWord {
         FlowWord(self.word.load())
     }
+}
+
+/// How many flows an attachment has begun in one direction lately: bits 63..32 when the window began, in jiffies,
+/// 31..0 how many since.
+///
+/// Within its limit they stand in `embryonic`. What is more stands in `crowd`, where those that hurry compete with
+/// each other only: so no flood takes from a quiet pod what it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Pace(pub u64);
+
+impl Pace {
+    /// The first flow of a window that begins now.
+    #[inline(always)]
+    pub const fn beginning(now: u64) -> Self {
+        Self(now << 32 | 1)
+    }
+
+    /// How many flows were begun in the window.
+    #[inline(always)]
+    pub const fn flows(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether its window, of a second, is over. `second` is in jiffies.
+    #[inline(always)]
+    pub const fn is_over(self, now: u64, second: u32) -> bool {
+        (now as u32).wrapping_sub((self.0 >> 32) as u32) >= second
+    }
+}
+
+/// Where a flow stands. A number and no enum: see [`crate::Column`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub(crate) struct Place(u8);
+
+impl Place {
+    /// In no table.
+    pub(crate) const NOWHERE: Self = Self(0);
+    /// In [`crate::FlowTable::Flows`].
+    pub(crate) const FLOWS: Self = Self(1);
+    /// In [`crate::FlowTable::Embryonic`].
+    pub(crate) const EMBRYONIC: Self = Self(2);
+    /// In [`crate::FlowTable::Crowd`].
+    pub(crate) const CROWD: Self = Self(3);
 }
 
 /// Key of `fragments`.

@@ -7,10 +7,25 @@
 use crate::{Address, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
-/// Version of the layouts of the tables that all sets share: flows, fragments, budgets, the counter.
-pub const SHARED_ABI: u32 = 1;
+/// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets, paces, limits.
+pub const SHARED_ABI: u32 = 2;
+
+/// Elements of `limits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Limit {
+    /// Entries of `flows` that one attachment may have.
+    Flows = 0,
+    /// Flows that it may begin in a second and direction before they go to `crowd`.
+    Pace = 1,
+}
+
+impl Limit {
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+}
 
 /// The number under which an attachment stands in the tables, and the class ID of its filters.
 ///

@@ -11,6 +11,7 @@
 //!
 //! Zero means deny everywhere: an attachment that was never written, a word of zeroes, ruleset 0, port set 0.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod address;
 mod decide;
@@ -23,7 +24,10 @@ mod word;
 
 pub use address::Address;
 pub use decide::{Case, Hook, decide};
-pub use flow::{FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator};
+pub(crate) use flow::Place;
+pub use flow::{
+    FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Pace,
+};
 pub use layout::*;
 pub use packet::{Bytes, Packet, ethertype, parse};
 pub use reason::{Reason, Verdict};

@@ -1,15 +1,17 @@
 use crate::{
-    Address, Attachment, Case, Chunk, Class, Event, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    PeerWord, RowKey, Ruleset, Slot,
+    Address, Attachment, Case, Chunk, Class, Direction, Event, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, PeerWord, RowKey, Ruleset, Slot, Word,
 };
 
-/// Which of the two tables of flows.
+/// Which of the tables of flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowTable {
-    /// Seen in one direction only; the least recently used goes first.
-    Embryonic,
     /// Answered, and within the budget of its attachment.
     Flows,
+    /// Seen in one direction only, or over budget; the least recently used goes first.
+    Embryonic,
+    /// The same, of attachments that begin more flows than the others: see [`crate::Pace`].
+    Crowd,
 }
 
 /// A flow as it stands in a table.
@@ -48,6 +50,10 @@ pub trait Tables {
     fn within_budget(&self, slot: Slot) -> bool;
     /// Counts one more entry of the attachment in `flows`.
     fn count_flow(&self, slot: Slot);
+    /// The [`crate::Pace`] of the attachment, by the direction of the packets that begin flows.
+    fn pace(&self, slot: Slot, direction: Direction) -> Option<&Word>;
+    /// How many flows an attachment may begin a second and direction before they go to [`FlowTable::Crowd`].
+    fn pace_limit(&self) -> u64;
     /// Whether the node itself would take what comes in by `interface` for `destination`: by its routes, so that
     /// broadcast and anycast addresses count, of which `peers` knows nothing.
     fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool;

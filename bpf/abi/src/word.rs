@@ -36,6 +36,11 @@ mod user {
                 .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
         }
 
+        /// Adds to it.
+        pub fn add(&self, addend: u64) {
+            self.0.fetch_add(addend, Ordering::AcqRel);
+        }
+
         /// Adds to it, and tells what it was.
         pub fn fetch_add(&self, addend: u64) -> u64 {
             self.0.fetch_add(addend, Ordering::AcqRel)
@@ -46,9 +51,10 @@ mod user {
 #[cfg(target_arch = "bpf")]
 #[expect(
     unsafe_code,
-    reason = "LLVM has no atomic load for this target; a volatile one must do"
+    reason = "this target has no atomics in Rust: a volatile load and one instruction of assembly must do"
 )]
 mod kernel {
+    use core::arch::asm;
     use core::cell::UnsafeCell;
 
     // SAFETY: every access is one instruction on one aligned word.
@@ -75,10 +81,13 @@ mod kernel {
             unsafe { self.0.get().write_volatile(value) }
         }
 
-        /// Where it is, for an instruction that Rust does not have.
+        /// Adds to it.
         #[inline(always)]
-        pub const fn as_ptr(&self) -> *mut u64 {
-            self.0.get()
+        pub fn add(&self, addend: u64) {
+            let word = self.0.get();
+            // SAFETY: one atomic addition to the cell's own content. Rust has no such operation for a target without
+            // compare-and-swap, and 5.10 has none that returns a value.
+            unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) addend) };
         }
     }
 }

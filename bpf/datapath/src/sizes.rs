@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Failed, Paths, lock::make_private_dir, record::write_private};
 
-/// Elements of each table. The defaults use about 23 MB, of which 11 are shared by all sets.
+/// Elements of each table. The defaults use about 27 MB, of which 14 are shared by all sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sizes {
@@ -31,6 +31,8 @@ pub struct Sizes {
     pub flows: u32,
     /// Connections seen in one direction only.
     pub embryonic: u32,
+    /// The same, of attachments that begin so many that they are kept apart.
+    pub crowd: u32,
     /// Fragmented datagrams.
     pub fragments: u32,
     /// Tracked connections that one attachment may have.
@@ -50,6 +52,7 @@ impl Default for Sizes {
             events: 256 * 1024,
             flows: 65_536,
             embryonic: 32_768,
+            crowd: 32_768,
             fragments: 4_096,
             flows_per_attachment: 16_384,
         }
@@ -86,6 +89,14 @@ impl Sizes {
             .and_then(|bytes| write_private(&temporary, &bytes))
             .and_then(|()| fs::rename(&temporary, &path))
             .map_err(Failed::at("write sizes of tables to", &path))
+    }
+
+    /// Flows that an attachment may begin in a second and direction before they go to `crowd`.
+    ///
+    /// An attachment that begins as many as it may needs a minute to fill `embryonic`, and eight of them need eight
+    /// seconds: an answer that takes so long is not waited for any more (a resolver's patience is five seconds).
+    pub(crate) fn pace(&self) -> u32 {
+        (self.embryonic / 64).max(1)
     }
 
     /// Slots, within what a class ID can say.

@@ -55,11 +55,15 @@ pub enum MapName {
     Flows,
     /// Connections seen in one direction only.
     Embryonic,
+    /// The same, of attachments that begin many.
+    Crowd,
     /// Verdicts on first fragments.
     Fragments,
     /// Entries in `flows` by slot.
     Budgets,
-    /// Entries in `flows` that one attachment may have.
+    /// Flows begun lately, by slot and direction.
+    Paces,
+    /// What one attachment may have and do: [`podgate_abi::Limit`].
     Limits,
     /// The last generation, and the last slot that was given out. Not used by the programs.
     Generation,
@@ -67,7 +71,7 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Attachments,
         Self::Rulesets,
         Self::Peers,
@@ -79,8 +83,10 @@ impl MapName {
         Self::Events,
         Self::Flows,
         Self::Embryonic,
+        Self::Crowd,
         Self::Fragments,
         Self::Budgets,
+        Self::Paces,
         Self::Limits,
         Self::Generation,
     ];
@@ -100,8 +106,10 @@ impl MapName {
             Self::Events => "events",
             Self::Flows => "flows",
             Self::Embryonic => "embryonic",
+            Self::Crowd => "crowd",
             Self::Fragments => "fragments",
             Self::Budgets => "budgets",
+            Self::Paces => "paces",
             Self::Limits => "limits",
             Self::Generation => "generation",
         }
@@ -122,8 +130,10 @@ impl MapName {
             | Self::Events => false,
             Self::Flows
             | Self::Embryonic
+            | Self::Crowd
             | Self::Fragments
             | Self::Budgets
+            | Self::Paces
             | Self::Limits
             | Self::Generation => true,
         }

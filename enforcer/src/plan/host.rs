@@ -34,10 +34,12 @@ pub(super) struct HostTables {
     port_sets: RefCell<HashMap<PortSet, PortSetChunks>>,
     chunks: RefCell<HashMap<u16, Chunk>>,
     flows: Cell<Flows>,
-    places: RefCell<[HashMap<FlowKey, usize>; 2]>,
+    places: RefCell<[HashMap<FlowKey, usize>; 3]>,
     values: Vec<FlowValue>,
     next_place: Cell<usize>,
     generation: Cell<u32>,
+    /// Nobody hurries here: every flow is within it.
+    pace: Word,
     /// Writes that happen while a packet is on its way, after so many of its look-ups.
     meanwhile: RefCell<Option<(u32, Vec<Step>)>>,
 }
@@ -100,6 +102,7 @@ impl HostTables {
             values: (0..FLOWS).map(|_| FlowValue::default()).collect(),
             next_place: Cell::new(0),
             generation: Cell::new(1),
+            pace: Word::default(),
             meanwhile: RefCell::default(),
         }
     }
@@ -121,7 +124,7 @@ impl HostTables {
 
     /// Forgets all flows.
     pub(super) fn forget_flows(&self) {
-        *self.places.borrow_mut() = <[HashMap<FlowKey, usize>; 2]>::default();
+        *self.places.borrow_mut() = <[HashMap<FlowKey, usize>; 3]>::default();
         self.next_place.set(0);
     }
 
@@ -220,11 +223,12 @@ impl HostTables {
     }
 }
 
-/// Which of two arrays.
+/// Which of the arrays.
 const fn index(table: FlowTable) -> usize {
     match table {
-        FlowTable::Embryonic => 0,
-        FlowTable::Flows => 1,
+        FlowTable::Flows => 0,
+        FlowTable::Embryonic => 1,
+        FlowTable::Crowd => 2,
     }
 }
 
@@ -307,6 +311,14 @@ impl<'a> Tables for &'a HostTables {
     }
 
     fn count_flow(&self, _: Slot) {}
+
+    fn pace(&self, _: Slot, _: Direction) -> Option<&Word> {
+        Some(&self.pace)
+    }
+
+    fn pace_limit(&self) -> u64 {
+        u64::MAX
+    }
 
     fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
         false

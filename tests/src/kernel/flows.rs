@@ -2,7 +2,7 @@
 
 use podgate_abi::{FlowKey, FlowValue, FlowWord, Slot};
 
-use super::{FlowMemory, HZ, Kernel};
+use super::{FlowMap, FlowMemory, HZ, Kernel};
 
 impl Kernel {
     /// Lets every flow and fragmented datagram have been silent for so many seconds.
@@ -11,7 +11,7 @@ impl Kernel {
     /// Here and below: when a flow cannot be read or written.
     pub fn age_flows(&mut self, seconds: u32) {
         let age = u64::from(seconds) * u64::from(HZ);
-        for table in [&mut self.flows, &mut self.embryonic] {
+        for table in [&mut self.flows, &mut self.embryonic, &mut self.crowd] {
             let keys: Vec<_> = table.keys().map(|key| key.expect("a key")).collect();
             for key in keys {
                 let [word, seen] = table.get(&key, 0).expect("a flow");
@@ -32,12 +32,20 @@ impl Kernel {
                 .insert(key, value.wrapping_sub(age << 32), 0)
                 .expect("a fragment is written");
         }
+        // A window began so much earlier; one that never began stays so.
+        let mut paces = self.paces.get(&super::SLOT, 0).expect("the paces");
+        for pace in &mut paces {
+            *pace = pace.wrapping_sub(age << 32);
+        }
+        self.paces
+            .set(super::SLOT, paces, 0)
+            .expect("the paces are written");
         self.host.now.set(self.host.now.get() + age);
     }
 
     /// Evicts every flow.
     pub fn forget_flows(&mut self) {
-        for table in [&mut self.flows, &mut self.embryonic] {
+        for table in [&mut self.flows, &mut self.embryonic, &mut self.crowd] {
             let keys: Vec<_> = table.keys().map(|key| key.expect("a key")).collect();
             for key in keys {
                 table.remove(&key).expect("a flow is deleted");
@@ -45,6 +53,7 @@ impl Kernel {
         }
         self.host.flows = FlowMemory::with_capacity(self.host.flows.capacity());
         self.host.embryonic = FlowMemory::with_capacity(self.host.embryonic.capacity());
+        self.host.crowd = FlowMemory::with_capacity(self.host.crowd.capacity());
     }
 
     /// How many answered flows there are.
@@ -56,28 +65,25 @@ impl Kernel {
 
     /// How many answered flows of a slot the kernel has.
     pub fn kernel_flows_of_slot(&self, slot: Slot) -> usize {
-        let keys = self.flows.keys().map(|key| key.expect("a key"));
-        keys.filter(|key| u32::from(bytemuck::cast::<_, FlowKey>(*key).slot) == slot)
-            .count()
+        of_slot(&self.flows, slot)
+    }
+
+    /// How many flows of a slot the kernel has in `embryonic`.
+    pub fn kernel_embryonic_of_slot(&self, slot: Slot) -> usize {
+        of_slot(&self.embryonic, slot)
     }
 
     /// Hands the kernel's answered flows over to another slot, with what they use of its budget; how many.
     pub fn move_flows_to_slot(&mut self, slot: u16) -> u64 {
-        let keys: Vec<_> = self.flows.keys().map(|key| key.expect("a key")).collect();
-        for key in &keys {
-            let value = self.flows.get(key, 0).expect("a flow");
-            self.flows.remove(key).expect("a flow is deleted");
-            let key = FlowKey {
-                slot,
-                ..bytemuck::cast(*key)
-            };
-            self.flows
-                .insert(bytemuck::cast::<_, [u8; 24]>(key), value, 0)
-                .expect("a flow is written");
-        }
+        let moved = move_to_slot(&mut self.flows, slot);
         self.set_budget(super::SLOT, 0);
-        self.set_budget(u32::from(slot), keys.len() as u64);
-        keys.len() as u64
+        self.set_budget(u32::from(slot), moved);
+        moved
+    }
+
+    /// Hands the kernel's flows in `embryonic` over to another slot; how many.
+    pub fn move_embryonic_to_slot(&mut self, slot: u16) -> u64 {
+        move_to_slot(&mut self.embryonic, slot)
     }
 
     /// Writes a flow into the answered ones, seen now.
@@ -109,4 +115,26 @@ impl Kernel {
             .expect("a budget is written");
         self.host.budgets.borrow_mut().insert(slot, count);
     }
+}
+
+fn of_slot(table: &FlowMap, slot: Slot) -> usize {
+    let keys = table.keys().map(|key| key.expect("a key"));
+    keys.filter(|key| u32::from(bytemuck::cast::<_, FlowKey>(*key).slot) == slot)
+        .count()
+}
+
+fn move_to_slot(table: &mut FlowMap, slot: u16) -> u64 {
+    let keys: Vec<_> = table.keys().map(|key| key.expect("a key")).collect();
+    for key in &keys {
+        let value = table.get(key, 0).expect("a flow");
+        table.remove(key).expect("a flow is deleted");
+        let key = FlowKey {
+            slot,
+            ..bytemuck::cast(*key)
+        };
+        table
+            .insert(bytemuck::cast::<_, [u8; 24]>(key), value, 0)
+            .expect("a flow is written");
+    }
+    keys.len() as u64
 }

@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use podgate_abi::{
-    Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Event, FlowEntry, FlowKey, FlowTable,
-    FlowValue, FragmentKey, FragmentValue, PeerWord, PortSetChunks, PrefixKey, PrefixWord, Row,
-    RowKey, Ruleset, Slot, Tables,
+    Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry, FlowKey,
+    FlowTable, FlowValue, FragmentKey, FragmentValue, PeerWord, PortSetChunks, PrefixKey,
+    PrefixWord, Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 /// What the kernel's tables hold, held once more.
@@ -30,12 +30,18 @@ pub struct HostTables {
     pub flows: FlowMemory,
     /// Flows that were not answered.
     pub embryonic: FlowMemory,
+    /// The same, of attachments that begin many.
+    pub crowd: FlowMemory,
     /// Verdicts on first fragments.
     pub fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     /// Entries in `flows`, by slot.
     pub budgets: RefCell<HashMap<Slot, u64>>,
     /// How many of them a slot may have.
     pub limit: u64,
+    /// Flows begun lately in the slot of test runs, by direction.
+    pub paces: [Word; 2],
+    /// How many of them a slot may begin before they go to `crowd`.
+    pub pace_limit: u64,
     /// The verdicts that were reported.
     pub events: RefCell<Vec<Event>>,
     /// The time, in jiffies.
@@ -111,8 +117,9 @@ impl FlowEntry for HostEntry<'_> {
 impl HostTables {
     fn memory(&self, table: FlowTable) -> &FlowMemory {
         match table {
-            FlowTable::Embryonic => &self.embryonic,
             FlowTable::Flows => &self.flows,
+            FlowTable::Embryonic => &self.embryonic,
+            FlowTable::Crowd => &self.crowd,
         }
     }
 }
@@ -178,6 +185,14 @@ impl<'a> Tables for &'a HostTables {
 
     fn count_flow(&self, slot: Slot) {
         *self.budgets.borrow_mut().entry(slot).or_default() += 1;
+    }
+
+    fn pace(&self, slot: Slot, direction: Direction) -> Option<&Word> {
+        (slot == super::SLOT).then(|| &self.paces[direction as usize])
+    }
+
+    fn pace_limit(&self) -> u64 {
+        self.pace_limit
     }
 
     fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {

@@ -4,7 +4,7 @@ use aya::maps::Map;
 use aya::programs::SchedClassifier;
 use aya::{EbpfLoader, include_bytes_aligned};
 use podgate_abi::{
-    CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, PortSet, PortSetChunks, Reason, TUNNEL_PORTS,
+    CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, Limit, PortSet, PortSetChunks, Reason, TUNNEL_PORTS,
     TUNNEL_PROTOCOLS,
 };
 
@@ -20,6 +20,10 @@ pub struct Sizes {
     pub flows: u32,
     /// Flows that were not answered.
     pub embryonic: u32,
+    /// The same, of attachments that begin many.
+    pub crowd: u32,
+    /// Flows that an attachment may begin in a second and direction before they go there.
+    pub pace: u64,
     /// Of `flows`, how many one attachment may have.
     pub flows_per_attachment: u64,
 }
@@ -29,6 +33,8 @@ impl Default for Sizes {
         Self {
             flows: 4096,
             embryonic: 8192,
+            crowd: 8192,
+            pace: 8,
             flows_per_attachment: 4096,
         }
     }
@@ -60,9 +66,11 @@ impl Kernel {
             ("events", 1 << 18),
             ("flows", sizes.flows),
             ("embryonic", sizes.embryonic),
+            ("crowd", sizes.crowd),
             ("fragments", 4096),
             ("budgets", 16),
-            ("limits", 1),
+            ("paces", 16),
+            ("limits", Limit::COUNT),
         ] {
             loader.map_max_entries(name, entries);
         }
@@ -93,8 +101,10 @@ impl Kernel {
             chunks: take("chunks").try_into().expect("chunks"),
             flows: take("flows").try_into().expect("flows"),
             embryonic: take("embryonic").try_into().expect("embryonic"),
+            crowd: take("crowd").try_into().expect("crowd"),
             fragments: take("fragments").try_into().expect("fragments"),
             budgets: take("budgets").try_into().expect("budgets"),
+            paces: take("paces").try_into().expect("paces"),
             limits: take("limits").try_into().expect("limits"),
             written_by_others,
             counters: take("counters").try_into().expect("counters"),
@@ -102,7 +112,9 @@ impl Kernel {
             host: HostTables {
                 flows: FlowMemory::with_capacity(sizes.flows),
                 embryonic: FlowMemory::with_capacity(sizes.embryonic),
+                crowd: FlowMemory::with_capacity(sizes.crowd),
                 limit: sizes.flows_per_attachment,
+                pace_limit: sizes.pace,
                 second: HZ,
                 ..HostTables::default()
             },
@@ -112,12 +124,12 @@ impl Kernel {
             next_chunk: FIRST_CHUNK,
             last_generation: 0,
         };
-        kernel.fill_constants(sizes.flows_per_attachment);
+        kernel.fill_constants(sizes);
         kernel
     }
 
     /// What the table set's maker writes into every set.
-    fn fill_constants(&mut self, flows_per_attachment: u64) {
+    fn fill_constants(&mut self, sizes: Sizes) {
         self.put_chunk(CHUNK_NONE, Chunk::NONE);
         self.put_chunk(CHUNK_ALL, Chunk::ALL);
         self.put_port_set(PortSet::NONE, PortSetChunks([CHUNK_NONE; 16]));
@@ -140,8 +152,13 @@ impl Kernel {
             0,
             podgate_abi::Class::NONE,
         );
-        self.limits
-            .set(0, flows_per_attachment, 0)
-            .expect("the limit");
+        for (limit, value) in [
+            (Limit::Flows, sizes.flows_per_attachment),
+            (Limit::Pace, sizes.pace),
+        ] {
+            self.limits
+                .set(limit as u32, value, 0)
+                .expect("the limit is written");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! A packet that must not arrive is first seen to arrive from a pod without podgate: so it is a real one.
 
 mod addresses;
+mod floods;
 mod fragments;
 mod frames;
 mod neighbours;

@@ -130,6 +130,7 @@ fn small(flows: u32, embryonic: u32, flows_per_attachment: u64) -> Kernel {
         flows,
         embryonic,
         flows_per_attachment,
+        ..Sizes::default()
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod connections;
+mod crowd;
 mod fragments;
 mod headers;
 mod in_step;

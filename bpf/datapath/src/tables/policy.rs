@@ -46,7 +46,7 @@ impl TableSet {
         self.put_default_row(Ruleset::ALLOW_ALL, Row::new(RowKey(0), of(PortSet::ALL)))?;
         let none = Class::NONE.0;
         self.put_prefix(IpAddr::from([0, 0, 0, 0]), 0, PrefixWord(u64::from(none)))?;
-        self.set_flows_per_attachment(sizes.flows_per_attachment)
+        self.set_limits(sizes)
     }
 
     /// Stores a chunk. Nothing may name it yet.

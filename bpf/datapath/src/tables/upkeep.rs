@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use podgate_abi::{Direction, Reason};
+use podgate_abi::{Direction, Limit, Reason};
 
 use super::{MapName, TableSet};
 use crate::{
-    Failed,
+    Failed, Sizes,
     record::Slot,
     sys::{self, Map},
 };
@@ -23,9 +23,15 @@ pub struct Usage {
 }
 
 impl TableSet {
-    /// Sets how many connections in `flows` each attachment may have.
-    pub fn set_flows_per_attachment(&self, limit: u32) -> Result<(), Failed> {
-        self.store(MapName::Limits, 0, &[u64::from(limit)])
+    /// Sets what each attachment may have and do.
+    pub(super) fn set_limits(&self, sizes: &Sizes) -> Result<(), Failed> {
+        for (limit, value) in [
+            (Limit::Flows, sizes.flows_per_attachment),
+            (Limit::Pace, sizes.pace()),
+        ] {
+            self.store(MapName::Limits, limit as u32, &[u64::from(value)])?;
+        }
+        Ok(())
     }
 
     /// How many entries of `flows` a slot is said to have.
@@ -66,6 +72,7 @@ impl TableSet {
             | MapName::Rows
             | MapName::Flows
             | MapName::Embryonic
+            | MapName::Crowd
             | MapName::Fragments => {
                 let keys = self.map(name)?.keys();
                 let keys = keys.map_err(|e| Failed::new("list table", name.name(), e))?;
@@ -78,6 +85,7 @@ impl TableSet {
             | MapName::Counters
             | MapName::Events
             | MapName::Budgets
+            | MapName::Paces
             | MapName::Limits
             | MapName::Generation => Ok(None),
         }

@@ -1,0 +1,191 @@
+//! What the rulesets say of a flow: classes, rows, port sets.
+
+use core::hint::black_box;
+
+use super::{Case, Hook, Subject};
+use crate::tables::bit_of;
+use crate::{
+    Address, CHUNK_ALL, CHUNK_NONE, Class, Column, FlowWord, Initiator, PeerWord, PortSet, Reason,
+    RowKey, Ruleset, Tables,
+};
+
+/// The word of an address. Torn twice: [`PeerWord::TORN`].
+///
+/// An address whose element is just being replaced may be missed: the kernel links the new element before it
+/// unlinks the old one, but who stands on the old one when it is used again may find the chain's end there (seen
+/// once in 44 million look-ups). So absence is asked for twice as well.
+#[inline(always)]
+pub(super) fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
+    let mut word = tables.peer(address);
+    if word == PeerWord::ABSENT || !word.belongs_to(address) {
+        word = tables.peer(address);
+        if word != PeerWord::ABSENT && !word.belongs_to(address) {
+            return PeerWord::TORN;
+        }
+    }
+    word
+}
+
+/// Asks the rulesets of the directions that must allow it. `sender` is the other end of the packet itself.
+#[inline(always)]
+pub(super) fn judge<T: Tables>(
+    tables: &T,
+    hook: &Hook,
+    subject: &Subject,
+    sender: Address,
+    case: &Case,
+) -> Reason {
+    let is_known = case.flow != FlowWord::NONE;
+    let (pod_port, peer_port) = (case.key.pod_port, case.key.peer_port);
+    // An error about no flow is judged by who sends it.
+    let is_stray = case.is_error != 0 && !is_known;
+    let peer = if is_stray { sender } else { case.key.peer };
+    let protocol = if is_stray {
+        case.packet.protocol
+    } else {
+        case.key.protocol
+    };
+    // Picked up, an unproven flow is judged as what it looks like; judged again, as either.
+    let to_pod =
+        case.initiator == Initiator::PEER || (case.initiator == Initiator::UNPROVEN && is_known);
+    let from_pod = case.initiator != Initiator::PEER;
+    let column = Column::of(protocol);
+    let is_rest = column == Column::REST;
+    let ingress = if to_pod {
+        subject.to_pod.ruleset()
+    } else {
+        Ruleset::ALLOW_ALL
+    };
+    let egress = if from_pod {
+        subject.from_pod.ruleset()
+    } else {
+        Ruleset::ALLOW_ALL
+    };
+    let mut class = Class::NONE;
+    let mut broad = Class::NONE;
+    if ingress > Ruleset::ALLOW_ALL || egress > Ruleset::ALLOW_ALL {
+        let word = peer_word(tables, peer);
+        if word == PeerWord::TORN {
+            return Reason::Torn;
+        }
+        if word == PeerWord::ABSENT {
+            broad = tables.prefix(peer);
+        } else {
+            class = word.class();
+            broad = word.broad();
+        }
+    }
+    // Hidden from the compiler, which would write the question out twice.
+    let mut turn = black_box(0_u64);
+    while turn < 2 {
+        let (ruleset, port) = if turn == 0 {
+            (ingress, pod_port)
+        } else {
+            (egress, peer_port)
+        };
+        let port = if is_rest { u16::from(protocol) } else { port };
+        turn += 1;
+        let reason = ask(tables, ruleset, class, broad, column, port);
+        if reason != Reason::Allowed {
+            return reason;
+        }
+    }
+    if subject.routes {
+        return Reason::Allowed;
+    }
+    // Whoever is policed, no tunnel leads from a pod to the node unless a rule names it: what comes out of it is
+    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node's addresses.
+    // What comes from a tunnel's port at the node could be answered into the tunnel.
+    let (set, port) = if column == Column::UDP {
+        (PortSet::TUNNEL_PORTS, peer_port)
+    } else if column == Column::REST && from_pod {
+        (PortSet::TUNNEL_PROTOCOLS, u16::from(protocol))
+    } else {
+        return Reason::Allowed;
+    };
+    if !holds(tables, set, port) {
+        return Reason::Allowed;
+    }
+    let leads_here = if peer_word(tables, peer).is_node() {
+        !from_pod || egress == Ruleset::ALLOW_ALL
+    } else {
+        from_pod
+            && (peer.is_multicast_or_broadcast()
+                || peer.is_ipv4_loopback()
+                || tables.is_delivered_here(hook.interface, case.packet.source, peer))
+    };
+    if leads_here {
+        Reason::Tunnel
+    } else {
+        Reason::Allowed
+    }
+}
+
+/// Asks a ruleset: the row of the class, else of the broad class, else its own; then one bit.
+#[inline(always)]
+fn ask<T: Tables>(
+    tables: &T,
+    ruleset: Ruleset,
+    class: Class,
+    broad: Class,
+    column: Column,
+    port: u16,
+) -> Reason {
+    if ruleset == Ruleset::DENY_ALL {
+        return Reason::DenyAll;
+    }
+    if ruleset == Ruleset::ALLOW_ALL {
+        return Reason::Allowed;
+    }
+    let mut word = row_word(tables, ruleset, class, column);
+    if word == 0 {
+        word = row_word(tables, ruleset, broad, column);
+    }
+    if word == 0 {
+        word = tables.default_row_word(ruleset, column.word());
+    }
+    if word == TORN_ROW {
+        return Reason::Torn;
+    }
+    if holds(tables, column.set(word), port) {
+        Reason::Allowed
+    } else {
+        Reason::Policy
+    }
+}
+
+/// No row has this word: its tag would be that of no ruleset.
+const TORN_ROW: u64 = u64::MAX;
+
+/// The word of a row that has the column, or 0. Torn twice: [`TORN_ROW`].
+#[inline(always)]
+fn row_word<T: Tables>(tables: &T, ruleset: Ruleset, class: Class, column: Column) -> u64 {
+    if class == Class::NONE {
+        return 0;
+    }
+    let key = RowKey::new(ruleset, class);
+    let mut word = tables.row_word(key, column.word());
+    if word != 0 && word >> 32 != u64::from(key.0) {
+        word = tables.row_word(key, column.word());
+        if word != 0 && word >> 32 != u64::from(key.0) {
+            return TORN_ROW;
+        }
+    }
+    word
+}
+
+/// Whether the set has the port.
+#[inline(always)]
+fn holds<T: Tables>(tables: &T, set: PortSet, port: u16) -> bool {
+    if set == PortSet::NONE {
+        return false;
+    }
+    if set == PortSet::ALL {
+        return true;
+    }
+    match tables.chunk_of(set.0, port) {
+        CHUNK_NONE => false,
+        CHUNK_ALL => true,
+        chunk => tables.chunk_word(chunk, port) & bit_of(port).1 != 0,
+    }
+}

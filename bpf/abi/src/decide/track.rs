@@ -1,0 +1,235 @@
+//! Flows: which one a packet belongs to, who began it, and how far it has come.
+
+use core::hint::black_box;
+
+use super::{Case, Hook, Subject};
+use crate::packet::{Content, tcp};
+use crate::{
+    Address, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord, Initiator,
+    Pace, Place, Tables,
+};
+
+/// Finds the packet's flow, and who began it.
+#[inline(always)]
+pub(super) fn find_flow<T: Tables>(
+    tables: &T,
+    hook: &Hook,
+    subject: &Subject,
+    peer: Address,
+    case: &mut Case,
+) {
+    let packet = &case.packet;
+    let is_error = packet.content == Content::ERROR;
+    let makes_flow = packet.content == Content::TCP || packet.content == Content::DATAGRAM;
+    let (peer_port, pod_port) = if hook.is_to_pod() {
+        (packet.source_port, packet.destination_port)
+    } else {
+        (packet.destination_port, packet.source_port)
+    };
+    case.key = FlowKey {
+        peer,
+        peer_port,
+        pod_port,
+        slot: hook.slot as u16,
+        protocol: packet.protocol,
+        padding: 0,
+    };
+    if is_error {
+        case.key.peer = packet.about;
+        case.key.protocol = packet.detail;
+    }
+    case.now = tables.now();
+    case.makes_flow = u8::from(makes_flow);
+    case.is_error = u8::from(is_error);
+    case.place = Place::NOWHERE;
+    case.is_posing = 0;
+    case.flow = FlowWord::NONE;
+    let case = black_box(case);
+    if makes_flow || is_error {
+        look_up(tables, subject, case);
+    }
+
+    let case = black_box(case);
+    let from_node = case.from_node != 0;
+    let is_tcp = case.packet.content == Content::TCP;
+    let opens = is_tcp && case.packet.detail & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if case.flow != FlowWord::NONE {
+        let flow = case.flow;
+        // Only the node's own packets belong to a flow that the node began; what else has its key is judged,
+        // and leaves the flow alone.
+        if flow.initiator() == Initiator::NODE
+            && hook.is_to_pod()
+            && !from_node
+            && case.is_error == 0
+        {
+            case.is_posing = 1;
+            case.flow = FlowWord::NONE;
+        } else if opens && begins_another(flow, hook.direction, from_node) {
+            case.flow = FlowWord::NONE;
+        }
+    }
+    let is_known = case.flow != FlowWord::NONE;
+    let initiator = if is_known {
+        case.flow.initiator()
+    } else if from_node {
+        Initiator::NODE
+    } else if hook.is_to_pod() {
+        Initiator::PEER
+    } else if is_tcp && !opens {
+        Initiator::UNPROVEN
+    } else {
+        Initiator::POD
+    };
+    let generation = subject.generation(initiator);
+    let is_current =
+        initiator == Initiator::NODE || (is_known && case.flow.generation() == generation);
+    case.initiator = initiator;
+    case.generation = generation;
+    case.is_current = u8::from(is_current);
+}
+
+impl Subject {
+    /// The generation that a flow of this initiator must carry.
+    #[inline(always)]
+    const fn generation(&self, initiator: Initiator) -> u32 {
+        let (to_pod, from_pod) = (self.to_pod.generation(), self.from_pod.generation());
+        match initiator {
+            Initiator::POD => from_pod,
+            // Generations grow, node-wide: the later one changes whenever either does.
+            Initiator::UNPROVEN if (to_pod.wrapping_sub(from_pod) as i32) < 0 => from_pod,
+            _ => to_pod,
+        }
+    }
+}
+
+/// Whether a SYN begins another connection than the flow that has its key.
+#[inline(always)]
+fn begins_another(flow: FlowWord, direction: Direction, from_node: bool) -> bool {
+    let initiator = flow.initiator();
+    !initiator.sends(direction)
+        || flow.state() == FlowState::CLOSING
+        || initiator == Initiator::UNPROVEN
+        || (from_node && initiator != Initiator::NODE)
+}
+
+/// Looks through the tables, in the order in which a flow may have come from one to the next.
+#[inline(always)]
+fn look_up<T: Tables>(tables: &T, subject: &Subject, case: &mut Case) {
+    let mut flow = find(tables, FlowTable::Flows, case, subject.birth);
+    let mut place = Place::FLOWS;
+    if flow == FlowWord::NONE {
+        flow = find(tables, FlowTable::Embryonic, case, subject.birth);
+        place = Place::EMBRYONIC;
+    }
+    if flow == FlowWord::NONE {
+        flow = find(tables, FlowTable::Crowd, case, subject.birth);
+        place = Place::CROWD;
+    }
+    if flow == FlowWord::NONE {
+        place = Place::NOWHERE;
+    }
+    case.flow = flow;
+    case.place = place;
+}
+
+/// The flow in `table`, if it is in time and not older than the attachment.
+#[inline(always)]
+fn find<T: Tables>(tables: &T, table: FlowTable, case: &Case, birth: u32) -> FlowWord {
+    let Some(entry) = tables.flow(table, &case.key) else {
+        return FlowWord::NONE;
+    };
+    let value = entry.value();
+    let word = value.word();
+    let age = case.now.wrapping_sub(value.seen.load()) as i64;
+    let limit = i64::from(word.state().timeout(case.key.protocol)) * i64::from(tables.second());
+    // The element may have been replaced under us, or the slot have been another attachment's. Judged afresh,
+    // nothing is lost.
+    if !word.belongs_to(&case.key)
+        || age > limit
+        || (word.generation().wrapping_sub(birth) as i32) < 0
+    {
+        return FlowWord::NONE;
+    }
+    // Every 64 jiffies is often enough for a time-out of seconds, and spares the cache line.
+    if age >= 64 {
+        value.seen.store(case.now);
+    }
+    word
+}
+
+/// Writes down how far the flow has come, where that changed.
+#[inline(always)]
+pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
+    let is_initiators = case.initiator.sends(hook.direction);
+    let flags = if case.packet.content == Content::TCP {
+        case.packet.detail
+    } else {
+        0
+    };
+    let step = flags & (tcp::SYN | tcp::ACK | tcp::RST);
+    let is_known = case.flow != FlowWord::NONE;
+    let before = case.flow.state();
+    let state = if !is_known {
+        if step & (tcp::SYN | tcp::ACK) == tcp::SYN {
+            FlowState::SYN
+        } else {
+            FlowState::HALF
+        }
+    } else if before == FlowState::SYN && !is_initiators && step == tcp::SYN | tcp::ACK {
+        FlowState::SYN_ACK
+    } else if (before == FlowState::SYN_ACK && is_initiators && step == tcp::ACK)
+        || (before == FlowState::HALF && !is_initiators && flags & tcp::RST == 0)
+    {
+        FlowState::ESTABLISHED
+    } else if before == FlowState::ESTABLISHED && flags & (tcp::FIN | tcp::RST) != 0 {
+        FlowState::CLOSING
+    } else {
+        before
+    };
+    let is_answered = state == FlowState::ESTABLISHED || state == FlowState::CLOSING;
+    // A flow over budget stays where it is, and is promoted once there is room.
+    let is_promoted = is_answered && case.place != Place::FLOWS && tables.within_budget(hook.slot);
+    let word = FlowWord::new(&case.key, case.generation, case.initiator, state);
+    if word == case.flow && !is_promoted {
+        return;
+    }
+    let value = FlowValue::new(word, case.now);
+    if is_promoted && tables.put_flow(FlowTable::Flows, &case.key, &value) {
+        tables.count_flow(hook.slot);
+        return;
+    }
+    // What stands somewhere stays there, whoever begins it anew: so no look-up finds an older one first.
+    let place = if case.place == Place::NOWHERE {
+        place_of_new(tables, hook, case.now)
+    } else {
+        case.place
+    };
+    if place == Place::FLOWS {
+        tables.put_flow(FlowTable::Flows, &case.key, &value);
+    } else if place == Place::CROWD {
+        tables.put_flow(FlowTable::Crowd, &case.key, &value);
+    } else {
+        tables.put_flow(FlowTable::Embryonic, &case.key, &value);
+    }
+}
+
+/// Where a new flow of the slot goes, by how many it has begun in this direction lately. Counts it.
+///
+/// Two CPUs may begin a window at once and forget one flow; that only makes it a little generous.
+#[inline(always)]
+fn place_of_new<T: Tables>(tables: &T, hook: &Hook, now: u64) -> Place {
+    let Some(word) = tables.pace(hook.slot, hook.direction) else {
+        return Place::CROWD;
+    };
+    let pace = Pace(word.load());
+    if pace.is_over(now, tables.second()) {
+        word.store(Pace::beginning(now).0);
+        return Place::EMBRYONIC;
+    }
+    word.add(1);
+    if u64::from(pace.flows()) < tables.pace_limit() {
+        Place::EMBRYONIC
+    } else {
+        Place::CROWD
+    }
+}

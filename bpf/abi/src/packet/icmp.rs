@@ -1,0 +1,149 @@
+//! ICMP of both families: echoes, errors about other packets, what neighbours say to each other.
+
+use super::{Bytes, Content, ICMP, ICMPV6, Packet, SCTP, TCP, UDP, extension, upper};
+use crate::{Address, Direction};
+
+/// RFC 792, RFC 1812. `start` and `rest` are its first two words.
+#[inline(always)]
+pub(super) fn read_icmp(
+    bytes: &(impl Bytes + ?Sized),
+    packet: &mut Packet,
+    start: u32,
+    rest: u32,
+    offset: u32,
+    direction: Direction,
+) {
+    packet.content = Content::MESSAGE;
+    match start >> 24 {
+        8 => {
+            packet.source_port = upper(rest);
+            packet.content = Content::DATAGRAM;
+        }
+        0 => {
+            packet.destination_port = upper(rest);
+            packet.content = Content::DATAGRAM;
+        }
+        5 => packet.content = Content::REDIRECT,
+        // unreachable, time exceeded, parameter problem; not source quench
+        3 | 11 | 12 => {
+            let Some([start, fragmentation, rest, source, destination]) =
+                bytes.load_words::<5>(offset + 8)
+            else {
+                return;
+            };
+            let start = u32::from_be(start);
+            if start >> 28 != 4 || u32::from_be(fragmentation) & 0x1fff != 0 {
+                return;
+            }
+            let peer = match direction {
+                Direction::ToPod => destination,
+                Direction::FromPod => source,
+            };
+            packet.about = Address::from_ipv4_word(peer);
+            let transport = offset + 8 + (start >> 24 & 0xf) * 4;
+            read_inside(bytes, packet, (u32::from_be(rest) >> 16) as u8, transport);
+        }
+        _ => {}
+    }
+}
+
+/// RFC 4443, RFC 4861, RFC 2710, RFC 3810. `start` and `rest` are its first two words.
+#[inline(always)]
+pub(super) fn read_icmpv6(
+    bytes: &(impl Bytes + ?Sized),
+    packet: &mut Packet,
+    start: u32,
+    rest: u32,
+    offset: u32,
+    direction: Direction,
+) {
+    packet.content = Content::MESSAGE;
+    let kind = start >> 24;
+    match kind {
+        128 => {
+            packet.source_port = upper(rest);
+            packet.content = Content::DATAGRAM;
+        }
+        129 => {
+            packet.destination_port = upper(rest);
+            packet.content = Content::DATAGRAM;
+        }
+        1..=4 => {
+            let Some([start, rest, a, b, c, d, e, f, g, h]) = bytes.load_words::<10>(offset + 8)
+            else {
+                return;
+            };
+            if u32::from_be(start) >> 28 != 6 {
+                return;
+            }
+            let peer = match direction {
+                Direction::ToPod => [e, f, g, h],
+                Direction::FromPod => [a, b, c, d],
+            };
+            packet.about = Address::from_words(peer);
+            let mut next = (u32::from_be(rest) >> 8) as u8;
+            let mut transport = offset + 48;
+            // Of a fragmented datagram, the first fragment says whose it is. "Packet too big" may be about it.
+            if next == extension::FRAGMENT {
+                let Some([extension]) = bytes.load_words::<1>(transport) else {
+                    return;
+                };
+                let extension = u32::from_be(extension);
+                if extension & 0xfff8 != 0 {
+                    return;
+                }
+                next = (extension >> 24) as u8;
+                transport += 8;
+            }
+            read_inside(bytes, packet, next, transport);
+        }
+        130..=132 | 143 => {
+            packet.detail = kind as u8;
+            packet.content = Content::LISTENER;
+        }
+        133..=137 => {
+            let is_advertisement = kind == 136;
+            let target = if is_advertisement {
+                bytes.load_words::<4>(offset + 8)
+            } else {
+                Some([0; 4])
+            };
+            let Some(target) = target else {
+                packet.content = Content::CUT_SHORT;
+                return;
+            };
+            packet.about = Address::from_words(target);
+            packet.detail = kind as u8;
+            packet.content = if start >> 16 & 0xff == 0 {
+                Content::NEIGHBOUR
+            } else {
+                Content::CUT_SHORT
+            };
+        }
+        _ => {}
+    }
+}
+
+/// Reads the ports of the packet inside an ICMP error, which went the other way: so its source port is the
+/// destination port here.
+#[inline(always)]
+fn read_inside(bytes: &(impl Bytes + ?Sized), packet: &mut Packet, protocol: u8, offset: u32) {
+    let Some([start, rest]) = bytes.load_words::<2>(offset) else {
+        return;
+    };
+    let start = u32::from_be(start);
+    let identifier = upper(u32::from_be(rest));
+    let kind = start >> 24;
+    if protocol == TCP || protocol == UDP || protocol == SCTP {
+        packet.source_port = start as u16;
+        packet.destination_port = upper(start);
+    } else if (protocol == ICMP && kind == 8) || (protocol == ICMPV6 && kind == 128) {
+        packet.destination_port = identifier;
+    } else if (protocol == ICMP && kind == 0) || (protocol == ICMPV6 && kind == 129) {
+        packet.source_port = identifier;
+    } else if protocol == ICMP || protocol == ICMPV6 {
+        return;
+    }
+    packet.detail = protocol;
+    packet.content = Content::ERROR;
+}
