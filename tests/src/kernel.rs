@@ -8,6 +8,7 @@
 //! Each [`Kernel`] has tables of its own, pinned nowhere, so tests run side by side. Every frame that a test sends
 //! through [`Kernel::run`] is judged twice, and the two must agree in the verdict and in the reason.
 
+mod execute;
 mod flows;
 mod host;
 mod load;
@@ -58,7 +59,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    const fn received_from(self) -> u32 {
+    /// The interface's number, as a program sees it.
+    pub const fn received_from(self) -> u32 {
         match self {
             Self::Elsewhere => 7,
             Self::Node => 0,

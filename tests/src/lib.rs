@@ -1,6 +1,7 @@
 //! Harness, and every test that needs a kernel, a namespace or a runtime.
 
 pub mod browser;
+pub mod cases;
 pub mod demo;
 pub mod frame;
 pub mod kernel;

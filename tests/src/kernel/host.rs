@@ -42,6 +42,8 @@ pub struct HostTables {
     pub paces: [Word; 2],
     /// How many of them a slot may begin before they go to `crowd`.
     pub pace_limit: u64,
+    /// The last generation that was drawn.
+    pub last_generation: u32,
     /// The verdicts that were reported.
     pub events: RefCell<Vec<Event>>,
     /// The time, in jiffies.

@@ -3,11 +3,9 @@
 use aya::maps::Map;
 use aya::programs::SchedClassifier;
 use aya::{EbpfLoader, include_bytes_aligned};
-use podgate_abi::{
-    CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, Limit, PortSet, PortSetChunks, Reason, TUNNEL_PORTS,
-    TUNNEL_PROTOCOLS,
-};
+use podgate_abi::{Class, FIRST_CHUNK, Limit, PortSet, Reason};
 
+use super::execute::constants;
 use super::{FlowMemory, HZ, HostTables, Kernel};
 
 /// The object under test.
@@ -130,28 +128,15 @@ impl Kernel {
 
     /// What the table set's maker writes into every set.
     fn fill_constants(&mut self, sizes: Sizes) {
-        self.put_chunk(CHUNK_NONE, Chunk::NONE);
-        self.put_chunk(CHUNK_ALL, Chunk::ALL);
-        self.put_port_set(PortSet::NONE, PortSetChunks([CHUNK_NONE; 16]));
-        self.put_port_set(PortSet::ALL, PortSetChunks([CHUNK_ALL; 16]));
-        let protocols = TUNNEL_PROTOCOLS.map(u16::from);
-        let mut next = CHUNK_ALL + 1;
-        for (set, ports) in [
-            (PortSet::TUNNEL_PORTS, &TUNNEL_PORTS[..]),
-            (PortSet::TUNNEL_PROTOCOLS, &protocols[..]),
-        ] {
-            let ranges: Vec<_> = ports.iter().map(|port| *port..=*port).collect();
-            next = self.fill_port_set(set, next, &ranges);
+        let constants = constants();
+        for (number, chunk) in constants.chunks {
+            self.put_chunk(number, chunk);
         }
-        assert!(
-            next <= FIRST_CHUNK,
-            "the tunnels' chunks fit below the first free one"
-        );
-        self.put_prefix(
-            "0.0.0.0".parse().expect("an address"),
-            0,
-            podgate_abi::Class::NONE,
-        );
+        for (set, chunks) in constants.port_sets {
+            self.put_port_set(set, chunks);
+        }
+        let (address, length) = constants.prefix;
+        self.put_prefix(address, length, Class::NONE);
         for (limit, value) in [
             (Limit::Flows, sizes.flows_per_attachment),
             (Limit::Pace, sizes.pace),

@@ -1,0 +1,121 @@
+//! The first judge: the oracle, at both ends of a connection.
+
+use anyhow::Result;
+use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
+use podgate_policy::evaluate;
+use podgate_policy::model::{ObjectName, World};
+
+use super::case::{Node, State};
+use super::expect::{Family, Fate, Party, Probe, What};
+use super::judge::Judge;
+use super::paper::Paper;
+
+/// The oracle, and the world as each node sees it.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    paper: Paper,
+    worlds: [World; 2],
+}
+
+impl Oracle {
+    fn verdict(&self, probe: &Probe) -> Verdict {
+        if probe.from == probe.to {
+            return Verdict::Allow;
+        }
+        let (source, destination) = self.paper.places.ends(probe);
+        let transport = transport(probe.what, probe.family);
+        let leaves = match &probe.from {
+            Party::Pod(name) => self.at(
+                name,
+                &Connection {
+                    direction: Direction::Egress,
+                    peer: destination,
+                    transport,
+                },
+            ),
+            Party::OwnNode | Party::OtherNode | Party::Outside => Verdict::Allow,
+        };
+        let arrives = match (&probe.from, &probe.to) {
+            // What the node itself sends is known by where it comes from, and is not policy's.
+            (Party::OwnNode, _) => Verdict::Allow,
+            (Party::Pod(_) | Party::OtherNode | Party::Outside, Party::Pod(name)) => self.at(
+                name,
+                &Connection {
+                    direction: Direction::Ingress,
+                    peer: source,
+                    transport,
+                },
+            ),
+            (_, Party::OwnNode | Party::OtherNode | Party::Outside) => Verdict::Allow,
+        };
+        Verdict::when(leaves == Verdict::Allow && arrives == Verdict::Allow)
+    }
+
+    fn at(&self, name: &ObjectName, connection: &Connection) -> Verdict {
+        let (node, _) = self.paper.places.pods[name];
+        let world = &self.worlds[node.index()];
+        let subject = Subject::new(name.clone(), &world.pods[name], Baseline::Standard);
+        evaluate(world, &subject, connection)
+    }
+}
+
+/// As policy sees it.
+pub(super) const fn transport(what: What, family: Family) -> Transport {
+    match (what, family) {
+        (What::Port(protocol, port), _) => Transport::Port(protocol, port),
+        (What::Echo, Family::V4) => Transport::Other(1),
+        (What::Echo, Family::V6) => Transport::Other(58),
+    }
+}
+
+impl Judge for Oracle {
+    fn name(&self) -> String {
+        "oracle".into()
+    }
+
+    fn follow(&mut self, state: &State) -> Result<()> {
+        self.paper.follow(state)?;
+        let objects = &self.paper.objects;
+        self.worlds = Node::BOTH.map(|node| World {
+            namespaces: objects.namespaces.clone(),
+            pods: objects
+                .pods
+                .iter()
+                .map(|(name, identified)| (name.clone(), identified.pod.clone()))
+                .collect(),
+            policies: objects.policies.clone(),
+            node_addresses: self.paper.places.nodes[node.index()]
+                .addresses
+                .both()
+                .to_vec(),
+        });
+        Ok(())
+    }
+
+    fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Option<Verdict>>> {
+        let verdicts = expected.iter().map(|(probe, _)| Some(self.verdict(probe)));
+        Ok(verdicts.collect())
+    }
+
+    fn open(&mut self, probes: &[Probe]) -> Result<()> {
+        for probe in probes {
+            anyhow::ensure!(
+                self.verdict(probe) == Verdict::Allow,
+                "{probe} cannot be opened, so it cannot be kept"
+            );
+        }
+        Ok(())
+    }
+
+    /// A connection lives as long as it could be opened.
+    fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Option<Fate>>> {
+        let fate = |probe| match self.verdict(probe) {
+            Verdict::Allow => Fate::Alive,
+            Verdict::Deny => Fate::Cut,
+        };
+        Ok(expected
+            .iter()
+            .map(|(probe, _)| Some(fate(probe)))
+            .collect())
+    }
+}

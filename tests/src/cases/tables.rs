@@ -1,0 +1,313 @@
+//! The second judge: `decide()` on the tables of both nodes, compiled and written as the enforcer does it, for every
+//! packet of a connection on its way there and back.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use podgate_abi::{Direction, Hook, Verdict as Decision, decide};
+use podgate_datapath::netlink::Ifindex;
+use podgate_datapath::record::{
+    Baseline, Generation, Hook as Attached, Identity, PodName, Record, Slot,
+};
+use podgate_enforcer::cluster::Cluster;
+use podgate_enforcer::plan::{Capacities, Planner};
+use podgate_policy::compile::compile_subject;
+use podgate_policy::connection::Verdict;
+use podgate_policy::model::{ObjectName, Protocol};
+
+use super::case::{Node, State};
+use super::expect::{Fate, Party, Probe, What};
+use super::judge::Judge;
+use super::paper::Paper;
+use super::places::Places;
+use crate::frame::{self, Payload, flag};
+use crate::kernel::{HostTables, Origin};
+
+const CAPACITIES: Capacities = Capacities {
+    rulesets: 1024,
+    rows: 16384,
+    peers: 4096,
+    prefixes: 4096,
+    port_sets: 1024,
+    chunks: 1024,
+};
+
+/// Room for flows: a step tries about two thousand connections.
+const FLOWS: u32 = 1 << 16;
+
+/// The first port of whoever opens a connection; each step has one of its own, and each that is kept another.
+const CLIENT_PORT: u16 = 30_000;
+
+/// A node: what its enforcer knows, and what is in its tables.
+struct NodeTables {
+    cluster: Cluster,
+    planner: Planner,
+    tables: HostTables,
+    attachments: BTreeMap<ObjectName, Record>,
+    last_slot: u32,
+}
+
+/// Both nodes.
+pub struct Tables {
+    paper: Paper,
+    nodes: [NodeTables; 2],
+    /// The port of whoever opens a connection at this step.
+    client_port: u16,
+    kept: BTreeMap<Probe, u16>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        let paper = Paper::default();
+        let nodes = Node::BOTH.map(|node| {
+            let mut cluster = Cluster::default();
+            let addresses = paper.places.nodes[node.index()].addresses.both();
+            cluster.set_node_addresses(addresses.into());
+            NodeTables {
+                cluster,
+                planner: Planner::new(CAPACITIES),
+                tables: HostTables::with_room_for(FLOWS),
+                attachments: BTreeMap::new(),
+                last_slot: 0,
+            }
+        });
+        Self {
+            paper,
+            nodes,
+            client_port: CLIENT_PORT,
+            kept: BTreeMap::new(),
+        }
+    }
+}
+
+impl NodeTables {
+    /// What the plugin does for the pods that are new here, and for those that have gone.
+    fn attach(&mut self, node: Node, places: &Places) {
+        let is_here = |name: &ObjectName| places.pods.get(name).is_some_and(|(at, _)| *at == node);
+        self.attachments.retain(|name, record| {
+            let stays = is_here(name)
+                && places.pods[name].1.both().as_slice() == record.addresses.as_slice();
+            if !stays {
+                self.tables.detach(record.slot.0);
+            }
+            stays
+        });
+        for (name, (_, addresses)) in places.pods.iter().filter(|(_, (at, _))| *at == node) {
+            if self.attachments.contains_key(name) {
+                continue;
+            }
+            self.last_slot += 1;
+            let addresses = addresses.both();
+            let birth = self.tables.attach(self.last_slot, &addresses);
+            let record = record(name, self.last_slot, birth, addresses.to_vec());
+            self.attachments.insert(name.clone(), record);
+        }
+        let records = self.attachments.values().cloned().collect();
+        self.cluster.set_attachments(records);
+    }
+
+    /// What the engine does: facts, then policy.
+    fn settle(&mut self) -> Result<()> {
+        let view = self.cluster.view();
+        let plan = self.planner.facts_change(&view.world)?;
+        self.tables.execute(&plan);
+        self.planner.commit(plan);
+        let rulesets: Vec<_> = view
+            .subjects
+            .iter()
+            .map(|(slot, subject)| (slot.0, compile_subject(&view.world, subject)))
+            .collect();
+        let plan = self.planner.policy_change(&rulesets)?;
+        self.tables.execute(&plan);
+        self.planner.commit(plan);
+        Ok(())
+    }
+
+    fn passes(&self, pod: &ObjectName, direction: Direction, origin: Origin, frame: &[u8]) -> bool {
+        let hook = Hook {
+            slot: self.attachments[pod].slot.0,
+            direction,
+            ethertype: u16::from_be_bytes([frame[12], frame[13]]),
+            received_from: origin.received_from(),
+            interface: 1,
+        };
+        match decide(&&self.tables, frame, &hook) {
+            Decision::Pass(_) => true,
+            Decision::Drop(_) => false,
+        }
+    }
+}
+
+fn record(name: &ObjectName, slot: u32, birth: u32, addresses: Vec<std::net::IpAddr>) -> Record {
+    let ifindex = Ifindex(slot + 1);
+    Record {
+        identity: Identity {
+            container_id: format!("sandbox-{slot}"),
+            ifname: "eth0".into(),
+        },
+        network: "pods".into(),
+        pod: Some(PodName {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            uid: None,
+        }),
+        netns_inode: slot.into(),
+        pod_ifindex: ifindex,
+        host_ifindex: ifindex,
+        host_mac: None,
+        addresses,
+        baseline: Baseline::Allow,
+        hook: Attached::Clsact,
+        routes: false,
+        slot: Slot(slot),
+        birth: Generation(birth),
+    }
+}
+
+/// A packet of a connection, by who sends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The first packet.
+    Opening,
+    /// The first one back.
+    Answer,
+    /// One that comes later from who opened it.
+    Request,
+    /// One that comes later from the other side.
+    Reply,
+}
+
+impl Tables {
+    /// Whether a packet gets from one end to the other, at every hook that it meets.
+    fn arrives(&self, probe: &Probe, client_port: u16, part: Part) -> bool {
+        let (opener, other) = self.paper.places.ends(probe);
+        let ((from, to), (source, destination)) = match part {
+            Part::Opening | Part::Request => ((&probe.from, &probe.to), (opener, other)),
+            Part::Answer | Part::Reply => ((&probe.to, &probe.from), (other, opener)),
+        };
+        let payload = payload(probe, source, client_port, part);
+        let frame = frame::packet(source, destination, payload).frame();
+        let node = |party| {
+            self.paper
+                .places
+                .node_at(party, if party == from { to } else { from })
+        };
+        let at = |party, name: &ObjectName, direction, origin| {
+            let node: Node = node(party).expect("a pod is on a node");
+            self.nodes[node.index()].passes(name, direction, origin, &frame)
+        };
+        if let Party::Pod(name) = from
+            && !at(from, name, Direction::FromPod, Origin::Elsewhere)
+        {
+            return false;
+        }
+        let origin = match from {
+            Party::OwnNode => Origin::Node,
+            Party::Pod(_) | Party::OtherNode | Party::Outside => Origin::Elsewhere,
+        };
+        match to {
+            Party::Pod(name) => at(to, name, Direction::ToPod, origin),
+            Party::OwnNode | Party::OtherNode | Party::Outside => true,
+        }
+    }
+
+    /// Opens a connection, from the first packet to the end of a handshake.
+    fn opens(&self, probe: &Probe, client_port: u16) -> bool {
+        self.arrives(probe, client_port, Part::Opening)
+            && self.arrives(probe, client_port, Part::Answer)
+            && self.arrives(probe, client_port, Part::Request)
+    }
+}
+
+/// What a packet carries; `source` is of the family that it goes by.
+fn payload(probe: &Probe, source: std::net::IpAddr, client_port: u16, part: Part) -> Payload {
+    let back = match part {
+        Part::Opening | Part::Request => false,
+        Part::Answer | Part::Reply => true,
+    };
+    let ports = |port| {
+        if back {
+            (port, client_port)
+        } else {
+            (client_port, port)
+        }
+    };
+    match probe.what {
+        What::Port(Protocol::Tcp, port) => {
+            let flags = match part {
+                Part::Opening => flag::SYN,
+                Part::Answer => flag::SYN | flag::ACK,
+                Part::Request | Part::Reply => flag::ACK,
+            };
+            let (source, destination) = ports(port);
+            frame::tcp(source, destination, flags)
+        }
+        What::Port(Protocol::Udp, port) => {
+            let (source, destination) = ports(port);
+            frame::udp(source, destination)
+        }
+        What::Port(Protocol::Sctp, port) => {
+            let (source, destination) = ports(port);
+            frame::sctp(source, destination)
+        }
+        What::Echo if back => frame::echo_reply(source, client_port),
+        What::Echo => frame::echo_request(source, client_port),
+    }
+}
+
+impl Judge for Tables {
+    fn name(&self) -> String {
+        "tables".into()
+    }
+
+    fn follow(&mut self, state: &State) -> Result<()> {
+        let before = self.paper.objects.clone();
+        self.paper.follow(state)?;
+        self.client_port += 1;
+        for node in Node::BOTH {
+            let tables = &mut self.nodes[node.index()];
+            tables.attach(node, &self.paper.places);
+            let changes = before.differences(&self.paper.objects);
+            tables.cluster.apply(changes);
+            tables.settle().context("plan the tables of a node")?;
+        }
+        Ok(())
+    }
+
+    fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Option<Verdict>>> {
+        let verdict = |probe: &Probe| {
+            // What a pod sends to its own address never leaves it.
+            let opens = probe.from == probe.to || self.opens(probe, self.client_port);
+            Some(Verdict::when(opens))
+        };
+        Ok(expected.iter().map(|(probe, _)| verdict(probe)).collect())
+    }
+
+    fn open(&mut self, probes: &[Probe]) -> Result<()> {
+        for probe in probes {
+            self.client_port += 1;
+            ensure!(
+                self.opens(probe, self.client_port),
+                "{probe} cannot be opened, so it cannot be kept"
+            );
+            self.kept.insert(probe.clone(), self.client_port);
+        }
+        Ok(())
+    }
+
+    fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Option<Fate>>> {
+        expected
+            .iter()
+            .map(|(probe, _)| {
+                let port = self.kept[probe];
+                let there = self.arrives(probe, port, Part::Request);
+                let back = self.arrives(probe, port, Part::Reply);
+                ensure!(
+                    there == back,
+                    "{probe}: packets pass one way only: there {there}, back {back}"
+                );
+                Ok(Some(if there { Fate::Alive } else { Fate::Cut }))
+            })
+            .collect()
+    }
+}
