@@ -14,7 +14,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use podgate_datapath::record::{self, Identity, PodName, Record, Slot};
 use podgate_policy::connection::{Baseline, Subject};
-use podgate_policy::model::{ObjectName, Pod, World};
+use podgate_policy::model::{ObjectName, Pod, PodUid, World};
 
 use crate::convert::pod::IdentifiedPod;
 use crate::source::{Change, Objects};
@@ -110,6 +110,7 @@ impl Cluster {
                 .filter(|address| !owners.contains_key(address))
                 .copied()
                 .collect(),
+            listed: self.source.listed.clone(),
         };
         for (name, identified) in &self.source.pods {
             let addresses = self.addresses_of(name, identified, &owners);
@@ -131,7 +132,10 @@ impl Cluster {
             let slot = attachment.record.slot;
             if let Some((name, pod)) = pod_of(&attachment.record, &self.source) {
                 let baseline = baseline_of(&attachment.record);
-                attachment.last_known = Some(Subject::new(name, pod, baseline));
+                attachment.last_known = Some(Subject {
+                    uid: pod.uid.as_deref().map(|uid| PodUid(uid.into())),
+                    ..Subject::new(name, &pod.pod, baseline)
+                });
             }
             match &attachment.last_known {
                 Some(subject) => {
@@ -215,11 +219,11 @@ fn is(runtime: &PodName, name: &ObjectName, source: &IdentifiedPod) -> bool {
     runtime.namespace == name.namespace && runtime.name == name.name && !namesakes
 }
 
-fn pod_of<'a>(record: &Record, source: &'a Objects) -> Option<(ObjectName, &'a Pod)> {
+fn pod_of<'a>(record: &Record, source: &'a Objects) -> Option<(ObjectName, &'a IdentifiedPod)> {
     let runtime = record.pod.as_ref()?;
     let name = ObjectName::new(&runtime.namespace, &runtime.name);
     let identified = source.pods.get(&name)?;
-    is(runtime, &name, identified).then(|| (name, identified.pod.as_ref()))
+    is(runtime, &name, identified).then(|| (name, identified.as_ref()))
 }
 
 #[cfg(test)]

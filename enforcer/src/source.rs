@@ -7,11 +7,13 @@
 //! ```
 //! A source that lists anew says what differs ([`Objects::differences`]), so that the engine sees single changes only.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use podgate_policy::model::{Namespace, NetworkPolicy, ObjectName};
+use podgate_policy::model::{ListName, Namespace, NetworkPolicy, ObjectName};
 
 use crate::convert::pod::IdentifiedPod;
 
@@ -24,6 +26,8 @@ pub enum Change {
     Pod(ObjectName, Option<Arc<IdentifiedPod>>),
     /// A policy.
     Policy(ObjectName, Option<Arc<NetworkPolicy>>),
+    /// The lists that an address is in.
+    Listed(IpAddr, Option<Arc<BTreeSet<ListName>>>),
 }
 
 /// What a source has to say at one time. Changes that belong together are in one update.
@@ -44,6 +48,8 @@ pub struct Objects {
     pub pods: OrdMap<ObjectName, Arc<IdentifiedPod>>,
     /// Policies.
     pub policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
+    /// Addresses that are in lists.
+    pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
 }
 
 impl Objects {
@@ -53,6 +59,7 @@ impl Objects {
             Change::Namespace(name, object) => put(&mut self.namespaces, name, object),
             Change::Pod(name, object) => put(&mut self.pods, name, object),
             Change::Policy(name, object) => put(&mut self.policies, name, object),
+            Change::Listed(address, lists) => put(&mut self.listed, address, lists),
         }
     }
 
@@ -63,7 +70,13 @@ impl Objects {
         let pods = differing(&self.pods, &new.pods).map(|(name, object)| Change::Pod(name, object));
         let policies = differing(&self.policies, &new.policies)
             .map(|(name, object)| Change::Policy(name, object));
-        namespaces.chain(pods).chain(policies).collect()
+        let listed = differing(&self.listed, &new.listed)
+            .map(|(address, lists)| Change::Listed(address, lists));
+        namespaces
+            .chain(pods)
+            .chain(policies)
+            .chain(listed)
+            .collect()
     }
 }
 

@@ -80,7 +80,7 @@ fn world(applied: &BTreeSet<Policy>) -> World {
         namespaces: snapshot.objects.namespaces,
         pods: pods.collect(),
         policies: snapshot.objects.policies,
-        node_addresses: Vec::new(),
+        ..World::default()
     }
 }
 

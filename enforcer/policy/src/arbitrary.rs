@@ -5,11 +5,12 @@
 //! occurs: unknown namespaces, pods without labels or addresses, addresses that two pods claim, finished pods,
 //! pods in the node's network, elements that cannot be read, exceptions outside their block.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -17,8 +18,9 @@ use proptest::strategy::Union;
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport};
 use crate::model::{
-    Labels, NAMESPACE_NAME_LABEL, NamedPort, Namespace, Namespaces, NetworkPolicy, ObjectName,
-    Operator, Peer, Pod, Port, Protocol, Requirement, Rule, Selector, World,
+    Labels, ListName, Members, NAMESPACE_NAME_LABEL, NamedPort, Namespace, Namespaces,
+    NetworkPolicy, ObjectName, Operator, Peer, Pod, PodUid, Port, Protocol, Requirement, Rule,
+    Selector, World,
 };
 
 /// The names of the namespaces.
@@ -28,6 +30,7 @@ pub const PODS: [&str; 3] = ["a", "b", "c"];
 /// How many addresses of each family there are.
 pub const ADDRESSES: u8 = 16;
 
+const LISTS: [&str; 3] = ["l", "m", "n"];
 const KEYS: [&str; 2] = ["app", "tier"];
 const VALUES: [&str; 3] = ["1", "2", ""];
 const PORT_NAMES: [&str; 2] = ["http", "dns"];
@@ -118,8 +121,9 @@ pub fn world() -> impl Strategy<Value = World> {
             .collect::<Vec<_>>()
     });
     let policies = vec((policy_name(), policy()), 0..=6);
-    (namespaces, pods, policies, node_addresses()).prop_map(
-        |(namespaces, pods, policies, node_addresses)| World {
+    let listed = vec((address(), lists()), 0..=6);
+    (namespaces, pods, policies, node_addresses(), listed).prop_map(
+        |(namespaces, pods, policies, node_addresses, listed)| World {
             namespaces: NAMESPACES
                 .iter()
                 .zip(namespaces)
@@ -134,6 +138,7 @@ pub fn world() -> impl Strategy<Value = World> {
                 .map(|(name, policy)| (name, Arc::new(policy)))
                 .collect(),
             node_addresses,
+            listed: listed.into_iter().collect(),
         },
     )
 }
@@ -142,8 +147,34 @@ pub fn world() -> impl Strategy<Value = World> {
 pub fn subjects(world: &World, baseline: Baseline) -> Vec<Subject> {
     let selectable = world.pods.iter().filter(|(_, pod)| pod.is_selectable());
     selectable
-        .map(|(name, pod)| Subject::new(name.clone(), pod, baseline))
+        .map(|(name, pod)| Subject {
+            uid: uid_of(name),
+            ..Subject::new(name.clone(), pod, baseline)
+        })
         .collect()
+}
+
+/// The UID of the pod called `name`. The last of each namespace has none that is known.
+fn uid_of(name: &ObjectName) -> Option<PodUid> {
+    (name.name != PODS[PODS.len() - 1]).then(|| PodUid(name.to_string().into()))
+}
+
+/// Any UIDs, of any namespace.
+fn uids() -> impl Strategy<Value = BTreeSet<PodUid>> {
+    let pods = NAMESPACES.len() * PODS.len();
+    let uids: Vec<PodUid> = (0..pods)
+        .filter_map(|index| uid_of(&pod_name(index)))
+        .collect();
+    btree_set(select(uids), 0..=3)
+}
+
+/// The lists of an address.
+pub fn lists() -> impl Strategy<Value = Arc<BTreeSet<ListName>>> {
+    btree_set(list(), 0..=2).prop_map(Arc::new)
+}
+
+fn list() -> impl Strategy<Value = ListName> {
+    select(&LISTS[..]).prop_map(|name| ListName(name.into()))
 }
 
 /// One change of a world.
@@ -157,6 +188,8 @@ pub enum Edit {
     Policy(ObjectName, Option<NetworkPolicy>),
     /// The node has other addresses.
     NodeAddresses(Vec<IpAddr>),
+    /// An address is in other lists, or in none.
+    Listed(IpAddr, Option<Arc<BTreeSet<ListName>>>),
 }
 
 impl Edit {
@@ -182,6 +215,12 @@ impl Edit {
                 world.policies.remove(&name);
             }
             Self::NodeAddresses(addresses) => world.node_addresses = addresses,
+            Self::Listed(address, Some(lists)) => {
+                world.listed.insert(address, lists);
+            }
+            Self::Listed(address, None) => {
+                world.listed.remove(&address);
+            }
         }
     }
 }
@@ -202,6 +241,7 @@ pub fn edit() -> impl Strategy<Value = Edit> {
         4 => pod_edit.prop_map(|(name, pod)| Edit::Pod(name, pod)),
         2 => namespace_edit.prop_map(|(name, namespace)| Edit::Namespace(name, namespace)),
         1 => node_addresses().prop_map(Edit::NodeAddresses),
+        2 => (address(), option::weighted(0.7, lists())).prop_map(|(address, lists)| Edit::Listed(address, lists)),
     ]
 }
 
@@ -279,21 +319,24 @@ pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
             (false, false),
         ][..],
     );
-    (
-        pod_selector(),
-        isolates,
-        vec(rule(), 0..=3),
-        vec(rule(), 0..=3),
+    (members(), isolates, vec(rule(), 0..=3), vec(rule(), 0..=3)).prop_map(
+        |(members, (isolates_ingress, isolates_egress), ingress, egress)| NetworkPolicy {
+            members,
+            isolates_ingress,
+            isolates_egress,
+            ingress,
+            egress,
+        },
     )
-        .prop_map(
-            |(pod_selector, (isolates_ingress, isolates_egress), ingress, egress)| NetworkPolicy {
-                pod_selector,
-                isolates_ingress,
-                isolates_egress,
-                ingress,
-                egress,
-            },
-        )
+}
+
+/// Pods by label, mostly; some by UID as well, or only so.
+pub fn members() -> impl Strategy<Value = Members> {
+    let by_uid = (option::weighted(0.7, pod_selector()), uids(), uids());
+    prop_oneof![
+        2 => pod_selector().prop_map(Members::from),
+        1 => by_uid.prop_map(|(matching, except, listed)| Members { matching, except, listed }),
+    ]
 }
 
 /// A rule of either direction.
@@ -310,6 +353,7 @@ pub fn peer() -> impl Strategy<Value = Peer> {
     prop_oneof![
         6 => (namespaces, pod_selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
         6 => block(),
+        3 => list().prop_map(Peer::Listed),
         1 => Just(Peer::Invalid),
     ]
 }
@@ -341,6 +385,9 @@ pub fn port() -> impl Strategy<Value = Port> {
         4 => range.prop_map(|(protocol, one, other)| Port::Range { protocol, first: one.min(other), last: one.max(other) }),
         4 => (protocol(), select(&PORTS[..])).prop_map(|(protocol, port)| Port::Range { protocol, first: port, last: port }),
         4 => (protocol(), text(&PORT_NAMES)).prop_map(|(protocol, name)| Port::Named { protocol, name }),
+        2 => (protocol(), text(&PORT_NAMES), select(&PORTS[..]), select(&PORTS[..])).prop_map(|(protocol, name, one, other)| {
+            Port::NamedWithin { protocol, name, first: one.min(other), last: one.max(other) }
+        }),
         1 => Just(Port::Invalid),
     ]
 }

@@ -23,7 +23,7 @@ use crate::compile::ports::{PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
 use crate::compile::ruleset::{Ports, Ruleset};
 use crate::connection::{Baseline, Connection, Direction, Subject, Verdict};
-use crate::model::{NetworkPolicy, ObjectName, Port, Rule, Selector, World};
+use crate::model::{Members, NetworkPolicy, ObjectName, Port, Rule, Selector, World};
 
 /// The compiled policy of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,10 +54,7 @@ impl SubjectRulesets {
 /// Compiles the policies of `world` that select `subject`. Reads nothing else of the world.
 pub fn compile_subject(world: &World, subject: &Subject) -> SubjectRulesets {
     let selecting: Vec<&NetworkPolicy> = policies_of(world, &subject.name.namespace)
-        .filter(|policy| match &policy.pod_selector {
-            Selector::Invalid => true,
-            readable @ Selector::Requirements(_) => readable.matches(&subject.labels),
-        })
+        .filter(|policy| applies(&policy.members, subject))
         .collect();
     SubjectRulesets {
         ingress: compile_direction(Direction::Ingress, &selecting, subject),
@@ -88,6 +85,21 @@ pub fn compiled_verdict(
         && peer.is_own_node()
         && connection.transport.is_tunnel();
     Verdict::when(!dropped_by_the_kernel && ruleset.row(peer).allows(connection.transport))
+}
+
+fn applies(members: &Members, subject: &Subject) -> bool {
+    let uid = subject.uid.as_ref();
+    if uid.is_some_and(|uid| members.listed.contains(uid)) {
+        return true;
+    }
+    if uid.is_some_and(|uid| members.except.contains(uid)) {
+        return false;
+    }
+    match &members.matching {
+        None => false,
+        Some(Selector::Invalid) => true,
+        Some(readable @ Selector::Requirements(_)) => readable.matches(&subject.labels),
+    }
 }
 
 fn policies_of<'a>(
@@ -164,11 +176,7 @@ fn ports_of(direction: Direction, rule: &Rule, subject: &Subject) -> Ports {
                 };
                 match direction {
                     Direction::Ingress => {
-                        let numbers = subject
-                            .ports
-                            .iter()
-                            .filter(|port| wanted.names(port))
-                            .map(|port| port.number);
+                        let numbers = numbers_called(&wanted, subject);
                         numbered.ports_mut(*protocol).add(&PortSet::of(numbers));
                     }
                     Direction::Egress => {
@@ -176,8 +184,30 @@ fn ports_of(direction: Direction, rule: &Rule, subject: &Subject) -> Ports {
                     }
                 }
             }
+            Port::NamedWithin {
+                protocol,
+                name,
+                first,
+                last,
+            } => match direction {
+                Direction::Ingress => {
+                    let wanted = PortName {
+                        protocol: *protocol,
+                        name: name.clone(),
+                    };
+                    let within = numbers_called(&wanted, subject)
+                        .filter(|number| (*first..=*last).contains(number));
+                    numbered.ports_mut(*protocol).add(&PortSet::of(within));
+                }
+                Direction::Egress => {}
+            },
             Port::Invalid => {}
         }
     }
     Ports::of(numbered, named)
+}
+
+fn numbers_called(wanted: &PortName, subject: &Subject) -> impl Iterator<Item = u16> {
+    let named = subject.ports.iter().filter(|port| wanted.names(port));
+    named.map(|port| port.number)
 }

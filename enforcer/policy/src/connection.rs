@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::{Labels, NamedPort, ObjectName, Pod, Protocol};
+use crate::model::{Labels, NamedPort, ObjectName, Pod, PodUid, Protocol};
 
 /// A direction, seen from the pod that is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +66,8 @@ pub enum Baseline {
 pub struct Subject {
     /// Its namespace and name.
     pub name: ObjectName,
+    /// Its UID, if the source knows it. Without it, no policy applies to it by UID.
+    pub uid: Option<PodUid>,
     /// Its labels.
     pub labels: Labels,
     /// Its named ports.
@@ -75,10 +77,11 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The pod called `name` that the world knows as `pod`.
+    /// The pod called `name` that the world knows as `pod`, without a UID.
     pub fn new(name: ObjectName, pod: &Pod, baseline: Baseline) -> Self {
         Self {
             name,
+            uid: None,
             labels: pod.labels.clone(),
             ports: pod.ports.clone(),
             baseline,

@@ -4,7 +4,7 @@
 //! only what can change a verdict. An element that could not be read is present as invalid, never absent: it
 //! matches nothing, and the isolation that its policy brings stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,6 +30,28 @@ pub struct World {
     pub policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
     /// Addresses of this node, from netlink.
     pub node_addresses: Vec<IpAddr>,
+    /// Which lists an address is in, whoever has it. An address that is not here is in none.
+    pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
+}
+
+/// The name of a list of addresses. That a rule names it is policy; who is in it is a fact.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListName(pub Arc<str>);
+
+impl std::fmt::Display for ListName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The UID of a pod, which tells it from all that have had its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodUid(pub Arc<str>);
+
+impl std::fmt::Display for PodUid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// The name of a namespaced object.
@@ -119,8 +141,8 @@ pub enum Protocol {
 /// A NetworkPolicy, with the defaults of the API server applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkPolicy {
-    /// The pods of its namespace that it applies to. [`Selector::Invalid`] isolates every pod of the namespace.
-    pub pod_selector: Selector,
+    /// The pods of its namespace that it applies to.
+    pub members: Members,
     /// `policyTypes` has Ingress: the selected pods accept only what some rule allows.
     pub isolates_ingress: bool,
     /// `policyTypes` has Egress: the selected pods may send only what some rule allows.
@@ -129,6 +151,27 @@ pub struct NetworkPolicy {
     pub ingress: Vec<Rule>,
     /// Egress rules; without effect unless `isolates_egress`.
     pub egress: Vec<Rule>,
+}
+
+/// The pods of its namespace that a policy applies to: by label, as whoever wrote it says, or by UID, as a controller
+/// has worked out already.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Those that match; none if it does not go by labels. [`Selector::Invalid`] means every pod of the namespace.
+    pub matching: Option<Selector>,
+    /// None of these, although they match.
+    pub except: BTreeSet<PodUid>,
+    /// These, whether or not they match.
+    pub listed: BTreeSet<PodUid>,
+}
+
+impl From<Selector> for Members {
+    fn from(matching: Selector) -> Self {
+        Self {
+            matching: Some(matching),
+            ..Self::default()
+        }
+    }
 }
 
 /// One ingress or egress rule: allows what matches its peers and its ports.
@@ -158,6 +201,8 @@ pub enum Peer {
         /// What is taken out of this block, and of this block only.
         except: Vec<IpNet>,
     },
+    /// The addresses of a list ([`World::listed`]), whoever has them.
+    Listed(ListName),
     /// Could not be read: matches nobody.
     Invalid,
 }
@@ -191,6 +236,18 @@ pub enum Port {
         protocol: Protocol,
         /// The name.
         name: String,
+    },
+    /// Of the ports that the judged pod has given this name, under this protocol, those from `first` to `last`.
+    /// On ingress only: on egress it matches no port.
+    NamedWithin {
+        /// The protocol.
+        protocol: Protocol,
+        /// The name.
+        name: String,
+        /// The lowest.
+        first: u16,
+        /// The highest.
+        last: u16,
     },
     /// Could not be read: matches no port.
     Invalid,

@@ -3,11 +3,13 @@
 //! Linear scans, no index, no cache, and nothing in common with the compiler but the input types. "Item" numbers
 //! are those of the specification's checklist; the choices that it leaves open are DESIGN §5's.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use crate::model::{
-    NamedPort, Namespaces, NetworkPolicy, ObjectName, Peer, Pod, Port, Rule, Selector, World,
+    NamedPort, Namespaces, NetworkPolicy, ObjectName, Peer, Pod, PodUid, Port, Rule, Selector,
+    World,
 };
 
 /// Whether `subject` may take part in `connection`.
@@ -72,10 +74,14 @@ pub fn pod_at(world: &World, address: IpAddr) -> Option<(&ObjectName, &Pod)> {
 
 /// A selector that cannot be read selects every pod of the namespace: isolation stays.
 fn selects(policy: &NetworkPolicy, subject: &Subject) -> bool {
-    match &policy.pod_selector {
-        Selector::Invalid => true,
-        readable @ Selector::Requirements(_) => readable.matches(&subject.labels),
-    }
+    let is_in =
+        |pods: &BTreeSet<PodUid>| subject.uid.as_ref().is_some_and(|uid| pods.contains(uid));
+    let matches = match &policy.members.matching {
+        None => false,
+        Some(Selector::Invalid) => true,
+        Some(readable @ Selector::Requirements(_)) => readable.matches(&subject.labels),
+    };
+    matches && !is_in(&policy.members.except) || is_in(&policy.members.listed)
 }
 
 fn isolates(policy: &NetworkPolicy, direction: Direction) -> bool {
@@ -108,6 +114,10 @@ fn peer_matches(world: &World, subject: &Subject, peer: &Peer, address: IpAddr) 
             };
             in_namespace && pods.matches(&pod.labels)
         }),
+        Peer::Listed(list) => world
+            .listed
+            .get(&address)
+            .is_some_and(|lists| lists.contains(list)),
         Peer::Invalid => false,
     }
 }
@@ -139,6 +149,22 @@ fn port_matches(world: &World, subject: &Subject, port: &Port, connection: &Conn
                 protocol,
                 number,
             }) && *wanted == protocol
+        }
+        Port::NamedWithin {
+            protocol: wanted,
+            name,
+            first,
+            last,
+        } => {
+            let called = NamedPort {
+                name: name.clone(),
+                protocol,
+                number,
+            };
+            connection.direction == Direction::Ingress
+                && subject.ports.contains(&called)
+                && *wanted == protocol
+                && (*first..=*last).contains(&number)
         }
         Port::Invalid => false,
     }

@@ -1,5 +1,6 @@
 //! Properties of NetworkPolicy that hold without knowing any verdict: how verdicts move when policies move.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -7,10 +8,11 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use podgate_policy::arbitrary::{self, ipv4, ipv6};
 use podgate_policy::compile::{SubjectRulesets, compile_subject};
-use podgate_policy::connection::{Baseline, Connection, Direction, Verdict};
+use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Verdict};
 use podgate_policy::evaluate;
 use podgate_policy::model::{
-    Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Port, Protocol, Rule, Selector, World,
+    Members, Namespaces, NetworkPolicy, ObjectName, Operator, Peer, PodUid, Port, Protocol, Rule,
+    Selector, World,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -92,8 +94,17 @@ fn turn_peer(peer: &mut Peer) {
             }
         }
         Peer::Block { except, .. } => turn(except),
-        Peer::Invalid => {}
+        Peer::Listed(_) | Peer::Invalid => {}
     }
+}
+
+/// Whether a policy with these members applies to `subject`, by what is said of each of the three.
+fn is_member(members: &Members, subject: &Subject) -> bool {
+    let is_in = |uids: &BTreeSet<PodUid>| uids.iter().any(|uid| subject.uid.as_ref() == Some(uid));
+    let matches = members.matching.as_ref().is_some_and(|selector| {
+        *selector == Selector::Invalid || selector.matches(&subject.labels)
+    });
+    is_in(&members.listed) || (matches && !is_in(&members.except))
 }
 
 /// The same world with the families changed over: the `n`th IPv4 address is the `n`th IPv6 address.
@@ -124,6 +135,11 @@ fn other_family(world: &World) -> World {
         .node_addresses
         .into_iter()
         .map(other_address)
+        .collect();
+    changed.listed = changed
+        .listed
+        .into_iter()
+        .map(|(address, lists)| (other_address(address), lists))
         .collect();
     changed
 }
@@ -156,7 +172,7 @@ proptest! {
     #[test]
     fn order_and_repetition_change_no_ruleset(world in arbitrary::world()) {
         let mut turned = with_policies(&world, |policy| {
-            turn_selector(&mut policy.pod_selector);
+            policy.members.matching.iter_mut().for_each(turn_selector);
             for_each_rule(policy, |rule| {
                 rule.peers.iter_mut().for_each(turn_peer);
                 turn(&mut rule.peers);
@@ -246,7 +262,7 @@ proptest! {
     #[test]
     fn another_policy_denies_only_where_it_isolates_anew(world in arbitrary::world(), connections in connections()) {
         let deny_all = NetworkPolicy {
-            pod_selector: Selector::everything(),
+            members: Selector::everything().into(),
             isolates_ingress: true,
             isolates_egress: true,
             ingress: vec![],
@@ -259,7 +275,7 @@ proptest! {
         for subject in arbitrary::subjects(&world, Baseline::Standard) {
             let isolated = |direction| world.policies.iter().any(|(name, policy)| {
                 name.namespace == subject.name.namespace
-                    && (policy.pod_selector == Selector::Invalid || policy.pod_selector.matches(&subject.labels))
+                    && is_member(&policy.members, &subject)
                     && match direction {
                         Direction::Ingress => policy.isolates_ingress,
                         Direction::Egress => policy.isolates_egress,
@@ -299,7 +315,7 @@ proptest! {
         let with_whole_blocks_beside = with_policies(&world, |policy| for_each_rule(policy, |rule| {
             let whole: Vec<Peer> = rule.peers.iter().filter_map(|peer| match peer {
                 Peer::Block { cidr, .. } => Some(Peer::Block { cidr: *cidr, except: vec![] }),
-                Peer::Pods { .. } | Peer::Invalid => None,
+                Peer::Pods { .. } | Peer::Listed(_) | Peer::Invalid => None,
             }).collect();
             rule.peers.extend(whole);
         }));
@@ -310,13 +326,65 @@ proptest! {
     }
 
     #[test]
+    fn a_list_is_the_same_as_a_block_for_each_of_its_addresses(world in arbitrary::world(), connections in connections()) {
+        let blocks = with_policies(&world, |policy| for_each_rule(policy, |rule| {
+            rule.peers = rule.peers.iter().flat_map(|peer| match peer {
+                Peer::Listed(name) => {
+                    let listed = world.listed.iter().filter(|(_, lists)| lists.contains(name));
+                    let blocks = listed.map(|(address, _)| Peer::Block { cidr: (*address).into(), except: vec![] });
+                    // Without an element, a rule would be for everybody.
+                    blocks.chain([Peer::Invalid]).collect()
+                }
+                Peer::Pods { .. } | Peer::Block { .. } | Peer::Invalid => vec![peer.clone()],
+            }).collect();
+        }));
+        prop_assert_eq!(verdicts(&blocks, &connections), verdicts(&world, &connections));
+    }
+
+    #[test]
+    fn a_policy_applies_to_the_same_pods_by_uid_as_by_label(world in arbitrary::world(), connections in connections()) {
+        let mut by_uid = world.clone();
+        for (name, policy) in &world.policies {
+            let subjects = arbitrary::subjects(&world, Baseline::Standard).into_iter()
+                .filter(|subject| subject.name.namespace == name.namespace && is_member(&policy.members, subject));
+            let listed: Option<BTreeSet<PodUid>> = subjects.map(|subject| subject.uid).collect();
+            if let Some(listed) = listed {
+                let members = Members { listed, ..Members::default() };
+                by_uid.policies.insert(name.clone(), Arc::new(NetworkPolicy { members, ..(**policy).clone() }));
+            }
+        }
+        prop_assert_eq!(verdicts(&by_uid, &connections), verdicts(&world, &connections));
+    }
+
+    #[test]
+    fn a_named_port_within_all_ports_is_a_named_port_on_ingress(world in arbitrary::world()) {
+        let ingress = |change: fn(&Port) -> Port| with_policies(&world, |policy| {
+            for rule in &mut policy.ingress {
+                rule.ports = rule.ports.iter().map(change).collect();
+            }
+        });
+        let within = ingress(|port| match port {
+            Port::Named { protocol, name } | Port::NamedWithin { protocol, name, .. } =>
+                Port::NamedWithin { protocol: *protocol, name: name.clone(), first: 0, last: u16::MAX },
+            Port::All(_) | Port::Range { .. } | Port::Invalid => port.clone(),
+        });
+        let named = ingress(|port| match port {
+            Port::Named { protocol, name } | Port::NamedWithin { protocol, name, .. } =>
+                Port::Named { protocol: *protocol, name: name.clone() },
+            Port::All(_) | Port::Range { .. } | Port::Invalid => port.clone(),
+        });
+        prop_assert_eq!(compiled(&within), compiled(&named));
+    }
+
+    #[test]
     fn a_range_is_the_same_as_its_ports_one_by_one(world in arbitrary::world()) {
         let short = |port: &Port| matches!(port, Port::Range { first, last, .. } if last - first < 10);
         let one_by_one = with_policies(&world, |policy| for_each_rule(policy, |rule| {
             rule.ports = rule.ports.iter().flat_map(|port| match port {
                 Port::Range { protocol, first, last } if short(port) =>
                     (*first..=*last).map(|one| Port::Range { protocol: *protocol, first: one, last: one }).collect(),
-                Port::Range { .. } | Port::All(_) | Port::Named { .. } | Port::Invalid => vec![port.clone()],
+                Port::Range { .. } | Port::All(_) | Port::Named { .. } | Port::NamedWithin { .. } | Port::Invalid =>
+                    vec![port.clone()],
             }).collect();
         }));
         prop_assert_eq!(compiled(&one_by_one), compiled(&world));

@@ -48,7 +48,7 @@ pub fn convert(object: &v1::NetworkPolicy) -> Converted<NamedPolicy> {
     });
     let egress = rules("egress", "to", egress.collect());
     let policy = NetworkPolicy {
-        pod_selector,
+        members: pod_selector.into(),
         isolates_ingress,
         isolates_egress,
         ingress,

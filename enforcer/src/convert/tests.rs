@@ -41,7 +41,13 @@ fn port(element: Value) -> (Port, Vec<String>) {
 fn subject(selector: Value) -> (Selector, Vec<String>) {
     let converted = policy(json!({"podSelector": selector}));
     (
-        converted.value.policy.pod_selector.clone(),
+        converted
+            .value
+            .policy
+            .members
+            .matching
+            .clone()
+            .expect("a policy from Kubernetes goes by labels"),
         texts(&converted.complaints),
     )
 }
@@ -347,8 +353,8 @@ fn selectors_that_the_api_server_would_refuse_are_invalid() {
 #[test]
 fn an_absent_pod_selector_means_every_pod() {
     assert_eq!(
-        policy(json!({})).value.policy.pod_selector,
-        Selector::everything()
+        policy(json!({})).value.policy.members,
+        Selector::everything().into()
     );
 }
 

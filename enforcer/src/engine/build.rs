@@ -281,7 +281,7 @@ mod tests {
     /// Pods with an address each, all of them peers of a policy.
     fn world(pods: u16) -> World {
         let policy = NetworkPolicy {
-            pod_selector: Selector::everything(),
+            members: Selector::everything().into(),
             isolates_ingress: true,
             isolates_egress: false,
             ingress: vec![Rule {

@@ -28,12 +28,14 @@ impl FactsChange {
     pub(super) fn between(old: &World, new: &World) -> Self {
         let same = old.pods == new.pods
             && old.namespaces == new.namespaces
-            && old.node_addresses == new.node_addresses;
+            && old.node_addresses == new.node_addresses
+            && old.listed == new.listed;
         if same {
             return Self::None;
         }
         let kept = is_part(&new.pods, &old.pods)
             && is_part(&new.namespaces, &old.namespaces)
+            && is_part(&new.listed, &old.listed)
             && new
                 .node_addresses
                 .iter()
@@ -92,11 +94,12 @@ impl Compiled {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::net::IpAddr;
 
     use podgate_policy::compile::ruleset::Ruleset;
     use podgate_policy::connection::Baseline;
-    use podgate_policy::model::{Namespace, Pod, Selector};
+    use podgate_policy::model::{ListName, Namespace, Pod, Selector};
 
     use super::*;
 
@@ -113,7 +116,12 @@ mod tests {
             ]),
             policies: OrdMap::new(),
             node_addresses: vec![IpAddr::from([192, 0, 2, 1])],
+            listed: OrdMap::unit(IpAddr::from([192, 0, 2, 9]), listed(&["l", "m"])),
         }
+    }
+
+    fn listed(names: &[&str]) -> Arc<BTreeSet<ListName>> {
+        Arc::new(names.iter().map(|name| ListName((*name).into())).collect())
     }
 
     fn changed(change: impl FnOnce(&mut World)) -> FactsChange {
@@ -124,7 +132,7 @@ mod tests {
 
     fn deny() -> Arc<NetworkPolicy> {
         Arc::new(NetworkPolicy {
-            pod_selector: Selector::everything(),
+            members: Selector::everything().into(),
             isolates_ingress: true,
             isolates_egress: false,
             ingress: Vec::new(),
@@ -149,6 +157,7 @@ mod tests {
             FactsChange::MerelyGone
         );
         assert_eq!(changed(|w| w.namespaces.clear()), FactsChange::MerelyGone);
+        assert_eq!(changed(|w| w.listed.clear()), FactsChange::MerelyGone);
         let relabelled = Arc::new(Pod {
             labels: [("x".to_owned(), "y".to_owned())].into(),
             ..world().pods[&a].as_ref().clone()
@@ -164,6 +173,11 @@ mod tests {
         assert_eq!(changed(reused), FactsChange::Now);
         let more = |w: &mut World| w.node_addresses.push(IpAddr::from([192, 0, 2, 2]));
         assert_eq!(changed(more), FactsChange::Now);
+        for lists in [listed(&["l"]), listed(&["l", "m", "n"])] {
+            let address = IpAddr::from([192, 0, 2, 9]);
+            let change = |w: &mut World| drop(w.listed.insert(address, lists));
+            assert_eq!(changed(change), FactsChange::Now);
+        }
     }
 
     #[test]

@@ -95,6 +95,7 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
         pods: world.pods.clone(),
         policies: OrdMap::new(),
         node_addresses: world.node_addresses.clone(),
+        listed: world.listed.clone(),
     };
     after.facts = Facts::of(&after.world, &after.questions);
     after.record.install([], &after.facts, &mut steps)?;
@@ -233,7 +234,10 @@ fn blocks_of(signature: &Arc<Signature>) -> Arc<Signature> {
         .iter()
         .filter(|predicate| match predicate.as_ref() {
             Predicate::Block { .. } => true,
-            Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
+            Predicate::OwnNode
+            | Predicate::ClusterPods { .. }
+            | Predicate::Pods { .. }
+            | Predicate::Listed(_) => false,
         });
     Arc::new(Signature::new(blocks.cloned(), []))
 }

@@ -71,7 +71,10 @@ pub(super) fn is_broad(signature: &Signature) -> bool {
 pub(super) fn is_of_prefix(signature: &Signature) -> bool {
     let is_block = |predicate: &Arc<Predicate>| match predicate.as_ref() {
         Predicate::Block { .. } => true,
-        Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
+        Predicate::OwnNode
+        | Predicate::ClusterPods { .. }
+        | Predicate::Pods { .. }
+        | Predicate::Listed(_) => false,
     };
     signature.ports().is_empty() && signature.predicates().iter().all(is_block)
 }

@@ -88,6 +88,7 @@ impl Judge for Oracle {
                 .addresses
                 .both()
                 .to_vec(),
+            listed: objects.listed.clone(),
         });
         Ok(())
     }

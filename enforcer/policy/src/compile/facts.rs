@@ -8,12 +8,12 @@ use ipnet::IpNet;
 
 use crate::compile::partition::Partition;
 use crate::compile::predicate::{Predicate, Questions, Signature};
-use crate::model::{Labels, NamedPort, ObjectName, Pod, Selector, World};
+use crate::model::{Labels, ListName, NamedPort, ObjectName, Pod, Selector, World};
 
 /// What is known of peers, told apart as far as some questions ask. Equal signatures are one allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Addresses of pods and of the own node. Their signatures include the blocks that contain them.
+    /// Addresses of pods, of the own node, and of lists. Their signatures include the blocks that contain them.
     addresses: BTreeMap<IpAddr, Arc<Signature>>,
     partition: Partition,
     nothing: Arc<Signature>,
@@ -40,6 +40,13 @@ impl Facts {
                     .or_insert_with(|| classifier.pod(name, pod, *address));
             }
         }
+        for address in world.listed.keys() {
+            if !addresses.contains_key(address)
+                && let Some(signature) = classifier.only_listed(*address)
+            {
+                addresses.insert(*address, signature);
+            }
+        }
         Self {
             addresses,
             partition,
@@ -59,7 +66,7 @@ impl Facts {
             .unwrap_or(&self.nothing)
     }
 
-    /// Every address of a selectable pod and of the own node.
+    /// Every address of a selectable pod, of the own node, and of a list that was asked for.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Signature>)> {
         self.addresses
             .iter()
@@ -78,6 +85,9 @@ type Template<'a> = (&'a str, &'a Labels, &'a [NamedPort]);
 /// Predicates that look into one namespace, each with what it asks of a pod there.
 type PodSelectors<'a> = Vec<(&'a Arc<Predicate>, &'a Selector)>;
 
+/// The lists that an address is in, of those that are asked for.
+type Lists<'a> = Vec<&'a Arc<Predicate>>;
+
 /// Evaluates each selector once for each template, and puts each signature together once.
 struct Classifier<'a> {
     world: &'a World,
@@ -86,17 +96,28 @@ struct Classifier<'a> {
     /// Which selectors look into a namespace, by its name.
     looking_into: HashMap<&'a str, Arc<PodSelectors<'a>>>,
     templates: HashMap<Template<'a>, (usize, Arc<Signature>)>,
-    /// Signatures by template and longest prefix.
-    combined: HashMap<(usize, Option<IpNet>), Arc<Signature>>,
+    /// Signatures by template, longest prefix and lists.
+    combined: HashMap<(usize, Option<IpNet>, Lists<'a>), Arc<Signature>>,
+    /// The lists that are asked for.
+    lists: HashMap<&'a ListName, &'a Arc<Predicate>>,
     distinct: HashSet<Arc<Signature>>,
 }
 
 impl<'a> Classifier<'a> {
     fn new(world: &'a World, questions: &'a Questions, partition: &'a Partition) -> Self {
+        let lists = questions.predicates.iter();
+        let lists = lists.filter_map(|predicate| match predicate.as_ref() {
+            Predicate::Listed(list) => Some((list, predicate)),
+            Predicate::OwnNode
+            | Predicate::Block { .. }
+            | Predicate::ClusterPods { .. }
+            | Predicate::Pods { .. } => None,
+        });
         Self {
             world,
             questions,
             partition,
+            lists: lists.collect(),
             looking_into: HashMap::new(),
             templates: HashMap::new(),
             combined: HashMap::new(),
@@ -105,27 +126,56 @@ impl<'a> Classifier<'a> {
     }
 
     fn own_node(&mut self, address: IpAddr) -> Arc<Signature> {
-        let blocks = self
-            .partition
-            .longest(address)
-            .into_iter()
-            .flat_map(|(_, blocks)| blocks.predicates().to_vec());
-        let signature = Signature::new(blocks.chain([Arc::new(Predicate::OwnNode)]), []);
+        let literal = self.literal(address);
+        let signature = Signature::new(literal.chain([Arc::new(Predicate::OwnNode)]), []);
         self.shared(signature)
+    }
+
+    /// The signature of an address that nobody is known to have; nothing if it is in no list that was asked for.
+    fn only_listed(&mut self, address: IpAddr) -> Option<Arc<Signature>> {
+        if self.lists_of(address).is_empty() {
+            return None;
+        }
+        let signature = Signature::new(self.literal(address), []);
+        Some(self.shared(signature))
+    }
+
+    /// What holds for an address whoever has it.
+    fn literal(&self, address: IpAddr) -> impl Iterator<Item = Arc<Predicate>> + use<'a> {
+        let blocks = self.partition.longest(address).into_iter();
+        let blocks = blocks.flat_map(|(_, blocks)| blocks.predicates());
+        blocks.chain(self.lists_of(address)).cloned()
+    }
+
+    fn lists_of(&self, address: IpAddr) -> Lists<'a> {
+        let listed = self
+            .world
+            .listed
+            .get(&address)
+            .into_iter()
+            .flat_map(|lists| lists.iter());
+        listed
+            .filter_map(|list| self.lists.get(list).copied())
+            .collect()
     }
 
     fn pod(&mut self, name: &'a ObjectName, pod: &'a Pod, address: IpAddr) -> Arc<Signature> {
         let (number, of_pod) = self.template((&name.namespace, &pod.labels, &pod.ports));
         let longest = self.partition.longest(address);
-        let key = (number, longest.map(|(prefix, _)| prefix));
+        let key = (
+            number,
+            longest.map(|(prefix, _)| prefix),
+            self.lists_of(address),
+        );
         if let Some(known) = self.combined.get(&key) {
             return Arc::clone(known);
         }
-        let blocks = longest
-            .into_iter()
-            .flat_map(|(_, blocks)| blocks.predicates());
         let both = Signature::new(
-            of_pod.predicates().iter().chain(blocks).cloned(),
+            of_pod
+                .predicates()
+                .iter()
+                .cloned()
+                .chain(self.literal(address)),
             of_pod.ports().iter().cloned(),
         );
         let signature = self.shared(both);
@@ -172,7 +222,7 @@ impl<'a> Classifier<'a> {
                     Predicate::ClusterPods { namespaces, pods } => known_namespace
                         .is_some_and(|known| namespaces.matches(&known.labels))
                         .then_some((predicate, pods)),
-                    Predicate::OwnNode | Predicate::Block { .. } => None,
+                    Predicate::OwnNode | Predicate::Block { .. } | Predicate::Listed(_) => None,
                 });
         let looking = Arc::new(looking.collect());
         self.looking_into.insert(name, Arc::clone(&looking));

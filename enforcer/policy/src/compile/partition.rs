@@ -32,7 +32,10 @@ impl Partition {
                         boundaries.entry(*hole).or_default().end.push(predicate);
                     }
                 }
-                Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => {}
+                Predicate::OwnNode
+                | Predicate::ClusterPods { .. }
+                | Predicate::Pods { .. }
+                | Predicate::Listed(_) => {}
             }
         }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::model::{NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, Selector};
+use crate::model::{
+    ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, Selector,
+};
 
 /// Something that is true or false of an address, in one form only: equal questions are equal values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +35,8 @@ pub enum Predicate {
         /// Which of its pods.
         pods: Selector,
     },
+    /// The address is in this list.
+    Listed(ListName),
 }
 
 impl Predicate {
@@ -73,6 +77,7 @@ impl Predicate {
                     except: widest.copied().collect(),
                 })
             }
+            Peer::Listed(list) => Some(Self::Listed(list.clone())),
             Peer::Invalid => None,
         }
     }
@@ -81,7 +86,7 @@ impl Predicate {
     pub fn is_broad(&self) -> bool {
         match self {
             Self::OwnNode | Self::Block { .. } | Self::ClusterPods { .. } => true,
-            Self::Pods { .. } => false,
+            Self::Pods { .. } | Self::Listed(_) => false,
         }
     }
 }

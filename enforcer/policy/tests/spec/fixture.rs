@@ -8,8 +8,8 @@ use podgate_policy::compile::{compile_subject, compiled_verdict};
 use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use podgate_policy::evaluate;
 use podgate_policy::model::{
-    Labels, NamedPort, Namespace, Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Pod, Port,
-    Protocol, Requirement, Rule, Selector, World,
+    Labels, NamedPort, Namespace, Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Pod,
+    PodUid, Port, Protocol, Requirement, Rule, Selector, World,
 };
 
 /// Pod `x/web`, app=web: the subject unless a case says otherwise. Calls TCP 80 and UDP 81 "http".
@@ -76,8 +76,8 @@ pub(crate) fn world() -> World {
                 (ObjectName::new(ns, name), Arc::new(pod(ns, name, text, at)))
             })
             .collect(),
-        policies: Default::default(),
         node_addresses: vec![address(NODE)],
+        ..World::default()
     }
 }
 
@@ -112,7 +112,10 @@ pub(crate) fn judge_pod(
     transport: Transport,
 ) -> Verdict {
     let name = ObjectName::new("x", name);
-    let subject = Subject::new(name.clone(), &world.pods[&name], baseline);
+    let subject = Subject {
+        uid: Some(uid(&name.name)),
+        ..Subject::new(name.clone(), &world.pods[&name], baseline)
+    };
     let connection = Connection {
         direction,
         peer: address(peer),
@@ -127,6 +130,11 @@ pub(crate) fn judge_pod(
         "compiler (left), oracle (right)"
     );
     verdict
+}
+
+/// The UID of pod `name` of namespace `x`.
+pub(crate) fn uid(name: &str) -> PodUid {
+    PodUid(format!("uid of {name}").into())
 }
 
 /// Asserts that `x/web` may be reached on TCP 80 by exactly these of all addresses of the fixture.
@@ -147,7 +155,7 @@ pub(crate) fn assert_ingress_from_exactly(world: &World, allowed: &[&str]) {
 /// Isolates every pod of the namespace for ingress, but for these rules.
 pub(crate) fn ingress(rules: impl IntoIterator<Item = Rule>) -> NetworkPolicy {
     NetworkPolicy {
-        pod_selector: Selector::everything(),
+        members: Selector::everything().into(),
         isolates_ingress: true,
         isolates_egress: false,
         ingress: rules.into_iter().collect(),
@@ -158,7 +166,7 @@ pub(crate) fn ingress(rules: impl IntoIterator<Item = Rule>) -> NetworkPolicy {
 /// Isolates every pod of the namespace for egress, but for these rules.
 pub(crate) fn egress(rules: impl IntoIterator<Item = Rule>) -> NetworkPolicy {
     NetworkPolicy {
-        pod_selector: Selector::everything(),
+        members: Selector::everything().into(),
         isolates_ingress: false,
         isolates_egress: true,
         ingress: Vec::new(),
@@ -262,6 +270,6 @@ fn labels(text: &str) -> Labels {
         .collect()
 }
 
-fn address(text: &str) -> IpAddr {
+pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }

@@ -3,14 +3,14 @@
 use podgate_policy::connection::Direction::{Egress, Ingress};
 use podgate_policy::connection::Verdict::{Allow, Deny};
 use podgate_policy::connection::{Baseline, Transport};
-use podgate_policy::model::{NetworkPolicy, ObjectName, Peer, Rule, Selector};
+use podgate_policy::model::{Members, NetworkPolicy, ObjectName, Peer, Rule, Selector};
 
 use crate::fixture::*;
 
 #[test]
 fn a_pod_that_no_policy_selects_is_open() {
     let world = world_with([NetworkPolicy {
-        pod_selector: label("app", "db"),
+        members: label("app", "db").into(),
         ..ingress([])
     }]);
     assert_eq!(judge(&world, Ingress, STRANGER, tcp(80)), Allow);
@@ -103,7 +103,7 @@ fn a_policy_selects_pods_of_its_own_namespace_only() {
 fn a_policy_whose_pod_selector_cannot_be_read_isolates_its_namespace() {
     let rules = [with_peers([own_pods(label("app", "db"))])];
     let world = world_with([NetworkPolicy {
-        pod_selector: Selector::Invalid,
+        members: Selector::Invalid.into(),
         ..ingress(rules)
     }]);
     assert_ingress_from_exactly(&world, &[X_DB, X_DB_V6]);
@@ -119,4 +119,34 @@ fn an_element_that_cannot_be_read_matches_nothing_and_keeps_the_isolation() {
     assert_ingress_from_exactly(&world_with([ingress([with_peers(unreadable)])]), &[]);
     let port = podgate_policy::model::Port::Invalid;
     assert_ingress_from_exactly(&world_with([ingress([with_ports([port])])]), &[]);
+}
+
+#[test]
+fn a_policy_may_list_its_pods_by_uid_beside_its_selector() {
+    let everything = || Some(Selector::everything());
+    for (matching, except, listed, expected) in [
+        (None, None, None, Allow),
+        (None, None, Some("web"), Deny),
+        (None, None, Some("db"), Allow),
+        (everything(), None, None, Deny),
+        (everything(), Some("web"), None, Allow),
+        (everything(), Some("db"), None, Deny),
+        (everything(), Some("web"), Some("web"), Deny),
+        (Some(Selector::Invalid), Some("web"), None, Allow),
+    ] {
+        let members = Members {
+            matching,
+            except: except.map(uid).into_iter().collect(),
+            listed: listed.map(uid).into_iter().collect(),
+        };
+        let world = world_with([NetworkPolicy {
+            members: members.clone(),
+            ..ingress([])
+        }]);
+        assert_eq!(
+            judge(&world, Ingress, STRANGER, tcp(80)),
+            expected,
+            "{members:?}"
+        );
+    }
 }

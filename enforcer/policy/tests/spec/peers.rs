@@ -5,7 +5,7 @@ use std::sync::Arc;
 use podgate_policy::connection::Direction::{Egress, Ingress};
 use podgate_policy::connection::Verdict::{Allow, Deny};
 use podgate_policy::model::{
-    NAMESPACE_NAME_LABEL, ObjectName, Operator, Peer, Pod, Rule, Selector,
+    ListName, NAMESPACE_NAME_LABEL, ObjectName, Operator, Peer, Pod, Rule, Selector,
 };
 
 use crate::fixture::*;
@@ -252,4 +252,18 @@ fn a_pod_without_an_address_is_no_peer_and_any_peer_includes_strangers() {
         .insert(ObjectName::new("x", "starting"), Arc::new(Pod::default()));
     assert_eq!(judge(&world, Egress, STRANGER, tcp(80)), Allow);
     assert_eq!(judge(&world, Egress, "2001:db8::1", tcp(80)), Allow);
+}
+
+#[test]
+fn a_list_means_its_addresses_whoever_has_them_and_an_unknown_list_nobody() {
+    let list = |name: &str| ListName(name.into());
+    let mut world = world_with([ingress([with_peers([Peer::Listed(list("friends"))])])]);
+    assert_ingress_from_exactly(&world, &[]);
+    for member in [X_DB, X_DONE, X_HOST, NODE, STRANGER] {
+        let lists = [list("friends"), list("others")].into();
+        world.listed.insert(address(member), Arc::new(lists));
+    }
+    let lists = [list("others")].into();
+    world.listed.insert(address(Y_WEB), Arc::new(lists));
+    assert_ingress_from_exactly(&world, &[X_DB, X_DONE, X_HOST, NODE, STRANGER]);
 }

@@ -225,3 +225,27 @@ fn on_egress_a_name_means_nothing_where_no_pod_is() {
 fn named_http() -> Rule {
     with_ports([port_called(Protocol::Tcp, "http")])
 }
+
+#[test]
+fn a_named_port_within_bounds_is_the_judged_pods_and_within_them() {
+    let pod = &world().pods[&ObjectName::new("x", "web")].clone();
+    let named = pod.ports.first().expect("x/web has a named port").clone();
+    let within = |name: &str, first, last| Port::NamedWithin {
+        protocol: named.protocol,
+        name: name.into(),
+        first,
+        last,
+    };
+    let at = Transport::Port(named.protocol, named.number);
+    for (port, expected) in [
+        (within(&named.name, named.number, named.number), Allow),
+        (within(&named.name, 1, u16::MAX), Allow),
+        (within(&named.name, 1, named.number - 1), Deny),
+        (within(&named.name, named.number + 1, u16::MAX), Deny),
+        (within("other", 1, u16::MAX), Deny),
+    ] {
+        assert_ingress(&ingress_ports([port.clone()]), &[(at, expected)]);
+        let egress = world_with([egress([with_ports([port])])]);
+        assert_eq!(judge(&egress, Egress, X_DB, at), Deny);
+    }
+}

@@ -58,7 +58,7 @@ fn full_peers_leave_the_old_policy_in_force() {
 #[test]
 fn full_prefixes_leave_the_old_policy_in_force() {
     assert_refusals_change_nothing(Capacities {
-        prefixes: 8,
+        prefixes: 5,
         ..AMPLE
     });
 }

@@ -43,7 +43,7 @@ fn block(cidr: &str) -> Peer {
 fn allowing(peers: Vec<Peer>, ports: Vec<Port>) -> NetworkPolicy {
     let rules = vec![Rule { peers, ports }];
     NetworkPolicy {
-        pod_selector: Selector::everything(),
+        members: Selector::everything().into(),
         isolates_ingress: true,
         isolates_egress: true,
         ingress: rules.clone(),
