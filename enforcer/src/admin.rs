@@ -28,8 +28,8 @@ const COUNTING: Duration = Duration::from_secs(1);
 /// Whether the node is policed as its source says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Nothing has been put in force yet.
-    Starting,
+    /// This enforcer has put nothing in force yet: its source is not synced, for these reasons if there are any.
+    Starting(Vec<String>),
     /// Every pod that the source knows has its policy, and the source has no error.
     Ready,
     /// Something is not as the source says; each reason is a sentence for people.
@@ -65,10 +65,11 @@ async fn readyz(State(condition): State<watch::Receiver<Condition>>) -> (StatusC
     }
     match &*condition.borrow() {
         Condition::Ready => (StatusCode::OK, "ok\n".into()),
-        Condition::Starting => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not synced: the first table set is not in force yet\n".into(),
-        ),
+        Condition::Starting(reasons) => {
+            let mut lines = vec!["not synced: the first table set is not in force yet".to_owned()];
+            lines.extend_from_slice(reasons);
+            (StatusCode::SERVICE_UNAVAILABLE, lines.join("\n") + "\n")
+        }
         Condition::Degraded(reasons) => {
             (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
         }

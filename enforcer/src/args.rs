@@ -24,6 +24,10 @@ pub struct Args {
     /// The directory of manifests; exactly with `--source manifests`.
     #[arg(long, env = "PODGATE_MANIFESTS", value_name = "DIR")]
     manifests: Option<PathBuf>,
+    /// How to reach the API server; without it `KUBECONFIG`, `~/.kube/config`, or the pod's ServiceAccount says. Only
+    /// with a source that is an API server.
+    #[arg(long, env = "PODGATE_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// Where the socket, the locks and the attachment files are.
     #[arg(
         long,
@@ -85,7 +89,11 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SourceKind {
+    /// A directory of Kubernetes YAML.
     Manifests,
+    /// NetworkPolicies, and what they select, from the API server.
+    #[value(name = "networkpolicies")]
+    NetworkPolicies,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -140,6 +148,15 @@ impl FromStr for BindAddress {
 pub enum Source {
     /// A directory of Kubernetes YAML.
     Manifests(PathBuf),
+    /// NetworkPolicies, and what they select, from the API server.
+    NetworkPolicies(ApiServer),
+}
+
+/// How to reach the API server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ApiServer {
+    /// The kubeconfig; without one, what kube finds.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// All that the command line says.
@@ -193,6 +210,7 @@ impl TryFrom<Args> for Config {
         let Args {
             source,
             manifests,
+            kubeconfig,
             run_dir,
             bpffs_dir,
             node_name,
@@ -203,10 +221,19 @@ impl TryFrom<Args> for Config {
             conntrack_cache_table_size,
             log_level,
         } = args;
-        let source = match (source, manifests) {
-            (SourceKind::Manifests, Some(directory)) => Source::Manifests(directory),
-            (SourceKind::Manifests, None) => {
+        let source = match (source, manifests, kubeconfig) {
+            (SourceKind::Manifests, Some(directory), None) => Source::Manifests(directory),
+            (SourceKind::Manifests, None, _) => {
                 bail!("--source manifests needs a directory: add --manifests DIR")
+            }
+            (SourceKind::Manifests, Some(_), Some(_)) => {
+                bail!("--source manifests reads no API server: leave out --kubeconfig")
+            }
+            (SourceKind::NetworkPolicies, None, kubeconfig) => {
+                Source::NetworkPolicies(ApiServer { kubeconfig })
+            }
+            (SourceKind::NetworkPolicies, Some(_), _) => {
+                bail!("--source networkpolicies reads no files: leave out --manifests")
             }
         };
         for (flag, path) in [("--run-dir", &run_dir), ("--bpffs-dir", &bpffs_dir)] {

@@ -211,8 +211,10 @@ fn names_one_pod(address: IpAddr) -> bool {
 }
 
 /// Whether the runtime and the source mean the same pod. Where both know its UID, a namesake is told by it.
-fn is(runtime: &PodName, name: &ObjectName, source: &IdentifiedPod) -> bool {
-    let namesakes = match (&runtime.uid, &source.uid) {
+pub(crate) fn is(runtime: &PodName, name: &ObjectName, source: &IdentifiedPod) -> bool {
+    // The runtime knows a static pod by the hash of its file.
+    let known_as = source.config_hash.as_ref().or(source.uid.as_ref());
+    let namesakes = match (&runtime.uid, known_as) {
         (Some(runtime), Some(source)) => runtime != source,
         (Some(_) | None, None) | (None, Some(_)) => false,
     };

@@ -11,6 +11,7 @@
 mod answer;
 mod attachments;
 mod backoff;
+mod begin;
 mod build;
 mod change;
 mod execute;
@@ -57,10 +58,6 @@ pub struct Beginning {
     pub sizes: Sizes,
     /// Which baseline attachments should have.
     pub mode: Mode,
-    /// What the source says.
-    pub source: Objects,
-    /// What is wrong with the source.
-    pub source_errors: Vec<String>,
     /// The node's addresses.
     pub node_addresses: BTreeSet<IpAddr>,
 }
@@ -119,13 +116,16 @@ impl Engine {
     ///
     /// # Errors
     /// When that is impossible. What was in force before, if anything, still is.
-    pub fn start(beginning: Beginning, condition: watch::Sender<Condition>) -> Result<Self> {
+    fn start(
+        beginning: Beginning,
+        source: Objects,
+        source_errors: Vec<String>,
+        condition: watch::Sender<Condition>,
+    ) -> Result<Self> {
         let Beginning {
             paths,
             sizes,
             mode,
-            source,
-            source_errors,
             node_addresses,
         } = beginning;
         let mut cluster = Cluster::default();
@@ -206,6 +206,8 @@ impl Engine {
             node_addresses,
             links,
             counts,
+            // A source that has once been synced stays so.
+            not_synced: _,
             stop: _,
         } = inbox;
         for done in counts {

@@ -1,17 +1,20 @@
 //! The node daemon: watches policy and fills the kernel tables.
 //!
 //! ```text
-//! manifests ──┐                    ┌──► plan ──► datapath
-//! socket ─────┼──► engine ─► cluster ─► policy
-//! node ───────┘        └──► admin
+//! manifests ────────┐                    ┌──► plan ──► datapath
+//! networkpolicies ──┤
+//! socket ───────────┼──► engine ─► cluster ─► policy
+//! node ─────────────┘        └──► admin
 //! ```
 
 pub mod admin;
+pub mod api;
 pub mod args;
 pub mod cluster;
 pub mod convert;
 pub mod engine;
 pub mod manifests;
+pub mod networkpolicies;
 pub mod node;
 pub mod plan;
 pub mod run;

@@ -6,18 +6,20 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use podgate_datapath::{Paths, Sizes};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{self, Condition};
-use crate::args::{Config, Source};
+use crate::api;
+use crate::args::{ApiServer, Config, Source};
 use crate::engine::{Beginning, Engine, Event};
 use crate::manifests::{self, Snapshot};
+use crate::networkpolicies;
 use crate::node;
 use crate::socket::{EngineGone, Limits, Socket};
-use crate::source::Update;
+use crate::source::{Objects, Update};
 use crate::upkeep;
 
 /// Only root may hand over attachments.
@@ -44,7 +46,7 @@ pub async fn run(config: Config) -> Result<()> {
     } = config;
     tracing::info!(node = node_name, ?source, ?mode, "starting");
     let recorder = admin::install_recorder()?;
-    let (condition_in, condition) = watch::channel(Condition::Starting);
+    let (condition_in, condition) = watch::channel(Condition::Starting(Vec::new()));
     let (events_in, events) = channel();
     let (stop_in, stop) = watch::channel(());
     let stopped = || {
@@ -73,27 +75,12 @@ pub async fn run(config: Config) -> Result<()> {
     if let Some(flows) = flow_table_size {
         sizes.flows = flows.get();
     }
-    let Source::Manifests(directory) = source;
-    let kept = paths.run.join("manifests");
-    let snapshots = manifests::watch(directory, kept).context("read the source")?;
     let from_node = events_in.clone();
     let node_addresses = node::follow(move |noticed| {
         from_node
             .send(Event::Node(noticed))
             .map_err(|_| node::Stopped)
     })?;
-    let first = snapshots.borrow().clone();
-    let beginning = Beginning {
-        source: first.objects.clone(),
-        source_errors: errors_of(&first),
-        paths: paths.clone(),
-        sizes,
-        mode,
-        node_addresses,
-    };
-    let engine = start_engine(beginning, condition_in, events).await?;
-    tokio::spawn(follow_source(first, snapshots, events_in.clone()));
-    upkeep::start(paths.clone())?;
     let to_engine = events_in.clone();
     let socket = Socket::bind(&paths.run, ROOT, Limits::default())?;
     let serving = tokio::spawn(socket.serve(move |handoff| {
@@ -101,21 +88,28 @@ pub async fn run(config: Config) -> Result<()> {
             .send(Event::Handoff(handoff))
             .map_err(|_| EngineGone)
     }));
-    tracing::info!("the first table set is in force; attachments are taken");
+    let source = tokio::spawn(follow_source(source, paths.clone(), events_in.clone()));
+    upkeep::start(paths.clone())?;
+    let beginning = Beginning {
+        paths,
+        sizes,
+        mode,
+        node_addresses,
+    };
+    let mut engine = start_engine(beginning, condition_in, events)?;
 
     let ended = tokio::select! {
         () = &mut asked_to_stop => None,
-        ended = engine.ended => Some(ended),
+        // An engine that ends by itself has a reason, and the source then ends for no other.
+        _ = &mut engine.ended => Some(Ok(())),
+        source = source => Some(source.context("follow the source").flatten()),
     };
     serving.abort();
-    if let Some(ended) = ended {
-        anyhow::bail!("the engine ended by itself: {ended:?}; what was in force stays");
-    }
     // An engine that is gone needs not be told.
     drop(events_in.send(Event::Stop));
     let joined = tokio::task::spawn_blocking(move || engine.thread.join());
     match tokio::time::timeout(ENDING, joined).await {
-        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Ok(result))) => result?,
         Ok(other) => anyhow::bail!("the engine ended badly: {other:?}"),
         Err(_) => tracing::warn!(
             "the engine did not end in time; what it had begun is completed by the next start"
@@ -123,7 +117,11 @@ pub async fn run(config: Config) -> Result<()> {
     }
     stop_in.send_replace(());
     drop(for_life);
-    Ok(())
+    match ended {
+        None => Ok(()),
+        Some(Ok(())) => bail!("the engine or its source ended by itself; what was in force stays"),
+        Some(Err(error)) => Err(error),
+    }
 }
 
 /// The sizes of tables that the last enforcer told the plugin. They are told anew with the next table set, so a file
@@ -141,50 +139,67 @@ fn sizes_of(paths: &Paths) -> Sizes {
 
 /// The engine's thread, and a sign that it has ended.
 struct Running {
-    thread: std::thread::JoinHandle<()>,
+    thread: std::thread::JoinHandle<Result<()>>,
     ended: tokio::sync::oneshot::Receiver<()>,
 }
 
-async fn start_engine(
+fn start_engine(
     beginning: Beginning,
     condition: watch::Sender<Condition>,
     events: Receiver<Event>,
 ) -> Result<Running> {
-    let engine = tokio::task::spawn_blocking(move || Engine::start(beginning, condition)).await??;
     let (alive, ended) = tokio::sync::oneshot::channel::<()>();
     let thread = std::thread::Builder::new()
         .name("engine".into())
         .spawn(move || {
             let _alive = alive;
-            engine.run(&events);
+            if let Some(engine) = Engine::when_synced(beginning, condition, &events)? {
+                engine.run(&events);
+            }
+            Ok(())
         })
         .context("start the engine's thread")?;
     Ok(Running { thread, ended })
 }
 
-fn errors_of(snapshot: &Snapshot) -> Vec<String> {
-    snapshot.errors.iter().map(ToString::to_string).collect()
+/// Tells the engine what the source says, until the engine has ended.
+async fn follow_source(source: Source, paths: Paths, engine: Sender<Event>) -> Result<()> {
+    match source {
+        Source::Manifests(directory) => {
+            let kept = paths.run.join("manifests");
+            let watch = move || manifests::watch(directory, kept);
+            let snapshots = tokio::task::spawn_blocking(watch)
+                .await?
+                .context("read the source")?;
+            follow_manifests(snapshots, &engine).await
+        }
+        Source::NetworkPolicies(ApiServer { kubeconfig }) => {
+            let client = api::connect(kubeconfig.as_deref()).await?;
+            networkpolicies::run(client, engine).await
+        }
+    }
 }
 
-async fn follow_source(
-    mut known: Snapshot,
+async fn follow_manifests(
     mut snapshots: watch::Receiver<Snapshot>,
-    events: Sender<Event>,
-) {
-    while snapshots.changed().await.is_ok() {
-        let snapshot = snapshots.borrow_and_update().clone();
+    engine: &Sender<Event>,
+) -> Result<()> {
+    let mut known = Objects::default();
+    loop {
+        let Snapshot { objects, errors } = snapshots.borrow_and_update().clone();
         let update = Update {
-            changes: known.objects.differences(&snapshot.objects),
-            errors: errors_of(&snapshot),
+            changes: known.differences(&objects),
+            errors: errors.iter().map(ToString::to_string).collect(),
         };
-        if events.send(Event::Source(update)).is_err() {
-            return;
+        if engine.send(Event::Source(update)).is_err() {
+            return Ok(());
         }
-        known = snapshot;
+        known = objects;
+        snapshots
+            .changed()
+            .await
+            .context("the manifest directory is not followed any more")?;
     }
-    tracing::error!(
-        "the manifest directory is not followed any more; what it last said stays in force"
-    );
 }
 
 fn asked_to_stop() -> Result<impl Future<Output = ()>> {

@@ -23,7 +23,8 @@ pub fn start(paths: Paths) -> Result<()> {
         .spawn(move || {
             loop {
                 match collect(&paths) {
-                    Ok(Collected { kept, deleted }) => {
+                    Ok(None) => tracing::trace!("there are no flows yet"),
+                    Ok(Some(Collected { kept, deleted })) => {
                         tracing::trace!(kept, deleted, "collected flows");
                         metrics::gauge!("podgate_flows")
                             .set(u32::try_from(kept).unwrap_or(u32::MAX));
@@ -44,7 +45,10 @@ pub fn start(paths: Paths) -> Result<()> {
     Ok(())
 }
 
-fn collect(paths: &Paths) -> Result<Collected> {
-    let set = TableSet::open_current(paths)?.context("find the current table set")?;
-    Ok(set.collect(flows::jiffies()?)?)
+/// None: there is no table set yet.
+fn collect(paths: &Paths) -> Result<Option<Collected>> {
+    let Some(set) = TableSet::open_current(paths)? else {
+        return Ok(None);
+    };
+    Ok(Some(set.collect(flows::jiffies()?)?))
 }

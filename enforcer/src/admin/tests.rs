@@ -25,14 +25,19 @@ async fn ask(address: SocketAddr, path: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn readiness_says_why_not() {
-    let (engine, condition) = watch::channel(Condition::Starting);
+    let (engine, condition) = watch::channel(Condition::Starting(Vec::new()));
     let address = served(health(condition)).await;
     let wrong = vec![
         "a.yaml is wrong".to_owned(),
         "2 attachments are dirty".to_owned(),
     ];
     for (condition, status, says) in [
-        (Condition::Starting, 503, "not synced"),
+        (Condition::Starting(Vec::new()), 503, "not synced"),
+        (
+            Condition::Starting(vec!["list pods: forbidden".to_owned()]),
+            503,
+            "list pods: forbidden",
+        ),
         (Condition::Ready, 200, "ok"),
         (
             Condition::Degraded(wrong),

@@ -39,9 +39,14 @@ fn what_contradicts_itself_or_is_not_known_is_an_error() {
         (&["--source", "manifests"], "add --manifests DIR"),
         (&["--manifests", "/policies"], "--source"),
         (&["--source", "files", "--manifests", "/x"], "files"),
+        (
+            &["--source", "networkpolicies", "--manifests", "/x"],
+            "leave out --manifests",
+        ),
     ];
     let wrong_beside_the_rest: &[(&[&str], &str)] = &[
         (&["--polcies", "x"], "--polcies"),
+        (&["--kubeconfig", "/x"], "leave out --kubeconfig"),
         (&["x"], "unexpected argument"),
         (&["--enforcing-mode", "lax"], "lax"),
         (&["--exempt-namespaces", "a,B"], "\"B\" is not a name"),
@@ -72,6 +77,18 @@ fn what_contradicts_itself_or_is_not_known_is_an_error() {
     for (result, says) in all {
         let error = format!("{:#}", result.expect_err(says));
         assert!(error.contains(*says), "{error:?} does not say {says:?}");
+    }
+}
+
+#[test]
+fn the_api_server_is_found_by_a_kubeconfig_or_without_one() {
+    for (flags, kubeconfig) in [
+        (&[][..], None),
+        (&["--kubeconfig", "/k"], Some(PathBuf::from("/k"))),
+    ] {
+        let config = config(&[&["--source", "networkpolicies"], flags].concat()).unwrap();
+        let expected = Source::NetworkPolicies(ApiServer { kubeconfig });
+        assert_eq!(config.source, expected);
     }
 }
 

@@ -16,6 +16,7 @@ fn pod(name: &str, addresses: &[&str]) -> IdentifiedPod {
     IdentifiedPod {
         name: ObjectName::new("ns", name),
         uid: None,
+        config_hash: None,
         pod: Arc::new(Pod {
             labels: [("app".to_owned(), name.to_owned())].into(),
             addresses: ips(addresses),
@@ -142,6 +143,19 @@ fn a_namesake_with_another_uid_is_another_pod() {
     let view = view([other], vec![record("here", 1, &["10.0.0.1"])]);
     assert_eq!(view.unknown, BTreeSet::from([Slot(1)]));
     assert_eq!(addresses(&view, "here"), ips(&["10.0.1.1"]));
+}
+
+#[test]
+fn a_static_pod_is_known_by_the_hash_of_its_file() {
+    let mirror = |hash: &str| IdentifiedPod {
+        uid: Some("of the mirror".into()),
+        config_hash: Some(hash.into()),
+        ..pod("a", &["10.0.0.1"])
+    };
+    for (hash, known) in [("u1", true), ("u2", false)] {
+        let view = view([mirror(hash)], vec![record("a", 1, &["10.0.0.1"])]);
+        assert_eq!(view.subjects.contains_key(&Slot(1)), known, "{hash}");
+    }
 }
 
 #[test]

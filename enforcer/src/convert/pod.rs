@@ -16,6 +16,9 @@ pub struct IdentifiedPod {
     pub name: ObjectName,
     /// `metadata.uid`; files seldom have one.
     pub uid: Option<String>,
+    /// For the mirror of a static pod, the UID under which the kubelet hands it to the runtime: the annotation
+    /// `kubernetes.io/config.hash`. The mirror's own UID is another one.
+    pub config_hash: Option<String>,
     /// What policies see of it. Its addresses are those of `status`.
     pub pod: Arc<Pod>,
 }
@@ -47,8 +50,16 @@ pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
     complaints.beside(IdentifiedPod {
         name,
         uid: object.metadata.uid.clone(),
+        config_hash: config_hash(&object.metadata),
         pod: Arc::new(pod),
     })
+}
+
+/// The hash of a static pod's file, of its mirror only: any other pod may carry whatever its author wrote.
+fn config_hash(metadata: &ObjectMeta) -> Option<String> {
+    let annotations = metadata.annotations.as_ref()?;
+    annotations.get("kubernetes.io/config.mirror")?;
+    annotations.get("kubernetes.io/config.hash").cloned()
 }
 
 /// The name of a namespaced object; without a namespace it is in `default`.

@@ -438,6 +438,22 @@ fn an_object_without_a_namespace_is_in_default() {
 }
 
 #[test]
+fn the_mirror_of_a_static_pod_has_the_hash_of_its_file_and_nobody_else_has() {
+    let hash = |annotations: Value| {
+        let object = json!({"metadata": {"name": "p", "annotations": annotations}});
+        let pod = super::pod::convert(&serde_json::from_value(object).unwrap());
+        pod.value.config_hash
+    };
+    let (mirror, hash_of) = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash");
+    assert_eq!(
+        hash(json!({mirror: "h", hash_of: "h"})).as_deref(),
+        Some("h")
+    );
+    assert_eq!(hash(json!({hash_of: "h"})), None);
+    assert_eq!(hash(json!({})), None);
+}
+
+#[test]
 fn a_namespace_gets_its_name_label() {
     let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stars"}});
     let converted =

@@ -18,8 +18,10 @@ use crate::source::Update;
 pub enum Event {
     /// A plugin asks.
     Handoff(Handoff),
-    /// The source changed.
+    /// The source changed. The first time, it says everything that it has.
     Source(Update),
+    /// The source has not said everything that it has yet, for these reasons.
+    NotSynced(Vec<String>),
     /// The node's kernel said something.
     Node(Noticed),
     /// Somebody reads the metrics: count the kernel's first.
@@ -61,6 +63,8 @@ pub(super) struct Inbox {
     pub(super) statuses: Vec<oneshot::Sender<Reply>>,
     /// What the source said, all of it together.
     pub(super) source: Option<Update>,
+    /// Why the source had not said everything when it was last heard.
+    pub(super) not_synced: Option<Vec<String>>,
     /// The newest addresses of the node.
     pub(super) node_addresses: Option<BTreeSet<IpAddr>>,
     /// Where interfaces or filters went away.
@@ -98,6 +102,7 @@ impl Inbox {
                 known.changes.extend(update.changes);
                 known.errors = update.errors;
             }
+            Event::NotSynced(reasons) => self.not_synced = Some(reasons),
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
             Event::Node(Noticed::LinkGone(interface) | Noticed::FilterGone(interface)) => {
                 self.links.add(interface);

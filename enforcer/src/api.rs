@@ -1,0 +1,20 @@
+//! The API server, for every source that reads from it: the client, and the watch of one kind of objects.
+//!
+//! ```text
+//! API server ── list, watch ──► follow::<Kind> ── Said ──► Store ──► (name, what it is now)
+//!                                  │ parsed, converted and trimmed, object by object
+//! ```
+//! TLS, authentication and requests are kube's. A kind is one small implementation of [`Kind`].
+
+mod client;
+mod follow;
+mod kind;
+mod store;
+
+pub use client::{ConnectError, connect};
+pub use follow::{Failure, Said, follow};
+pub use kind::{Kind, Parts, Seen};
+pub use store::{Changed, Store, Stored};
+
+#[cfg(test)]
+mod tests;

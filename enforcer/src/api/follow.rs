@@ -1,0 +1,317 @@
+//! Listing a kind, then watching it, for ever.
+//!
+//! ```text
+//! list: pages ── Listed ──► watch from that version ── ended, or broken ──► watch from the last version seen
+//!   ▲                                                                         │ 410 Gone, or refused too often
+//!   └─────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! Written on `Api::list` and `Api::watch` and not on kube's `watcher`, which tells neither of bookmarks nor that a
+//! broken watch works again: how old our knowledge is, and whether an error is mended, would stay unknown while a
+//! kind is quiet.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::core::Status;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::DefaultBackoff;
+use kube::{Client, Resource};
+use podgate_policy::model::ObjectName;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::kind::{Kind, Seen};
+
+/// Objects in a page of a list, as client-go has it.
+const PAGE: u32 = 500;
+/// How long the server may take for a page of a list, or to begin a watch.
+const ANSWER: Duration = Duration::from_secs(60);
+/// When the server is to end a watch, in seconds; the next one goes on where it ended.
+const WATCH: u32 = 290;
+/// A watch in which nothing was said for so long is dead. Bookmarks come about every minute.
+const SILENCE: Duration = Duration::from_secs(150);
+/// A watch that ended sooner did not work.
+const SHORT: Duration = Duration::from_secs(1);
+/// After so many attempts to go on with a watch the kind is listed anew: the server may know nothing of our version,
+/// after a restored backup for one.
+const ATTEMPTS: u32 = 8;
+
+/// What is said of a kind.
+#[derive(Debug)]
+pub enum Said<K: Kind> {
+    /// A list begins: objects that are not named before [`Said::Listed`] are gone.
+    Listing,
+    /// The list is complete.
+    Listed,
+    /// An object is now so.
+    Object(Box<Seen<K>>),
+    /// An object is gone, or has left the selection.
+    Gone(ObjectName, Option<String>),
+    /// Nothing changed up to now: a watch has begun, or a bookmark came.
+    Good,
+    /// It is not known any more what changes, and it is tried again.
+    Failed(Failure),
+}
+
+/// Why a kind cannot be followed at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The server answers, and refuses; somebody must do something about that.
+    #[error("{0}")]
+    Refused(String),
+    /// The server does not answer, or not now; that passes.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl Failure {
+    /// Statuses of a server that is busy or not up yet say nothing of us.
+    fn of_status(status: &Status) -> Self {
+        let text = format!("{} (status {})", status.message, status.code);
+        match status.code {
+            408 | 429 | 500.. => Self::Unreachable(text),
+            _ => Self::Refused(text),
+        }
+    }
+
+    fn of(error: &kube::Error) -> Self {
+        if let kube::Error::Api(status) = error {
+            return Self::of_status(status);
+        }
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            let more = error.to_string();
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            cause = error.source();
+        }
+        Self::Unreachable(text)
+    }
+}
+
+/// Nobody listens any more.
+#[derive(Debug)]
+struct Unheard;
+
+/// How following goes on.
+enum Next {
+    /// List everything.
+    List,
+    /// Watch from this version on.
+    Watch(String),
+}
+
+/// Why a list or a watch ended.
+enum Ended {
+    /// As it should: go on.
+    Well(Next),
+    /// The server does not know our version any more, which is no error.
+    Gone,
+    /// It broke; a watch goes on from its last version.
+    Broken(Failure, Next),
+}
+
+/// Follows a kind, until nobody listens. `wrap` makes one message type of several kinds.
+pub async fn follow<K: Kind, M: Send>(
+    client: Client,
+    out: mpsc::Sender<M>,
+    wrap: impl Fn(Said<K>) -> M + Send + Sync,
+) where
+    <Seen<K> as Resource>::Scope: Send + Sync,
+{
+    let mut follower = Follower {
+        api: Api::all(client),
+        out: &out,
+        wrap: &wrap,
+    };
+    match follower.run().await {
+        Ok(never) => match never {},
+        Err(Unheard) => tracing::debug!(kind = K::NAME, "nobody listens to the watch any more"),
+    }
+}
+
+struct Follower<'a, K: Kind, M, W> {
+    api: Api<Seen<K>>,
+    out: &'a mpsc::Sender<M>,
+    wrap: &'a W,
+}
+
+impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> {
+    async fn run(&mut self) -> Result<std::convert::Infallible, Unheard> {
+        let mut backoff = DefaultBackoff::default();
+        let mut next = Next::List;
+        let mut failures = 0_u32;
+        loop {
+            let (doing, ended) = match next {
+                Next::List => ("list", self.list().await?),
+                Next::Watch(version) => ("watch", self.watch(version).await?),
+            };
+            next = match ended {
+                Ended::Well(then) => {
+                    failures = 0;
+                    then
+                }
+                Ended::Gone => {
+                    tracing::info!(
+                        kind = K::NAME,
+                        "the watch fell behind; the kind is listed anew"
+                    );
+                    Next::List
+                }
+                Ended::Broken(failure, then) => {
+                    failures += 1;
+                    if failures == 1 {
+                        tracing::warn!(kind = K::NAME, doing, %failure, "the API server is not heard; it is tried again");
+                    } else {
+                        tracing::debug!(kind = K::NAME, doing, %failure, failures, "the API server is still not heard");
+                    }
+                    metrics::counter!("podgate_watch_failures_total", "kind" => K::NAME, "doing" => doing).increment(1);
+                    self.say(Said::Failed(failure)).await?;
+                    // Endless: it has no greatest number of times.
+                    tokio::time::sleep(backoff.next().unwrap_or(ANSWER)).await;
+                    if failures.is_multiple_of(ATTEMPTS) {
+                        Next::List
+                    } else {
+                        then
+                    }
+                }
+            };
+            if failures == 0 {
+                backoff.reset();
+            }
+        }
+    }
+
+    async fn say(&self, said: Said<K>) -> Result<(), Unheard> {
+        self.out.send((self.wrap)(said)).await.map_err(|_| Unheard)
+    }
+
+    async fn list(&mut self) -> Result<Ended, Unheard> {
+        metrics::counter!("podgate_watch_lists_total", "kind" => K::NAME).increment(1);
+        self.say(Said::Listing).await?;
+        let mut params = ListParams {
+            limit: Some(PAGE),
+            field_selector: K::FIELDS.map(str::to_owned),
+            ..ListParams::default()
+        };
+        loop {
+            let page = match timeout(ANSWER, self.api.list(&params)).await {
+                Ok(Ok(page)) => page,
+                // The version of the first page is too old for the next one.
+                Ok(Err(kube::Error::Api(status))) if is_gone(&status) => return Ok(Ended::Gone),
+                Ok(Err(error)) => return Ok(Ended::Broken(Failure::of(&error), Next::List)),
+                Err(_) => return Ok(Ended::Broken(late(), Next::List)),
+            };
+            for object in page.items {
+                self.say(Said::Object(Box::new(object))).await?;
+            }
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_some() {
+                continue;
+            }
+            let Some(version) = page.metadata.resource_version.filter(|v| !v.is_empty()) else {
+                let failure = Failure::Refused("the list has no resourceVersion".into());
+                return Ok(Ended::Broken(failure, Next::List));
+            };
+            self.say(Said::Listed).await?;
+            return Ok(Ended::Well(Next::Watch(version)));
+        }
+    }
+
+    async fn watch(&mut self, mut version: String) -> Result<Ended, Unheard> {
+        let params = WatchParams {
+            timeout: Some(WATCH),
+            field_selector: K::FIELDS.map(str::to_owned),
+            ..WatchParams::default()
+        };
+        let stream = match timeout(ANSWER, self.api.watch(&params, &version)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(kube::Error::Api(status))) if is_gone(&status) => return Ok(Ended::Gone),
+            Ok(Err(error)) => {
+                return Ok(Ended::Broken(Failure::of(&error), Next::Watch(version)));
+            }
+            Err(_) => return Ok(Ended::Broken(late(), Next::Watch(version))),
+        };
+        metrics::counter!("podgate_watch_starts_total", "kind" => K::NAME).increment(1);
+        self.say(Said::Good).await?;
+        let began = Instant::now();
+        let mut stream = stream.into_stream().boxed();
+        loop {
+            let event = match timeout(SILENCE, stream.next()).await {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(error))) => {
+                    return Ok(Ended::Broken(Failure::of(&error), Next::Watch(version)));
+                }
+                Ok(None) if began.elapsed() < SHORT => {
+                    let failure = Failure::Unreachable("the watch ended at once".into());
+                    return Ok(Ended::Broken(failure, Next::Watch(version)));
+                }
+                Ok(None) => return Ok(Ended::Well(Next::Watch(version))),
+                Err(_) => {
+                    let failure = Failure::Unreachable("the watch fell silent".into());
+                    return Ok(Ended::Broken(failure, Next::Watch(version)));
+                }
+            };
+            let said = match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    count::<K>("apply");
+                    if !step(&mut version, object.version()) {
+                        return Ok(no_version());
+                    }
+                    Said::Object(Box::new(object))
+                }
+                WatchEvent::Deleted(object) => {
+                    count::<K>("delete");
+                    if !step(&mut version, object.version()) {
+                        return Ok(no_version());
+                    }
+                    Said::Gone(object.name(), object.uid().map(str::to_owned))
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    count::<K>("bookmark");
+                    version = bookmark.metadata.resource_version;
+                    Said::Good
+                }
+                WatchEvent::Error(status) if is_gone(&status) => return Ok(Ended::Gone),
+                WatchEvent::Error(status) => {
+                    let failure = Failure::of_status(&status);
+                    return Ok(Ended::Broken(failure, Next::Watch(version)));
+                }
+            };
+            self.say(said).await?;
+        }
+    }
+}
+
+fn count<K: Kind>(event: &'static str) {
+    metrics::counter!("podgate_watch_events_total", "kind" => K::NAME, "type" => event)
+        .increment(1);
+}
+
+/// Whether the version is one; then it is the one from which a watch goes on.
+fn step(version: &mut String, to: Option<&str>) -> bool {
+    match to {
+        Some(to) => {
+            to.clone_into(version);
+            true
+        }
+        None => false,
+    }
+}
+
+fn no_version() -> Ended {
+    let failure = Failure::Refused("an object has no resourceVersion".into());
+    Ended::Broken(failure, Next::List)
+}
+
+/// 410: what was asked about is too long ago.
+fn is_gone(status: &Status) -> bool {
+    status.code == 410
+}
+
+fn late() -> Failure {
+    Failure::Unreachable(format!("no answer within {} s", ANSWER.as_secs()))
+}

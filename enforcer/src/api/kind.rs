@@ -1,0 +1,172 @@
+//! A kind of objects, and one object of it as the API server sent it, trimmed to what is kept.
+//!
+//! An object is converted while it is parsed, so that a page of a list never holds what nobody reads. One that does
+//! not fit its type is salvaged part by part: it is present as invalid, and the watch goes on for the others.
+
+use std::fmt::Debug;
+
+use kube::Resource;
+use kube::core::ObjectMeta;
+use podgate_policy::model::ObjectName;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::convert::Converted;
+
+/// A kind of objects that a source watches.
+pub trait Kind: Debug + Clone + Send + Sync + 'static {
+    /// The objects as the API server has them.
+    type Object: Resource<DynamicType = ()> + DeserializeOwned;
+    /// What is kept of an object.
+    type Value: Debug + Clone + PartialEq + Send + Sync + 'static;
+
+    /// The objects in logs and metrics, as in URLs: `pods`.
+    const NAME: &'static str;
+    /// Which of them are watched; an object that leaves the selection arrives as deleted.
+    const FIELDS: Option<&'static str> = None;
+
+    /// What is kept of an object, beside what is wrong with it.
+    fn convert(object: &Self::Object) -> Converted<Self::Value>;
+
+    /// What stands for an object that does not fit its type, and whose isolation must not be lost.
+    fn salvage(parts: &Parts) -> Self::Value;
+}
+
+/// An object that does not fit its type, part by part.
+#[derive(Debug)]
+pub struct Parts {
+    object: Value,
+}
+
+impl Parts {
+    /// Its metadata, as far as they can be read.
+    pub fn metadata(&self) -> ObjectMeta {
+        let text = |field: &str| {
+            let value = self.object.pointer(&format!("/metadata/{field}"))?;
+            value.as_str().map(str::to_owned)
+        };
+        let texts = |field: &str| {
+            let all = self.object.pointer(&format!("/metadata/{field}"))?;
+            let readable = all.as_object()?.iter().filter_map(|(key, value)| {
+                value.as_str().map(|value| (key.clone(), value.to_owned()))
+            });
+            Some(readable.collect())
+        };
+        ObjectMeta {
+            name: text("name"),
+            namespace: text("namespace"),
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            labels: texts("labels"),
+            annotations: texts("annotations"),
+            ..ObjectMeta::default()
+        }
+    }
+
+    /// A part, such as `spec`, if it can be read.
+    pub fn part<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        T::deserialize(self.object.get(name)?).ok()
+    }
+}
+
+/// One object as it was seen.
+#[derive(Debug, Clone)]
+pub struct Seen<K: Kind> {
+    /// Its name, namespace, UID and resource version; nothing else.
+    metadata: ObjectMeta,
+    /// What is kept of it.
+    pub value: K::Value,
+    /// What is wrong with it, each with its field and what would be right.
+    pub complaints: Vec<String>,
+}
+
+impl<K: Kind> Seen<K> {
+    /// Its namespace, which is empty for a kind without namespaces, and its name.
+    pub fn name(&self) -> ObjectName {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        ObjectName {
+            namespace: part(&self.metadata.namespace),
+            name: part(&self.metadata.name),
+        }
+    }
+
+    /// Its UID.
+    pub fn uid(&self) -> Option<&str> {
+        self.metadata.uid.as_deref()
+    }
+
+    /// The version of this state of it.
+    pub fn version(&self) -> Option<&str> {
+        let version = self.metadata.resource_version.as_deref();
+        version.filter(|version| !version.is_empty())
+    }
+
+    fn of(object: Value) -> Self {
+        let error = match K::Object::deserialize(&object) {
+            Ok(object) => {
+                let Converted { value, complaints } = K::convert(&object);
+                return Self {
+                    metadata: identity(object.meta()),
+                    value,
+                    complaints: complaints.iter().map(ToString::to_string).collect(),
+                };
+            }
+            Err(error) => error,
+        };
+        let parts = Parts { object };
+        Self {
+            metadata: identity(&parts.metadata()),
+            value: K::salvage(&parts),
+            complaints: vec![format!(
+                "cannot be read by this version of podgate: {error}"
+            )],
+        }
+    }
+}
+
+/// What tells one state of one object from all others.
+fn identity(metadata: &ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
+        uid: metadata.uid.clone(),
+        resource_version: metadata.resource_version.clone(),
+        ..ObjectMeta::default()
+    }
+}
+
+impl<'de, K: Kind> Deserialize<'de> for Seen<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(Self::of)
+    }
+}
+
+impl<K: Kind> Resource for Seen<K> {
+    type DynamicType = ();
+    type Scope = <K::Object as Resource>::Scope;
+
+    fn kind((): &()) -> std::borrow::Cow<'_, str> {
+        K::Object::kind(&())
+    }
+
+    fn group((): &()) -> std::borrow::Cow<'_, str> {
+        K::Object::group(&())
+    }
+
+    fn version((): &()) -> std::borrow::Cow<'_, str> {
+        K::Object::version(&())
+    }
+
+    fn plural((): &()) -> std::borrow::Cow<'_, str> {
+        K::Object::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}

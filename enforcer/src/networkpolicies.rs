@@ -1,0 +1,180 @@
+//! The source `networkpolicies`: everything that policies see, from the API server.
+//!
+//! ```text
+//! follow::<Namespaces> ─┐
+//! follow::<Pods> ───────┼─ Message ──► Source: a store a kind ── Update ──► engine
+//! follow::<Policies> ───┘
+//! ```
+//! One task owns all stores. The engine begins when every kind has been listed.
+
+mod kinds;
+
+use std::sync::mpsc::Sender;
+
+use anyhow::{Result, bail};
+use kube::Client;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::api::{Failure, Kind, Said, Store, follow};
+use crate::engine::Event;
+use crate::source::{Change, Update};
+pub use kinds::{Namespaces, Pods, Policies};
+
+/// Messages on their way to the source; then the watches wait.
+const QUEUE: usize = 1024;
+
+/// How many errors about single objects are told; the rest is counted.
+const TOLD: usize = 20;
+
+/// Something for the source.
+#[derive(Debug)]
+enum Message {
+    /// Of namespaces.
+    Namespaces(Said<Namespaces>),
+    /// Of pods.
+    Pods(Said<Pods>),
+    /// Of policies.
+    Policies(Said<Policies>),
+}
+
+/// What the API server has, as far as it was said.
+#[derive(Debug, Default)]
+struct Source {
+    namespaces: Store<Namespaces>,
+    pods: Store<Pods>,
+    policies: Store<Policies>,
+    /// What the engine has not been told.
+    changes: Vec<Change>,
+    /// Whether everything was known, and what was wrong, when the engine was told last.
+    told: Option<(bool, Vec<String>)>,
+}
+
+/// Follows the API server, and tells the engine, until that has ended.
+///
+/// # Errors
+/// When a watch ends by itself, which it never should.
+pub async fn run(client: Client, engine: Sender<Event>) -> Result<()> {
+    let (out, mut messages) = mpsc::channel(QUEUE);
+    let mut watches = JoinSet::new();
+    watches.spawn(follow(client.clone(), out.clone(), Message::Namespaces));
+    watches.spawn(follow(client.clone(), out.clone(), Message::Pods));
+    watches.spawn(follow(client, out, Message::Policies));
+    let mut source = Source::default();
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            _ = messages.recv_many(&mut batch, QUEUE) => {}
+            Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
+        }
+        for message in batch.drain(..) {
+            source.take(message);
+        }
+        if let Some(event) = source.news()
+            && engine.send(event).is_err()
+        {
+            tracing::debug!("the engine has ended, and the source with it");
+            return Ok(());
+        }
+    }
+}
+
+impl Source {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Namespaces(said) => {
+                let changes = self.namespaces.take(said).into_iter();
+                let changes = changes.map(|(name, value)| Change::Namespace(name.name, value));
+                self.changes.extend(changes);
+            }
+            Message::Pods(said) => {
+                let changes = self.pods.take(said).into_iter();
+                self.changes
+                    .extend(changes.map(|(name, value)| Change::Pod(name, value)));
+            }
+            Message::Policies(said) => {
+                let changes = self.policies.take(said).into_iter();
+                self.changes
+                    .extend(changes.map(|(name, value)| Change::Policy(name, value)));
+            }
+        }
+    }
+
+    /// What the engine has not been told yet. What is known is told only once all of it is.
+    fn news(&mut self) -> Option<Event> {
+        let errors = self.errors();
+        let synced = self.kinds().iter().all(|kind| kind.is_synced);
+        let same = self.told.as_ref() == Some(&(synced, errors.clone()));
+        if same && (!synced || self.changes.is_empty()) {
+            return None;
+        }
+        self.told = Some((synced, errors.clone()));
+        Some(if synced {
+            Event::Source(Update {
+                changes: std::mem::take(&mut self.changes),
+                errors,
+            })
+        } else {
+            Event::NotSynced(errors)
+        })
+    }
+
+    fn kinds(&self) -> [KindState<'_>; 3] {
+        [
+            KindState::of(&self.namespaces),
+            KindState::of(&self.pods),
+            KindState::of(&self.policies),
+        ]
+    }
+
+    /// What somebody has to do something about. A server that is away is no such thing once everything was listed.
+    fn errors(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        for kind in self.kinds() {
+            match kind.failure {
+                Some(failure @ Failure::Refused(_)) => {
+                    errors.push(format!("watch {}: {failure}", kind.name));
+                }
+                Some(failure @ Failure::Unreachable(_)) if !kind.is_synced => {
+                    errors.push(format!("list {}: {failure}", kind.name));
+                }
+                Some(Failure::Unreachable(_)) | None => {}
+            }
+        }
+        let of_objects = complaints(&self.namespaces)
+            .chain(complaints(&self.pods))
+            .chain(complaints(&self.policies));
+        let mut of_objects = of_objects.fuse();
+        errors.extend(of_objects.by_ref().take(TOLD));
+        let more = of_objects.count();
+        if more > 0 {
+            errors.push(format!(
+                "{more} more objects are wrong in part; the log has them"
+            ));
+        }
+        errors
+    }
+}
+
+/// What is to be said of a kind as a whole.
+struct KindState<'a> {
+    name: &'static str,
+    is_synced: bool,
+    failure: Option<&'a Failure>,
+}
+
+impl<'a> KindState<'a> {
+    fn of<K: Kind>(store: &'a Store<K>) -> Self {
+        Self {
+            name: K::NAME,
+            is_synced: store.is_synced(),
+            failure: store.failure(),
+        }
+    }
+}
+
+fn complaints<K: Kind>(store: &Store<K>) -> impl Iterator<Item = String> {
+    store
+        .complaints()
+        .map(|(name, complaint)| format!("{} {name}: {complaint}", K::NAME))
+}
