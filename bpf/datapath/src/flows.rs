@@ -9,6 +9,32 @@ use crate::{
     tables::{MapName, TableSet},
 };
 
+mod copy;
+
+pub use copy::Copied;
+
+/// A flow as it stands in a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracked {
+    /// Its key.
+    pub key: FlowKey,
+    /// Its word.
+    pub word: FlowWord,
+    /// When its last packet was seen, in jiffies.
+    pub seen: u64,
+}
+
+impl Tracked {
+    fn new(key: FlowKey, value: &[u8]) -> Self {
+        let [word, seen] = bytemuck::pod_read_unaligned::<[u64; 2]>(value);
+        Self {
+            key,
+            word: FlowWord(word),
+            seen,
+        }
+    }
+}
+
 /// What one round of upkeep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Collected {
@@ -40,7 +66,7 @@ impl TableSet {
             sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
         let mut collected = Collected::default();
         let mut counts = BTreeMap::<u32, u64>::new();
-        for (key, word, seen) in self.flows()? {
+        for Tracked { key, word, seen } in self.tracked(MapName::Flows)? {
             let timeout = u64::from(word.state().timeout(key.protocol)) * u64::from(second);
             if now.saturating_sub(seen) > timeout {
                 self.remove_flow(&key)?;
@@ -60,8 +86,8 @@ impl TableSet {
     /// When the table cannot be read.
     pub fn recount(&self) -> Result<(), Failed> {
         let mut counts = BTreeMap::<u32, u64>::new();
-        for (key, ..) in self.flows()? {
-            *counts.entry(u32::from(key.slot)).or_default() += 1;
+        for flow in self.tracked(MapName::Flows)? {
+            *counts.entry(u32::from(flow.key.slot)).or_default() += 1;
         }
         self.store_counts(&counts)
     }
@@ -73,22 +99,21 @@ impl TableSet {
         Ok(())
     }
 
-    /// Every tracked flow: its key, its word, and when it was seen last, in jiffies.
+    /// Every flow of `flows`, `embryonic` or `crowd`.
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub fn flows(&self) -> Result<Vec<(FlowKey, FlowWord, u64)>, Failed> {
-        let map = self.map(MapName::Flows)?;
-        let failed = |e| Failed::new("read table", MapName::Flows.name(), e);
+    pub fn tracked(&self, name: MapName) -> Result<Vec<Tracked>, Failed> {
+        let map = self.map(name)?;
+        let failed = |e| Failed::new("read table", name.name(), e);
         let mut flows = Vec::new();
         for key in map.keys().map_err(failed)? {
             let Some(value) = map.lookup(&key).map_err(failed)? else {
                 continue;
             };
-            let [word, seen] = bytemuck::pod_read_unaligned::<[u64; 2]>(&value);
-            let key: FlowKey = bytemuck::pod_read_unaligned(&key);
-            if FlowWord(word).belongs_to(&key) {
-                flows.push((key, FlowWord(word), seen));
+            let flow = Tracked::new(bytemuck::pod_read_unaligned(&key), &value);
+            if flow.word.belongs_to(&flow.key) {
+                flows.push(flow);
             }
         }
         Ok(flows)

@@ -14,7 +14,7 @@ use crate::{
     bpffs::{self, SetName},
     lock::Lock,
     sys,
-    tables::MapName,
+    tables::{MapName, directory_of_shared},
 };
 
 /// The programs, as `bpf/build` makes them.
@@ -66,14 +66,19 @@ fn make_dir(path: &Path) -> Result<(), Failed> {
     }
 }
 
-/// Makes a table set: everything pinned, under its own name, not current. The shared tables are made if there are
-/// none; else they are the ones that stand, with the sizes that they have.
+/// Makes a table set: everything pinned, under its own name, not current. The current set hands its shared tables on
+/// to it, but for those that are to have another size: those are made anew, and empty.
 pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetName, LoadError> {
     bpffs::ensure(paths)?;
     let name = bpffs::next(paths)?;
-    let shared = paths.shared();
+    make_generation(&paths.generation())?;
+    let directory = name.unfinished(paths);
+    let shared = directory_of_shared(&directory);
+    make_dir(&directory)?;
     make_dir(&shared)?;
-    make_generation(&shared)?;
+    if let Some(before) = bpffs::current(paths)? {
+        hand_on(&directory_of_shared(&before.path(paths)), &shared, sizes)?;
+    }
 
     let hz = sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
     let mut loader = EbpfLoader::new();
@@ -88,8 +93,6 @@ pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetNa
     }
     let mut ebpf = loader.load(OBJECT).map_err(refused)?;
 
-    let directory = name.unfinished(paths);
-    make_dir(&directory)?;
     for map in MapName::ALL.into_iter().filter(|map| !map.is_shared()) {
         let found = ebpf
             .map(map.name())
@@ -113,15 +116,34 @@ pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetNa
     Ok(name)
 }
 
+/// Pins the shared tables of the set before once more, for the new set: those that have the size that they are to have.
+fn hand_on(before: &Path, shared: &Path, sizes: &Sizes) -> Result<(), Failed> {
+    for map in MapName::ALL {
+        if !map.is_shared() || !map.is_in_object() {
+            continue;
+        }
+        let (old, new) = (before.join(map.name()), shared.join(map.name()));
+        let fd = match sys::obj_get(&old) {
+            Ok(fd) => fd,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Failed::at("open table", &old)(error)),
+        };
+        let found = sys::map_info(fd.as_fd()).map_err(Failed::at("ask for the size of", &old))?;
+        if map.size(sizes).is_none_or(|size| size == found.max_entries) {
+            sys::obj_pin(fd.as_fd(), &new).map_err(Failed::at("pin table at", &new))?;
+        }
+    }
+    Ok(())
+}
+
 /// The counter of generations and the next slot: two elements.
-fn make_generation(shared: &Path) -> Result<(), Failed> {
-    let pin = shared.join(MapName::Generation.name());
+fn make_generation(pin: &Path) -> Result<(), Failed> {
     if pin.exists() {
         return Ok(());
     }
     sys::map_create(sys::ARRAY, 8, 2, sys::MMAPABLE, None)
-        .and_then(|fd| sys::obj_pin(fd.as_fd(), &pin))
-        .map_err(Failed::at("make table", &pin))
+        .and_then(|fd| sys::obj_pin(fd.as_fd(), pin))
+        .map_err(Failed::at("make table", pin))
 }
 
 impl MapName {

@@ -45,10 +45,9 @@ impl Paths {
         self.bpffs.join("current")
     }
 
-    /// Pins of the tables that all table sets share.
+    /// The counter of generations, of which a node has one, whatever becomes of table sets.
     #[must_use]
-    pub fn shared(&self) -> PathBuf {
-        self.bpffs
-            .join(format!("shared-{}", podgate_abi::SHARED_ABI))
+    pub fn generation(&self) -> PathBuf {
+        self.bpffs.join("generation")
     }
 }

@@ -217,6 +217,8 @@ pub(crate) struct Map {
     /// Bytes that a look-up writes.
     value: usize,
     pub(crate) capacity: u32,
+    /// The kernel's number of it: two pins with the same number are one table.
+    pub(crate) id: u32,
 }
 
 impl Map {
@@ -233,6 +235,7 @@ impl Map {
                 value
             },
             capacity: info.max_entries,
+            id: info.id,
         })
     }
 

@@ -5,7 +5,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -115,7 +115,7 @@ impl MapName {
         }
     }
 
-    /// Whether all table sets share it.
+    /// Whether a table set hands it on to the next, if that wants it as large.
     #[must_use]
     pub const fn is_shared(self) -> bool {
         match self {
@@ -145,7 +145,7 @@ impl MapName {
     }
 }
 
-/// One table set, with the shared tables beside it.
+/// One table set, with the shared tables, which it may have from the set before it.
 #[derive(Debug)]
 pub struct TableSet {
     name: SetName,
@@ -154,6 +154,12 @@ pub struct TableSet {
     shared: PathBuf,
     maps: [OnceLock<Map>; MapName::ALL.len()],
     arrays: [OnceLock<MappedArray>; MapName::ALL.len()],
+}
+
+/// Where a set pins the tables that it hands on, under the version of their layout: so that a set of whatever version
+/// tells whether they can be read.
+pub(crate) fn directory_of_shared(set: &Path) -> PathBuf {
+    set.join(format!("shared-{}", podgate_abi::SHARED_ABI))
 }
 
 fn full(map: MapName, index: u32) -> Failed {
@@ -203,7 +209,7 @@ impl TableSet {
             name,
             paths: paths.clone(),
             directory: name.path(paths),
-            shared: paths.shared(),
+            shared: directory_of_shared(&name.path(paths)),
             maps: [const { OnceLock::new() }; MapName::ALL.len()],
             arrays: [const { OnceLock::new() }; MapName::ALL.len()],
         }
@@ -215,6 +221,18 @@ impl TableSet {
     /// When the directory of pins cannot be read.
     pub fn list_sets(paths: &Paths) -> Result<Vec<SetName>, Failed> {
         bpffs::list(paths)
+    }
+
+    /// All other sets that are pinned.
+    pub(crate) fn others(&self) -> Result<Vec<Self>, Failed> {
+        let names = bpffs::list(&self.paths)?;
+        let others = names.into_iter().filter(|name| *name != self.name);
+        Ok(others.map(|name| Self::at(&self.paths, name)).collect())
+    }
+
+    /// Whether it has shared tables of the layout that is known here, whatever its own is.
+    pub(crate) fn has_shared_tables(&self) -> bool {
+        self.shared.is_dir()
     }
 
     /// Its name.
@@ -231,13 +249,16 @@ impl TableSet {
         bpffs::name_current(&self.paths, self.name)
     }
 
-    fn pin(&self, map: MapName) -> PathBuf {
-        if map.is_shared() {
-            &self.shared
+    /// Where a table is pinned.
+    #[must_use]
+    pub fn pin(&self, map: MapName) -> PathBuf {
+        if map == MapName::Generation {
+            self.paths.generation()
+        } else if map.is_shared() {
+            self.shared.join(map.name())
         } else {
-            &self.directory
+            self.directory.join(map.name())
         }
-        .join(map.name())
     }
 
     pub(crate) fn map(&self, name: MapName) -> Result<&Map, Failed> {

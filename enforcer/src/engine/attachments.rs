@@ -10,7 +10,7 @@ use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{self, Record, Slot};
 use podgate_datapath::{Paths, sweep};
 
-use super::build::take_over;
+use super::build::{copy_flows, take_over};
 use super::settle::take_lock;
 use super::{Engine, Pending};
 use crate::cluster::Cluster;
@@ -106,7 +106,11 @@ impl Engine {
         let is_gone = matches!(standing, Ok(Standing::Gone { .. }));
         if is_gone || self.built.unswapped.contains_key(&slot) {
             match take_over(&self.built.set, record, lock) {
-                Ok(()) => drop(self.built.unswapped.remove(&slot)),
+                Ok(()) => {
+                    if self.built.unswapped.remove(&slot).is_some() {
+                        copy_flows(&self.built.set);
+                    }
+                }
                 Err(error) => {
                     self.built.unswapped.insert(slot, format!("{error:#}"));
                 }

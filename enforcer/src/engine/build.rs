@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use podgate_abi::{Direction, PolicyWord, Ruleset};
+use podgate_datapath::flows::Copied;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
-use podgate_datapath::tables::{MapName, TableSet};
+use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes, sweep};
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::model::World;
@@ -50,6 +51,12 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
     sizes
         .write(paths)
         .context("tell the plugin the sizes of tables")?;
+    if let Some(current) = TableSet::with_foreign_flows(paths)? {
+        tracing::warn!(
+            %current,
+            "the flows of the current table set have another version's layout: connections are judged anew",
+        );
+    }
     let set = TableSet::create(paths, lock, &sizes).context("make a new table set")?;
     for record in from.records {
         set.write_attachment(record)?;
@@ -64,7 +71,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         }
     }
     check(&set, &planner)?;
-    compare_flows(&set, &sizes)?;
+    copy_flows(&set);
     set.name_current(lock)?;
     let mut unswapped = BTreeMap::new();
     for record in from.records {
@@ -77,6 +84,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
             unswapped.insert(record.slot, format!("{error:#}"));
         }
     }
+    copy_flows(&set);
     match sweep::unpin_unused_sets(paths, lock) {
         Ok(sets) => {
             for set in sets {
@@ -228,18 +236,22 @@ pub(super) fn grow(sizes: &mut Sizes, table: Table) -> bool {
     grows
 }
 
-/// The tables of flows are shared by all sets, and stay as large as whoever made them wanted.
-fn compare_flows(set: &TableSet, sizes: &Sizes) -> Result<()> {
-    for usage in set.usage()? {
-        if usage.map == MapName::Flows && usage.capacity != sizes.flows {
+/// Copies the flows of sets whose tables of flows have another size. Without them connections are judged anew, which is
+/// no reason to keep old policies in force.
+pub(super) fn copy_flows(set: &TableSet) {
+    match set.copy_flows() {
+        Ok(Copied { copied: 0, left: 0 }) => {}
+        Ok(Copied { copied, left }) => {
+            tracing::info!(copied, left, "copied the flows of older table sets")
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
             tracing::warn!(
-                capacity = usage.capacity,
-                wanted = sizes.flows,
-                "the table of flows keeps its size; another one needs a reboot, or its pins removed while no pod runs",
+                error = format!("{error:#}"),
+                "flows of older table sets could not be copied: connections are judged anew"
             );
         }
     }
-    Ok(())
 }
 
 /// Whether the set holds as much as the planner thinks.

@@ -8,6 +8,7 @@ use aya::maps::{HashMap, Map, MapData};
 use podgate_abi::{Direction, FlowKey, Ruleset};
 use podgate_datapath::Sizes;
 use podgate_datapath::record::Slot;
+use podgate_datapath::tables::MapName;
 use podgate_tests::node::{
     Enforcer, LOST, Node, Pod, Traffic, arrives, is_lost, lets_in, namespace, pod, policy,
     small_tables, wait_until,
@@ -155,7 +156,7 @@ struct Embryonic(HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; 16]>);
 
 impl Embryonic {
     fn of(node: &Node) -> Self {
-        let pin = node.paths().shared().join("embryonic");
+        let pin = node.tables().pin(MapName::Embryonic);
         let map = Map::LruHashMap(MapData::from_pin(pin).unwrap());
         Self(map.try_into().unwrap())
     }

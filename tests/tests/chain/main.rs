@@ -10,4 +10,5 @@ mod kills;
 mod neighbourhood;
 mod races;
 mod restarts;
+mod sizes;
 mod verbs;

@@ -148,7 +148,6 @@ impl TableSet {
     /// How many slots there are, slot 0 included.
     pub(crate) fn slots(&self) -> Result<u32, Failed> {
         let (records, budgets) = (MapName::Attachments, MapName::Budgets);
-        // The shared tables keep the size that they were made with.
         Ok(self.map(records)?.capacity.min(self.map(budgets)?.capacity))
     }
 
@@ -174,7 +173,8 @@ impl TableSet {
                 .element(*slot)
                 .is_some_and(|words| origin(words) != Origin::NONE)
         };
-        Ok((1..self.slots()?).filter(is_born).map(Slot).collect())
+        let slots = self.map(MapName::Attachments)?.capacity;
+        Ok((1..slots).filter(is_born).map(Slot).collect())
     }
 
     /// Gives one attachment a fresh generation in both directions.

@@ -1,0 +1,218 @@
+//! Tables of flows that get another size, or come from another version: what is open stays open where it can.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData};
+use podgate_abi::{FlowState, FlowWord};
+use podgate_datapath::Sizes;
+use podgate_datapath::flows::{Copied, Tracked};
+use podgate_datapath::lock::Lock;
+use podgate_datapath::tables::{MapName, TableSet};
+use podgate_tests::node::{
+    Enforcer, LOST, Node, Pod, Traffic, arrives, lets_in, namespace, pod, policy, small_tables,
+    wait_until,
+};
+use serde_json::json;
+
+/// An enforcer that wants room for so many flows.
+fn with_room(node: &Node, flows: &str) -> Enforcer {
+    let enforcer = Enforcer::begin(
+        node,
+        &[
+            "--metrics-bind-addr=127.0.0.1:8162",
+            "--health-probe-bind-addr=127.0.0.1:8163",
+            "--conntrack-cache-table-size",
+            flows,
+        ],
+    );
+    wait_until("the enforcer is ready", || {
+        enforcer.readiness(node).0 == 200
+    });
+    enforcer
+}
+
+fn room(node: &Node) -> u32 {
+    let usage = node.tables().usage().unwrap();
+    let flows = usage.iter().find(|usage| usage.map == MapName::Flows);
+    flows.unwrap().capacity
+}
+
+fn start(node: &Node, name: &str) -> Pod {
+    Pod::start(node, &node.ptp(json!({"waitMs": 5000})), name)
+}
+
+/// A web server that the friend alone reaches, and a friend that nobody reaches.
+fn scene() -> Node {
+    let node = Node::new();
+    node.apply("namespace", &namespace("default"));
+    for name in ["web", "friend"] {
+        node.apply(name, &pod(name, &format!("app: {name}")));
+    }
+    node.apply(
+        "web-policy",
+        &policy("p", "app: web", &lets_in("app: friend")),
+    );
+    node.apply(
+        "friend-policy",
+        &policy("q", "app: friend", &lets_in("app: nobody")),
+    );
+    node
+}
+
+/// A TCP connection, seen from both ends: client, server.
+fn connection(from: &Pod, to: &Pod) -> [TcpStream; 2] {
+    let address = SocketAddr::new(to.addresses[0], 0);
+    let listener = to
+        .netns
+        .run(|| TcpListener::bind(address).unwrap())
+        .unwrap();
+    let target = listener.local_addr().unwrap();
+    let connect = || TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
+    let client = from.netns.run(connect).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.set_read_timeout(Some(25 * LOST)).unwrap();
+    server.set_read_timeout(Some(25 * LOST)).unwrap();
+    [client, server]
+}
+
+#[test]
+fn connections_outlive_a_restart_that_gives_the_table_of_flows_another_size() {
+    let node = scene();
+    let mut enforcer = with_room(&node, "1024");
+    let [web, friend] = ["web", "friend"].map(|name| start(&node, name));
+    assert_eq!(room(&node), 1024);
+    let [mut client, mut server] = connection(&friend, &web);
+    let echoes = Traffic::tcp_echoes(&friend, &web, web.addresses[1]);
+    for (round, wanted) in ["4096", "512", "512"].into_iter().enumerate() {
+        let sent = echoes.sent();
+        wait_until("traffic goes on", || echoes.sent() > sent + 20);
+        enforcer.kill();
+        enforcer = with_room(&node, wanted);
+        assert_eq!(room(&node).to_string(), wanted);
+        assert_eq!(enforcer.log().contains("copied the flows"), round < 2);
+        // The server speaks first: to a pod that nobody may reach, but in a connection that it began.
+        server.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        client.write_all(b"y").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        let tables = node.tables();
+        for pod in [&web, &friend] {
+            let slot = pod.record(&node).slot;
+            assert!(tables.read_budget(slot).unwrap() >= 2, "{slot:?}");
+        }
+    }
+    let sent = echoes.sent();
+    wait_until("traffic goes on", || echoes.sent() > sent + 20);
+    assert_eq!(echoes.wrong(), 0);
+}
+
+/// Writes a flow into a set's table of flows.
+fn put(set: &TableSet, flow: Tracked) {
+    let map = Map::HashMap(MapData::from_pin(set.pin(MapName::Flows)).unwrap());
+    let mut map: HashMap<_, [u8; 24], [u64; 2]> = map.try_into().unwrap();
+    map.insert(
+        bytemuck::cast::<_, [u8; 24]>(flow.key),
+        [flow.word.0, flow.seen],
+        0,
+    )
+    .unwrap();
+}
+
+#[test]
+fn of_a_flow_that_two_sets_know_what_was_seen_last_is_copied() {
+    let node = scene();
+    let enforcer = with_room(&node, "1024");
+    let [web, friend] = ["web", "friend"].map(|name| start(&node, name));
+    let _connection = connection(&friend, &web);
+    enforcer.kill();
+    let old = node.tables();
+    let lock = Lock::take(&node.paths()).unwrap();
+    let wanted = Sizes {
+        flows: 2048,
+        ..small_tables()
+    };
+    let new = TableSet::create(&node.paths(), &lock, &wanted).unwrap();
+    assert!(new.tracked(MapName::Flows).unwrap().is_empty());
+    let copied = new.copy_flows().unwrap();
+    assert!(copied.copied > 0 && copied.left == 0, "{copied:?}");
+    let sorted = |set: &TableSet| {
+        let mut flows = set.tracked(MapName::Flows).unwrap();
+        flows.sort_by_key(|flow| (flow.key.slot, flow.key.peer_port));
+        flows
+    };
+    let flows = sorted(&old);
+    assert_eq!(flows.len(), 2);
+    assert_eq!(sorted(&new), flows);
+    assert_eq!(new.copy_flows().unwrap(), Copied::default());
+
+    // One comes to its end in the old set, the other in the new one.
+    let closing = |flow: Tracked| Tracked {
+        word: FlowWord::new(
+            &flow.key,
+            flow.word.generation(),
+            flow.word.initiator(),
+            FlowState::CLOSING,
+        ),
+        seen: flow.seen + 100,
+        ..flow
+    };
+    let ended = [closing(flows[0]), closing(flows[1])];
+    put(&old, ended[0]);
+    put(&new, ended[1]);
+    assert_eq!(new.copy_flows().unwrap().copied, 1);
+    assert_eq!(sorted(&new), ended);
+}
+
+#[test]
+fn a_smaller_table_gets_the_flows_that_were_seen_last() {
+    let node = scene();
+    let enforcer = with_room(&node, "1024");
+    let [web, friend] = ["web", "friend"].map(|name| start(&node, name));
+    let _connection = connection(&friend, &web);
+    enforcer.kill();
+    let old = node.tables();
+    let flow = old.tracked(MapName::Flows).unwrap()[0];
+    for number in 0..200 {
+        let key = podgate_abi::FlowKey {
+            peer_port: 5000 + number,
+            ..flow.key
+        };
+        let word = FlowWord::new(
+            &key,
+            flow.word.generation(),
+            flow.word.initiator(),
+            flow.word.state(),
+        );
+        let seen = flow.seen + u64::from(number);
+        put(&old, Tracked { key, word, seen });
+    }
+    let lock = Lock::take(&node.paths()).unwrap();
+    let wanted = Sizes {
+        flows: 64,
+        ..small_tables()
+    };
+    let new = TableSet::create(&node.paths(), &lock, &wanted).unwrap();
+    let copied = new.copy_flows().unwrap();
+    assert_eq!(copied.left, 202 - 64);
+    let flows = new.tracked(MapName::Flows).unwrap();
+    assert_eq!(flows.len(), 64);
+    assert!(flows.iter().all(|new| new.seen >= flow.seen + 200 - 64));
+}
+
+#[test]
+fn a_start_beside_flows_of_an_unknown_layout_begins_without_any_and_says_so() {
+    let node = scene();
+    let enforcer = with_room(&node, "1024");
+    let [web, friend] = ["web", "friend"].map(|name| start(&node, name));
+    let _connection = connection(&friend, &web);
+    enforcer.kill();
+    let pin = node.tables().pin(MapName::Flows);
+    let shared = pin.parent().unwrap();
+    std::fs::rename(shared, shared.with_file_name("shared-9999")).unwrap();
+    let enforcer = with_room(&node, "1024");
+    assert!(enforcer.log().contains("another version's layout"));
+    assert!(node.tables().tracked(MapName::Flows).unwrap().is_empty());
+    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+}
