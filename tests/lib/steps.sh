@@ -16,9 +16,12 @@ trap 'stop TERM' TERM
 # Whether a process is a test of this run that has not ended yet.
 is_ours() { tr '\0' '\n' 2>/dev/null <"/proc/$1/environ" | grep -qx "TMPDIR=$TMPDIR"; }
 
-# Takes away what is left: mounts and files, and the named namespaces of test processes that are gone.
+# Takes away what is left: clusters, mounts and files, and the named namespaces of test processes that are gone.
 clean_up() {
 	local place name pid
+	for place in "$TMPDIR"/clusters/*/; do
+		[ ! -d "$place" ] || PODGATE_CLUSTERS=$TMPDIR/clusters "$root/tests/cluster/down" --name "$(basename "$place")"
+	done
 	while read -r place; do
 		umount -l "$place"
 	done < <(awk -v below="$scratch/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | sort -r)

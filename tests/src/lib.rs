@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod cases;
+pub mod cluster;
 pub mod demo;
 pub mod frame;
 pub mod kernel;

@@ -45,11 +45,8 @@ build_module() {
 	say "$1 took $((SECONDS - started)) s"
 }
 
-# Sets $programs to the directory with everything, which it builds if it is not there.
+# Builds the directory $programs with everything.
 build_programs() {
-	programs=$(cache_place)
-	[ ! -e "$programs" ] || return 0
-	need_go
 	mkdir -p "${programs%/*}"
 	# Whoever comes second waits, and finds the work done.
 	exec 8>"$programs.lock"

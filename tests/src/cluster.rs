@@ -1,0 +1,186 @@
+//! A real Kubernetes of two nodes, made by `tests/cluster/up`, and what tests do with it.
+//!
+//! One cluster serves all tests of a test binary. It is taken away when the process ends, however it ends; one that the
+//! environment names (`PODGATE_TEST_CLUSTER`) is used as it is, and stays.
+//!
+//! Tests share the cluster and the enforcers of its nodes ([`Cluster::enforced`]), each in a Kubernetes namespace of its
+//! own, unless they need it for themselves ([`Cluster::alone`]).
+
+mod enforcer;
+mod kubectl;
+mod namespace;
+mod pod;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use crate::node::binary;
+
+pub use enforcer::{Enforcer, Readiness};
+pub use namespace::Namespace;
+pub use pod::{Pod, PodSpec};
+
+/// The nodes.
+pub const NODES: [&str; 2] = ["node1", "node2"];
+
+/// The only image, beside the one that holds a pod's namespaces: Kubernetes' own server and client for network tests.
+pub const AGNHOST: &str = "podgate.test/agnhost:1";
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    name: String,
+    /// Takes the cluster away when its standard input ends, that is with this process.
+    _guard: Option<Child>,
+}
+
+/// The cluster, as long as nobody has it alone; an enforcer is ready on each node.
+#[derive(Debug)]
+pub struct Enforced {
+    users: RwLockReadGuard<'static, Users>,
+}
+
+/// The cluster, and nobody else's tests; no enforcer runs.
+#[derive(Debug)]
+pub struct Alone {
+    _users: RwLockWriteGuard<'static, Users>,
+}
+
+/// What the tests of this process have set up between them.
+#[derive(Debug, Default)]
+struct Users {
+    enforcers: Vec<Enforcer>,
+}
+
+static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+static USERS: RwLock<Users> = RwLock::new(Users {
+    enforcers: Vec::new(),
+});
+
+impl Cluster {
+    /// The cluster together with other tests, an enforcer being ready on each node.
+    pub fn enforced() -> Enforced {
+        let cluster = Self::of_the_tests();
+        loop {
+            // A test that failed has poisoned it, and left it as good as it was.
+            let users = USERS.read().unwrap_or_else(PoisonError::into_inner);
+            if !users.enforcers.is_empty() {
+                return Enforced { users };
+            }
+            drop(users);
+            let mut users = USERS.write().unwrap_or_else(PoisonError::into_inner);
+            if users.enforcers.is_empty() {
+                users.enforcers = NODES.map(|node| cluster.enforcer(node)).into();
+            }
+        }
+    }
+
+    /// The cluster without other tests, and without enforcers.
+    pub fn alone() -> Alone {
+        Self::of_the_tests();
+        let mut users = USERS.write().unwrap_or_else(PoisonError::into_inner);
+        users.enforcers.clear();
+        Alone { _users: users }
+    }
+
+    fn of_the_tests() -> &'static Self {
+        CLUSTER.get_or_init(|| match std::env::var("PODGATE_TEST_CLUSTER") {
+            Ok(name) => Self { name, _guard: None },
+            Err(_) => Self::start(format!("tests-{}", std::process::id())),
+        })
+    }
+
+    fn start(name: String) -> Self {
+        let guard = Command::new("setsid")
+            .args(["sh", "-c", "cat >/dev/null; exec \"$0\" --name \"$1\""])
+            .arg(script("down"))
+            .arg(&name)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start what takes the cluster away");
+        let status = Command::new(script("up"))
+            .args(["--name", &name, "--plugin"])
+            .arg(binary("podgate"))
+            .stdin(Stdio::null())
+            .status()
+            .expect("run tests/cluster/up");
+        assert!(status.success(), "the cluster does not come up: {status}");
+        Self {
+            name,
+            _guard: Some(guard),
+        }
+    }
+
+    /// Starts an enforcer with the default flags on a node, and waits until it is ready.
+    pub fn enforcer(&self, node: &'static str) -> Enforcer {
+        Enforcer::start(self, node, &["--source", "networkpolicies"])
+    }
+
+    /// A command of `tests/cluster`, for this cluster.
+    pub(crate) fn command(&self, script_name: &str) -> Command {
+        let mut command = Command::new(script(script_name));
+        command.args(["--name", &self.name]).stdin(Stdio::null());
+        command
+    }
+
+    /// Where everything of the cluster is.
+    pub fn dir(&self) -> PathBuf {
+        let clusters = std::env::var_os("PODGATE_CLUSTERS");
+        clusters
+            .map_or_else(|| PathBuf::from("/tmp/podgate-clusters"), PathBuf::from)
+            .join(&self.name)
+    }
+}
+
+impl std::ops::Deref for Enforced {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        Cluster::of_the_tests()
+    }
+}
+
+impl Drop for Enforced {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for enforcer in &self.users.enforcers {
+                enforcer.show_log();
+            }
+        }
+    }
+}
+
+impl Enforced {
+    /// The enforcer of a node.
+    pub fn enforcer_of(&self, node: &str) -> &Enforcer {
+        let found = self.users.enforcers.iter().find(|e| e.node() == node);
+        found.expect("an enforcer runs on each node")
+    }
+}
+
+impl std::ops::Deref for Alone {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        Cluster::of_the_tests()
+    }
+}
+
+/// Waits until `condition` holds; panics with `what` when it does not within `limit`.
+pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("cluster")
+        .join(name)
+}

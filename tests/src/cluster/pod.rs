@@ -1,0 +1,188 @@
+//! Pods of the cluster, and connections between them.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
+
+use podgate_demo::netns::enter;
+use serde_json::Value;
+
+use super::{AGNHOST, Cluster};
+
+/// A pod that is to be started: agnhost's server, on TCP 80 and UDP 80 of both families.
+#[derive(Debug, Clone)]
+pub struct PodSpec {
+    name: String,
+    node: Option<&'static str>,
+    labels: Vec<(String, String)>,
+}
+
+impl PodSpec {
+    /// One with this name, labelled `app: NAME`, wherever the scheduler wants it.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            node: None,
+            labels: vec![("app".to_owned(), name.to_owned())],
+        }
+    }
+
+    /// On this node.
+    #[must_use]
+    pub fn on(mut self, node: &'static str) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// With one more label.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn yaml(&self) -> String {
+        let mut labels = String::new();
+        for (key, value) in &self.labels {
+            write!(labels, "{key}: {value}, ").expect("a string takes everything");
+        }
+        let node = self.node.map_or_else(String::new, |node| {
+            format!("nodeSelector: {{kubernetes.io/hostname: {node}}}, ")
+        });
+        let name = &self.name;
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{{labels}}}}}, spec: {{\
+             {node}terminationGracePeriodSeconds: 0, automountServiceAccountToken: false, containers: [{{\
+             name: server, image: '{AGNHOST}', args: [netexec, --http-port=80, --udp-port=80]}}]}}}}"
+        )
+    }
+}
+
+/// A pod that is ready.
+#[derive(Debug)]
+pub struct Pod<'a> {
+    cluster: &'a Cluster,
+    namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The node it runs on.
+    pub node: String,
+    /// Its addresses, of both families.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl<'a> Pod<'a> {
+    pub(super) fn read(cluster: &'a Cluster, namespace: &str, name: &str) -> Self {
+        let pod = cluster.get(&["-n", namespace, "pod", name]);
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let addresses = pod["status"]["podIPs"].as_array().expect("addresses");
+        Self {
+            cluster,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: text(&pod["metadata"]["uid"]),
+            node: text(&pod["spec"]["nodeName"]),
+            addresses: addresses
+                .iter()
+                .map(|ip| text(&ip["ip"]).parse().expect("an address"))
+                .collect(),
+        }
+    }
+
+    /// What a command in the pod prints.
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    pub fn exec(&self, command: &[&str]) -> Result<String, String> {
+        let exec = ["-n", &self.namespace, "exec", &self.name, "--"];
+        self.cluster.try_kubectl(&[&exec, command].concat())
+    }
+
+    /// Whether a TCP connection from the pod to this place is made within the time.
+    ///
+    /// # Panics
+    /// When somebody refuses it, or nobody can be asked: that is no verdict.
+    pub fn connects(&self, address: IpAddr, port: u16, limit: Duration) -> bool {
+        match self.connect(address, port, limit) {
+            Ok(_) => true,
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => false,
+            Err(e) => panic!("connect from {} to {address} {port}: {e}", self.name),
+        }
+    }
+
+    /// A TCP connection from the pod to this place.
+    ///
+    /// # Errors
+    /// What the kernel says, or that the time is over.
+    pub fn connect(&self, address: IpAddr, port: u16, limit: Duration) -> io::Result<TcpStream> {
+        self.run(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), limit))
+    }
+
+    /// Runs `work` on a thread in the pod's network namespace.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = PathBuf::from(format!("/proc/{}/ns/net", self.process()));
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                enter(&namespace).expect("enter the pod's namespace");
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// A process of the pod: the kubelet puts its containers into a cgroup that has the UID in its name.
+    fn process(&self) -> String {
+        let directory = format!("pod{}", self.uid);
+        let found = hierarchies()
+            .into_iter()
+            .filter_map(|hierarchy| find(&hierarchy, &directory))
+            .find_map(|cgroup| first_process(&cgroup));
+        found.unwrap_or_else(|| panic!("no process is in a cgroup of pod {}", self.name))
+    }
+}
+
+/// Where hierarchies of cgroups are mounted.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (place, kind) = (fields.next()?, fields.next()?);
+            kind.starts_with("cgroup").then(|| PathBuf::from(place))
+        })
+        .collect()
+}
+
+/// The directory of this name below `place`.
+fn find(place: &Path, name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(place).ok()?.flatten();
+    for entry in entries.filter(|entry| entry.path().is_dir()) {
+        if entry.file_name() == name {
+            return Some(entry.path());
+        }
+        if let Some(found) = find(&entry.path(), name) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+fn first_process(cgroup: &Path) -> Option<String> {
+    let entries = fs::read_dir(cgroup).ok()?.flatten();
+    entries
+        .filter(|entry| entry.path().is_dir())
+        .find_map(|container| {
+            let processes = fs::read_to_string(container.path().join("cgroup.procs")).ok()?;
+            processes.lines().next().map(str::to_owned)
+        })
+}

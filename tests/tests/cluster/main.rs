@@ -1,0 +1,3 @@
+//! Level `cluster`: pods of a real Kubernetes of two nodes, with our plugin in their conflist.
+
+mod nodes;
