@@ -14,7 +14,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use podgate_datapath::record::{self, Identity, PodName, Record, Slot};
 use podgate_policy::connection::{Baseline, Subject};
-use podgate_policy::model::{ObjectName, Pod, PodUid, World};
+use podgate_policy::model::{ObjectName, Pod, ServiceOptions, World};
 
 use crate::convert::pod::IdentifiedPod;
 use crate::source::{Change, Objects};
@@ -104,6 +104,8 @@ impl Cluster {
             namespaces: self.source.namespaces.clone(),
             pods: OrdMap::new(),
             policies: self.source.policies.clone(),
+            services: self.source.services.clone(),
+            endpoint_slices: self.source.endpoint_slices.clone(),
             node_addresses: self
                 .node_addresses
                 .iter()
@@ -111,6 +113,8 @@ impl Cluster {
                 .copied()
                 .collect(),
             listed: self.source.listed.clone(),
+            node_name: None,
+            service_options: ServiceOptions::default(),
         };
         for (name, identified) in &self.source.pods {
             let addresses = self.addresses_of(name, identified, &owners);
@@ -132,10 +136,7 @@ impl Cluster {
             let slot = attachment.record.slot;
             if let Some((name, pod)) = pod_of(&attachment.record, &self.source) {
                 let baseline = baseline_of(&attachment.record);
-                attachment.last_known = Some(Subject {
-                    uid: pod.uid.as_deref().map(|uid| PodUid(uid.into())),
-                    ..Subject::new(name, &pod.pod, baseline)
-                });
+                attachment.last_known = Some(Subject::new(name, &pod.pod, baseline));
             }
             match &attachment.last_known {
                 Some(subject) => {
@@ -213,8 +214,9 @@ fn names_one_pod(address: IpAddr) -> bool {
 /// Whether the runtime and the source mean the same pod. Where both know its UID, a namesake is told by it.
 pub(crate) fn is(runtime: &PodName, name: &ObjectName, source: &IdentifiedPod) -> bool {
     // The runtime knows a static pod by the hash of its file.
-    let known_as = source.config_hash.as_ref().or(source.uid.as_ref());
-    let namesakes = match (&runtime.uid, known_as) {
+    let uid = source.pod.uid.as_ref().map(|uid| uid.0.as_ref());
+    let known_as = source.config_hash.as_deref().or(uid);
+    let namesakes = match (runtime.uid.as_deref(), known_as) {
         (Some(runtime), Some(source)) => runtime != source,
         (Some(_) | None, None) | (None, Some(_)) => false,
     };

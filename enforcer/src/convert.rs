@@ -12,11 +12,13 @@
 use std::fmt;
 
 pub mod addresses;
+pub mod endpoint_slice;
 pub mod names;
 pub mod namespace;
 pub mod network_policy;
 pub mod pod;
 pub mod selector;
+pub mod service;
 
 #[cfg(test)]
 mod tests;

@@ -120,9 +120,26 @@ impl Manifests {
                             .policies
                             .insert(name.clone(), policy.clone());
                     }
-                    (ObjectKey::Namespace(_) | ObjectKey::Pod(_) | ObjectKey::Policy(_), _) => {
-                        unreachable!("an object's key is made with the object")
+                    (ObjectKey::Service(name), Object::Service(service)) => {
+                        snapshot
+                            .objects
+                            .services
+                            .insert(name.clone(), service.clone());
                     }
+                    (ObjectKey::EndpointSlice(name), Object::EndpointSlice(slice)) => {
+                        snapshot
+                            .objects
+                            .endpoint_slices
+                            .insert(name.clone(), slice.clone());
+                    }
+                    (
+                        ObjectKey::Namespace(_)
+                        | ObjectKey::Pod(_)
+                        | ObjectKey::Policy(_)
+                        | ObjectKey::Service(_)
+                        | ObjectKey::EndpointSlice(_),
+                        _,
+                    ) => unreachable!("an object's key is made with the object"),
                 }
             }
             match &file.latest {

@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use podgate_policy::model::{ListName, Namespace, NetworkPolicy, ObjectName};
+use podgate_policy::model::{
+    EndpointSlice, ListName, Namespace, NetworkPolicy, ObjectName, Service,
+};
 
 use crate::convert::pod::IdentifiedPod;
 
@@ -28,6 +30,10 @@ pub enum Change {
     Policy(ObjectName, Option<Arc<NetworkPolicy>>),
     /// The lists that an address is in.
     Listed(IpAddr, Option<Arc<BTreeSet<ListName>>>),
+    /// A Service.
+    Service(ObjectName, Option<Arc<Service>>),
+    /// An EndpointSlice.
+    EndpointSlice(ObjectName, Option<Arc<EndpointSlice>>),
 }
 
 /// What a source has to say at one time. Changes that belong together are in one update.
@@ -50,6 +56,10 @@ pub struct Objects {
     pub policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
     /// Addresses that are in lists.
     pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
+    /// Services.
+    pub services: OrdMap<ObjectName, Arc<Service>>,
+    /// EndpointSlices.
+    pub endpoint_slices: OrdMap<ObjectName, Arc<EndpointSlice>>,
 }
 
 impl Objects {
@@ -60,6 +70,8 @@ impl Objects {
             Change::Pod(name, object) => put(&mut self.pods, name, object),
             Change::Policy(name, object) => put(&mut self.policies, name, object),
             Change::Listed(address, lists) => put(&mut self.listed, address, lists),
+            Change::Service(name, object) => put(&mut self.services, name, object),
+            Change::EndpointSlice(name, object) => put(&mut self.endpoint_slices, name, object),
         }
     }
 
@@ -72,10 +84,15 @@ impl Objects {
             .map(|(name, object)| Change::Policy(name, object));
         let listed = differing(&self.listed, &new.listed)
             .map(|(address, lists)| Change::Listed(address, lists));
-        namespaces
-            .chain(pods)
+        let services = differing(&self.services, &new.services)
+            .map(|(name, object)| Change::Service(name, object));
+        let slices = differing(&self.endpoint_slices, &new.endpoint_slices)
+            .map(|(name, object)| Change::EndpointSlice(name, object));
+        let facts = namespaces.chain(pods).chain(listed);
+        facts
             .chain(policies)
-            .chain(listed)
+            .chain(services)
+            .chain(slices)
             .collect()
     }
 }

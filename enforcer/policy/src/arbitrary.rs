@@ -139,6 +139,7 @@ pub fn world() -> impl Strategy<Value = World> {
                 .collect(),
             node_addresses,
             listed: listed.into_iter().collect(),
+            ..World::default()
         },
     )
 }
@@ -295,6 +296,7 @@ pub fn pod(index: usize) -> impl Strategy<Value = Pod> {
             ports,
             host_network,
             finished,
+            ..Pod::default()
         })
 }
 

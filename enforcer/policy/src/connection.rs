@@ -81,7 +81,7 @@ impl Subject {
     pub fn new(name: ObjectName, pod: &Pod, baseline: Baseline) -> Self {
         Self {
             name,
-            uid: None,
+            uid: pod.uid.clone(),
             labels: pod.labels.clone(),
             ports: pod.ports.clone(),
             baseline,

@@ -11,6 +11,13 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use ipnet::IpNet;
 
+pub use service::{
+    Endpoint, EndpointSlice, EndpointState, ExternalAddresses, PodReference, Service,
+    ServiceEgress, ServiceOptions, ServicePort, TrafficPolicy,
+};
+
+mod service;
+
 /// Labels of an object, key to value.
 pub type Labels = BTreeMap<String, String>;
 
@@ -28,10 +35,18 @@ pub struct World {
     pub pods: OrdMap<ObjectName, Arc<Pod>>,
     /// Policies by (namespace, name).
     pub policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
-    /// Addresses of this node, from netlink.
+    /// Services by (namespace, name).
+    pub services: OrdMap<ObjectName, Arc<Service>>,
+    /// EndpointSlices by (namespace, name).
+    pub endpoint_slices: OrdMap<ObjectName, Arc<EndpointSlice>>,
+    /// Addresses of this node, from netlink. The cluster address of a Service is none, whatever interface has it.
     pub node_addresses: Vec<IpAddr>,
     /// Which lists an address is in, whoever has it. An address that is not here is in none.
     pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
+    /// This node's name, as pods and endpoints have it; none if it is not known.
+    pub node_name: Option<String>,
+    /// What Services mean, where that can be chosen.
+    pub service_options: ServiceOptions,
 }
 
 /// The name of a list of addresses. That a rule names it is policy; who is in it is a fact.
@@ -107,6 +122,12 @@ pub struct Pod {
     pub host_network: bool,
     /// Succeeded or Failed: its addresses may be another pod's by now.
     pub finished: bool,
+    /// `metadata.uid`, by which endpoints name it; files seldom have one.
+    pub uid: Option<PodUid>,
+    /// The node that it is on; kept only beside `host_ports`.
+    pub node: Option<String>,
+    /// Ports of its node that lead to it (`hostPort`); none in the node's network, where they are the node's own.
+    pub host_ports: Vec<HostPort>,
 }
 
 impl Pod {
@@ -125,6 +146,19 @@ pub struct NamedPort {
     pub protocol: Protocol,
     /// The number.
     pub number: u16,
+}
+
+/// A port of a pod's node that leads to the pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// The only address of the node that it is on (`hostIP`); none: all of them.
+    pub address: Option<IpAddr>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port of the node.
+    pub number: u16,
+    /// The port of the pod.
+    pub target: u16,
 }
 
 /// The protocols that NetworkPolicy knows ports of.

@@ -1,6 +1,6 @@
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{Generation, Hook};
-use podgate_policy::model::Namespace;
+use podgate_policy::model::{Namespace, PodUid};
 
 use super::*;
 
@@ -15,7 +15,6 @@ fn ips(list: &[&str]) -> Vec<IpAddr> {
 fn pod(name: &str, addresses: &[&str]) -> IdentifiedPod {
     IdentifiedPod {
         name: ObjectName::new("ns", name),
-        uid: None,
         config_hash: None,
         pod: Arc::new(Pod {
             labels: [("app".to_owned(), name.to_owned())].into(),
@@ -138,8 +137,9 @@ fn a_pod_that_the_source_does_not_know_is_unknown() {
 
 #[test]
 fn a_namesake_with_another_uid_is_another_pod() {
-    let mut other = pod("here", &["10.0.1.1"]);
-    other.uid = Some("u2".into());
+    let other = with(pod("here", &["10.0.1.1"]), |pod| {
+        pod.uid = Some(PodUid("u2".into()))
+    });
     let view = view([other], vec![record("here", 1, &["10.0.0.1"])]);
     assert_eq!(view.unknown, BTreeSet::from([Slot(1)]));
     assert_eq!(addresses(&view, "here"), ips(&["10.0.1.1"]));
@@ -148,9 +148,10 @@ fn a_namesake_with_another_uid_is_another_pod() {
 #[test]
 fn a_static_pod_is_known_by_the_hash_of_its_file() {
     let mirror = |hash: &str| IdentifiedPod {
-        uid: Some("of the mirror".into()),
         config_hash: Some(hash.into()),
-        ..pod("a", &["10.0.0.1"])
+        ..with(pod("a", &["10.0.0.1"]), |pod| {
+            pod.uid = Some(PodUid("of the mirror".into()));
+        })
     };
     for (hash, known) in [("u1", true), ("u2", false)] {
         let view = view([mirror(hash)], vec![record("a", 1, &["10.0.0.1"])]);

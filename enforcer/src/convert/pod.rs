@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use podgate_policy::model::{NamedPort, ObjectName, Pod};
+use podgate_policy::model::{HostPort, NamedPort, ObjectName, Pod, PodUid, Protocol};
 
 use super::{Complaints, Converted, FieldPath, addresses, names, selector};
 
@@ -14,8 +14,6 @@ use super::{Complaints, Converted, FieldPath, addresses, names, selector};
 pub struct IdentifiedPod {
     /// Its namespace and name.
     pub name: ObjectName,
-    /// `metadata.uid`; files seldom have one.
-    pub uid: Option<String>,
     /// For the mirror of a static pod, the UID under which the kubelet hands it to the runtime: the annotation
     /// `kubernetes.io/config.hash`. The mirror's own UID is another one.
     pub config_hash: Option<String>,
@@ -33,23 +31,34 @@ pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
     let labels = selector::labels(object.metadata.labels.as_ref(), &mut complaints);
     let spec = object.spec.as_ref();
     let status = object.status.as_ref();
+    let host_network = spec.and_then(|s| s.host_network).unwrap_or(false);
+    let addresses = status
+        .map(|s| pod_addresses(s, &mut complaints))
+        .unwrap_or_default();
+    let ports = spec.map(|s| ports(s, &mut complaints)).unwrap_or_default();
+    let named_ports = named_ports(&ports, &mut complaints);
+    let host_ports = if host_network {
+        Vec::new()
+    } else {
+        host_ports(&ports, &mut complaints)
+    };
     let pod = Pod {
         labels,
-        addresses: status
-            .map(|s| pod_addresses(s, &mut complaints))
-            .unwrap_or_default(),
-        ports: spec
-            .map(|s| named_ports(s, &mut complaints))
-            .unwrap_or_default(),
-        host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+        addresses,
+        ports: named_ports,
+        host_network,
         finished: matches!(
             status.and_then(|s| s.phase.as_deref()),
             Some("Succeeded" | "Failed")
         ),
+        uid: object.metadata.uid.as_deref().map(uid),
+        node: spec
+            .and_then(|s| s.node_name.clone())
+            .filter(|_| !host_ports.is_empty()),
+        host_ports,
     };
     complaints.beside(IdentifiedPod {
         name,
-        uid: object.metadata.uid.clone(),
         config_hash: config_hash(&object.metadata),
         pod: Arc::new(pod),
     })
@@ -75,6 +84,11 @@ pub(crate) fn object_name(metadata: &ObjectMeta, complaints: &mut Complaints) ->
         names::dns_label(&namespace),
     );
     ObjectName { namespace, name }
+}
+
+/// A UID as it is written.
+pub(super) fn uid(text: &str) -> PodUid {
+    PodUid(text.into())
 }
 
 fn pod_addresses(status: &v1::PodStatus, complaints: &mut Complaints) -> Vec<IpAddr> {
@@ -103,7 +117,11 @@ fn pod_addresses(status: &v1::PodStatus, complaints: &mut Complaints) -> Vec<IpA
     found
 }
 
-fn named_ports(spec: &v1::PodSpec, complaints: &mut Complaints) -> Vec<NamedPort> {
+/// The ports of a container that can be read, each with its path, its number and its protocol.
+type ReadPorts<'a> = Vec<(FieldPath, &'a v1::ContainerPort, u16, Protocol)>;
+
+/// The ports of the containers that run as long as the pod does: containers and restartable init containers.
+fn ports<'a>(spec: &'a v1::PodSpec, complaints: &mut Complaints) -> ReadPorts<'a> {
     let mut found = Vec::new();
     let init = FieldPath::of("spec.initContainers");
     let main = FieldPath::of("spec.containers");
@@ -131,17 +149,55 @@ fn named_ports(spec: &v1::PodSpec, complaints: &mut Complaints) -> Vec<NamedPort
                 &path.key("protocol"),
                 names::protocol(port.protocol.as_deref()),
             );
-            let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) else {
-                continue;
-            };
-            let valid = complaints.keep(&path.key("name"), names::port_name(name));
-            if let (Some(number), Some(protocol), Some(())) = (number, protocol, valid) {
-                found.push(NamedPort {
-                    name: name.to_owned(),
-                    protocol,
-                    number,
-                });
+            if let (Some(number), Some(protocol)) = (number, protocol) {
+                found.push((path, port, number, protocol));
             }
+        }
+    }
+    found
+}
+
+fn named_ports(ports: &ReadPorts<'_>, complaints: &mut Complaints) -> Vec<NamedPort> {
+    let mut found = Vec::new();
+    for (path, port, number, protocol) in ports {
+        let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) else {
+            continue;
+        };
+        if complaints
+            .keep(&path.key("name"), names::port_name(name))
+            .is_some()
+        {
+            found.push(NamedPort {
+                name: name.to_owned(),
+                protocol: *protocol,
+                number: *number,
+            });
+        }
+    }
+    found
+}
+
+/// A `hostIP` that is unspecified, of whatever family, means every address of the node.
+fn host_ports(ports: &ReadPorts<'_>, complaints: &mut Complaints) -> Vec<HostPort> {
+    let mut found = Vec::new();
+    for (path, port, target, protocol) in ports {
+        let Some(number) = port.host_port.filter(|number| *number != 0) else {
+            continue;
+        };
+        let number = complaints.keep(&path.key("hostPort"), names::port_number(number));
+        let address = match port.host_ip.as_deref().filter(|text| !text.is_empty()) {
+            Some(text) => complaints
+                .keep(&path.key("hostIP"), addresses::address(text))
+                .filter(|address| !address.is_unspecified()),
+            None => None,
+        };
+        if let Some(number) = number {
+            found.push(HostPort {
+                address,
+                protocol: *protocol,
+                number,
+                target: *target,
+            });
         }
     }
     found

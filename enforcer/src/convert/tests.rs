@@ -1,7 +1,9 @@
 //! What becomes of single fields. Objects are written as JSON, as the API server sends them.
 
-use podgate_policy::model::{Namespaces, Operator, Peer, Port, Protocol, Selector};
+use podgate_policy::model::{Namespaces, Operator, Peer, PodUid, Port, Protocol, Selector};
 use serde_json::{Value, json};
+
+mod services;
 
 use super::network_policy::NamedPolicy;
 use super::pod::IdentifiedPod;
@@ -434,7 +436,7 @@ fn finished_and_host_network_pods_are_marked() {
 fn an_object_without_a_namespace_is_in_default() {
     let pod = pod(json!({"containers": []}), json!({}));
     assert_eq!(pod.value.name.to_string(), "default/p");
-    assert_eq!(pod.value.uid.as_deref(), Some("u"));
+    assert_eq!(pod.value.pod.uid, Some(PodUid("u".into())));
 }
 
 #[test]

@@ -26,16 +26,24 @@ pub(super) enum FactsChange {
 impl FactsChange {
     /// From one world to another; their policies are no facts.
     pub(super) fn between(old: &World, new: &World) -> Self {
+        let same_node =
+            old.node_name == new.node_name && old.service_options == new.service_options;
         let same = old.pods == new.pods
             && old.namespaces == new.namespaces
+            && old.services == new.services
+            && old.endpoint_slices == new.endpoint_slices
             && old.node_addresses == new.node_addresses
-            && old.listed == new.listed;
+            && old.listed == new.listed
+            && same_node;
         if same {
             return Self::None;
         }
-        let kept = is_part(&new.pods, &old.pods)
+        let kept = same_node
+            && is_part(&new.pods, &old.pods)
             && is_part(&new.namespaces, &old.namespaces)
             && is_part(&new.listed, &old.listed)
+            && is_part(&new.services, &old.services)
+            && is_part(&new.endpoint_slices, &old.endpoint_slices)
             && new
                 .node_addresses
                 .iter()
@@ -114,9 +122,9 @@ mod tests {
                 (ObjectName::new("ns", "a"), Arc::new(pod(1))),
                 (ObjectName::new("ns", "b"), Arc::new(pod(2))),
             ]),
-            policies: OrdMap::new(),
             node_addresses: vec![IpAddr::from([192, 0, 2, 1])],
             listed: OrdMap::unit(IpAddr::from([192, 0, 2, 9]), listed(&["l", "m"])),
+            ..World::default()
         }
     }
 
@@ -171,6 +179,12 @@ mod tests {
             w.pods.insert(ObjectName::new("ns", "c"), gone);
         };
         assert_eq!(changed(reused), FactsChange::Now);
+        let service = |w: &mut World| drop(w.services.insert(a.clone(), Arc::default()));
+        assert_eq!(changed(service), FactsChange::Now);
+        let slice = |w: &mut World| drop(w.endpoint_slices.insert(a.clone(), Arc::default()));
+        assert_eq!(changed(slice), FactsChange::Now);
+        let named = |w: &mut World| w.node_name = Some("here".into());
+        assert_eq!(changed(named), FactsChange::Now);
         let more = |w: &mut World| w.node_addresses.push(IpAddr::from([192, 0, 2, 2]));
         assert_eq!(changed(more), FactsChange::Now);
         for lists in [listed(&["l"]), listed(&["l", "m", "n"])] {

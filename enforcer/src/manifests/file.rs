@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::{core, networking};
-use podgate_policy::model::{Namespace, NetworkPolicy, ObjectName};
+use k8s_openapi::api::{core, discovery, networking};
+use podgate_policy::model::{EndpointSlice, Namespace, NetworkPolicy, ObjectName, Service};
 
 use super::node::{Node, Place, Value};
 use super::typed;
@@ -56,6 +56,10 @@ pub(crate) enum ObjectKey {
     Pod(ObjectName),
     /// A NetworkPolicy.
     Policy(ObjectName),
+    /// A Service.
+    Service(ObjectName),
+    /// An EndpointSlice.
+    EndpointSlice(ObjectName),
 }
 
 impl fmt::Display for ObjectKey {
@@ -64,6 +68,8 @@ impl fmt::Display for ObjectKey {
             Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Pod(name) => write!(f, "Pod {name}"),
             Self::Policy(name) => write!(f, "NetworkPolicy {name}"),
+            Self::Service(name) => write!(f, "Service {name}"),
+            Self::EndpointSlice(name) => write!(f, "EndpointSlice {name}"),
         }
     }
 }
@@ -77,6 +83,10 @@ pub(crate) enum Object {
     Pod(Arc<IdentifiedPod>),
     /// A NetworkPolicy.
     Policy(Arc<NetworkPolicy>),
+    /// A Service.
+    Service(Arc<Service>),
+    /// An EndpointSlice.
+    EndpointSlice(Arc<EndpointSlice>),
 }
 
 /// An object, its name, and where it stands.
@@ -166,8 +176,9 @@ impl Reader<'_> {
     fn object(&mut self, root: &Node, node: &Node, path: &FieldPath, document: usize) {
         let says = |field: &str| node.get(field).and_then(Node::text).unwrap_or_default();
         match (says("apiVersion"), says("kind")) {
-            ("v1", "List" | "NamespaceList" | "PodList")
-            | ("networking.k8s.io/v1", "NetworkPolicyList") => {
+            ("v1", "List" | "NamespaceList" | "PodList" | "ServiceList")
+            | ("networking.k8s.io/v1", "NetworkPolicyList")
+            | ("discovery.k8s.io/v1", "EndpointSliceList") => {
                 self.list(root, node, path, document);
             }
             ("v1", "Namespace") => self.convert(root, node, path, document, |object| {
@@ -190,10 +201,33 @@ impl Reader<'_> {
                     },
                 );
             }
+            ("v1", "Service") => {
+                self.convert(root, node, path, document, |object: &core::v1::Service| {
+                    convert::service::convert(object)
+                        .map(|s| (ObjectKey::Service(s.name), Object::Service(s.service)))
+                });
+            }
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                self.convert(
+                    root,
+                    node,
+                    path,
+                    document,
+                    |object: &discovery::v1::EndpointSlice| {
+                        convert::endpoint_slice::convert(object).map(|s| {
+                            (
+                                ObjectKey::EndpointSlice(s.name),
+                                Object::EndpointSlice(s.slice),
+                            )
+                        })
+                    },
+                );
+            }
             (version, kind) => {
                 let reason = format!(
                     "kind {kind:?} of apiVersion {version:?} is not read here: use v1 Namespace, v1 Pod, \
-                     networking.k8s.io/v1 NetworkPolicy, or a List of them"
+                     v1 Service, networking.k8s.io/v1 NetworkPolicy, discovery.k8s.io/v1 EndpointSlice, \
+                     or a List of them"
                 );
                 self.complain(
                     root,

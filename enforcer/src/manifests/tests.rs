@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use podgate_policy::model::ObjectName;
+
 use super::{Manifests, Snapshot, file};
 
 mod following;
@@ -65,6 +67,10 @@ fn samples_are_read_in_full() {
         .map(|p| (p.name.to_string(), p.pod.addresses.len()))
         .collect();
     assert_eq!(pods, [("stars/frontend".into(), 2)]);
+    let services: Vec<_> = snapshot.objects.services.keys().collect();
+    let slices: Vec<_> = snapshot.objects.endpoint_slices.keys().collect();
+    assert_eq!(services, [&ObjectName::new("stars", "frontend")]);
+    assert_eq!(slices, [&ObjectName::new("stars", "frontend-4")]);
 }
 
 #[test]
@@ -213,8 +219,8 @@ fn a_value_of_the_wrong_type_is_an_error_with_its_path_and_place() {
 #[test]
 fn another_kind_is_an_error_that_names_it() {
     for content in [
-        "apiVersion: v1\nkind: Service\n",
-        "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Service}]\n",
+        "apiVersion: v1\nkind: Secret\n",
+        "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Secret}]\n",
         "just text\n",
         "[1]\n",
     ] {
@@ -222,7 +228,7 @@ fn another_kind_is_an_error_that_names_it() {
         assert_eq!(errors.len(), 1);
         assert!(
             errors[0].contains("is not read here")
-                && errors[0].contains("Service") == content.contains("Service"),
+                && errors[0].contains("Secret") == content.contains("Secret"),
             "{errors:?}"
         );
     }

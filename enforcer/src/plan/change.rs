@@ -91,11 +91,8 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     let mut after = before.clone();
     let mut steps = Vec::new();
     after.world = World {
-        namespaces: world.namespaces.clone(),
-        pods: world.pods.clone(),
         policies: OrdMap::new(),
-        node_addresses: world.node_addresses.clone(),
-        listed: world.listed.clone(),
+        ..world.clone()
     };
     after.facts = Facts::of(&after.world, &after.questions);
     after.record.install([], &after.facts, &mut steps)?;

@@ -89,6 +89,9 @@ impl Judge for Oracle {
                 .both()
                 .to_vec(),
             listed: objects.listed.clone(),
+            services: objects.services.clone(),
+            endpoint_slices: objects.endpoint_slices.clone(),
+            ..World::default()
         });
         Ok(())
     }

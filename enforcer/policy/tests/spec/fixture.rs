@@ -59,6 +59,7 @@ pub(crate) fn world() -> World {
         },
         host_network: name == "host",
         finished: name == "done",
+        ..Pod::default()
     };
     World {
         namespaces: namespaces
