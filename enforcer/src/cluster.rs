@@ -5,119 +5,165 @@
 //! Attachments (their files) ─┼──► View { World, Subjects }: what the compiler reads
 //! node addresses (netlink) ──┘
 //! ```
-//! Pure. Addresses of pods on this node come from their attachments, never from `status`.
+//! Pure. Addresses of pods on this node come from their attachments, never from `status`. The view is kept as changes
+//! come, and what comes costs what it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use podgate_datapath::record::{self, Identity, PodName, Record, Slot};
 use podgate_policy::connection::{Baseline, Subject};
-use podgate_policy::model::{ObjectName, Pod, ServiceOptions, World};
+use podgate_policy::model::{ObjectName, Pod, World};
 
 use crate::convert::pod::IdentifiedPod;
 use crate::source::{Change, Objects};
+
+mod claims;
+
+use claims::Claims;
 
 /// Everything that is known.
 #[derive(Debug, Default)]
 pub struct Cluster {
     source: Objects,
     node_addresses: BTreeSet<IpAddr>,
-    attachments: BTreeMap<Identity, Attachment>,
+    attachments: BTreeMap<Identity, Record>,
+    claims: Claims,
+    view: View,
 }
 
-/// An attachment, and what its pod was when the source last knew it.
-#[derive(Debug)]
-struct Attachment {
-    record: Record,
-    last_known: Option<Subject>,
-}
-
-/// What the compiler reads.
+/// What the compiler reads. A copy costs next to nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// Namespaces, pods, policies and node addresses.
     pub world: World,
-    /// Who is judged by which policies; attachments that are not here stay under their baseline.
-    pub subjects: BTreeMap<Slot, Subject>,
+    /// Who is judged by which policies: as what the source said last of their pods. Attachments that are not here
+    /// stay under their baseline.
+    pub subjects: OrdMap<Slot, Arc<Subject>>,
     /// Attachments of pods that the source has never known.
-    pub unknown: BTreeSet<Slot>,
+    pub unknown: OrdSet<Slot>,
 }
 
 impl Cluster {
     /// The source now says this.
     pub fn set_source(&mut self, source: Objects) {
-        self.source = source;
+        let changes = self.source.differences(&source);
+        self.apply(changes);
     }
 
     /// The source now says these things other than before.
     pub fn apply(&mut self, changes: Vec<Change>) {
+        let mut pods = BTreeSet::new();
         for change in changes {
+            match &change {
+                Change::Pod(name, _) => {
+                    if let Some(known) = self.source.pods.get(name) {
+                        self.claims.unlist(name, &known.pod.addresses);
+                    }
+                    pods.insert(name.clone());
+                }
+                Change::Namespace(..)
+                | Change::Policy(..)
+                | Change::Listed(..)
+                | Change::Service(..)
+                | Change::EndpointSlice(..) => {}
+            }
             self.source.apply(change);
         }
+        for name in &pods {
+            if let Some(known) = self.source.pods.get(name) {
+                self.claims.list(name, &known.pod.addresses);
+            }
+        }
+        self.view.world.namespaces = self.source.namespaces.clone();
+        self.view.world.policies = self.source.policies.clone();
+        self.view.world.listed = self.source.listed.clone();
+        self.view.world.services = self.source.services.clone();
+        self.view.world.endpoint_slices = self.source.endpoint_slices.clone();
+        self.refresh(pods);
     }
 
     /// The node now has these addresses. Says whether it had others before.
     pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
         let changed = self.node_addresses != addresses;
         self.node_addresses = addresses;
+        self.refresh_node_addresses();
         changed
     }
 
     /// These are all attachments now. Says which slots are new, or are another attachment's than before.
     pub fn set_attachments(&mut self, records: Vec<Record>) -> BTreeSet<Slot> {
-        let mut before = std::mem::take(&mut self.attachments);
-        let mut new = BTreeSet::new();
+        let mut gone = std::mem::take(&mut self.attachments);
+        let (mut new, mut pods, mut addresses) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         for record in records {
-            let last_known = match before.remove(&record.identity) {
-                Some(known) if known.record == record => known.last_known,
-                Some(_) | None => {
-                    new.insert(record.slot);
-                    None
+            match gone.remove(&record.identity) {
+                Some(known) if known == record => {
+                    self.attachments.insert(known.identity.clone(), known);
                 }
-            };
-            self.attachments
-                .insert(record.identity.clone(), Attachment { record, last_known });
+                Some(other) => {
+                    gone.insert(record.identity.clone(), other);
+                    new.push(record);
+                }
+                None => new.push(record),
+            }
         }
-        new
+        for record in gone.into_values() {
+            self.claims.remove(&record);
+            self.view.subjects.remove(&record.slot);
+            self.view.unknown.remove(&record.slot);
+            addresses.extend(record.addresses);
+            pods.extend(record.pod.as_ref().map(name_of));
+        }
+        let slots = new.iter().map(|record| record.slot).collect();
+        for record in new {
+            self.claims.add(&record);
+            addresses.extend(record.addresses.iter().copied());
+            pods.extend(record.pod.as_ref().map(name_of));
+            self.view.unknown.insert(record.slot);
+            self.attachments.insert(record.identity.clone(), record);
+        }
+        if !addresses.is_empty() {
+            for address in addresses {
+                pods.extend(self.claims.listing(address).cloned());
+                let claiming = self.claims.claiming(address);
+                let records = claiming.filter_map(|identity| self.record(identity));
+                pods.extend(
+                    records
+                        .filter_map(|record| record.pod.as_ref())
+                        .map(name_of),
+                );
+            }
+            self.refresh_node_addresses();
+        }
+        self.refresh(pods);
+        slots
     }
 
     /// Every attachment.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        self.attachments
-            .values()
-            .map(|attachment| &attachment.record)
+        self.attachments.values()
     }
 
     /// The attachment of this identity.
     pub fn record(&self, identity: &Identity) -> Option<&Record> {
-        self.attachments
-            .get(identity)
-            .map(|attachment| &attachment.record)
+        self.attachments.get(identity)
     }
 
     /// What the compiler reads now. An attachment whose pod has gone from the source is judged as what it was last.
-    pub fn view(&mut self) -> View {
-        let owners = self.owners();
-        let mut world = World {
-            namespaces: self.source.namespaces.clone(),
-            pods: OrdMap::new(),
-            policies: self.source.policies.clone(),
-            services: self.source.services.clone(),
-            endpoint_slices: self.source.endpoint_slices.clone(),
-            node_addresses: self
-                .node_addresses
-                .iter()
-                .filter(|address| !owners.contains_key(address))
-                .copied()
-                .collect(),
-            listed: self.source.listed.clone(),
-            node_name: None,
-            service_options: ServiceOptions::default(),
-        };
-        for (name, identified) in &self.source.pods {
-            let addresses = self.addresses_of(name, identified, &owners);
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// Works out what these pods are now, as peers and as subjects.
+    fn refresh(&mut self, pods: BTreeSet<ObjectName>) {
+        for name in pods {
+            let Some(identified) = self.source.pods.get(&name).cloned() else {
+                self.view.world.pods.remove(&name);
+                continue;
+            };
+            let addresses = self.addresses_of(&name, &identified);
             let pod = if addresses == identified.pod.addresses {
                 Arc::clone(&identified.pod)
             } else {
@@ -126,72 +172,52 @@ impl Cluster {
                     ..identified.pod.as_ref().clone()
                 })
             };
-            world.pods.insert(name.clone(), pod);
-        }
-        let mut view = View {
-            world,
-            ..View::default()
-        };
-        for attachment in self.attachments.values_mut() {
-            let slot = attachment.record.slot;
-            if let Some((name, pod)) = pod_of(&attachment.record, &self.source) {
-                let baseline = baseline_of(&attachment.record);
-                attachment.last_known = Some(Subject::new(name, &pod.pod, baseline));
+            if self.view.world.pods.get(&name) != Some(&pod) {
+                self.view.world.pods.insert(name.clone(), pod);
             }
-            match &attachment.last_known {
-                Some(subject) => {
-                    view.subjects.insert(slot, subject.clone());
-                }
-                None => {
-                    view.unknown.insert(slot);
-                }
-            }
+            self.refresh_subjects(&name, &identified);
         }
-        view
     }
 
-    /// Which attachment has an address: the youngest of those that claim it, as the sandbox of the others is gone.
-    fn owners(&self) -> BTreeMap<IpAddr, &Record> {
-        let mut owners: BTreeMap<IpAddr, &Record> = BTreeMap::new();
-        for Attachment { record, .. } in self.attachments.values() {
-            for address in record.addresses.iter().filter(|a| names_one_pod(**a)) {
-                let owner = owners.entry(*address).or_insert(record);
-                if record.birth.0 > owner.birth.0 {
-                    *owner = record;
-                }
+    fn refresh_subjects(&mut self, name: &ObjectName, identified: &IdentifiedPod) {
+        for record in attachments_of(&self.attachments, &self.claims, name, identified) {
+            let baseline = baseline_of(record);
+            let subject = Subject::new(name.clone(), &identified.pod, baseline);
+            let known = self.view.subjects.get(&record.slot);
+            if known.is_none_or(|known| **known != subject) {
+                self.view.subjects.insert(record.slot, Arc::new(subject));
+                self.view.unknown.remove(&record.slot);
             }
         }
-        owners
+    }
+
+    /// The node's addresses, without those of attachments.
+    fn refresh_node_addresses(&mut self) {
+        let own = self.node_addresses.iter();
+        self.view.world.node_addresses = own
+            .filter(|address| self.claims.owner(**address).is_none())
+            .copied()
+            .collect();
     }
 
     /// The addresses of a pod: those of its attachments, or, without one, those of its status that no attachment has.
-    fn addresses_of(
-        &self,
-        name: &ObjectName,
-        identified: &IdentifiedPod,
-        owners: &BTreeMap<IpAddr, &Record>,
-    ) -> Vec<IpAddr> {
-        let is_its_own = |record: &Record| {
-            record
-                .pod
-                .as_ref()
-                .is_some_and(|pod| is(pod, name, identified))
-        };
-        let has_attachment = self.attachments.values().any(|a| is_its_own(&a.record));
-        if has_attachment && !identified.pod.host_network {
-            owners
-                .iter()
-                .filter(|(_, record)| is_its_own(record))
-                .map(|(address, _)| *address)
-                .collect()
-        } else {
-            let unowned = identified
-                .pod
-                .addresses
-                .iter()
-                .filter(|a| !owners.contains_key(a));
-            unowned.copied().collect()
+    fn addresses_of(&self, name: &ObjectName, identified: &IdentifiedPod) -> Vec<IpAddr> {
+        let own: Vec<&Record> =
+            attachments_of(&self.attachments, &self.claims, name, identified).collect();
+        if own.is_empty() || identified.pod.host_network {
+            let listed = identified.pod.addresses.iter();
+            let unowned = listed.filter(|address| self.claims.owner(**address).is_none());
+            return unowned.copied().collect();
         }
+        let claimed: BTreeSet<IpAddr> = own
+            .iter()
+            .flat_map(|record| record.addresses.iter().copied())
+            .collect();
+        let is_own = |address: &IpAddr| {
+            let owner = self.claims.owner(*address);
+            owner.is_some_and(|owner| own.iter().any(|record| record.identity == *owner))
+        };
+        claimed.into_iter().filter(is_own).collect()
     }
 }
 
@@ -200,14 +226,6 @@ pub fn baseline_of(record: &Record) -> Baseline {
     match record.baseline {
         record::Baseline::Allow => Baseline::Standard,
         record::Baseline::Deny => Baseline::Strict,
-    }
-}
-
-/// Link-local addresses mean another pod on every link: nobody is known by one.
-fn names_one_pod(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
     }
 }
 
@@ -223,11 +241,24 @@ pub(crate) fn is(runtime: &PodName, name: &ObjectName, source: &IdentifiedPod) -
     runtime.namespace == name.namespace && runtime.name == name.name && !namesakes
 }
 
-fn pod_of<'a>(record: &Record, source: &'a Objects) -> Option<(ObjectName, &'a IdentifiedPod)> {
-    let runtime = record.pod.as_ref()?;
-    let name = ObjectName::new(&runtime.namespace, &runtime.name);
-    let identified = source.pods.get(&name)?;
-    is(runtime, &name, identified).then(|| (name, identified.as_ref()))
+/// The attachments of the pod that the source means.
+fn attachments_of<'a>(
+    attachments: &'a BTreeMap<Identity, Record>,
+    claims: &'a Claims,
+    name: &'a ObjectName,
+    identified: &'a IdentifiedPod,
+) -> impl Iterator<Item = &'a Record> {
+    claims
+        .attachments_of(name)
+        .filter_map(|identity| attachments.get(identity))
+        .filter(move |record| {
+            let pod = record.pod.as_ref();
+            pod.is_some_and(|pod| is(pod, name, identified))
+        })
+}
+
+fn name_of(pod: &PodName) -> ObjectName {
+    ObjectName::new(&pod.namespace, &pod.name)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use imbl::OrdSet;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Identity, Record, Slot};
 use podgate_datapath::{Paths, Sizes};
@@ -35,11 +36,12 @@ use tokio::sync::{oneshot, watch};
 use crate::admin::Condition;
 use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
+use crate::plan::Rulesets;
 use crate::source::Objects;
 use answer::{Progress, Trouble};
 use backoff::Backoff;
 use build::Built;
-use change::{Compiled, Rulesets};
+use change::Compiled;
 use execute::Execution;
 use inbox::{Inbox, Links};
 use report::Counted;
@@ -82,7 +84,7 @@ pub struct Engine {
     compiled: Compiled,
     /// What the last finished flips put in force.
     in_force: Rulesets,
-    unknown: BTreeSet<Slot>,
+    unknown: OrdSet<Slot>,
     /// The plan that is being executed.
     pending: Option<Pending>,
     waiting: Vec<Waiting>,
@@ -137,7 +139,7 @@ impl Engine {
         cluster.set_attachments(files.records);
         let view = cluster.view();
         let mut compiled = Compiled::default();
-        compiled.update(&view);
+        settle::compile(&mut compiled, &view);
         let built = settle::build_from(&paths, &lock, sizes, &cluster, &view, &compiled)
             .context("put the first table set in force")?;
         drop(lock);
@@ -148,12 +150,12 @@ impl Engine {
             source_errors,
             unreadable: files.unreadable,
             built,
-            in_force: compiled.rulesets(),
+            in_force: compiled.rulesets().clone(),
             compiled,
             facts: World::default(),
             facts_missing: false,
             facts_due: None,
-            unknown: BTreeSet::new(),
+            unknown: OrdSet::new(),
             pending: None,
             waiting: Vec::new(),
             trouble: None,
@@ -286,7 +288,7 @@ impl Engine {
             Some(_) if self.facts_missing => Progress::Underway,
             Some(record) => {
                 let wanted = self.compiled.of(record.slot);
-                if wanted.is_some() && wanted == self.in_force.get(&record.slot) {
+                if wanted.is_some() && wanted == self.in_force.get(&record.slot.0) {
                     Progress::InForce
                 } else if self.unknown.contains(&record.slot) {
                     Progress::NotKnown

@@ -28,6 +28,7 @@ mod change;
 mod classes;
 #[cfg(test)]
 mod host;
+mod moved;
 mod numbers;
 mod ports;
 mod prefix;
@@ -35,17 +36,16 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use podgate_abi::{
     Address, Chunk, Class, Direction, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row,
     RowKey, Ruleset, Slot,
 };
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::predicate::Questions;
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 use podgate_policy::connection::Direction as Judged;
 use podgate_policy::model::World;
@@ -139,12 +139,16 @@ pub enum Step {
     Grace,
 }
 
+/// Which rulesets the attachments have.
+pub type Rulesets = OrdMap<Slot, Arc<SubjectRulesets>>;
+
 /// What is to be done, in this order, from the first step to the last.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 #[must_use = "the planner goes on only after the plan was executed and handed back to `Planner::commit`"]
 pub struct Plan {
     steps: Vec<Step>,
     in_force_after: usize,
+    evaluated: usize,
 }
 
 impl Plan {
@@ -158,6 +162,11 @@ impl Plan {
     /// connections to be judged right.
     pub fn in_force_after(&self) -> usize {
         self.in_force_after
+    }
+
+    /// For how many addresses it had to be worked out what they answer to the policies.
+    pub fn evaluated(&self) -> usize {
+        self.evaluated
     }
 }
 
@@ -263,31 +272,37 @@ pub struct Planner {
     progress: Progress,
 }
 
-/// What a table set holds, and why.
+/// What a table set holds, and why. A copy costs next to nothing, so that a plan is made on one.
 #[derive(Debug, Clone)]
 struct Installed {
     record: Record,
-    /// The facts of the last change of facts; no policies.
-    world: World,
-    /// What the rulesets in force ask.
-    questions: Questions,
-    /// The answers of `world` to `questions`: what the addresses and prefixes of the record say.
+    /// The facts of the last change of facts, under the questions of the rulesets in force: what the addresses and
+    /// prefixes of the record say.
     facts: Facts,
     /// The rulesets in force.
-    attachments: BTreeMap<Slot, [Arc<Compiled>; 2]>,
+    attachments: Rulesets,
+}
+
+impl Installed {
+    /// What an attachment has in a direction.
+    fn ruleset_of(&self, slot: Slot, side: Direction) -> Option<(&Compiled, Judged)> {
+        let both = self.attachments.get(&slot)?;
+        let judged = match side {
+            Direction::ToPod => Judged::Ingress,
+            Direction::FromPod => Judged::Egress,
+        };
+        Some((both.of(judged), judged))
+    }
 }
 
 impl Planner {
     /// The planner of a new table set.
     pub fn new(capacities: Capacities) -> Self {
-        let (world, questions) = (World::default(), Questions::default());
         Self {
             installed: Installed {
                 record: Record::new(capacities),
-                facts: Facts::of(&world, &questions),
-                world,
-                questions,
-                attachments: BTreeMap::new(),
+                facts: Facts::default(),
+                attachments: Rulesets::new(),
             },
             progress: Progress::Idle,
         }
@@ -300,10 +315,7 @@ impl Planner {
     ///
     /// # Errors
     /// Nothing is planned, and nothing forgotten: see [`PlanError`].
-    pub fn policy_change(
-        &mut self,
-        attachments: &[(Slot, SubjectRulesets)],
-    ) -> Result<Plan, PlanError> {
+    pub fn policy_change(&mut self, attachments: &Rulesets) -> Result<Plan, PlanError> {
         self.plan(|installed| change::of_policy(installed, attachments))
     }
 
@@ -330,7 +342,16 @@ impl Planner {
     /// Takes note that a slot went to another attachment, whose words the plugin wrote. The next change of
     /// policy flips both.
     pub fn attachment_was_replaced(&mut self, slot: Slot) {
-        self.installed.attachments.remove(&slot);
+        let Installed {
+            record,
+            attachments,
+            ..
+        } = &mut self.installed;
+        if let Some(known) = attachments.remove(&slot) {
+            for judged in [Judged::Ingress, Judged::Egress] {
+                record.give_up(known.of(judged), slot, kernel_direction(judged));
+            }
+        }
     }
 
     /// How full the tables are once the last plan was executed.

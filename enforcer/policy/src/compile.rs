@@ -23,7 +23,7 @@ use crate::compile::ports::{PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
 use crate::compile::ruleset::{Ports, Ruleset};
 use crate::connection::{Baseline, Connection, Direction, Subject, Verdict};
-use crate::model::{Members, NetworkPolicy, ObjectName, Port, Rule, Selector, World};
+use crate::model::{NetworkPolicy, ObjectName, Port, Rule, Selector, World};
 
 /// The compiled policy of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl SubjectRulesets {
 /// Compiles the policies of `world` that select `subject`. Reads nothing else of the world.
 pub fn compile_subject(world: &World, subject: &Subject) -> SubjectRulesets {
     let selecting: Vec<&NetworkPolicy> = policies_of(world, &subject.name.namespace)
-        .filter(|policy| applies(&policy.members, subject))
+        .filter(|policy| applies(policy, subject))
         .collect();
     SubjectRulesets {
         ingress: compile_direction(Direction::Ingress, &selecting, subject),
@@ -87,7 +87,9 @@ pub fn compiled_verdict(
     Verdict::when(!dropped_by_the_kernel && ruleset.row(peer).allows(connection.transport))
 }
 
-fn applies(members: &Members, subject: &Subject) -> bool {
+/// Whether a policy of the subject's namespace applies to it.
+pub fn applies(policy: &NetworkPolicy, subject: &Subject) -> bool {
+    let members = &policy.members;
     let uid = subject.uid.as_ref();
     if uid.is_some_and(|uid| members.listed.contains(uid)) {
         return true;

@@ -124,7 +124,7 @@ proptest! {
         let predicates: BTreeSet<Arc<Predicate>> =
             peers.iter().filter_map(|peer| Predicate::of_peer(peer, "x")).map(Arc::new).collect();
         let partition = Partition::of(&predicates);
-        let boundaries: Vec<IpNet> = partition.prefixes().map(|(prefix, _)| prefix).collect();
+        let boundaries: Vec<IpNet> = partition.prefixes().keys().copied().collect();
         for address in boundaries.into_iter().flat_map(around) {
             let holding = predicates.iter().filter(|predicate| match predicate.as_ref() {
                 Predicate::Block { cidr, except } =>
@@ -152,8 +152,8 @@ proptest! {
     fn a_row_allows_at_least_what_the_broad_class_and_every_peer_are_allowed(world in arbitrary::world()) {
         let rulesets = compiled(&world);
         let facts = Facts::of(&world, &questions_of(both(&rulesets)));
-        let signatures = facts.addresses().chain(facts.prefixes().map(|(prefix, blocks)| (prefix.addr(), blocks)));
-        for (_, signature) in signatures.filter(|(_, signature)| !signature.is_own_node()) {
+        let signatures = facts.addresses().values().chain(facts.prefixes().values());
+        for signature in signatures.filter(|signature| !signature.is_own_node()) {
             for ruleset in both(&rulesets) {
                 let (row, broad) = (ruleset.row(signature), ruleset.row(&signature.broad()));
                 prop_assert!(broad.without(&row).is_none());
@@ -165,7 +165,7 @@ proptest! {
     #[test]
     fn equal_signatures_are_one_allocation(world in arbitrary::world()) {
         let facts = Facts::of(&world, &questions_of(both(&compiled(&world))));
-        let signatures: Vec<_> = facts.addresses().map(|(_, signature)| signature).collect();
+        let signatures: Vec<_> = facts.addresses().values().collect();
         for (one, other) in signatures.iter().flat_map(|one| signatures.iter().map(move |other| (one, other))) {
             prop_assert!(one != other || Arc::ptr_eq(one, other));
         }

@@ -26,7 +26,9 @@ impl Engine {
         let new = self.cluster.set_attachments(records);
         let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
-        self.in_force.retain(|slot, _| !new.contains(slot));
+        for slot in &new {
+            self.in_force.remove(&slot.0);
+        }
         let records: Vec<Record> = self
             .cluster
             .records()

@@ -16,11 +16,10 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes, sweep};
-use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::model::World;
 
 use super::execute::write;
-use crate::plan::{Capacities, Plan, PlanError, Planner, Step, Table};
+use crate::plan::{Capacities, Plan, PlanError, Planner, Rulesets, Step, Table};
 
 /// Generations further ahead than this are behind: the counter goes round.
 const SANE: u32 = 1 << 31;
@@ -42,7 +41,7 @@ pub(super) struct Built {
 pub(super) struct Plans<'a> {
     pub(super) records: &'a [Record],
     pub(super) world: &'a World,
-    pub(super) rulesets: &'a [(podgate_abi::Slot, SubjectRulesets)],
+    pub(super) rulesets: &'a Rulesets,
 }
 
 /// Builds a table set, and puts it in force. When it fails, the one before stays current and in force.
@@ -150,8 +149,7 @@ fn keep_policed(paths: &Paths, set: &TableSet, from: Plans<'_>) -> Result<()> {
             return Ok(());
         }
     };
-    let is_unknown =
-        |record: &&Record| !from.rulesets.iter().any(|(slot, _)| *slot == record.slot.0);
+    let is_unknown = |record: &&Record| !from.rulesets.contains_key(&record.slot.0);
     for record in from.records.iter().filter(is_unknown) {
         let born = before
             .read_attachment(record.slot)
@@ -325,7 +323,7 @@ mod tests {
         let world = world(300);
         let (name, pod) = world.pods.get_min().unwrap();
         let subject = Subject::new(name.clone(), pod, Baseline::Standard);
-        let rulesets = [(1, compile_subject(&world, &subject))];
+        let rulesets = Rulesets::unit(1, Arc::new(compile_subject(&world, &subject)));
         let from = Plans {
             records: &[],
             world: &world,

@@ -85,9 +85,9 @@ impl Execution {
         }
     }
 
-    /// Whether a new attachment has the slot.
-    pub(super) fn was_overtaken(&self, slot: Slot) -> bool {
-        self.overtaken.slots.contains(&slot)
+    /// The slots that a new attachment has.
+    pub(super) fn overtaken_slots(&self) -> impl Iterator<Item = Slot> {
+        self.overtaken.slots.iter().copied()
     }
 
     /// Hands the plan back, executed.

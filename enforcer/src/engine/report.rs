@@ -1,7 +1,7 @@
 //! What the engine says of itself: its condition, and figures.
 
+use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction, Reason};
-use podgate_datapath::record::Slot;
 
 use super::Engine;
 use crate::admin::Condition;
@@ -54,14 +54,14 @@ const REASONS: [(Reason, &str); 22] = [
 ];
 
 impl Engine {
-    /// Slots whose policy is known and not in force.
-    fn dirty(&self) -> Vec<Slot> {
-        self.compiled
-            .rulesets()
-            .into_iter()
-            .filter(|(slot, wanted)| self.in_force.get(slot) != Some(wanted))
-            .map(|(slot, _)| slot)
-            .collect()
+    /// How many attachments have another policy in force than the one that is known.
+    fn dirty(&self) -> usize {
+        let differences = self.in_force.diff(self.compiled.rulesets());
+        let dirty = differences.filter(|difference| match difference {
+            DiffItem::Add(..) | DiffItem::Update { .. } => true,
+            DiffItem::Remove(..) => false,
+        });
+        dirty.count()
     }
 
     fn condition_now(&self) -> Condition {
@@ -70,7 +70,7 @@ impl Engine {
         if let Some(trouble) = &self.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
         }
-        let dirty = self.dirty().len();
+        let dirty = self.dirty();
         if dirty > 0 {
             reasons.push(format!(
                 "{dirty} attachments are dirty: an older policy is in force"
@@ -99,7 +99,7 @@ impl Engine {
             *before = now;
             changed
         });
-        let dirty = self.dirty().len();
+        let dirty = self.dirty();
         let known = self.compiled.rulesets().len();
         for (state, number) in [
             ("in_force", known - dirty),

@@ -8,10 +8,9 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::record::Record;
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes};
-use podgate_policy::compile::SubjectRulesets;
 
 use super::build::{self, Built, Plans, grow};
-use super::change::{Compiled, FactsChange, Rulesets};
+use super::change::{Compiled, FactsChange};
 use super::execute::{Execution, Stop};
 use super::{Engine, Pending};
 use crate::cluster::{Cluster, View};
@@ -74,11 +73,11 @@ impl Engine {
     fn settle_what_is_known(&mut self, mut lock: Lock) -> Result<()> {
         loop {
             let view = self.cluster.view();
-            self.compiled.update(&view);
+            compile(&mut self.compiled, &view);
             self.unknown.clone_from(&view.unknown);
             let planned = if self.facts_are_due(&view) {
                 self.plan_facts(view)
-            } else if self.compiled.rulesets() != self.in_force {
+            } else if *self.compiled.rulesets() != self.in_force {
                 self.plan_policy()
             } else {
                 return Ok(());
@@ -100,8 +99,8 @@ impl Engine {
     }
 
     fn plan_policy(&mut self) -> Result<(), PlanError> {
-        let wanted = self.compiled.rulesets();
-        let plan = self.built.planner.policy_change(&numbered(&wanted))?;
+        let wanted = self.compiled.rulesets().clone();
+        let plan = self.built.planner.policy_change(&wanted)?;
         self.begin(plan, "policy", |execution| {
             Pending::Policy(execution, Some(wanted))
         });
@@ -132,6 +131,7 @@ impl Engine {
     ) {
         tracing::debug!(kind, steps = plan.steps().len(), "a transaction begins");
         metrics::counter!("podgate_transactions_total", "kind" => kind).increment(1);
+        metrics::counter!("podgate_addresses_evaluated_total").increment(plan.evaluated() as u64);
         self.pending = Some(pending(Execution::new(plan)));
     }
 
@@ -177,7 +177,9 @@ impl Engine {
                 let Some(mut rulesets) = rulesets.take() else {
                     return;
                 };
-                rulesets.retain(|slot, _| !execution.was_overtaken(*slot));
+                for slot in execution.overtaken_slots() {
+                    rulesets.remove(&slot.0);
+                }
                 self.in_force = rulesets;
                 self.answer_adds(true);
             }
@@ -219,12 +221,12 @@ impl Engine {
         self.cluster
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
         let view = self.cluster.view();
-        self.compiled.update(&view);
+        compile(&mut self.compiled, &view);
         let sizes = self.built.sizes;
         let (paths, cluster, compiled) = (&self.paths, &self.cluster, &self.compiled);
         self.built = build_from(paths, lock, sizes, cluster, &view, compiled)?;
         self.pending = None;
-        self.in_force = self.compiled.rulesets();
+        self.in_force = self.compiled.rulesets().clone();
         self.facts_missing = false;
         self.facts_due = None;
         self.counted.forget();
@@ -248,7 +250,6 @@ pub(super) fn build_from(
     compiled: &Compiled,
 ) -> Result<Built> {
     let records: Vec<Record> = cluster.records().cloned().collect();
-    let rulesets = numbered(&compiled.rulesets());
     metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
     build::build(
         paths,
@@ -257,15 +258,13 @@ pub(super) fn build_from(
         Plans {
             records: &records,
             world: &view.world,
-            rulesets: &rulesets,
+            rulesets: compiled.rulesets(),
         },
     )
 }
 
-/// As the planner takes them.
-fn numbered(rulesets: &Rulesets) -> Vec<(podgate_abi::Slot, SubjectRulesets)> {
-    rulesets
-        .iter()
-        .map(|(slot, rulesets)| (slot.0, rulesets.as_ref().clone()))
-        .collect()
+/// Compiles what may be other than before.
+pub(super) fn compile(compiled: &mut Compiled, view: &View) {
+    let compiles = compiled.update(view);
+    metrics::counter!("podgate_compiles_total").increment(compiles as u64);
 }

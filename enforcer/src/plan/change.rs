@@ -1,87 +1,78 @@
 //! The two kinds of change, each as the order of its writes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction as Side, Ruleset, Slot};
+use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::ports::{PortSet, Row};
-use podgate_policy::compile::predicate::{Predicate, Questions, Signature};
+use podgate_policy::compile::predicate::{Predicate, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
-use podgate_policy::compile::{SubjectRulesets, questions_of};
 use podgate_policy::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
 use podgate_policy::model::World;
 
-use super::{Installed, Plan, PlanError, Step, Write, kernel_direction};
+use super::moved::Moved;
+use super::record::Fresh;
+use super::{Installed, Plan, PlanError, Rulesets, Step, Write, kernel_direction};
 
-/// Both directions, in the order in which an attachment's rulesets are kept.
+/// Both directions of policy.
 const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Other rulesets under the same facts.
 pub(super) fn of_policy(
     before: &Installed,
-    attachments: &[(Slot, SubjectRulesets)],
+    wanted: &Rulesets,
 ) -> Result<(Installed, Plan), PlanError> {
     let mut after = before.clone();
     let mut steps = Vec::new();
-    after.attachments = shared(attachments);
-    if after.attachments == before.attachments {
-        return Ok((
-            after,
-            Plan {
-                steps,
-                in_force_after: 0,
-            },
-        ));
+    let differing = differing(&before.attachments, wanted);
+    if differing.is_empty() {
+        return Ok((after, Plan::default()));
     }
-    after.questions = questions_of(after.rulesets());
+    after.attachments = wanted.clone();
 
-    let mut refined = before.questions.clone();
-    refined.add(&after.questions);
-    let finer = facts_under(before, &refined);
-    after
-        .record
-        .install(after.attachments.values().flatten(), &finer, &mut steps)?;
-    after.record.point(&finer, &mut steps)?;
+    let mut fresh = Fresh::default();
+    for differing in &differing {
+        for direction in BOTH {
+            if let Some(ruleset) = differing.becomes(direction) {
+                after.record.add_ruleset(ruleset, &mut fresh, &mut steps)?;
+            }
+        }
+    }
+    let refined = after.follow_questions(&mut fresh, &mut steps)?;
 
-    for (slot, rulesets) in &after.attachments {
-        let known = before.attachments.get(slot);
-        for (index, direction) in BOTH.into_iter().enumerate() {
-            if known.map(|known| &known[index]) != Some(&rulesets[index]) {
-                let ruleset = after.record.number_of(&rulesets[index]);
+    for differing in &differing {
+        for direction in BOTH {
+            let side = kernel_direction(direction);
+            if let Some(ruleset) = differing.becomes(direction) {
+                let number = after.record.take_up(ruleset, differing.slot, side);
                 steps.push(Step::Write(Write::Flip {
-                    slot: *slot,
-                    direction: kernel_direction(direction),
-                    ruleset: ruleset.expect("a ruleset is installed before it is put in force"),
+                    slot: differing.slot,
+                    direction: side,
+                    ruleset: number.expect("a ruleset is installed before it is put in force"),
                 }));
+            }
+            if let Some(ruleset) = differing.was(direction) {
+                after.record.give_up(ruleset, differing.slot, side);
             }
         }
     }
     let in_force_after = steps.len();
 
-    let live: BTreeSet<Ruleset> = after
-        .rulesets()
-        .filter_map(|ruleset| after.record.number_of(ruleset))
-        .collect();
-    if !after.record.dead_rulesets(&live).is_empty() {
+    if after.record.has_idle_rulesets() {
         steps.push(Step::Grace);
-        after.record.discard_rulesets(&live, &mut steps);
+        after.record.discard_rulesets(&mut steps);
     }
-    after.facts = if after.questions == refined {
-        finer
-    } else {
-        facts_under(before, &after.questions)
-    };
-    after.record.install([], &after.facts, &mut steps)?;
-    after.record.point(&after.facts, &mut steps)?;
+    let coarsened = after.follow_questions(&mut Fresh::default(), &mut steps)?;
     discard_classes(&mut after, &mut steps);
     Ok((
         after,
         Plan {
             steps,
             in_force_after,
+            evaluated: refined + coarsened,
         },
     ))
 }
@@ -90,16 +81,12 @@ pub(super) fn of_policy(
 pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, Plan), PlanError> {
     let mut after = before.clone();
     let mut steps = Vec::new();
-    after.world = World {
-        policies: OrdMap::new(),
-        ..world.clone()
-    };
-    after.facts = Facts::of(&after.world, &after.questions);
-    after.record.install([], &after.facts, &mut steps)?;
-    after.record.point(&after.facts, &mut steps)?;
+    let (facts, evaluated) = before.facts.under(world, before.facts.questions());
+    let moved = Moved::between(&before.facts, &facts, before.record.lacking());
+    let losers = losers(before, &facts, &moved);
+    after.move_to(facts, &moved, &mut Fresh::default(), &mut steps)?;
     let in_force_after = steps.len();
 
-    let losers = losers(before, &after.facts);
     if !losers.is_empty() {
         steps.push(Step::Grace);
         for (slot, direction) in losers {
@@ -112,28 +99,91 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
         Plan {
             steps,
             in_force_after,
+            evaluated,
         },
     ))
 }
 
 impl Installed {
-    fn rulesets(&self) -> impl Iterator<Item = &Compiled> {
-        self.attachments.values().flatten().map(AsRef::as_ref)
+    /// Moves everything to the classes that the rulesets in use tell apart. How many addresses were looked at.
+    fn follow_questions(
+        &mut self,
+        fresh: &mut Fresh,
+        steps: &mut Vec<Step>,
+    ) -> Result<usize, PlanError> {
+        let (facts, evaluated) = self
+            .facts
+            .under(self.facts.world(), self.record.questions());
+        let moved = Moved::between(&self.facts, &facts, self.record.lacking());
+        self.move_to(facts, &moved, fresh, steps)?;
+        Ok(evaluated)
+    }
+
+    /// Moves what has moved, once everything is complete that it comes to.
+    fn move_to(
+        &mut self,
+        facts: Facts,
+        moved: &Moved,
+        fresh: &mut Fresh,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), PlanError> {
+        self.record.add_classes(&facts, moved, fresh)?;
+        self.record.complete(fresh, steps)?;
+        self.record.point(&facts, moved, steps)?;
+        self.facts = facts;
+        Ok(())
     }
 }
 
-/// The facts of the record under other questions.
-fn facts_under(installed: &Installed, questions: &Questions) -> Facts {
-    if *questions == installed.questions {
-        return installed.facts.clone();
+/// An attachment that is to have another ruleset than before.
+struct Differing<'a> {
+    slot: Slot,
+    old: Option<&'a SubjectRulesets>,
+    new: Option<&'a SubjectRulesets>,
+}
+
+impl<'a> Differing<'a> {
+    /// The ruleset that it is to have in a direction, if it had another one.
+    fn becomes(&self, direction: Direction) -> Option<&'a Compiled> {
+        let (old, new) = self.of(direction);
+        new.filter(|_| new != old)
     }
-    Facts::of(&installed.world, questions)
+
+    /// The ruleset that it had in a direction, if it is to have another one.
+    fn was(&self, direction: Direction) -> Option<&'a Compiled> {
+        let (old, new) = self.of(direction);
+        old.filter(|_| new != old)
+    }
+
+    fn of(&self, direction: Direction) -> (Option<&'a Compiled>, Option<&'a Compiled>) {
+        let in_direction = |both: &'a SubjectRulesets| both.of(direction);
+        (self.old.map(in_direction), self.new.map(in_direction))
+    }
+}
+
+fn differing<'a>(before: &'a Rulesets, wanted: &'a Rulesets) -> Vec<Differing<'a>> {
+    let differences = before.diff(wanted);
+    differences
+        .map(|difference| match difference {
+            DiffItem::Add(slot, new) => (*slot, None, Some(new)),
+            DiffItem::Remove(slot, old) => (*slot, Some(old), None),
+            DiffItem::Update {
+                old: (_, old),
+                new: (slot, new),
+            } => (*slot, Some(old), Some(new)),
+        })
+        .map(|(slot, old, new)| Differing {
+            slot,
+            old: old.map(AsRef::as_ref),
+            new: new.map(AsRef::as_ref),
+        })
+        .collect()
 }
 
 /// Deletes what stands under classes that nothing has, after a grace period, if there are any: a program may still
 /// hold the class that an address had. Renewed flows need no grace period of their own, but share one.
 fn discard_classes(after: &mut Installed, steps: &mut Vec<Step>) {
-    if after.record.dead_classes().is_empty() {
+    if !after.record.has_idle_classes() {
         return;
     }
     let moved_since_grace = steps
@@ -162,63 +212,58 @@ fn discard_classes(after: &mut Installed, steps: &mut Vec<Step>) {
     after.record.discard_classes(steps);
 }
 
-/// The same rulesets, equal ones once.
-fn shared(attachments: &[(Slot, SubjectRulesets)]) -> BTreeMap<Slot, [Arc<Compiled>; 2]> {
-    let mut distinct: BTreeSet<Arc<Compiled>> = BTreeSet::new();
-    let mut share = |ruleset: &Compiled| match distinct.get(ruleset) {
-        Some(known) => Arc::clone(known),
-        None => {
-            let new = Arc::new(ruleset.clone());
-            distinct.insert(Arc::clone(&new));
-            new
-        }
-    };
-    attachments
-        .iter()
-        .map(|(slot, rulesets)| (*slot, BOTH.map(|direction| share(rulesets.of(direction)))))
-        .collect()
-}
-
 /// The attachments and directions whose ruleset allows less than before with some address.
 ///
 /// Who has an address is not asked: what an established flow may do depends on the class of its peer alone.
-fn losers(before: &Installed, facts: &Facts) -> Vec<(Slot, Side)> {
-    let changes = changes(before, facts);
-    let mut lost: BTreeMap<(Direction, &Compiled), bool> = BTreeMap::new();
-    let mut losers = Vec::new();
-    for (slot, rulesets) in &before.attachments {
-        for (direction, ruleset) in BOTH.into_iter().zip(rulesets) {
-            let has_lost = *lost.entry((direction, ruleset)).or_insert_with(|| {
-                changes.iter().any(|(old, new)| {
-                    let (old, new) = (
-                        allowed(ruleset, direction, old),
-                        allowed(ruleset, direction, new),
-                    );
-                    !old.without(&new).is_none()
+fn losers(before: &Installed, facts: &Facts, moved: &Moved) -> BTreeSet<(Slot, Side)> {
+    let mut concerned: BTreeMap<Ruleset, BTreeSet<Change>> = BTreeMap::new();
+    for change in changes(before, facts, moved) {
+        let (old, new) = &change;
+        let mut rulesets = before.record.rulesets_about(old);
+        rulesets.extend(before.record.rulesets_about(new));
+        if old.is_own_node() != new.is_own_node() {
+            // What is always allowed with the own node, and what never is, has no number of its own.
+            rulesets.insert(Ruleset::ALLOW_ALL);
+        }
+        for ruleset in rulesets {
+            concerned.entry(ruleset).or_default().insert(change.clone());
+        }
+    }
+    let mut losers = BTreeSet::new();
+    for (ruleset, changes) in &concerned {
+        let mut lost: BTreeMap<Side, bool> = BTreeMap::new();
+        for (slot, side) in before.record.holders_of(*ruleset) {
+            let has_lost = *lost.entry(side).or_insert_with(|| {
+                let compiled = before.ruleset_of(slot, side);
+                compiled.is_some_and(|(ruleset, direction)| {
+                    changes.iter().any(|(old, new)| {
+                        let old = allowed(ruleset, direction, old);
+                        !old.without(&allowed(ruleset, direction, new)).is_none()
+                    })
                 })
             });
             if has_lost {
-                losers.push((*slot, kernel_direction(direction)));
+                losers.insert((slot, side));
             }
         }
     }
     losers
 }
 
+/// What an address said, and says.
+type Change = (Arc<Signature>, Arc<Signature>);
+
 /// What addresses said and say, wherever that changed and may allow less: more predicates never do.
-fn changes(before: &Installed, facts: &Facts) -> BTreeSet<(Arc<Signature>, Arc<Signature>)> {
-    let known = before.facts.addresses().map(|(address, _)| address);
-    let addresses: BTreeSet<IpAddr> = known
-        .chain(facts.addresses().map(|(address, _)| address))
-        .collect();
-    addresses
-        .into_iter()
+fn changes(before: &Installed, facts: &Facts, moved: &Moved) -> BTreeSet<Change> {
+    moved
+        .addresses
+        .iter()
         .map(|address| {
-            let old = match before.record.peer(address) {
+            let old = match before.record.peer(*address) {
                 Some(signature) => Arc::clone(signature),
-                None => blocks_of(before.facts.signature_of(address)),
+                None => blocks_of(before.facts.signature_of(*address)),
             };
-            (old, Arc::clone(facts.signature_of(address)))
+            (old, Arc::clone(facts.signature_of(*address)))
         })
         .filter(|(old, new)| old != new && !only_gains(old, new))
         .collect()

@@ -1,39 +1,43 @@
-//! Which signatures become classes, and which classes a ruleset may say something of.
+//! Which signatures become classes, which classes a ruleset may say something of, and which rulesets of a class.
+//!
+//! Both are looked up by what a ruleset asks and a class answers, so that a new ruleset meets only the classes that it
+//! can tell from an unknown peer, and a new class only the rulesets that can tell it from one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use podgate_abi::Class;
-use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::predicate::{Predicate, Questions, Signature};
+use imbl::{OrdMap, OrdSet};
+use podgate_abi::{Class, Ruleset};
+use podgate_policy::compile::predicate::{PortName, Predicate, Questions, Signature};
 
-/// Classes that get rows, found by what can set them apart from an unknown peer.
-#[derive(Default)]
-pub(super) struct Candidates<'a> {
-    by_predicate: HashMap<&'a Predicate, Vec<(Class, &'a Arc<Signature>)>>,
-    with_ports: Vec<(Class, &'a Arc<Signature>)>,
+/// The classes in use, by what sets them apart from an unknown peer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Classes {
+    by_predicate: OrdMap<Arc<Predicate>, OrdSet<Class>>,
+    with_ports: OrdSet<Class>,
 }
 
-impl<'a> Candidates<'a> {
-    pub(super) fn of(classes: impl Iterator<Item = (Class, &'a Arc<Signature>)>) -> Self {
-        let mut candidates = Self::default();
-        for (class, signature) in classes {
-            for predicate in signature.predicates() {
-                candidates
-                    .by_predicate
-                    .entry(predicate)
-                    .or_default()
-                    .push((class, signature));
-            }
-            if !signature.ports().is_empty() {
-                candidates.with_ports.push((class, signature));
-            }
+impl Classes {
+    /// A class is new.
+    pub(super) fn add(&mut self, class: Class, signature: &Signature) {
+        for predicate in signature.predicates() {
+            add(&mut self.by_predicate, predicate, class);
         }
-        candidates
+        if !signature.ports().is_empty() {
+            self.with_ports.insert(class);
+        }
+    }
+
+    /// A class is gone.
+    pub(super) fn remove(&mut self, class: Class, signature: &Signature) {
+        for predicate in signature.predicates() {
+            remove(&mut self.by_predicate, predicate, &class);
+        }
+        self.with_ports.remove(&class);
     }
 
     /// The classes of which a ruleset with these questions may say something of its own.
-    pub(super) fn under(&self, questions: &Questions) -> BTreeMap<Class, &'a Arc<Signature>> {
+    pub(super) fn under(&self, questions: &Questions) -> BTreeSet<Class> {
         let asked = questions.predicates.iter().map(AsRef::as_ref);
         let by_predicate = asked
             .chain([&Predicate::OwnNode])
@@ -47,19 +51,99 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// Every signature that needs a number: of addresses and prefixes, and the broad part of each.
-pub(super) fn signatures_of(facts: &Facts) -> BTreeSet<Arc<Signature>> {
-    let addresses = facts.addresses().map(|(_, signature)| signature);
-    let prefixes = facts.prefixes().map(|(_, signature)| signature);
-    let mut signatures: BTreeSet<Arc<Signature>> = addresses.chain(prefixes).cloned().collect();
-    let broad: Vec<Arc<Signature>> = signatures
-        .iter()
-        .filter(|signature| !is_broad(signature))
-        .map(|signature| Arc::new(signature.broad()))
-        .collect();
-    signatures.extend(broad);
-    signatures.retain(|signature| !signature.is_empty());
-    signatures
+/// The rulesets in use, by what they ask, and all that they ask together.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asking {
+    by_predicate: OrdMap<Arc<Predicate>, OrdSet<Ruleset>>,
+    by_port_name: OrdMap<PortName, OrdSet<Ruleset>>,
+    all: OrdSet<Ruleset>,
+    questions: Questions,
+}
+
+impl Asking {
+    /// A ruleset is new.
+    pub(super) fn add(&mut self, ruleset: Ruleset, questions: &Questions) {
+        for predicate in &questions.predicates {
+            add(&mut self.by_predicate, predicate, ruleset);
+            if !self.questions.predicates.contains(predicate) {
+                self.questions.predicates.insert(Arc::clone(predicate));
+            }
+        }
+        for name in &questions.port_names {
+            add(&mut self.by_port_name, name, ruleset);
+            self.questions.port_names.insert(name.clone());
+        }
+        self.all.insert(ruleset);
+    }
+
+    /// A ruleset is gone.
+    pub(super) fn remove(&mut self, ruleset: Ruleset, questions: &Questions) {
+        for predicate in &questions.predicates {
+            if remove(&mut self.by_predicate, predicate, &ruleset) {
+                self.questions.predicates.remove(predicate);
+            }
+        }
+        for name in &questions.port_names {
+            if remove(&mut self.by_port_name, name, &ruleset) {
+                self.questions.port_names.remove(name);
+            }
+        }
+        self.all.remove(&ruleset);
+    }
+
+    /// All that they ask.
+    pub(super) fn questions(&self) -> &Questions {
+        &self.questions
+    }
+
+    /// The rulesets that may say something of their own of this signature. Of the own node all may.
+    pub(super) fn about(&self, signature: &Signature) -> BTreeSet<Ruleset> {
+        if signature.is_own_node() {
+            return self.all.iter().copied().collect();
+        }
+        let by_predicate = signature
+            .predicates()
+            .iter()
+            .filter_map(|predicate| self.by_predicate.get(predicate));
+        let by_port = signature.ports().iter().filter_map(|port| {
+            let (protocol, name) = (port.protocol, port.name.clone());
+            self.by_port_name.get(&PortName { protocol, name })
+        });
+        by_predicate.chain(by_port).flatten().copied().collect()
+    }
+}
+
+fn add<K: Ord + Clone, V: Ord + Clone>(index: &mut OrdMap<K, OrdSet<V>>, key: &K, value: V) {
+    match index.get_mut(key) {
+        Some(values) => drop(values.insert(value)),
+        None => drop(index.insert(key.clone(), OrdSet::unit(value))),
+    }
+}
+
+/// Whether nothing is left under the key.
+fn remove<K: Ord + Clone, V: Ord + Clone>(
+    index: &mut OrdMap<K, OrdSet<V>>,
+    key: &K,
+    value: &V,
+) -> bool {
+    let Some(values) = index.get_mut(key) else {
+        return false;
+    };
+    values.remove(value);
+    let is_last = values.is_empty();
+    if is_last {
+        index.remove(key);
+    }
+    is_last
+}
+
+/// The classes of a signature, itself and its broad part. Where nothing holds there is none.
+pub(super) fn parts_of(signature: &Arc<Signature>) -> impl Iterator<Item = Arc<Signature>> {
+    let broad = (!is_broad(signature)).then(|| Arc::new(signature.broad()));
+    [Some(Arc::clone(signature)), broad]
+        .into_iter()
+        .flatten()
+        .filter(|part| !part.is_empty())
 }
 
 /// Whether a signature is its own broad part.

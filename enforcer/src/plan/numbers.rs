@@ -1,15 +1,16 @@
 //! Numbers for contents: the same content has one number while it is in use.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+
+use imbl::{HashMap, OrdMap, Vector};
 
 use super::{PlanError, Table};
 
 /// Which content has which number, and how often it is used.
 ///
-/// A number goes back into the pot with its last use. Whoever releases it makes sure that by then no program can
-/// hold it.
+/// A number goes back into the pot when it is freed. Whoever frees it makes sure that by then nothing uses it, and no
+/// program can hold it.
 #[derive(Debug, Clone)]
 pub(super) struct Numbers<K> {
     table: Table,
@@ -17,9 +18,9 @@ pub(super) struct Numbers<K> {
     /// One more than the highest number that there is.
     limit: u32,
     numbers: HashMap<K, Entry>,
-    contents: BTreeMap<u32, K>,
+    contents: OrdMap<u32, K>,
     /// Given back, and not in use again.
-    free: Vec<u32>,
+    free: Vector<u32>,
     /// The lowest number that was never used.
     unused: u32,
 }
@@ -30,12 +31,12 @@ struct Entry {
     uses: u32,
 }
 
-/// What became of a content that was acquired.
+/// How a content came by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Acquired {
+pub(super) enum Given {
     /// It had this number already.
     Known(u32),
-    /// It has this number from now on.
+    /// It has this number from now on, and no use yet.
     New(u32),
 }
 
@@ -47,19 +48,18 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
             first,
             limit,
             numbers: HashMap::new(),
-            contents: BTreeMap::new(),
-            free: Vec::new(),
+            contents: OrdMap::new(),
+            free: Vector::new(),
             unused: first,
         }
     }
 
-    /// The number of `content`, with one more use of it.
-    pub(super) fn acquire(&mut self, content: &K) -> Result<Acquired, PlanError> {
-        if let Some(entry) = self.numbers.get_mut(content) {
-            entry.uses += 1;
-            return Ok(Acquired::Known(entry.number));
+    /// The number of `content`, which has one from now on.
+    pub(super) fn give(&mut self, content: &K) -> Result<Given, PlanError> {
+        if let Some(entry) = self.numbers.get(content) {
+            return Ok(Given::Known(entry.number));
         }
-        let number = match self.free.pop() {
+        let number = match self.free.pop_back() {
             Some(number) => number,
             None if self.unused < self.limit => {
                 self.unused += 1;
@@ -72,23 +72,33 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
                 });
             }
         };
-        let entry = Entry { number, uses: 1 };
+        let entry = Entry { number, uses: 0 };
         self.numbers.insert(content.clone(), entry);
         self.contents.insert(number, content.clone());
-        Ok(Acquired::New(number))
+        Ok(Given::New(number))
     }
 
-    /// Takes one use back; the content, if that was the last.
-    pub(super) fn release(&mut self, number: u32) -> Option<K> {
-        let content = self.contents.get(&number)?;
-        let entry = self.numbers.get_mut(content)?;
-        entry.uses -= 1;
-        if entry.uses > 0 {
-            return None;
+    /// One more use of a number.
+    pub(super) fn hold(&mut self, number: u32) {
+        if let Some(entry) = self.entry(number) {
+            entry.uses += 1;
         }
-        self.numbers.remove(content);
-        self.free.push(number);
-        self.contents.remove(&number)
+    }
+
+    /// One use less of a number. Whether none is left.
+    pub(super) fn leave(&mut self, number: u32) -> bool {
+        self.entry(number).is_some_and(|entry| {
+            entry.uses = entry.uses.saturating_sub(1);
+            entry.uses == 0
+        })
+    }
+
+    /// Takes a number back; what had it.
+    pub(super) fn free(&mut self, number: u32) -> Option<K> {
+        let content = self.contents.remove(&number)?;
+        self.numbers.remove(&content);
+        self.free.push_back(number);
+        Some(content)
     }
 
     /// The number of `content`.
@@ -100,16 +110,18 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         self.numbers.get(content).map(|entry| entry.number)
     }
 
-    /// Every number in use, with its content.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &K)> {
-        self.contents
-            .iter()
-            .map(|(number, content)| (*number, content))
+    /// What has a number.
+    pub(super) fn content_of(&self, number: u32) -> Option<&K> {
+        self.contents.get(&number)
     }
 
     /// How many numbers are taken, the reserved ones included, of how many.
     pub(super) fn used(&self) -> (u32, u32) {
         let used = u32::try_from(self.contents.len()).unwrap_or(u32::MAX);
         (self.first.saturating_add(used), self.limit)
+    }
+
+    fn entry(&mut self, number: u32) -> Option<&mut Entry> {
+        self.numbers.get_mut(self.contents.get(&number)?)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use podgate_abi::{CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, PortSet, PortSetChunks, RowSets};
 use podgate_policy::compile::ports::{PortSet as Ports, Row};
 
-use super::numbers::{Acquired, Numbers};
+use super::numbers::{Given, Numbers};
 use super::{Capacities, PlanError, Step, Table, Write};
 
 /// The highest number of an array that 16 bits index, and one.
@@ -53,14 +53,14 @@ impl PortSets {
     /// Takes one use of each set back. No program may hold the row that had them.
     pub(super) fn release(&mut self, row: RowSets) {
         for set in [row.tcp, row.udp, row.sctp, row.rest] {
-            let Some(ports) = self.sets.release(set.0.into()) else {
+            let Some(ports) = last_use(&mut self.sets, set.0.into()) else {
                 continue;
             };
             for chunk in chunks_of(&ports) {
                 if let Piece::Some(chunk) = chunk
                     && let Some(number) = self.chunks.number_of(&chunk)
                 {
-                    self.chunks.release(number);
+                    last_use(&mut self.chunks, number);
                 }
             }
         }
@@ -78,28 +78,41 @@ impl PortSets {
         if ports.is_all() {
             return Ok(PortSet::ALL);
         }
-        let number = match self.sets.acquire(&Arc::new(ports.clone()))? {
-            Acquired::Known(number) => return Ok(PortSet(narrow(number))),
-            Acquired::New(number) => PortSet(narrow(number)),
-        };
+        let given = self.sets.give(&Arc::new(ports.clone()))?;
+        let (Given::Known(number) | Given::New(number)) = given;
+        self.sets.hold(number);
+        let number = PortSet(narrow(number));
+        match given {
+            Given::Known(_) => return Ok(number),
+            Given::New(_) => {}
+        }
         let mut chunks = PortSetChunks::default();
         for (place, piece) in chunks.0.iter_mut().zip(chunks_of(ports)) {
             *place = match piece {
                 Piece::None => CHUNK_NONE,
                 Piece::All => CHUNK_ALL,
-                Piece::Some(chunk) => match self.chunks.acquire(&chunk)? {
-                    Acquired::Known(number) => narrow(number),
-                    Acquired::New(number) => {
-                        let number = narrow(number);
-                        steps.push(Step::Write(Write::Chunk { number, chunk }));
-                        number
+                Piece::Some(chunk) => {
+                    let given = self.chunks.give(&chunk)?;
+                    let (Given::Known(number) | Given::New(number)) = given;
+                    self.chunks.hold(number);
+                    let number = narrow(number);
+                    match given {
+                        Given::Known(_) => {}
+                        Given::New(_) => steps.push(Step::Write(Write::Chunk { number, chunk })),
                     }
-                },
+                    number
+                }
             };
         }
         steps.push(Step::Write(Write::PortSet { number, chunks }));
         Ok(number)
     }
+}
+
+/// Takes one use back, and the number with the last one; what had it then.
+fn last_use<K: Clone + Eq + std::hash::Hash>(numbers: &mut Numbers<K>, number: u32) -> Option<K> {
+    let was_last = numbers.leave(number);
+    was_last.then(|| numbers.free(number)).flatten()
 }
 
 /// 4,096 ports of a set.

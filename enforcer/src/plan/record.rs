@@ -1,23 +1,26 @@
 //! What a table set holds, and the writes that change it, each kind complete in itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
-use podgate_abi::{Address, Class, PeerWord, PrefixWord, Row, RowKey, RowSets, Ruleset};
+use podgate_abi::{
+    Address, Class, Direction, PeerWord, PrefixWord, Row, RowKey, RowSets, Ruleset, Slot,
+};
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::ports::Row as Allowed;
 use podgate_policy::compile::predicate::{Questions, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 
-use super::classes::{Candidates, is_broad, is_of_prefix, signatures_of};
-use super::numbers::{Acquired, Numbers};
+use super::classes::{Asking, Classes, is_broad, is_of_prefix, parts_of};
+use super::moved::Moved;
+use super::numbers::{Given, Numbers};
 use super::ports::PortSets;
 use super::prefix::{all_of_ipv4, is_mapped, is_mapped_block, lowered};
 use super::{Capacities, Occupancy, PlanError, Step, Table, Write, class_or_none};
 
-/// What a table set holds.
+/// What a table set holds. A copy costs next to nothing.
 ///
 /// Between two plans every ruleset and every class in use have their row, wherever it differs from what the next
 /// look-up step would say.
@@ -25,13 +28,24 @@ use super::{Capacities, Occupancy, PlanError, Step, Table, Write, class_or_none}
 pub(super) struct Record {
     capacities: Capacities,
     rulesets: Numbers<Arc<Compiled>>,
-    known: BTreeMap<Ruleset, Known>,
-    classes: Numbers<Arc<Signature>>,
+    known: OrdMap<Ruleset, Known>,
+    asking: Asking,
+    /// Who has which ruleset.
+    holders: OrdSet<(Ruleset, Slot, Direction)>,
+    /// Rulesets that nobody has.
+    idle_rulesets: OrdSet<Ruleset>,
+    /// One use for each address and prefix that has the class.
+    numbers: Numbers<Arc<Signature>>,
+    classes: Classes,
+    /// Classes that nothing has.
+    idle_classes: OrdSet<Class>,
     ports: PortSets,
-    rows: BTreeMap<RowKey, RowSets>,
+    rows: OrdMap<RowKey, RowSets>,
     /// The addresses that `peers` has: those of which more is to be said than what their prefix says.
-    peers: BTreeMap<IpAddr, Arc<Signature>>,
-    prefixes: BTreeMap<IpNet, Arc<Signature>>,
+    peers: OrdMap<IpAddr, Arc<Signature>>,
+    prefixes: OrdMap<IpNet, Arc<Signature>>,
+    /// Addresses of which the plugin deleted what was said.
+    forgotten: OrdSet<IpAddr>,
 }
 
 /// A ruleset that has a number.
@@ -42,6 +56,13 @@ struct Known {
     default_row: RowSets,
 }
 
+/// Rulesets and classes that have a number since a moment ago, and no rows yet.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    rulesets: BTreeSet<Ruleset>,
+    classes: BTreeSet<Class>,
+}
+
 impl Record {
     pub(super) fn new(capacities: Capacities) -> Self {
         Self {
@@ -50,14 +71,25 @@ impl Record {
                 Ruleset::FIRST.0,
                 capacities.rulesets.min(Ruleset::MAX.0 + 1),
             ),
-            classes: Numbers::new(Table::Classes, Class::NONE.0 + 1, Class::MAX.0 + 1),
+            numbers: Numbers::new(Table::Classes, Class::NONE.0 + 1, Class::MAX.0 + 1),
             ports: PortSets::new(&capacities),
             capacities,
-            known: BTreeMap::new(),
-            rows: BTreeMap::new(),
-            peers: BTreeMap::new(),
-            prefixes: BTreeMap::new(),
+            known: OrdMap::new(),
+            asking: Asking::default(),
+            holders: OrdSet::new(),
+            idle_rulesets: OrdSet::new(),
+            classes: Classes::default(),
+            idle_classes: OrdSet::new(),
+            rows: OrdMap::new(),
+            peers: OrdMap::new(),
+            prefixes: OrdMap::new(),
+            forgotten: OrdSet::new(),
         }
+    }
+
+    /// All that the rulesets in use ask.
+    pub(super) fn questions(&self) -> &Questions {
+        self.asking.questions()
     }
 
     /// The number of a ruleset that is installed; of the two that always are, too.
@@ -69,37 +101,106 @@ impl Record {
         }
     }
 
-    /// Completes `rulesets` and the classes of `facts`: numbers, port sets, rulesets' own rows, and rows of each
-    /// old or new ruleset for each old or new class. Nothing leads to any of it yet.
-    pub(super) fn install<'a>(
+    /// Gives a ruleset a number, and its own row. Nobody has it yet.
+    pub(super) fn add_ruleset(
         &mut self,
-        rulesets: impl IntoIterator<Item = &'a Arc<Compiled>>,
-        facts: &Facts,
+        ruleset: &Compiled,
+        fresh: &mut Fresh,
         steps: &mut Vec<Step>,
     ) -> Result<(), PlanError> {
-        let mut new_rulesets = BTreeSet::new();
-        for ruleset in rulesets {
-            if self.number_of(ruleset).is_none() {
-                new_rulesets.insert(self.install_ruleset(ruleset, steps)?);
-            }
+        if self.number_of(ruleset).is_some() {
+            return Ok(());
         }
-        let mut new_classes = BTreeSet::new();
-        for signature in signatures_of(facts) {
-            if self.classes.number_of(signature.as_ref()).is_none() {
-                match self.classes.acquire(&signature)? {
-                    Acquired::Known(_) => {}
-                    Acquired::New(number) => {
-                        new_classes.insert(Class(number));
-                    }
+        let compiled = Arc::new(ruleset.clone());
+        let (Given::Known(number) | Given::New(number)) = self.rulesets.give(&compiled)?;
+        let number = Ruleset(number);
+        let default_row = self.ports.acquire(&ruleset.default_row(), steps)?;
+        let questions = Arc::new(ruleset.questions());
+        self.asking.add(number, &questions);
+        self.idle_rulesets.insert(number);
+        let known = Known {
+            compiled,
+            questions,
+            default_row,
+        };
+        self.known.insert(number, known);
+        fresh.rulesets.insert(number);
+        steps.push(Step::Write(Write::DefaultRow {
+            ruleset: number,
+            row: Row::new(RowKey(0), default_row),
+        }));
+        Ok(())
+    }
+
+    /// Gives every class a number that something has moved to in `facts`. Nothing points there yet.
+    pub(super) fn add_classes(
+        &mut self,
+        facts: &Facts,
+        moved: &Moved,
+        fresh: &mut Fresh,
+    ) -> Result<(), PlanError> {
+        let addresses = moved.addresses.iter();
+        let of_addresses = addresses.filter_map(|address| peer_of(facts, *address));
+        let prefixes = moved.prefixes.iter();
+        let of_prefixes = prefixes.filter_map(|prefix| prefix_of(facts, prefix));
+        let signatures: BTreeSet<Arc<Signature>> = of_addresses
+            .chain(of_prefixes)
+            .flat_map(|signature| parts_of(&signature).collect::<Vec<_>>())
+            .collect();
+        for signature in signatures {
+            match self.numbers.give(&signature)? {
+                Given::Known(_) => {}
+                Given::New(number) => {
+                    let class = Class(number);
+                    self.classes.add(class, &signature);
+                    self.idle_classes.insert(class);
+                    fresh.classes.insert(class);
                 }
             }
         }
-        if new_rulesets.is_empty() && new_classes.is_empty() {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Writes the rows of fresh rulesets for all classes, and of all rulesets for fresh classes: each that differs
+    /// from what the next look-up step says, which is the broad class's, and then the ruleset's own. Nothing leads
+    /// to them yet.
+    pub(super) fn complete(
+        &mut self,
+        fresh: &Fresh,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), PlanError> {
+        let mut meeting: BTreeSet<(Ruleset, Class)> = BTreeSet::new();
+        for ruleset in &fresh.rulesets {
+            if let Some(known) = self.known.get(ruleset) {
+                let classes = self.classes.under(&known.questions);
+                meeting.extend(classes.into_iter().map(|class| (*ruleset, class)));
+            }
         }
-        let rows = self.missing_rows(&new_rulesets, &new_classes);
-        for (key, row) in rows {
-            let sets = self.ports.acquire(&row, steps)?;
+        for class in &fresh.classes {
+            if let Some(signature) = self.numbers.content_of(class.0) {
+                let rulesets = self.asking.about(signature);
+                meeting.extend(rulesets.into_iter().map(|ruleset| (ruleset, *class)));
+            }
+        }
+        for (ruleset, class) in meeting {
+            let Some((known, signature)) = self
+                .known
+                .get(&ruleset)
+                .zip(self.numbers.content_of(class.0))
+            else {
+                continue;
+            };
+            let allowed = known.compiled.row(signature);
+            let next = if is_broad(signature) {
+                known.compiled.default_row()
+            } else {
+                known.compiled.row(&signature.broad())
+            };
+            if allowed == next {
+                continue;
+            }
+            let key = RowKey::new(ruleset, class);
+            let sets = self.ports.acquire(&allowed, steps)?;
             self.rows.insert(key, sets);
             if self.rows.len() > self.capacities.rows as usize {
                 return Err(self.full(Table::Rows, self.capacities.rows));
@@ -110,126 +211,123 @@ impl Record {
         Ok(())
     }
 
-    fn install_ruleset(
-        &mut self,
-        ruleset: &Arc<Compiled>,
-        steps: &mut Vec<Step>,
-    ) -> Result<Ruleset, PlanError> {
-        let number = match self.rulesets.acquire(ruleset)? {
-            Acquired::Known(number) | Acquired::New(number) => Ruleset(number),
-        };
-        let default_row = self.ports.acquire(&ruleset.default_row(), steps)?;
-        self.known.insert(
-            number,
-            Known {
-                compiled: Arc::clone(ruleset),
-                questions: Arc::new(ruleset.questions()),
-                default_row,
-            },
-        );
-        steps.push(Step::Write(Write::DefaultRow {
-            ruleset: number,
-            row: Row::new(RowKey(0), default_row),
-        }));
-        Ok(number)
-    }
-
-    /// The rows of new rulesets for all classes, and of all rulesets for new classes: each that differs from what
-    /// the next look-up step says, which is the broad class's, and then the ruleset's own.
-    fn missing_rows(
-        &self,
-        new_rulesets: &BTreeSet<Ruleset>,
-        new_classes: &BTreeSet<Class>,
-    ) -> Vec<(RowKey, Allowed)> {
-        let classes = || self.classes.iter().map(|(number, s)| (Class(number), s));
-        let fresh = Candidates::of(classes().filter(|(class, _)| new_classes.contains(class)));
-        let all = if new_rulesets.is_empty() {
-            Candidates::default()
-        } else {
-            Candidates::of(classes())
-        };
-        let mut rows = Vec::new();
-        for (number, known) in &self.known {
-            let candidates = if new_rulesets.contains(number) {
-                &all
-            } else {
-                &fresh
-            };
-            for (class, signature) in candidates.under(&known.questions) {
-                let row = known.compiled.row(signature);
-                let next = if is_broad(signature) {
-                    known.compiled.default_row()
-                } else {
-                    known.compiled.row(&signature.broad())
-                };
-                if row != next {
-                    rows.push((RowKey::new(*number, class), row));
-                }
-            }
-        }
-        rows
-    }
-
-    /// Points addresses and prefixes to the classes of `facts`, which are installed: one write each, where it says
-    /// something else than before. Whether anything moved.
+    /// Points what has moved to its class in `facts`, which has a number: one write each, where it says something
+    /// else than before.
     pub(super) fn point(
         &mut self,
         facts: &Facts,
+        moved: &Moved,
         steps: &mut Vec<Step>,
-    ) -> Result<bool, PlanError> {
-        let before = steps.len();
-        let peers: BTreeMap<IpAddr, Arc<Signature>> = facts
-            .addresses()
-            .filter(|(address, signature)| !is_mapped(*address) && !is_of_prefix(signature))
-            .map(|(address, signature)| (address, Arc::clone(signature)))
-            .collect();
-        if peers.len() > self.capacities.peers as usize {
+    ) -> Result<(), PlanError> {
+        let mut peers = Vec::new();
+        for address in &moved.addresses {
+            let (now, known) = (peer_of(facts, *address), self.peers.get(address));
+            match now {
+                Some(signature) if known != Some(&signature) => peers.push((*address, signature)),
+                None if known.is_some() => {
+                    self.forget_address(*address);
+                    let address = Address::from(*address);
+                    steps.push(Step::Write(Write::RemovePeer { address }));
+                }
+                Some(_) | None => {}
+            }
+            self.forgotten.remove(address);
+        }
+        for (address, signature) in peers {
+            self.hold(&signature);
+            let word = self.peer_word(address.into(), &signature);
+            if let Some(old) = self.peers.insert(address, signature) {
+                self.leave(&old);
+            }
+            let address = Address::from(address);
+            steps.push(Step::Write(Write::Peer { address, word }));
+        }
+        if self.peers.len() > self.capacities.peers as usize {
             return Err(self.full(Table::Peers, self.capacities.peers));
         }
-        for address in self.peers.keys().filter(|known| !peers.contains_key(known)) {
-            let address = Address::from(*address);
-            steps.push(Step::Write(Write::RemovePeer { address }));
-        }
-        for (address, signature) in &peers {
-            if self.peers.get(address) != Some(signature) {
-                let address = Address::from(*address);
-                let word = self.peer_word(address, signature);
-                steps.push(Step::Write(Write::Peer { address, word }));
+
+        let mut prefixes = Vec::new();
+        for prefix in &moved.prefixes {
+            let (now, known) = (prefix_of(facts, prefix), self.prefixes.get(prefix));
+            match now {
+                Some(signature) if known != Some(&signature) => {
+                    prefixes.push((*prefix, signature));
+                }
+                None if known.is_some() => {
+                    if let Some(old) = self.prefixes.remove(prefix) {
+                        self.leave(&old);
+                    }
+                    let key = lowered(prefix);
+                    steps.push(Step::Write(Write::RemovePrefix { key }));
+                }
+                Some(_) | None => {}
             }
         }
-        self.peers = peers;
-
-        let mut prefixes: BTreeMap<IpNet, Arc<Signature>> = facts
-            .prefixes()
-            .filter(|(prefix, _)| !is_mapped_block(prefix))
-            .map(|(prefix, signature)| (prefix, Arc::clone(signature)))
-            .collect();
-        prefixes.entry(all_of_ipv4()).or_default();
-        if prefixes.len() > self.capacities.prefixes as usize {
+        for (prefix, signature) in prefixes {
+            self.hold(&signature);
+            let (key, class) = (lowered(&prefix), self.class_of(&signature));
+            if let Some(old) = self.prefixes.insert(prefix, signature) {
+                self.leave(&old);
+            }
+            let word = PrefixWord(class.0.into());
+            steps.push(Step::Write(Write::Prefix { key, word }));
+        }
+        if self.prefixes.len() > self.capacities.prefixes as usize {
             return Err(self.full(Table::Prefixes, self.capacities.prefixes));
         }
-        for prefix in self
-            .prefixes
-            .keys()
-            .filter(|known| !prefixes.contains_key(known))
-        {
-            let key = lowered(prefix);
-            steps.push(Step::Write(Write::RemovePrefix { key }));
-        }
-        for (prefix, signature) in &prefixes {
-            if self.prefixes.get(prefix) != Some(signature) {
-                let (key, class) = (lowered(prefix), self.class_of(signature));
-                let word = PrefixWord(class.0.into());
-                steps.push(Step::Write(Write::Prefix { key, word }));
-            }
-        }
-        self.prefixes = prefixes;
-        Ok(steps.len() > before)
+        Ok(())
     }
 
-    /// Deletes the rows of every ruleset but `live`, and frees their numbers. No program may hold them any more.
-    pub(super) fn discard_rulesets(&mut self, live: &BTreeSet<Ruleset>, steps: &mut Vec<Step>) {
-        for number in self.dead_rulesets(live) {
+    /// An attachment has this ruleset in this direction; the number of it.
+    pub(super) fn take_up(
+        &mut self,
+        ruleset: &Compiled,
+        slot: Slot,
+        direction: Direction,
+    ) -> Option<Ruleset> {
+        let number = self.number_of(ruleset)?;
+        self.holders.insert((number, slot, direction));
+        self.idle_rulesets.remove(&number);
+        Some(number)
+    }
+
+    /// An attachment has this ruleset no more.
+    pub(super) fn give_up(&mut self, ruleset: &Compiled, slot: Slot, direction: Direction) {
+        let Some(number) = self.number_of(ruleset) else {
+            return;
+        };
+        self.holders.remove(&(number, slot, direction));
+        if self.known.contains_key(&number) && self.holders_of(number).next().is_none() {
+            self.idle_rulesets.insert(number);
+        }
+    }
+
+    /// Who has a ruleset.
+    pub(super) fn holders_of(&self, ruleset: Ruleset) -> impl Iterator<Item = (Slot, Direction)> {
+        self.holders
+            .range((ruleset, Slot::MIN, Direction::ToPod)..)
+            .take_while(move |(held, ..)| *held == ruleset)
+            .map(|(_, slot, direction)| (*slot, *direction))
+    }
+
+    /// The rulesets that may say something of their own of a signature.
+    pub(super) fn rulesets_about(&self, signature: &Signature) -> BTreeSet<Ruleset> {
+        self.asking.about(signature)
+    }
+
+    /// Whether nobody has some ruleset.
+    pub(super) fn has_idle_rulesets(&self) -> bool {
+        !self.idle_rulesets.is_empty()
+    }
+
+    /// Whether nothing has some class.
+    pub(super) fn has_idle_classes(&self) -> bool {
+        !self.idle_classes.is_empty()
+    }
+
+    /// Deletes the rows of every ruleset that nobody has, and frees their numbers. No program may hold them any more.
+    pub(super) fn discard_rulesets(&mut self, steps: &mut Vec<Step>) {
+        for number in std::mem::take(&mut self.idle_rulesets) {
             let keys = RowKey::new(number, Class::NONE)..=RowKey::new(number, Class::MAX);
             let dead: Vec<RowKey> = self.rows.range(keys).map(|(key, _)| *key).collect();
             for key in dead {
@@ -237,39 +335,24 @@ impl Record {
             }
             if let Some(known) = self.known.remove(&number) {
                 self.ports.release(known.default_row);
+                self.asking.remove(number, &known.questions);
             }
-            self.rulesets.release(number.0);
+            self.rulesets.free(number.0);
         }
     }
 
     /// Deletes the rows of every class that no address and no prefix has, and frees their numbers. No program may
     /// hold them any more.
     pub(super) fn discard_classes(&mut self, steps: &mut Vec<Step>) {
-        let rulesets: Vec<Ruleset> = self.known.keys().copied().collect();
-        for class in self.dead_classes() {
-            for ruleset in &rulesets {
-                self.discard_row(RowKey::new(*ruleset, class), steps);
+        for class in std::mem::take(&mut self.idle_classes) {
+            let Some(signature) = self.numbers.free(class.0) else {
+                continue;
+            };
+            self.classes.remove(class, &signature);
+            for ruleset in self.asking.about(&signature) {
+                self.discard_row(RowKey::new(ruleset, class), steps);
             }
-            self.classes.release(class.0);
         }
-    }
-
-    /// The rulesets that have a number, but are not `live`.
-    pub(super) fn dead_rulesets(&self, live: &BTreeSet<Ruleset>) -> Vec<Ruleset> {
-        let known = self.known.keys().copied();
-        known.filter(|number| !live.contains(number)).collect()
-    }
-
-    /// The classes that have a number, but neither an address nor a prefix.
-    pub(super) fn dead_classes(&self) -> Vec<Class> {
-        let live: BTreeSet<Class> = self
-            .peers
-            .values()
-            .chain(self.prefixes.values())
-            .flat_map(|signature| [self.class_of(signature), self.class_of(&signature.broad())])
-            .collect();
-        let numbers = self.classes.iter().map(|(number, _)| Class(number));
-        numbers.filter(|class| !live.contains(class)).collect()
     }
 
     /// What an address says now, if it is one of those of which more is said than what their prefix says.
@@ -279,7 +362,20 @@ impl Record {
 
     /// Forgets that anything is said of an address.
     pub(super) fn forget_address(&mut self, address: IpAddr) {
-        self.peers.remove(&address);
+        if let Some(old) = self.peers.remove(&address) {
+            self.leave(&old);
+        }
+        self.forgotten.insert(address);
+    }
+
+    /// What must be pointed to its class, whatever changed: addresses that were forgotten, and the prefix that is
+    /// always there.
+    pub(super) fn lacking(&self) -> Moved {
+        let is_missing = !self.prefixes.contains_key(&all_of_ipv4());
+        Moved {
+            addresses: self.forgotten.iter().copied().collect(),
+            prefixes: is_missing.then(all_of_ipv4).into_iter().collect(),
+        }
     }
 
     pub(super) fn occupancy(&self) -> [Occupancy; 7] {
@@ -303,7 +399,7 @@ impl Record {
             ),
             of(Table::PortSets, port_sets),
             of(Table::Chunks, chunks),
-            of(Table::Classes, self.classes.used()),
+            of(Table::Classes, self.numbers.used()),
         ]
     }
 
@@ -326,10 +422,45 @@ impl Record {
     }
 
     fn class_of(&self, signature: &Signature) -> Class {
-        class_or_none(self.classes.number_of(signature))
+        class_or_none(self.numbers.number_of(signature))
+    }
+
+    /// Something has the classes of a signature from now on.
+    fn hold(&mut self, signature: &Arc<Signature>) {
+        for part in parts_of(signature) {
+            if let Some(number) = self.numbers.number_of(part.as_ref()) {
+                self.numbers.hold(number);
+                self.idle_classes.remove(&Class(number));
+            }
+        }
+    }
+
+    /// Something has the classes of a signature no more.
+    fn leave(&mut self, signature: &Arc<Signature>) {
+        for part in parts_of(signature) {
+            if let Some(number) = self.numbers.number_of(part.as_ref())
+                && self.numbers.leave(number)
+            {
+                self.idle_classes.insert(Class(number));
+            }
+        }
     }
 
     fn full(&self, table: Table, capacity: u32) -> PlanError {
         PlanError::Full { table, capacity }
+    }
+}
+
+/// What `peers` is to say of an address.
+fn peer_of(facts: &Facts, address: IpAddr) -> Option<Arc<Signature>> {
+    let signature = facts.addresses().get(&address)?;
+    (!is_mapped(address) && !is_of_prefix(signature)).then(|| Arc::clone(signature))
+}
+
+/// What `prefixes` is to say of a prefix.
+fn prefix_of(facts: &Facts, prefix: &IpNet) -> Option<Arc<Signature>> {
+    match facts.prefixes().get(prefix) {
+        Some(signature) if !is_mapped_block(prefix) => Some(Arc::clone(signature)),
+        Some(_) | None => (*prefix == all_of_ipv4()).then(Arc::default),
     }
 }

@@ -2,6 +2,7 @@
 //! packet of a connection on its way there and back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use podgate_abi::{Direction, Hook, Verdict as Decision, decide};
@@ -112,10 +113,10 @@ impl NodeTables {
         let plan = self.planner.facts_change(&view.world)?;
         self.tables.execute(&plan);
         self.planner.commit(plan);
-        let rulesets: Vec<_> = view
+        let rulesets = view
             .subjects
             .iter()
-            .map(|(slot, subject)| (slot.0, compile_subject(&view.world, subject)))
+            .map(|(slot, subject)| (slot.0, Arc::new(compile_subject(&view.world, subject))))
             .collect();
         let plan = self.planner.policy_change(&rulesets)?;
         self.tables.execute(&plan);

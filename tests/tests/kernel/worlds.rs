@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use podgate_abi::{Direction, Reason, Ruleset, Slot};
 use podgate_enforcer::plan::{Capacities, Plan, Planner, Step, Write, kernel_direction};
@@ -107,9 +108,9 @@ fn the_kernel_says_what_the_oracle_says_over_random_worlds() {
         let world = any(&mut runner, arbitrary::world());
         let baseline = any(&mut runner, arbitrary::baseline());
         let subjects = arbitrary::subjects(&world, baseline);
-        let attachments: Vec<_> = (1..)
+        let attachments = (1_u32..)
             .zip(&subjects)
-            .map(|(slot, subject)| (slot, compile_subject(&world, subject)))
+            .map(|(slot, subject)| (slot, Arc::new(compile_subject(&world, subject))))
             .collect();
         let plan = planner.facts_change(&world).expect("there is room");
         execute(&mut kernel, &mut policies, &plan);

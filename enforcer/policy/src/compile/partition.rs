@@ -1,12 +1,13 @@
 //! The CIDR partition: for every boundary of the blocks in use, which blocks hold just inside it.
 //!
 //! The longest prefix that contains an address then answers for all blocks at once, so that an exception takes
-//! its addresses out of its own block and out of no other (item 16).
+//! its addresses out of its own block and out of no other (item 16). A block that comes or goes costs what lies
+//! inside it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use crate::compile::predicate::{Predicate, Signature};
@@ -15,83 +16,123 @@ use crate::compile::predicate::{Predicate, Signature};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Partition {
     /// Every boundary, and the signature of the addresses whose longest prefix it is: blocks only.
-    prefixes: BTreeMap<IpNet, Arc<Signature>>,
-    /// The lengths that occur, longest first, of IPv4 and of IPv6.
-    lengths: [Vec<u8>; 2],
+    prefixes: OrdMap<IpNet, Arc<Signature>>,
+    /// How many blocks begin or end at a boundary.
+    boundaries: OrdMap<IpNet, usize>,
+    /// How many boundaries have a length, of IPv4 and of IPv6.
+    lengths: [OrdMap<u8, usize>; 2],
 }
 
 impl Partition {
     /// The partition by the blocks among `predicates`.
-    pub fn of(predicates: &BTreeSet<Arc<Predicate>>) -> Self {
-        let mut boundaries: BTreeMap<IpNet, Boundary<'_>> = BTreeMap::new();
+    pub fn of<'a>(predicates: impl IntoIterator<Item = &'a Arc<Predicate>>) -> Self {
+        let mut partition = Self::default();
         for predicate in predicates {
-            match predicate.as_ref() {
-                Predicate::Block { cidr, except } => {
-                    boundaries.entry(*cidr).or_default().begin.push(predicate);
-                    for hole in except {
-                        boundaries.entry(*hole).or_default().end.push(predicate);
-                    }
-                }
-                Predicate::OwnNode
-                | Predicate::ClusterPods { .. }
-                | Predicate::Pods { .. }
-                | Predicate::Listed(_) => {}
-            }
+            partition.add(predicate);
         }
+        partition
+    }
 
-        // A prefix sorts before the prefixes that it contains, so those that contain the current one are a stack.
-        let mut containing: Vec<(IpNet, BTreeSet<&Arc<Predicate>>)> = Vec::new();
-        let mut prefixes = BTreeMap::new();
-        let mut lengths = [BTreeSet::new(), BTreeSet::new()];
-        for (prefix, boundary) in &boundaries {
-            while containing
-                .last()
-                .is_some_and(|(outer, _)| !outer.contains(prefix))
-            {
-                containing.pop();
-            }
-            let mut holding = containing
-                .last()
-                .map(|(_, holding)| holding.clone())
-                .unwrap_or_default();
-            holding.extend(&boundary.begin);
-            holding.retain(|predicate| !boundary.end.contains(predicate));
-            let signature =
-                Signature::new(holding.iter().map(|predicate| Arc::clone(predicate)), []);
-            prefixes.insert(*prefix, Arc::new(signature));
-            lengths[family(prefix.addr())].insert(prefix.prefix_len());
-            containing.push((*prefix, holding));
+    /// One more predicate is asked; it was not before.
+    pub fn add(&mut self, predicate: &Arc<Predicate>) {
+        let Some((cidr, except)) = as_block(predicate) else {
+            return;
+        };
+        for boundary in std::iter::once(cidr).chain(except) {
+            self.begin(*boundary);
         }
-        Self {
-            prefixes,
-            lengths: lengths.map(|lengths| lengths.into_iter().rev().collect()),
+        for inside in self.inside(*cidr, except) {
+            if let Some(signature) = self.prefixes.get_mut(&inside) {
+                Arc::make_mut(signature).insert(predicate);
+            }
+        }
+    }
+
+    /// A predicate is asked no more.
+    pub fn remove(&mut self, predicate: &Arc<Predicate>) {
+        let Some((cidr, except)) = as_block(predicate) else {
+            return;
+        };
+        for inside in self.inside(*cidr, except) {
+            if let Some(signature) = self.prefixes.get_mut(&inside) {
+                Arc::make_mut(signature).remove(predicate);
+            }
+        }
+        for boundary in std::iter::once(cidr).chain(except) {
+            self.end(*boundary);
         }
     }
 
     /// Every boundary, with the signature of the addresses whose longest prefix it is. It may be empty, where an
     /// exception makes a hole.
-    pub fn prefixes(&self) -> impl Iterator<Item = (IpNet, &Arc<Signature>)> {
-        self.prefixes
-            .iter()
-            .map(|(prefix, signature)| (*prefix, signature))
+    pub fn prefixes(&self) -> &OrdMap<IpNet, Arc<Signature>> {
+        &self.prefixes
     }
 
     /// The longest prefix that contains `address`, with its signature.
     pub fn longest(&self, address: IpAddr) -> Option<(IpNet, &Arc<Signature>)> {
-        self.lengths[family(address)].iter().find_map(|length| {
+        self.longest_within(address, u8::MAX)
+    }
+
+    /// The longest prefix that contains `address` and is no longer than `most`.
+    fn longest_within(&self, address: IpAddr, most: u8) -> Option<(IpNet, &Arc<Signature>)> {
+        let lengths = self.lengths[family(address)].range(..=most);
+        lengths.rev().find_map(|(length, _)| {
             let prefix = IpNet::new(address, *length).ok()?.trunc();
             self.prefixes
                 .get(&prefix)
                 .map(|signature| (prefix, signature))
         })
     }
+
+    /// The boundaries inside a block and outside its exceptions. A prefix sorts before the prefixes that it contains.
+    fn inside(&self, cidr: IpNet, except: &[IpNet]) -> Vec<IpNet> {
+        self.prefixes
+            .range(cidr..)
+            .map(|(prefix, _)| *prefix)
+            .take_while(|prefix| cidr.contains(prefix))
+            .filter(|prefix| !except.iter().any(|hole| hole.contains(prefix)))
+            .collect()
+    }
+
+    fn begin(&mut self, boundary: IpNet) {
+        let uses = self.boundaries.entry(boundary).or_insert(0);
+        *uses += 1;
+        if *uses == 1 {
+            let around = self.longest_within(boundary.addr(), boundary.prefix_len());
+            let signature = around.map(|(_, signature)| Arc::clone(signature));
+            self.prefixes
+                .insert(boundary, signature.unwrap_or_default());
+            let lengths = &mut self.lengths[family(boundary.addr())];
+            *lengths.entry(boundary.prefix_len()).or_insert(0) += 1;
+        }
+    }
+
+    fn end(&mut self, boundary: IpNet) {
+        let Some(uses) = self.boundaries.get_mut(&boundary) else {
+            return;
+        };
+        *uses -= 1;
+        if *uses == 0 {
+            self.boundaries.remove(&boundary);
+            self.prefixes.remove(&boundary);
+            let lengths = &mut self.lengths[family(boundary.addr())];
+            match lengths.get(&boundary.prefix_len()).copied() {
+                Some(more @ 2..) => lengths.insert(boundary.prefix_len(), more - 1),
+                Some(0 | 1) | None => lengths.remove(&boundary.prefix_len()),
+            };
+        }
+    }
 }
 
-/// The blocks that begin and end at a prefix.
-#[derive(Default)]
-struct Boundary<'a> {
-    begin: Vec<&'a Arc<Predicate>>,
-    end: Vec<&'a Arc<Predicate>>,
+fn as_block(predicate: &Predicate) -> Option<(&IpNet, &[IpNet])> {
+    match predicate {
+        Predicate::Block { cidr, except } => Some((cidr, except)),
+        Predicate::OwnNode
+        | Predicate::ClusterPods { .. }
+        | Predicate::Pods { .. }
+        | Predicate::Listed(_) => None,
+    }
 }
 
 fn family(address: IpAddr) -> usize {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use imbl::OrdSet;
 use ipnet::IpNet;
 
 use crate::model::{
@@ -141,9 +142,9 @@ impl PortName {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Questions {
     /// True or false of an address. [`Predicate::OwnNode`] need not be here: it is always asked.
-    pub predicates: BTreeSet<Arc<Predicate>>,
+    pub predicates: OrdSet<Arc<Predicate>>,
     /// Which numbers a pod calls by these names.
-    pub port_names: BTreeSet<PortName>,
+    pub port_names: OrdSet<PortName>,
 }
 
 impl Questions {
@@ -178,6 +179,23 @@ impl Signature {
         signature.ports.sort();
         signature.ports.dedup();
         signature
+    }
+
+    /// One more predicate holds.
+    pub fn insert(&mut self, predicate: &Arc<Predicate>) {
+        if let Err(place) = self.predicates.binary_search(predicate) {
+            self.predicates.insert(place, Arc::clone(predicate));
+        }
+    }
+
+    /// A predicate holds no more.
+    pub fn remove(&mut self, predicate: &Predicate) {
+        let place = self
+            .predicates
+            .binary_search_by(|holding| holding.as_ref().cmp(predicate));
+        if let Ok(place) = place {
+            self.predicates.remove(place);
+        }
     }
 
     /// The predicates that hold, sorted.

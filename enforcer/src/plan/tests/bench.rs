@@ -1,6 +1,7 @@
 //! Executes plans on the model, and compares what passes with the oracle after every write.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use imbl::OrdMap;
 use podgate_abi::{Ruleset, Slot};
@@ -138,9 +139,9 @@ impl Bench {
         self.change_facts(facts, plan)?;
 
         let attached = self.subjects(&world);
-        let rulesets: Vec<_> = attached
+        let rulesets = attached
             .iter()
-            .map(|(slot, subject)| (*slot, compile_subject(&world, subject)))
+            .map(|(slot, subject)| (*slot, Arc::new(compile_subject(&world, subject))))
             .collect();
         let plan = match self.planner.policy_change(&rulesets) {
             Ok(plan) => plan,

@@ -1,6 +1,7 @@
 //! Nothing that a packet can come to is ever rewritten, and nothing is stored that no packet can come to.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use podgate_abi::{
     Address, Class, Direction, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row,
@@ -16,7 +17,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::bench::{AMPLE, slot_of};
-use crate::plan::{Plan, Planner, Step, Write};
+use crate::plan::{Plan, Planner, Rulesets, Step, Write};
 
 /// What names what. Rulesets and classes that were named since the last grace period still count: a program may
 /// hold them.
@@ -221,11 +222,14 @@ fn edit_one_after_another(edits: impl IntoIterator<Item = Edit>, baseline: Basel
         let plan = planner.facts_change(&world).expect("room");
         execute(&mut names, &mut planner, plan, kept);
 
-        let rulesets: Vec<_> = arbitrary::subjects(&world, baseline)
+        let rulesets: Rulesets = arbitrary::subjects(&world, baseline)
             .iter()
-            .map(|subject| (slot_of(&subject.name), compile_subject(&world, subject)))
+            .map(|subject| {
+                let compiled = Arc::new(compile_subject(&world, subject));
+                (slot_of(&subject.name), compiled)
+            })
             .collect();
-        let gone = |slot: &Slot| rulesets.iter().all(|(known, _)| known != slot);
+        let gone = |slot: &Slot| !rulesets.contains_key(slot);
         let left = names.words.extract_if(.., |(slot, _), _| gone(slot));
         names.left_rulesets.extend(left.map(|(_, ruleset)| ruleset));
         let plan = planner.policy_change(&rulesets).expect("room");

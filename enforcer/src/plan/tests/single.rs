@@ -14,7 +14,7 @@ use podgate_policy::model::{
 use super::bench::{AMPLE, baseline_ruleset};
 use super::frames::{Part, own_addresses, passes};
 use crate::plan::host::HostTables;
-use crate::plan::{Plan, PlanError, Planner, Step, Table, Write};
+use crate::plan::{Plan, PlanError, Planner, Rulesets, Step, Table, Write};
 
 const SLOT: Slot = 1;
 
@@ -98,7 +98,7 @@ fn put_in_force(tables: &HostTables, planner: &mut Planner, world: &World) {
     let plan = planner.facts_change(world).expect("room");
     execute(tables, planner, plan);
     let plan = planner
-        .policy_change(&[(SLOT, rulesets(world))])
+        .policy_change(&Rulesets::unit(SLOT, Arc::new(rulesets(world))))
         .expect("room");
     execute(tables, planner, plan);
 }
@@ -173,7 +173,7 @@ fn attack_12_a_restart_fills_a_table_set_of_its_own() {
         let mut steps = facts.steps().to_vec();
         planner.commit(facts);
         let policy = planner
-            .policy_change(&[(SLOT, rulesets(&after))])
+            .policy_change(&Rulesets::unit(SLOT, Arc::new(rulesets(&after))))
             .expect("room");
         steps.extend(policy.steps().iter().cloned());
         let execute = |step: &Step| {
@@ -245,7 +245,7 @@ fn what_is_in_force_already_is_not_written_again() {
     assert_eq!(plan.steps(), []);
     planner.commit(plan);
     let plan = planner
-        .policy_change(&[(SLOT, rulesets(&world))])
+        .policy_change(&Rulesets::unit(SLOT, Arc::new(rulesets(&world))))
         .expect("room");
     assert_eq!(plan.steps(), []);
 }
@@ -298,9 +298,12 @@ fn no_plan_is_made_beside_an_unfinished_one() {
     let mut planner = Planner::new(AMPLE);
     let world = world(allowing(vec![with_label("1")], vec![]));
     let plan = planner.facts_change(&world).expect("room");
-    assert_eq!(planner.policy_change(&[]), Err(PlanError::Unfinished));
+    assert_eq!(
+        planner.policy_change(&Rulesets::new()),
+        Err(PlanError::Unfinished)
+    );
     planner.commit(plan);
-    assert!(planner.policy_change(&[]).is_ok());
+    assert!(planner.policy_change(&Rulesets::new()).is_ok());
 }
 
 #[test]

@@ -1,0 +1,361 @@
+//! From some facts to others: only what the difference can have changed is worked out anew.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use imbl::{OrdMap, ordmap, ordset};
+use ipnet::IpNet;
+
+use super::Facts;
+use super::workload::Workload;
+use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
+use crate::model::{ObjectName, Pod, Selector, World};
+
+/// Before all others.
+const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// Facts on their way. First what is asked changes, then the world.
+pub(super) struct Revision<'a> {
+    before: &'a Facts,
+    next: Facts,
+    /// Workloads that may answer otherwise than before.
+    regarded: BTreeSet<Workload>,
+    /// Workloads whose answers are not known.
+    anew: BTreeSet<Workload>,
+    /// Addresses whose signature may be another one than before.
+    stale: BTreeSet<IpAddr>,
+}
+
+impl<'a> Revision<'a> {
+    pub(super) fn of(before: &'a Facts) -> Self {
+        Self {
+            before,
+            next: before.clone(),
+            regarded: BTreeSet::new(),
+            anew: BTreeSet::new(),
+            stale: BTreeSet::new(),
+        }
+    }
+
+    /// Other questions of the same world.
+    pub(super) fn ask(&mut self, questions: &Questions) {
+        let before = self.before;
+        for difference in before.questions.predicates.diff(&questions.predicates) {
+            match difference {
+                ordset::DiffItem::Add(predicate) => {
+                    self.next.partition.add(predicate);
+                    self.follow(predicate, Signature::insert);
+                }
+                ordset::DiffItem::Remove(predicate) => {
+                    self.next.partition.remove(predicate);
+                    self.follow(predicate, |signature, gone| signature.remove(gone));
+                }
+            }
+        }
+        let names = before.questions.port_names.diff(&questions.port_names);
+        let names: Vec<&PortName> = names
+            .map(|difference| match difference {
+                ordset::DiffItem::Add(name) | ordset::DiffItem::Remove(name) => name,
+            })
+            .collect();
+        self.next.questions = questions.clone();
+        if !names.is_empty() {
+            let called = self.next.workloads.keys().filter(|workload| {
+                workload.has_port(|port| names.iter().any(|name| name.names(port)))
+            });
+            self.anew.extend(called.cloned());
+        }
+    }
+
+    /// Changes the answers of every workload to one predicate, where it holds; notes the addresses that it is about.
+    fn follow(&mut self, predicate: &Arc<Predicate>, change: fn(&mut Signature, &Arc<Predicate>)) {
+        let holding: Vec<Workload> = match predicate.as_ref() {
+            Predicate::Pods { namespace, pods } => workloads_in(&self.next.workloads, namespace)
+                .filter(|workload| workload.matches(pods))
+                .cloned()
+                .collect(),
+            Predicate::ClusterPods { namespaces, pods } => self.seen_from(namespaces, pods),
+            Predicate::Block { cidr, except } => {
+                self.stale
+                    .extend(addresses_in(&self.before.addresses, cidr, except));
+                return;
+            }
+            Predicate::Listed(list) => {
+                let from = (list.clone(), FIRST_ADDRESS);
+                let listed = self.before.lists.range(from..);
+                let listed = listed.take_while(|(of, _)| of == list);
+                self.stale.extend(listed.map(|(_, address)| address));
+                return;
+            }
+            Predicate::OwnNode => return,
+        };
+        for workload in holding {
+            if let Some(signature) = self.next.workloads.get_mut(&workload) {
+                change(Arc::make_mut(signature), predicate);
+                self.regarded.insert(workload);
+            }
+        }
+    }
+
+    fn seen_from(&self, namespaces: &Selector, pods: &Selector) -> Vec<Workload> {
+        let known = self.before.world.namespaces.iter();
+        known
+            .filter(|(_, namespace)| namespaces.matches(&namespace.labels))
+            .flat_map(|(name, _)| workloads_in(&self.next.workloads, name))
+            .filter(|workload| workload.matches(pods))
+            .cloned()
+            .collect()
+    }
+
+    /// Another world, under the same questions.
+    pub(super) fn look_at(&mut self, world: &World) {
+        let before = self.before;
+        for difference in before.world.namespaces.diff(&world.namespaces) {
+            let (ordmap::DiffItem::Add(name, _)
+            | ordmap::DiffItem::Remove(name, _)
+            | ordmap::DiffItem::Update { new: (name, _), .. }) = difference;
+            self.anew
+                .extend(workloads_in(&self.next.workloads, name).cloned());
+        }
+        for difference in before.world.pods.diff(&world.pods) {
+            match difference {
+                ordmap::DiffItem::Add(name, pod) => self.appears(name, pod),
+                ordmap::DiffItem::Remove(name, pod) => self.vanishes(name, pod),
+                ordmap::DiffItem::Update {
+                    old: (_, old),
+                    new: (name, new),
+                } => {
+                    self.vanishes(name, old);
+                    self.appears(name, new);
+                }
+            }
+        }
+        for difference in before.world.listed.diff(&world.listed) {
+            let (address, old, new) = match difference {
+                ordmap::DiffItem::Add(address, new) => (address, None, Some(new)),
+                ordmap::DiffItem::Remove(address, old) => (address, Some(old), None),
+                ordmap::DiffItem::Update {
+                    old: (_, old),
+                    new: (address, new),
+                } => (address, Some(old), Some(new)),
+            };
+            for list in old.into_iter().flat_map(|lists| lists.iter()) {
+                self.next.lists.remove(&(list.clone(), *address));
+            }
+            for list in new.into_iter().flat_map(|lists| lists.iter()) {
+                self.next.lists.insert((list.clone(), *address));
+            }
+            self.stale.insert(*address);
+        }
+        if before.world.node_addresses != world.node_addresses {
+            self.stale.extend(&before.world.node_addresses);
+            self.stale.extend(&world.node_addresses);
+        }
+        self.next.world = World {
+            policies: OrdMap::new(),
+            ..world.clone()
+        };
+    }
+
+    fn vanishes(&mut self, name: &ObjectName, pod: &Arc<Pod>) {
+        if !pod.is_selectable() {
+            return;
+        }
+        let member = (Workload::of(name, pod), name.clone());
+        self.next.members.remove(&member);
+        let (workload, _) = member;
+        if members_of(&self.next, &workload).next().is_none() {
+            self.next.workloads.remove(&workload);
+        }
+        for address in &pod.addresses {
+            self.next.claims.remove(&(*address, name.clone()));
+            self.stale.insert(*address);
+        }
+    }
+
+    fn appears(&mut self, name: &ObjectName, pod: &Arc<Pod>) {
+        if !pod.is_selectable() {
+            return;
+        }
+        let workload = Workload::of(name, pod);
+        if !self.next.workloads.contains_key(&workload) {
+            self.next.workloads.insert(workload.clone(), Arc::default());
+            self.anew.insert(workload.clone());
+        }
+        self.next.members.insert((workload, name.clone()));
+        for address in &pod.addresses {
+            self.next.claims.insert((*address, name.clone()));
+            self.stale.insert(*address);
+        }
+    }
+
+    /// Works out what may be other than before. How many addresses that were.
+    pub(super) fn finish(mut self) -> (Facts, usize) {
+        let mut distinct = HashSet::new();
+        for workload in std::mem::take(&mut self.anew) {
+            if self.next.workloads.contains_key(&workload) {
+                let signature = workload.signature(&self.next.world, &self.next.questions);
+                let signature = shared(&mut distinct, signature);
+                self.next.workloads.insert(workload.clone(), signature);
+                self.regarded.insert(workload);
+            }
+        }
+        for workload in &self.regarded {
+            let now = self.next.workloads.get(workload);
+            if now.is_none() || now == self.before.workloads.get(workload) {
+                continue;
+            }
+            for name in members_of(&self.next, workload) {
+                if let Some(pod) = self.next.world.pods.get(name) {
+                    self.stale.extend(&pod.addresses);
+                }
+            }
+        }
+        let mut classifier = Classifier {
+            facts: &self.next,
+            combined: HashMap::new(),
+            distinct,
+        };
+        let mut addresses = self.next.addresses.clone();
+        for address in &self.stale {
+            match classifier.signature_of(*address) {
+                Some(signature) if addresses.get(address) == Some(&signature) => {}
+                Some(signature) => drop(addresses.insert(*address, signature)),
+                None => drop(addresses.remove(address)),
+            }
+        }
+        self.next.addresses = addresses;
+        (self.next, self.stale.len())
+    }
+}
+
+/// Puts each signature together once.
+struct Classifier<'a> {
+    facts: &'a Facts,
+    combined: HashMap<Parts<'a>, Arc<Signature>>,
+    distinct: HashSet<Arc<Signature>>,
+}
+
+/// What a pod's signature is made of: the answers of its workload, as an allocation; its longest prefix; its lists.
+type Parts<'a> = (*const Signature, Option<IpNet>, Vec<&'a Arc<Predicate>>);
+
+impl<'a> Classifier<'a> {
+    /// The signature of an address; none if it is nobody's, and in no list that is asked for.
+    fn signature_of(&mut self, address: IpAddr) -> Option<Arc<Signature>> {
+        let longest = self.facts.partition.longest(address);
+        let lists = self.lists_of(address);
+        // What holds for it whoever has it.
+        let literal = longest
+            .into_iter()
+            .flat_map(|(_, blocks)| blocks.predicates())
+            .chain(lists.iter().copied())
+            .cloned();
+        if self.facts.world.node_addresses.contains(&address) {
+            let own = Signature::new(literal.chain([Arc::new(Predicate::OwnNode)]), []);
+            return Some(shared(&mut self.distinct, own));
+        }
+        let Some(of_pod) = self.workload_at(address) else {
+            let only_listed = !lists.is_empty();
+            return only_listed.then(|| shared(&mut self.distinct, Signature::new(literal, [])));
+        };
+        let prefix = longest.map(|(prefix, _)| prefix);
+        let parts = (Arc::as_ptr(of_pod), prefix, lists.clone());
+        if let Some(known) = self.combined.get(&parts) {
+            return Some(Arc::clone(known));
+        }
+        let whole = Signature::new(
+            of_pod.predicates().iter().cloned().chain(literal),
+            of_pod.ports().iter().cloned(),
+        );
+        let signature = shared(&mut self.distinct, whole);
+        self.combined.insert(parts, Arc::clone(&signature));
+        Some(signature)
+    }
+
+    /// What the pod that has an address answers, blocks and lists apart.
+    fn workload_at(&self, address: IpAddr) -> Option<&'a Arc<Signature>> {
+        let name = self.facts.holder(address)?;
+        let workload = Workload::of(name, self.facts.world.pods.get(name)?);
+        self.facts.workloads.get(&workload)
+    }
+
+    /// The lists that an address is in, of those that are asked for.
+    fn lists_of(&self, address: IpAddr) -> Vec<&'a Arc<Predicate>> {
+        let facts = self.facts;
+        let lists = facts.world.listed.get(&address).into_iter();
+        let lists = lists.flat_map(|lists| lists.iter());
+        lists
+            .filter_map(|list| {
+                let asked = Arc::new(Predicate::Listed(list.clone()));
+                facts.questions.predicates.get(&asked)
+            })
+            .collect()
+    }
+}
+
+fn shared(distinct: &mut HashSet<Arc<Signature>>, signature: Signature) -> Arc<Signature> {
+    if let Some(known) = distinct.get(&signature) {
+        return Arc::clone(known);
+    }
+    let signature = Arc::new(signature);
+    distinct.insert(Arc::clone(&signature));
+    signature
+}
+
+fn workloads_in<'a>(
+    workloads: &'a OrdMap<Workload, Arc<Signature>>,
+    namespace: &'a str,
+) -> impl Iterator<Item = &'a Workload> {
+    workloads
+        .range(Workload::first_of(namespace)..)
+        .map(|(workload, _)| workload)
+        .take_while(move |workload| workload.is_in(namespace))
+}
+
+fn members_of<'a>(
+    facts: &'a Facts,
+    workload: &'a Workload,
+) -> impl Iterator<Item = &'a ObjectName> {
+    facts
+        .members
+        .range((workload.clone(), ObjectName::new("", ""))..)
+        .take_while(move |(of, _)| of == workload)
+        .map(|(_, name)| name)
+}
+
+/// The addresses in a block and in none of its exceptions, which lie inside it and apart, in order.
+fn addresses_in(
+    addresses: &OrdMap<IpAddr, Arc<Signature>>,
+    cidr: &IpNet,
+    except: &[IpNet],
+) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let mut next = Some(cidr.network());
+    for hole in except {
+        let Some(from) = next else { break };
+        let before = addresses.range(from..hole.network());
+        found.extend(before.map(|(address, _)| *address));
+        next = after(hole.broadcast());
+    }
+    if let Some(from) = next {
+        let rest = addresses.range(from..);
+        let inside = rest
+            .map(|(address, _)| *address)
+            .take_while(|address| cidr.contains(address));
+        found.extend(inside);
+    }
+    found
+}
+
+/// The next address of the same family.
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4)
+            .checked_add(1)
+            .map(|next| IpAddr::V4(next.into())),
+        IpAddr::V6(v6) => u128::from(v6)
+            .checked_add(1)
+            .map(|next| IpAddr::V6(next.into())),
+    }
+}
