@@ -40,7 +40,8 @@ make_control_plane_network() {
 }
 
 # A node has an interface on the bridge, forwards, and knows where the pods of the others are. Its default route leads to
-# the control plane, which forwards nothing.
+# the control plane, which forwards nothing. It does not wait for others that could have its addresses: for a second or
+# two a new pod would find nobody at the address of its gateway.
 make_node_network() {
 	local node=$1 other
 	ip link add "uplink" netns "$(keeper "$node")" type veth peer name "$node" netns "$(keeper control-plane)"
@@ -51,6 +52,7 @@ make_node_network() {
 	in_node "$node" sh -ec "
 		ip link set lo up
 		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+		sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 		ip addr add $(node_address "$node")/24 dev uplink
 		ip addr add $(node_address6 "$node")/64 dev uplink nodad
 		ip link set uplink up

@@ -48,6 +48,8 @@ impl Enforcer {
             cluster: cluster.name.clone(),
             node,
         };
+        // One that an earlier run of the tests has left on a cluster that stays.
+        enforcer.run(&["kill", node]).expect("kill an enforcer");
         let binary = binary("podgate-enforcer");
         let binary = path(&binary);
         let start = ["start", node, "--binary", binary];

@@ -1,3 +1,5 @@
 //! Level `cluster`: pods of a real Kubernetes of two nodes, with our plugin in their conflist.
 
 mod nodes;
+mod permissions;
+mod policies;
