@@ -27,18 +27,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use imbl::OrdSet;
 use podgate_datapath::lock::Lock;
-use podgate_datapath::record::{Identity, Record, Slot};
+use podgate_datapath::record::{Identity, PodName, Record, Slot};
 use podgate_datapath::{Paths, Sizes};
 use podgate_handoff::{AttachmentId, Reply};
 use podgate_policy::model::World;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
 use crate::admin::Condition;
 use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
 use crate::plan::Rulesets;
-use crate::source::Objects;
-use answer::{Progress, Trouble};
+use crate::source::{Answer, Objects, Question};
+use answer::{Inquiry, Progress, Trouble};
 use backoff::Backoff;
 use build::Built;
 use change::Compiled;
@@ -62,6 +63,8 @@ pub struct Beginning {
     pub mode: Mode,
     /// The node's addresses.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Where the source takes questions; none if it tells all that it knows anyway.
+    pub questions: Option<UnboundedSender<Question>>,
 }
 
 /// The owner.
@@ -88,6 +91,7 @@ pub struct Engine {
     /// The plan that is being executed.
     pending: Option<Pending>,
     waiting: Vec<Waiting>,
+    questions: Option<UnboundedSender<Question>>,
     trouble: Option<String>,
     backoff: Backoff,
     upkeep_due: Instant,
@@ -111,6 +115,8 @@ enum Pending {
 struct Waiting {
     identity: Identity,
     reply: oneshot::Sender<Reply>,
+    /// Whether its pod was asked for.
+    inquiry: Inquiry,
 }
 
 impl Engine {
@@ -129,6 +135,7 @@ impl Engine {
             sizes,
             mode,
             node_addresses,
+            questions,
         } = beginning;
         let mut cluster = Cluster::default();
         cluster.set_source(source);
@@ -158,6 +165,7 @@ impl Engine {
             unknown: OrdSet::new(),
             pending: None,
             waiting: Vec::new(),
+            questions,
             trouble: None,
             backoff: Backoff::default(),
             upkeep_due: Instant::now(),
@@ -205,6 +213,7 @@ impl Engine {
             dels,
             statuses,
             source,
+            answers,
             node_addresses,
             links,
             counts,
@@ -238,6 +247,7 @@ impl Engine {
             let identities = adds.into_iter().map(|(id, reply)| Waiting {
                 identity: identity(id),
                 reply,
+                inquiry: Inquiry::None,
             });
             self.waiting.extend(identities);
             self.settle(source.is_some());
@@ -245,6 +255,10 @@ impl Engine {
         if let Some(source) = source {
             self.source_errors = source.errors;
             self.cluster.apply(source.changes);
+            changed = true;
+        }
+        for (pod, answer) in answers {
+            self.take_answer(&pod, answer);
             changed = true;
         }
         if upkeep {
@@ -271,8 +285,12 @@ impl Engine {
     /// Answers every ADD of which the outcome is known. While there is more to come, an unknown pod may still
     /// become known.
     fn answer_adds(&mut self, more_to_come: bool) {
-        for waiting in std::mem::take(&mut self.waiting) {
-            match self.outcome(&waiting.identity, more_to_come) {
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            if waiting.reply.is_closed() {
+                tracing::debug!(attachment = %waiting.identity, "nobody waits for an ADD any more");
+                continue;
+            }
+            match self.outcome(&mut waiting, more_to_come) {
                 Some(reply) => {
                     tracing::debug!(attachment = %waiting.identity, ?reply, "answered an ADD");
                     answer(waiting.reply, reply);
@@ -282,7 +300,30 @@ impl Engine {
         }
     }
 
-    fn outcome(&self, identity: &Identity, more_to_come: bool) -> Option<Reply> {
+    /// Asks the source for the pod of an attachment.
+    fn inquire(&self, identity: &Identity) -> Inquiry {
+        let pod = self.cluster.record(identity).and_then(|r| r.pod.clone());
+        let asked = self.questions.as_ref().zip(pod);
+        let asked = asked.is_some_and(|(source, pod)| source.send(Question::Pod(pod)).is_ok());
+        if asked { Inquiry::Open } else { Inquiry::Done }
+    }
+
+    /// Those that wait for this pod need not wait for the source any more.
+    fn take_answer(&mut self, pod: &PodName, answer: Answer) {
+        if matches!(answer, Answer::Isolation(_)) {
+            // It was asked before the source was synced, and everything is known by now.
+            return;
+        }
+        for waiting in &mut self.waiting {
+            let record = self.cluster.record(&waiting.identity);
+            if record.and_then(|record| record.pod.as_ref()) == Some(pod) {
+                waiting.inquiry = answer.clone().into();
+            }
+        }
+    }
+
+    fn outcome(&self, waiting: &mut Waiting, more_to_come: bool) -> Option<Reply> {
+        let identity = &waiting.identity;
         let progress = match self.cluster.record(identity) {
             None => Progress::NoFile,
             Some(_) if self.facts_missing => Progress::Underway,
@@ -301,7 +342,11 @@ impl Engine {
             why,
             attempts: self.backoff.failures(),
         });
-        progress.reply(identity, trouble, more_to_come)
+        let unasked = waiting.inquiry == Inquiry::None && !more_to_come;
+        if progress == Progress::NotKnown && unasked {
+            waiting.inquiry = self.inquire(identity);
+        }
+        progress.reply(identity, &waiting.inquiry, trouble, more_to_come)
     }
 
     fn take_note_of(&mut self, view: View) {

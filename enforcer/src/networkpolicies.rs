@@ -2,24 +2,32 @@
 //!
 //! ```text
 //! follow::<Namespaces> ─┐
-//! follow::<Pods> ───────┼─ Message ──► Source: a store a kind ── Update ──► engine
-//! follow::<Policies> ───┘
+//! follow::<Pods> ───────┤
+//! follow::<Policies> ───┼─ Message ──► Source: a store a kind ── Update, Answer ──► engine
+//! follow::<Services> ───┤                 ▲   │                                        │
+//! follow::<Endpoint…> ──┘          answer │   ▼ one GET                                │
+//!                                        asking  ◄────────────── Question ─────────────┘
 //! ```
 //! One task owns all stores. The engine begins when every kind has been listed.
 
+mod ask;
+mod asking;
 mod kinds;
 
 use std::sync::mpsc::Sender;
 
 use anyhow::{Result, bail};
 use kube::Client;
-use tokio::sync::mpsc;
+use podgate_datapath::record::PodName;
+use podgate_policy::model::ObjectName;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinSet;
 
-use crate::api::{Failure, Kind, Said, Store, follow};
+use crate::api::{Changed, Failure, Kind, Said, Store, follow};
 use crate::engine::Event;
-use crate::source::{Change, Update};
-pub use kinds::{Namespaces, Pods, Policies};
+use crate::source::{Answer, Change, Question, Update};
+use asking::Asking;
+pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
 
 /// Messages on their way to the source; then the watches wait.
 const QUEUE: usize = 1024;
@@ -36,6 +44,10 @@ enum Message {
     Pods(Said<Pods>),
     /// Of policies.
     Policies(Said<Policies>),
+    /// Of Services.
+    Services(Said<Services>),
+    /// Of EndpointSlices.
+    EndpointSlices(Said<EndpointSlices>),
 }
 
 /// What the API server has, as far as it was said.
@@ -44,37 +56,59 @@ struct Source {
     namespaces: Store<Namespaces>,
     pods: Store<Pods>,
     policies: Store<Policies>,
+    services: Store<Services>,
+    endpoint_slices: Store<EndpointSlices>,
     /// What the engine has not been told.
     changes: Vec<Change>,
     /// Whether everything was known, and what was wrong, when the engine was told last.
     told: Option<(bool, Vec<String>)>,
 }
 
-/// Follows the API server, and tells the engine, until that has ended.
+/// Follows the API server, tells the engine, and answers its questions, until it has ended.
 ///
 /// # Errors
 /// When a watch ends by itself, which it never should.
-pub async fn run(client: Client, engine: Sender<Event>) -> Result<()> {
+pub async fn run(
+    client: Client,
+    engine: Sender<Event>,
+    mut questions: UnboundedReceiver<Question>,
+) -> Result<()> {
     let (out, mut messages) = mpsc::channel(QUEUE);
     let mut watches = JoinSet::new();
     watches.spawn(follow(client.clone(), out.clone(), Message::Namespaces));
     watches.spawn(follow(client.clone(), out.clone(), Message::Pods));
-    watches.spawn(follow(client, out, Message::Policies));
+    watches.spawn(follow(client.clone(), out.clone(), Message::Policies));
+    watches.spawn(follow(client.clone(), out.clone(), Message::Services));
+    watches.spawn(follow(client.clone(), out, Message::EndpointSlices));
     let mut source = Source::default();
+    let mut asking = Asking::new(client);
     let mut batch = Vec::new();
     loop {
+        let mut answers: Vec<(PodName, Answer)> = Vec::new();
         tokio::select! {
-            _ = messages.recv_many(&mut batch, QUEUE) => {}
+            _ = messages.recv_many(&mut batch, QUEUE) => {
+                for message in batch.drain(..) {
+                    source.take(message);
+                }
+            }
+            Some(question) = questions.recv() => {
+                answers.extend(asking.ask(question, &mut source.pods));
+            }
+            Some(asked) = asking.next() => {
+                let (changes, answer) = asking.answered(asked, &mut source.pods);
+                source.note(changes, Change::Pod);
+                answers.extend(answer);
+            }
             Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
         }
-        for message in batch.drain(..) {
-            source.take(message);
-        }
-        if let Some(event) = source.news()
-            && engine.send(event).is_err()
-        {
-            tracing::debug!("the engine has ended, and the source with it");
-            return Ok(());
+        let answers = answers
+            .into_iter()
+            .map(|(pod, answer)| Event::Answer(pod, answer));
+        for event in source.news().into_iter().chain(answers) {
+            if engine.send(event).is_err() {
+                tracing::debug!("the engine has ended, and the source with it");
+                return Ok(());
+            }
         }
     }
 }
@@ -83,21 +117,36 @@ impl Source {
     fn take(&mut self, message: Message) {
         match message {
             Message::Namespaces(said) => {
-                let changes = self.namespaces.take(said).into_iter();
-                let changes = changes.map(|(name, value)| Change::Namespace(name.name, value));
-                self.changes.extend(changes);
+                let changed = self.namespaces.take(said);
+                self.note(changed, |name, value| Change::Namespace(name.name, value));
             }
             Message::Pods(said) => {
-                let changes = self.pods.take(said).into_iter();
-                self.changes
-                    .extend(changes.map(|(name, value)| Change::Pod(name, value)));
+                let changed = self.pods.take(said);
+                self.note(changed, Change::Pod);
             }
             Message::Policies(said) => {
-                let changes = self.policies.take(said).into_iter();
-                self.changes
-                    .extend(changes.map(|(name, value)| Change::Policy(name, value)));
+                let changed = self.policies.take(said);
+                self.note(changed, Change::Policy);
+            }
+            Message::Services(said) => {
+                let changed = self.services.take(said);
+                self.note(changed, Change::Service);
+            }
+            Message::EndpointSlices(said) => {
+                let changed = self.endpoint_slices.take(said);
+                self.note(changed, Change::EndpointSlice);
             }
         }
+    }
+
+    fn note<V>(
+        &mut self,
+        changed: Vec<Changed<V>>,
+        change: impl Fn(ObjectName, Option<V>) -> Change,
+    ) {
+        let changes = changed.into_iter();
+        self.changes
+            .extend(changes.map(|(name, value)| change(name, value)));
     }
 
     /// What the engine has not been told yet. What is known is told only once all of it is.
@@ -119,11 +168,13 @@ impl Source {
         })
     }
 
-    fn kinds(&self) -> [KindState<'_>; 3] {
+    fn kinds(&self) -> [KindState<'_>; 5] {
         [
             KindState::of(&self.namespaces),
             KindState::of(&self.pods),
             KindState::of(&self.policies),
+            KindState::of(&self.services),
+            KindState::of(&self.endpoint_slices),
         ]
     }
 
@@ -143,7 +194,9 @@ impl Source {
         }
         let of_objects = complaints(&self.namespaces)
             .chain(complaints(&self.pods))
-            .chain(complaints(&self.policies));
+            .chain(complaints(&self.policies))
+            .chain(complaints(&self.services))
+            .chain(complaints(&self.endpoint_slices));
         let mut of_objects = of_objects.fuse();
         errors.extend(of_objects.by_ref().take(TOLD));
         let more = of_objects.count();

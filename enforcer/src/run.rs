@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use podgate_datapath::{Paths, Sizes};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use crate::admin::{self, Condition};
@@ -19,7 +20,7 @@ use crate::manifests::{self, Snapshot};
 use crate::networkpolicies;
 use crate::node;
 use crate::socket::{EngineGone, Limits, Socket};
-use crate::source::{Objects, Update};
+use crate::source::{Objects, Question, Update};
 use crate::upkeep;
 
 /// Only root may hand over attachments.
@@ -88,13 +89,20 @@ pub async fn run(config: Config) -> Result<()> {
             .send(Event::Handoff(handoff))
             .map_err(|_| EngineGone)
     }));
-    let source = tokio::spawn(follow_source(source, paths.clone(), events_in.clone()));
+    let (questions_in, questions) = unbounded_channel();
+    let answers_questions = match source {
+        Source::Manifests(_) => false,
+        Source::NetworkPolicies(_) => true,
+    };
+    let following = follow_source(source, paths.clone(), events_in.clone(), questions);
+    let source = tokio::spawn(following);
     upkeep::start(paths.clone())?;
     let beginning = Beginning {
         paths,
         sizes,
         mode,
         node_addresses,
+        questions: answers_questions.then_some(questions_in),
     };
     let mut engine = start_engine(beginning, condition_in, events)?;
 
@@ -163,7 +171,12 @@ fn start_engine(
 }
 
 /// Tells the engine what the source says, until the engine has ended.
-async fn follow_source(source: Source, paths: Paths, engine: Sender<Event>) -> Result<()> {
+async fn follow_source(
+    source: Source,
+    paths: Paths,
+    engine: Sender<Event>,
+    questions: UnboundedReceiver<Question>,
+) -> Result<()> {
     match source {
         Source::Manifests(directory) => {
             let kept = paths.run.join("manifests");
@@ -175,7 +188,7 @@ async fn follow_source(source: Source, paths: Paths, engine: Sender<Event>) -> R
         }
         Source::NetworkPolicies(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
-            networkpolicies::run(client, engine).await
+            networkpolicies::run(client, engine, questions).await
         }
     }
 }

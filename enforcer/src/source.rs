@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use podgate_datapath::record::PodName;
 use podgate_policy::model::{
     EndpointSlice, ListName, Namespace, NetworkPolicy, ObjectName, Service,
 };
@@ -43,6 +44,38 @@ pub struct Update {
     pub changes: Vec<Change>,
     /// All that is wrong with the source now, each with what a person can do. Empty: everything it has is in force.
     pub errors: Vec<String>,
+}
+
+/// What the engine asks a source about the pod of an ADD. Every question gets one [`Answer`], within about the time
+/// that a plugin waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// Whether there is this pod, which the synced source has not told of.
+    Pod(PodName),
+    /// In which directions this pod is isolated; asked of a source that is not synced.
+    Isolation(PodName),
+}
+
+/// What a source answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// There is the pod; an update before this answer told of it.
+    Known,
+    /// There is no such pod.
+    NoSuchPod,
+    /// There is the pod, and so it is isolated, whatever else the source has to say.
+    Isolation(Isolation),
+    /// The answer is not to be had now. Says why.
+    Failed(String),
+}
+
+/// The directions in which some policy isolates a pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Isolation {
+    /// Towards the pod.
+    pub ingress: bool,
+    /// From the pod.
+    pub egress: bool,
 }
 
 /// All objects that a source has.

@@ -87,6 +87,15 @@ pub fn compiled_verdict(
     Verdict::when(!dropped_by_the_kernel && ruleset.row(peer).allows(connection.transport))
 }
 
+/// Whether `policy`, of the subject's namespace, isolates it in `direction`: there only what a rule allows passes.
+pub fn isolates(policy: &NetworkPolicy, direction: Direction, subject: &Subject) -> bool {
+    let isolating = match direction {
+        Direction::Ingress => policy.isolates_ingress,
+        Direction::Egress => policy.isolates_egress,
+    };
+    isolating && applies(policy, subject)
+}
+
 /// Whether a policy of the subject's namespace applies to it.
 pub fn applies(policy: &NetworkPolicy, subject: &Subject) -> bool {
     let members = &policy.members;

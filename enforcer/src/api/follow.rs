@@ -75,7 +75,8 @@ impl Failure {
         }
     }
 
-    fn of(error: &kube::Error) -> Self {
+    /// What an error of a request means for us.
+    pub fn of(error: &kube::Error) -> Self {
         if let kube::Error::Api(status) = error {
             return Self::of_status(status);
         }

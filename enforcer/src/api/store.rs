@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use podgate_policy::model::ObjectName;
 
 use super::follow::{Failure, Said};
-use super::kind::Kind;
+use super::kind::{Kind, Seen};
 
 /// Every object of a kind.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Store<K: Kind> {
     listing: Option<BTreeSet<ObjectName>>,
     synced: bool,
     failure: Option<Failure>,
+    /// Objects that are being asked for, and whether the watch has said something of them meanwhile.
+    asked: BTreeMap<ObjectName, bool>,
 }
 
 /// One object.
@@ -26,6 +28,24 @@ pub struct Stored<V> {
     pub value: V,
     /// What is wrong with it.
     pub complaints: Vec<String>,
+    /// Whether it was asked for, and the watch has not brought it yet.
+    early: bool,
+}
+
+impl<V> Stored<V> {
+    fn of<K: Kind<Value = V>>(seen: Seen<K>, early: bool) -> Self {
+        Self {
+            uid: seen.uid().map(str::to_owned),
+            value: seen.value,
+            complaints: seen.complaints,
+            early,
+        }
+    }
+
+    /// Whether what the watch says of an object with this UID is older: it has yet to bring the one asked for.
+    fn is_newer_than(&self, uid: Option<&str>) -> bool {
+        self.early && self.uid.as_deref() != uid
+    }
 }
 
 /// An object is now so; `None`: it is gone.
@@ -38,6 +58,7 @@ impl<K: Kind> Default for Store<K> {
             listing: None,
             synced: false,
             failure: None,
+            asked: BTreeMap::new(),
         }
     }
 }
@@ -53,23 +74,30 @@ impl<K: Kind> Store<K> {
             Said::Listed => {
                 self.failure = None;
                 self.synced = true;
+                self.asked
+                    .values_mut()
+                    .for_each(|overtaken| *overtaken = true);
                 self.forget_unlisted()
             }
             Said::Object(seen) => {
                 self.failure = None;
                 let name = seen.name();
+                self.overtake(&name);
                 if let Some(listed) = &mut self.listing {
                     listed.insert(name.clone());
+                } else if self.is_older(&name, seen.uid()) {
+                    return Vec::new();
                 }
-                let stored = Stored {
-                    uid: seen.uid().map(str::to_owned),
-                    value: seen.value,
-                    complaints: seen.complaints,
-                };
-                self.put(name, stored).into_iter().collect()
+                self.put(name, Stored::of(*seen, false))
+                    .into_iter()
+                    .collect()
             }
-            Said::Gone(name, _) => {
+            Said::Gone(name, uid) => {
                 self.failure = None;
+                self.overtake(&name);
+                if self.is_older(&name, uid.as_deref()) {
+                    return Vec::new();
+                }
                 let gone = self.objects.remove(&name);
                 gone.map(|_| (name, None)).into_iter().collect()
             }
@@ -82,6 +110,25 @@ impl<K: Kind> Store<K> {
                 Vec::new()
             }
         }
+    }
+
+    /// An object is being asked for, beside the watch.
+    pub fn ask(&mut self, name: ObjectName) {
+        self.asked.insert(name, false);
+    }
+
+    /// What was answered. None: the watch said something meanwhile that may be newer, so the answer is worth nothing.
+    /// Otherwise it is newer than all that the watch has said, as it was asked for after that.
+    pub fn answered(
+        &mut self,
+        name: &ObjectName,
+        found: Option<Seen<K>>,
+    ) -> Option<Vec<Changed<K::Value>>> {
+        if self.asked.remove(name)? {
+            return None;
+        }
+        let change = found.and_then(|seen| self.put(name.clone(), Stored::of(seen, true)));
+        Some(change.into_iter().collect())
     }
 
     /// Whether it has been listed once.
@@ -105,6 +152,17 @@ impl<K: Kind> Store<K> {
             let complaints = stored.complaints.iter();
             complaints.map(move |complaint| (name, complaint.as_str()))
         })
+    }
+
+    fn overtake(&mut self, name: &ObjectName) {
+        if let Some(overtaken) = self.asked.get_mut(name) {
+            *overtaken = true;
+        }
+    }
+
+    fn is_older(&self, name: &ObjectName, uid: Option<&str>) -> bool {
+        let known = self.objects.get(name);
+        known.is_some_and(|known| known.is_newer_than(uid))
     }
 
     fn put(&mut self, name: ObjectName, new: Stored<K::Value>) -> Option<Changed<K::Value>> {

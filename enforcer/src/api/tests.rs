@@ -1,6 +1,6 @@
 //! A kind of one field, and what a store makes of what is said of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::WatchEvent;
@@ -35,20 +35,27 @@ impl Kind for Maps {
     }
 }
 
-fn map(name: &str, version: u32, value: &str) -> Value {
+fn map(name: &str, uid: &str, value: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "ConfigMap", "data": {"v": value},
-        "metadata": {"name": name, "namespace": "ns", "uid": name, "resourceVersion": version.to_string()},
+        "metadata": {"name": name, "namespace": "ns", "uid": uid, "resourceVersion": "1"},
     })
 }
 
-fn seen(name: &str, value: &str) -> Said<Maps> {
-    let json = map(name, 1, value).to_string();
-    Said::Object(Box::new(serde_json::from_str(&json).unwrap()))
+fn object(name: &str, uid: &str, value: &str) -> Seen<Maps> {
+    serde_json::from_str(&map(name, uid, value).to_string()).unwrap()
 }
 
-fn gone(name: &str) -> Said<Maps> {
-    Said::Gone(ObjectName::new("ns", name), Some(name.to_owned()))
+fn seen(name: &str, value: &str) -> Said<Maps> {
+    Said::Object(Box::new(object(name, name, value)))
+}
+
+fn name(name: &str) -> ObjectName {
+    ObjectName::new("ns", name)
+}
+
+fn gone(object: &str) -> Said<Maps> {
+    Said::Gone(name(object), Some(object.to_owned()))
 }
 
 #[test]
@@ -60,7 +67,7 @@ fn an_object_that_does_not_fit_its_type_is_present_beside_the_others() {
     });
     let list = json!({
         "kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"},
-        "items": [map("right", 7, "x"), wrong.clone()],
+        "items": [map("right", "r", "x"), wrong.clone()],
     });
     let list: ObjectList<Seen<Maps>> = serde_json::from_str(&list.to_string()).unwrap();
     let [right, salvaged] = list.items.as_slice() else {
@@ -74,7 +81,7 @@ fn an_object_that_does_not_fit_its_type_is_present_beside_the_others() {
         panic!("{event:?}")
     };
     for wrong in [salvaged, &watched] {
-        assert_eq!(wrong.name(), ObjectName::new("ns", "wrong"));
+        assert_eq!(wrong.name(), name("wrong"));
         assert_eq!((wrong.uid(), wrong.version()), (Some("u"), Some("8")));
         assert_eq!(wrong.value.as_deref(), Some("a"));
         assert!(wrong.complaints[0].contains("cannot be read"), "{wrong:?}");
@@ -198,11 +205,218 @@ proptest! {
         }
         let expected: BTreeMap<ObjectName, Option<String>> = server
             .iter()
-            .map(|(name, value)| (ObjectName::new("ns", name.to_string()), Some(value.to_string())))
+            .map(|(number, value)| (name(&number.to_string()), Some(value.to_string())))
             .collect();
         prop_assert_eq!(&told, &expected);
         for (name, value) in &expected {
             prop_assert_eq!(&store.get(name).unwrap().value, value);
         }
+    }
+}
+
+#[test]
+fn an_answer_that_the_watch_has_overtaken_is_worth_nothing() {
+    let a = || name("a");
+    let overtaking = [
+        ("it went", gone("a")),
+        ("it is so now", seen("a", "2")),
+        ("a list was read", Said::Listed),
+    ];
+    for (what, said) in overtaking {
+        let mut store = Store::<Maps>::default();
+        store.ask(a());
+        store.take(said);
+        let answered = store.answered(&a(), Some(object("a", "a", "1")));
+        assert_eq!(answered, None, "{what}");
+        assert_ne!(
+            store.get(&a()).map(|known| known.value.as_deref()),
+            Some(Some("1")),
+            "{what}"
+        );
+    }
+    let mut store = Store::<Maps>::default();
+    store.ask(a());
+    store.take(gone("b"));
+    let answered = store.answered(&a(), Some(object("a", "a", "1")));
+    assert_eq!(answered, Some(vec![(a(), Some(Some("1".to_owned())))]));
+    assert_eq!(store.take(seen("a", "1")), []);
+}
+
+#[test]
+fn what_the_watch_still_says_of_the_namesake_before_it_is_older_than_an_answer() {
+    let mut store = Store::<Maps>::default();
+    let of = |uid: &str| Said::Gone(name("a"), Some(uid.to_owned()));
+    store.take(Said::Object(Box::new(object("a", "old", "1"))));
+    store.ask(name("a"));
+    store
+        .answered(&name("a"), Some(object("a", "new", "2")))
+        .unwrap();
+    assert_eq!(
+        store.take(Said::Object(Box::new(object("a", "old", "3")))),
+        []
+    );
+    assert_eq!(store.take(of("old")), []);
+    assert_eq!(
+        store.take(Said::Object(Box::new(object("a", "new", "2")))),
+        []
+    );
+    assert_eq!(store.take(of("new")).len(), 1);
+}
+
+/// What happens at the server, on its way to us, and to a direct question.
+#[derive(Debug, Clone)]
+enum Step {
+    Set(u8, u8),
+    Delete(u8),
+    /// So many events of the watch arrive.
+    Arrive(u8),
+    Ask(u8),
+    /// The server answers what was asked.
+    Read,
+    /// That answer arrives.
+    Answer,
+    /// The server is listed, and the list arrives but for its end.
+    List,
+    /// The end of the list.
+    Listed,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..2_u8, 0..3_u8).prop_map(|(name, value)| Step::Set(name, value)),
+        3 => (0..2_u8).prop_map(Step::Delete),
+        4 => (1..4_u8).prop_map(Step::Arrive),
+        3 => (0..2_u8).prop_map(Step::Ask),
+        3 => Just(Step::Read),
+        3 => Just(Step::Answer),
+        1 => Just(Step::List),
+        1 => Just(Step::Listed),
+    ]
+}
+
+/// What the server said to a question, once it did: the object's UID and value, if there is one.
+type Read = Option<Option<(u32, u8)>>;
+
+/// A server, what of it is on its way to a store, and what the store has told.
+#[derive(Debug, Default)]
+struct Race {
+    server: BTreeMap<u8, (u32, u8)>,
+    births: u32,
+    events: VecDeque<(u8, u32, Option<u8>)>,
+    question: Option<(u8, Read)>,
+    listing: bool,
+    store: Store<Maps>,
+    told: BTreeMap<ObjectName, Option<String>>,
+}
+
+impl Race {
+    fn note(&mut self, changes: Vec<Changed<Option<String>>>) {
+        for (name, value) in changes {
+            match value {
+                Some(value) => self.told.insert(name, value),
+                None => self.told.remove(&name),
+            };
+        }
+    }
+
+    fn say(&mut self, said: Said<Maps>) {
+        let changes = self.store.take(said);
+        self.note(changes);
+    }
+
+    fn arrive(&mut self) {
+        let Some((number, uid, value)) = self.events.pop_front() else {
+            return;
+        };
+        let (of, uid) = (number.to_string(), uid.to_string());
+        self.say(match value {
+            Some(value) => Said::Object(Box::new(object(&of, &uid, &value.to_string()))),
+            None => Said::Gone(name(&of), Some(uid)),
+        });
+    }
+
+    fn listed(&mut self) {
+        if std::mem::take(&mut self.listing) {
+            self.say(Said::Listed);
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Set(number, value) => {
+                let uid = match self.server.get(&number) {
+                    Some((uid, _)) => *uid,
+                    None => {
+                        self.births += 1;
+                        self.births
+                    }
+                };
+                self.server.insert(number, (uid, value));
+                self.events.push_back((number, uid, Some(value)));
+            }
+            Step::Delete(number) => {
+                if let Some((uid, _)) = self.server.remove(&number) {
+                    self.events.push_back((number, uid, None));
+                }
+            }
+            Step::Arrive(_) if self.listing => {}
+            Step::Arrive(events) => (0..events).for_each(|_| self.arrive()),
+            Step::Ask(number) => {
+                if self.question.is_none() {
+                    self.store.ask(name(&number.to_string()));
+                    self.question = Some((number, None));
+                }
+            }
+            Step::Read => {
+                if let Some((number, answer @ None)) = &mut self.question {
+                    *answer = Some(self.server.get(number).copied());
+                }
+            }
+            Step::Answer => {
+                if let Some((number, Some(answer))) = self.question {
+                    self.question = None;
+                    let of = number.to_string();
+                    let found = answer
+                        .map(|(uid, value)| object(&of, &uid.to_string(), &value.to_string()));
+                    let changes = self.store.answered(&name(&of), found);
+                    self.note(changes.unwrap_or_default());
+                }
+            }
+            Step::List => {
+                self.listing = true;
+                self.events.clear();
+                self.say(Said::Listing);
+                for (number, (uid, value)) in self.server.clone() {
+                    let (of, uid) = (number.to_string(), uid.to_string());
+                    let listed = object(&of, &uid, &value.to_string());
+                    self.say(Said::Object(Box::new(listed)));
+                }
+            }
+            Step::Listed => self.listed(),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn answers_between_events_and_lists_come_to_what_the_server_has(
+        steps in prop::collection::vec(step(), 0..40)
+    ) {
+        let mut race = Race::default();
+        for step in steps {
+            race.take(step);
+        }
+        race.take(Step::Read);
+        race.take(Step::Answer);
+        race.listed();
+        while !race.events.is_empty() {
+            race.arrive();
+        }
+        let server = race.server.iter();
+        let expected: BTreeMap<_, _> = server
+            .map(|(number, (_, value))| (name(&number.to_string()), Some(value.to_string())))
+            .collect();
+        prop_assert_eq!(&race.told, &expected);
     }
 }

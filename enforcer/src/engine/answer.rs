@@ -3,6 +3,8 @@
 use podgate_datapath::record::Identity;
 use podgate_handoff::Reply;
 
+use crate::source::Answer;
+
 /// After how many failed attempts an ADD is told so.
 const PATIENCE: u32 = 3;
 
@@ -19,6 +21,29 @@ pub(super) enum Progress {
     Underway,
 }
 
+/// Whether the source was asked for the pod of an ADD that it had not told of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Inquiry {
+    /// Not yet.
+    #[default]
+    None,
+    /// It was, and has not answered.
+    Open,
+    /// It has said what it knows, or cannot be asked at all.
+    Done,
+    /// It could not find out; why, for people.
+    Failed(String),
+}
+
+impl From<Answer> for Inquiry {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Known | Answer::NoSuchPod | Answer::Isolation(_) => Self::Done,
+            Answer::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
 /// What stands in the way of the last change.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trouble<'a> {
@@ -33,6 +58,7 @@ impl Progress {
     pub(super) fn reply(
         self,
         identity: &Identity,
+        inquiry: &Inquiry,
         trouble: Option<Trouble<'_>>,
         more_to_come: bool,
     ) -> Option<Reply> {
@@ -41,7 +67,12 @@ impl Progress {
             .map(|trouble| Reply::Failed(trouble.why.to_owned()));
         match self {
             Self::InForce => Some(Reply::InForce),
-            Self::NotKnown => (!more_to_come).then_some(Reply::Unknown),
+            Self::NotKnown if more_to_come => None,
+            Self::NotKnown => match inquiry {
+                Inquiry::None | Inquiry::Open => None,
+                Inquiry::Done => Some(Reply::Unknown),
+                Inquiry::Failed(why) => Some(Reply::Failed(why.clone())),
+            },
             Self::Underway => given_up,
             // In trouble, its file may not have been read yet.
             Self::NoFile if trouble.is_some() => given_up,
@@ -80,10 +111,23 @@ mod tests {
             (Progress::NoFile, trouble(1), false, None),
             (Progress::NoFile, trouble(PATIENCE), false, failed),
         ] {
-            let reply = progress.reply(&identity, trouble, more_to_come);
+            let reply = progress.reply(&identity, &Inquiry::Done, trouble, more_to_come);
             assert_eq!(reply, expected, "{progress:?} {trouble:?} {more_to_come}");
         }
-        let missing = Progress::NoFile.reply(&identity, None, true);
+        let missing = Progress::NoFile.reply(&identity, &Inquiry::None, None, true);
         assert!(matches!(missing, Some(Reply::Failed(why)) if why.contains("c-eth0")));
+        let away = Answer::Failed("away".into());
+        for (inquiry, expected) in [
+            (Inquiry::None, None),
+            (Inquiry::Open, None),
+            (Answer::NoSuchPod.into(), Some(Reply::Unknown)),
+            (Answer::Known.into(), Some(Reply::Unknown)),
+            (away.into(), Some(Reply::Failed("away".into()))),
+        ] {
+            let reply = Progress::NotKnown.reply(&identity, &inquiry, None, false);
+            assert_eq!(reply, expected, "{inquiry:?}");
+            let underway = Progress::Underway.reply(&identity, &inquiry, None, false);
+            assert_eq!(underway, None, "{inquiry:?}");
+        }
     }
 }

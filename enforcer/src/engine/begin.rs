@@ -1,19 +1,37 @@
 //! The time before the source is synced: what an earlier enforcer put in force stays, and ADDs wait.
+//!
+//! An ADD is not judged by half of what the source has. But two questions have answers that stay true: which policies
+//! of its namespace select the pod, and so in which directions it is isolated. There it is denied everything at once;
+//! what is allowed follows when the source is synced. Where nothing isolates it its baseline is final.
 
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use podgate_abi::{Direction, PolicyWord, Ruleset};
+use podgate_datapath::Paths;
+use podgate_datapath::record::{self, Identity, PodName};
+use podgate_datapath::tables::TableSet;
 use podgate_handoff::Reply;
 use tokio::sync::watch;
 
+use super::answer::Inquiry;
 use super::inbox::Inbox;
+use super::settle::take_lock;
 use super::{Beginning, Engine, Event, Waiting, answer, identity};
 use crate::admin::Condition;
-use crate::source::Objects;
+use crate::source::{Answer, Isolation, Objects, Question};
 
 /// How often is looked who still waits.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// An ADD that waits for the source.
+#[derive(Debug)]
+struct Early {
+    add: Waiting,
+    /// Its pod; none if the runtime did not say.
+    pod: Option<PodName>,
+}
 
 impl Engine {
     /// Waits until the source is synced, then begins with what it says. None: the enforcer stops before that.
@@ -25,7 +43,7 @@ impl Engine {
         condition: watch::Sender<Condition>,
         events: &Receiver<Event>,
     ) -> Result<Option<Self>> {
-        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut early: Vec<Early> = Vec::new();
         let mut reasons = Vec::new();
         loop {
             let inbox = Inbox::gather(events, LOOK);
@@ -43,12 +61,22 @@ impl Engine {
                 reasons = new;
                 condition.send_replace(Condition::Starting(reasons.clone()));
             }
-            waiting.retain(|waiting| !waiting.reply.is_closed());
-            waiting.extend(inbox.adds.into_iter().map(|(id, reply)| Waiting {
-                identity: identity(id),
-                reply,
+            early.retain(|early| !early.add.reply.is_closed());
+            early.extend(inbox.adds.into_iter().map(|(id, reply)| Early {
+                pod: None,
+                add: Waiting {
+                    identity: identity(id),
+                    reply,
+                    inquiry: Inquiry::None,
+                },
             }));
             let Some(update) = inbox.source else {
+                for early in &mut early {
+                    early.inquire(&beginning);
+                }
+                for (pod, what) in inbox.answers {
+                    early = take_answer(early, &pod, &what, &beginning.paths);
+                }
                 for reply in inbox.statuses {
                     answer(reply, Reply::Failed(not_synced(&reasons)));
                 }
@@ -63,11 +91,107 @@ impl Engine {
             for reply in inbox.statuses {
                 answer(reply, engine.status());
             }
-            engine.waiting = waiting;
+            engine.waiting = early.into_iter().map(Early::into_waiting).collect();
             engine.settle(false);
             return Ok(Some(engine));
         }
     }
+}
+
+impl Early {
+    /// Asks the source how the pod is isolated, once.
+    fn inquire(&mut self, beginning: &Beginning) {
+        let Some(questions) = &beginning.questions else {
+            return;
+        };
+        if self.add.inquiry != Inquiry::None {
+            return;
+        }
+        self.add.inquiry = Inquiry::Open;
+        self.pod = match record::read(&beginning.paths, &self.add.identity) {
+            Ok(record) => record.and_then(|record| record.pod),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the attachment of an ADD cannot be read"
+                );
+                None
+            }
+        };
+        if let Some(pod) = self.pod.clone() {
+            // A source that has ended ends the enforcer.
+            drop(questions.send(Question::Isolation(pod)));
+        }
+    }
+
+    /// The same ADD, for an engine that knows everything.
+    fn into_waiting(self) -> Waiting {
+        Waiting {
+            inquiry: Inquiry::None,
+            ..self.add
+        }
+    }
+}
+
+/// Answers the ADDs of this pod if they need not wait any more, and returns all others.
+fn take_answer(waiting: Vec<Early>, pod: &PodName, what: &Answer, paths: &Paths) -> Vec<Early> {
+    let (concerned, mut others): (Vec<Early>, Vec<Early>) = waiting
+        .into_iter()
+        .partition(|early| early.pod.as_ref() == Some(pod));
+    for early in concerned {
+        let reply = match what {
+            Answer::Isolation(isolation) => isolate(paths, &early.add.identity, *isolation),
+            Answer::NoSuchPod => Some(Reply::Unknown),
+            Answer::Failed(why) => Some(Reply::Failed(why.clone())),
+            // An answer to another question.
+            Answer::Known => None,
+        };
+        match reply {
+            Some(reply) => {
+                tracing::debug!(attachment = %early.add.identity, ?reply, "answered an ADD before the source is synced");
+                answer(early.add.reply, reply);
+            }
+            None => others.push(early),
+        }
+    }
+    others
+}
+
+/// Denies everything in the directions in which the pod is isolated. None: what is allowed there is to come.
+fn isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> Option<Reply> {
+    if isolation == Isolation::default() {
+        return Some(Reply::InForce);
+    }
+    match try_to_isolate(paths, identity, isolation) {
+        Ok(()) => {
+            tracing::info!(attachment = %identity, ?isolation, "isolated a pod before the source is synced");
+            None
+        }
+        Err(error) => Some(Reply::Failed(format!("isolate {identity}: {error:#}"))),
+    }
+}
+
+fn try_to_isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> Result<()> {
+    let _lock = take_lock(paths)?;
+    let record = record::read(paths, identity)?.context("it has no file any more")?;
+    let set = TableSet::open_current(paths)?.context("find the current table set")?;
+    let stands = set.read_attachment(record.slot)?;
+    anyhow::ensure!(
+        stands.origin().birth() == record.birth.0,
+        "its slot is another attachment's"
+    );
+    for (direction, isolated) in [
+        (Direction::ToPod, isolation.ingress),
+        (Direction::FromPod, isolation.egress),
+    ] {
+        let before = set.read_word(record.slot, direction)?.ruleset();
+        if isolated && before == Ruleset::ALLOW_ALL {
+            let word = PolicyWord::new(Ruleset::DENY_ALL, set.draw_generation()?.0);
+            set.store_word(record.slot, direction, word)?;
+        }
+    }
+    Ok(())
 }
 
 /// For people: why nothing can be put in force yet.

@@ -6,12 +6,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use podgate_datapath::netlink::Ifindex;
+use podgate_datapath::record::PodName;
 use podgate_handoff::{AttachmentId, Reply, Request};
 use tokio::sync::oneshot;
 
 use crate::node::Noticed;
 use crate::socket::Handoff;
-use crate::source::Update;
+use crate::source::{Answer, Update};
 
 /// Something for the engine.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub enum Event {
     Source(Update),
     /// The source has not said everything that it has yet, for these reasons.
     NotSynced(Vec<String>),
+    /// The source answers a question about a pod.
+    Answer(PodName, Answer),
     /// The node's kernel said something.
     Node(Noticed),
     /// Somebody reads the metrics: count the kernel's first.
@@ -65,6 +68,8 @@ pub(super) struct Inbox {
     pub(super) source: Option<Update>,
     /// Why the source had not said everything when it was last heard.
     pub(super) not_synced: Option<Vec<String>>,
+    /// Answers of the source, given after what it said.
+    pub(super) answers: Vec<(PodName, Answer)>,
     /// The newest addresses of the node.
     pub(super) node_addresses: Option<BTreeSet<IpAddr>>,
     /// Where interfaces or filters went away.
@@ -102,6 +107,7 @@ impl Inbox {
                 known.changes.extend(update.changes);
                 known.errors = update.errors;
             }
+            Event::Answer(pod, answer) => self.answers.push((pod, answer)),
             Event::NotSynced(reasons) => self.not_synced = Some(reasons),
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
             Event::Node(Noticed::LinkGone(interface) | Noticed::FilterGone(interface)) => {

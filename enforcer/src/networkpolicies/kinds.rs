@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{core, networking};
-use podgate_policy::model::{Namespace, NetworkPolicy, Selector};
+use k8s_openapi::api::{core, discovery, networking};
+use podgate_policy::model::{EndpointSlice, Namespace, NetworkPolicy, Selector, Service};
 
 use crate::api::{Kind, Parts};
 use crate::convert::pod::IdentifiedPod;
@@ -80,5 +80,54 @@ impl Kind for Policies {
             ingress: Vec::new(),
             egress: Vec::new(),
         })
+    }
+}
+
+/// Services.
+#[derive(Debug, Clone)]
+pub struct Services;
+
+impl Kind for Services {
+    type Object = core::v1::Service;
+    type Value = Arc<Service>;
+
+    const NAME: &'static str = "services";
+
+    fn convert(object: &Self::Object) -> Converted<Self::Value> {
+        convert::service::convert(object).map(|named| named.service)
+    }
+
+    fn salvage(parts: &Parts) -> Self::Value {
+        let object = core::v1::Service {
+            metadata: parts.metadata(),
+            spec: parts.part("spec"),
+            status: parts.part("status"),
+        };
+        Self::convert(&object).value
+    }
+}
+
+/// EndpointSlices.
+#[derive(Debug, Clone)]
+pub struct EndpointSlices;
+
+impl Kind for EndpointSlices {
+    type Object = discovery::v1::EndpointSlice;
+    type Value = Arc<EndpointSlice>;
+
+    const NAME: &'static str = "endpointslices";
+
+    fn convert(object: &Self::Object) -> Converted<Self::Value> {
+        convert::endpoint_slice::convert(object).map(|named| named.slice)
+    }
+
+    fn salvage(parts: &Parts) -> Self::Value {
+        let object = discovery::v1::EndpointSlice {
+            address_type: parts.part("addressType").unwrap_or_default(),
+            endpoints: parts.part("endpoints").unwrap_or_default(),
+            metadata: parts.metadata(),
+            ports: parts.part("ports"),
+        };
+        Self::convert(&object).value
     }
 }

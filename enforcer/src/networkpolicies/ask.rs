@@ -1,0 +1,96 @@
+//! Direct questions to the API server, about the pod of an ADD that the watch has not brought yet.
+
+use std::time::Duration;
+
+use futures::future::try_join;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use podgate_datapath::record::PodName;
+use podgate_policy::compile::isolates;
+use podgate_policy::connection::{Baseline, Direction, Subject};
+use podgate_policy::model::ObjectName;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::kinds::{Pods, Policies};
+use crate::api::{Failure, Seen};
+use crate::cluster;
+use crate::source::Isolation;
+
+/// How long an answer is tried for: a little less than a plugin waits without its `waitMs`.
+pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long until an API server that did not answer is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The pod as the API server has it now; none if there is no such pod, or another one of its name.
+pub(super) async fn pod(
+    client: &Client,
+    pod: &PodName,
+    deadline: Instant,
+) -> Result<Option<Seen<Pods>>, Failure> {
+    let api = Api::<Seen<Pods>>::namespaced(client.clone(), &pod.namespace);
+    let found = until(deadline, || api.get_opt(&pod.name)).await?;
+    Ok(found.filter(|seen| {
+        let is_it = cluster::is(pod, &name(pod), &seen.value);
+        is_it && !seen.value.pod.finished
+    }))
+}
+
+/// In which directions the policies of its namespace isolate a pod; none if there is no such pod.
+pub(super) async fn isolation(
+    client: &Client,
+    of: &PodName,
+    deadline: Instant,
+) -> Result<Option<Isolation>, Failure> {
+    let policies = policies(client, &of.namespace, deadline);
+    let (found, policies) = try_join(pod(client, of, deadline), policies).await?;
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    // Isolation does not ask for the baseline.
+    let subject = Subject::new(name(of), &found.value.pod, Baseline::Strict);
+    let is_isolated = |direction| {
+        let isolates = |seen: &Seen<Policies>| isolates(&seen.value, direction, &subject);
+        policies.iter().any(isolates)
+    };
+    Ok(Some(Isolation {
+        ingress: is_isolated(Direction::Ingress),
+        egress: is_isolated(Direction::Egress),
+    }))
+}
+
+/// Every policy of a namespace: more than a page has are as many that matter, so nothing limits the list.
+async fn policies(
+    client: &Client,
+    namespace: &str,
+    deadline: Instant,
+) -> Result<Vec<Seen<Policies>>, Failure> {
+    let api = Api::<Seen<Policies>>::namespaced(client.clone(), namespace);
+    let everything = ListParams::default();
+    let list = until(deadline, || api.list(&everything)).await?;
+    Ok(list.items)
+}
+
+/// Asks until there is an answer, or the deadline has come.
+async fn until<T, F>(deadline: Instant, ask: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, kube::Error>>,
+{
+    let mut last = Failure::Unreachable(format!("no answer within {} ms", PATIENCE.as_millis()));
+    loop {
+        match timeout_at(deadline, ask()).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => last = Failure::of(&error),
+            Err(_) => return Err(last),
+        }
+        let busy = matches!(last, Failure::Unreachable(_));
+        if !busy || Instant::now() + PAUSE >= deadline {
+            return Err(last);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The pod's name without its UID.
+pub(super) fn name(pod: &PodName) -> ObjectName {
+    ObjectName::new(&pod.namespace, &pod.name)
+}
