@@ -13,6 +13,7 @@ pub mod args;
 pub mod cluster;
 pub mod convert;
 pub mod engine;
+mod life;
 pub mod manifests;
 pub mod networkpolicies;
 pub mod node;

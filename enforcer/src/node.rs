@@ -1,16 +1,23 @@
-//! What the node's kernel says: its addresses, interfaces that went away, filters that somebody removed.
+//! What the node's kernel says: its addresses, interfaces that went away, filters that somebody removed or hung up.
 //!
 //! ```text
 //! netlink groups ──► thread ── Noticed ──► mailbox of the engine
 //! ```
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::TimeVal;
+use podgate_datapath::filter;
 use podgate_datapath::netlink::{Ifindex, Socket};
+use tokio::sync::oneshot;
 
 /// Something that concerns attachments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +26,8 @@ pub enum Noticed {
     Addresses(BTreeSet<IpAddr>),
     /// The interface is gone; its number may be another's already.
     LinkGone(Ifindex),
-    /// A filter or a queueing discipline was removed from the interface.
-    FilterGone(Ifindex),
+    /// On the interface a filter or a queueing discipline was removed, or somebody else hung a filter up.
+    FiltersChanged(Ifindex),
     /// The kernel dropped messages: anything may have changed.
     Lost,
 }
@@ -39,6 +46,7 @@ mod kind {
     pub(super) const NEW_ADDRESS: u16 = 20;
     pub(super) const DELETED_ADDRESS: u16 = 21;
     pub(super) const DELETED_QDISC: u16 = 37;
+    pub(super) const NEW_FILTER: u16 = 44;
     pub(super) const DELETED_FILTER: u16 = 45;
 }
 
@@ -48,22 +56,46 @@ const HEADER: usize = 16;
 /// Bytes that the kernel may queue for us; a node that starts a hundred pods at once fills the default.
 const QUEUE: usize = 4 << 20;
 
+/// When the addresses are read again that could not be.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is known when the following begins.
+#[derive(Debug)]
+pub struct Followed {
+    /// The node's addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Dropped when nobody follows any more.
+    pub alive: oneshot::Receiver<Infallible>,
+}
+
 /// Follows the namespace of the calling thread from now on, and says what it is like now.
 ///
 /// # Errors
 /// When a netlink socket cannot be made, or the addresses cannot be read.
 pub fn follow(
     notice: impl Fn(Noticed) -> Result<(), Stopped> + Send + 'static,
-) -> Result<BTreeSet<IpAddr>> {
+) -> Result<Followed> {
     let monitor = monitor().context("listen to the kernel's netlink groups")?;
     // After the monitor has begun, so that nothing falls between the two.
-    let mut questions = Socket::open().context("open a netlink socket")?;
-    let first = addresses(&mut questions)?;
+    let addresses = addresses_now()?;
+    let (alive_in, alive) = oneshot::channel();
     std::thread::Builder::new()
         .name("node".into())
-        .spawn(move || listen(&monitor, &mut questions, notice))
+        .spawn(move || {
+            let _alive = alive_in;
+            listen(&monitor, Owed::Nothing, addresses_now, notice);
+        })
         .context("start the thread that listens to netlink")?;
-    Ok(first)
+    Ok(Followed { addresses, alive })
+}
+
+/// Whether the addresses that were told last are older than what the kernel said of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    /// They are not.
+    Nothing,
+    /// They could not be read.
+    Addresses,
 }
 
 /// Nobody wants to know any more.
@@ -87,16 +119,27 @@ fn monitor() -> io::Result<netlink_sys::Socket> {
 
 fn listen(
     monitor: &netlink_sys::Socket,
-    questions: &mut Socket,
+    mut owed: Owed,
+    mut addresses: impl FnMut() -> Result<BTreeSet<IpAddr>>,
     notice: impl Fn(Noticed) -> Result<(), Stopped>,
 ) {
     loop {
-        let mut news = News::default();
+        if let Err(error) = wait_no_longer_than(monitor, owed) {
+            tracing::error!(%error, "netlink cannot be listened to with a limit");
+        }
+        let mut news = News {
+            addresses: owed == Owed::Addresses,
+            noticed: Vec::new(),
+        };
         match monitor.recv_from_full() {
             Ok((datagram, from)) if from.port_number() == 0 => news.read(&datagram),
             // Not from the kernel.
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
             Err(error) => {
                 tracing::warn!(%error, "netlink messages were lost; everything is read again");
                 news = News {
@@ -106,12 +149,16 @@ fn listen(
             }
         }
         if news.addresses {
-            match addresses(questions) {
-                Ok(now) => news.noticed.push(Noticed::Addresses(now)),
+            match addresses() {
+                Ok(now) => {
+                    owed = Owed::Nothing;
+                    news.noticed.push(Noticed::Addresses(now));
+                }
                 Err(error) => {
+                    owed = Owed::Addresses;
                     tracing::error!(
                         error = format!("{error:#}"),
-                        "the node's addresses cannot be read; the old ones stay"
+                        "the node's addresses cannot be read; the old ones stay, and it is tried again"
                     );
                 }
             }
@@ -125,6 +172,16 @@ fn listen(
             return;
         }
     }
+}
+
+/// While something is owed, waiting for messages must end.
+fn wait_no_longer_than(monitor: &netlink_sys::Socket, owed: Owed) -> nix::Result<()> {
+    let limit = match owed {
+        Owed::Nothing => Duration::ZERO,
+        Owed::Addresses => RETRY,
+    };
+    let limit = TimeVal::new(limit.as_secs().cast_signed(), 0);
+    setsockopt(monitor, ReceiveTimeout, &limit)
 }
 
 /// The node's addresses now.
@@ -166,13 +223,26 @@ impl News {
                     self.noticed.push(Noticed::LinkGone(interface))
                 }
                 (kind::DELETED_QDISC | kind::DELETED_FILTER, Some(interface)) => {
-                    self.noticed.push(Noticed::FilterGone(interface));
+                    self.noticed.push(Noticed::FiltersChanged(interface));
+                }
+                (kind::NEW_FILTER, Some(interface)) if !is_ours(body) => {
+                    self.noticed.push(Noticed::FiltersChanged(interface));
                 }
                 (_, _) => {}
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
+}
+
+/// Whether a `tcmsg` is about a filter where ours hang: those are hung up at every ADD and every swap.
+fn is_ours(message: &[u8]) -> bool {
+    let word = |at: usize| {
+        let bytes = message.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_ne_bytes(bytes))
+    };
+    let priority = word(16).map(|info| info >> 16);
+    word(8) == Some(filter::HANDLE) && priority == Some(u32::from(filter::PRIORITY))
 }
 
 /// Length and type of the first message, if it is whole.
@@ -220,11 +290,47 @@ mod tests {
                 addresses: true,
                 noticed: vec![
                     Noticed::LinkGone(Ifindex(2)),
-                    Noticed::FilterGone(Ifindex(4)),
-                    Noticed::FilterGone(Ifindex(5)),
+                    Noticed::FiltersChanged(Ifindex(4)),
+                    Noticed::FiltersChanged(Ifindex(5)),
                 ],
             }
         );
+    }
+
+    #[test]
+    fn a_filter_that_somebody_else_hangs_up_is_noticed_and_ours_is_not() {
+        let filter = |handle: u32, priority: u16| {
+            let mut bytes = message(44, 7);
+            for word in [handle, 0, u32::from(priority) << 16 | 0x300] {
+                bytes.extend(word.to_ne_bytes());
+            }
+            let length = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            read(&bytes).noticed
+        };
+        let noticed = [Noticed::FiltersChanged(Ifindex(7))];
+        assert_eq!(filter(filter::HANDLE, filter::PRIORITY), []);
+        assert_eq!(filter(filter::HANDLE, 1), noticed);
+        assert_eq!(filter(1, filter::PRIORITY), noticed);
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_read_are_read_again_without_another_message() {
+        let (out, told) = std::sync::mpsc::channel();
+        let monitor = netlink_sys::Socket::new(NETLINK_ROUTE).unwrap();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let mut tries = 0;
+        let addresses = || {
+            tries += 1;
+            anyhow::ensure!(tries > 1, "not yet");
+            Ok([address].into())
+        };
+        let notice = |noticed| {
+            out.send(noticed).unwrap();
+            Err(Stopped)
+        };
+        listen(&monitor, Owed::Addresses, addresses, notice);
+        assert_eq!(told.recv().unwrap(), Noticed::Addresses([address].into()));
     }
 
     #[test]

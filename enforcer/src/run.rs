@@ -1,12 +1,9 @@
 //! The wiring: who is started, in which order, and how it ends.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use podgate_datapath::{Paths, Sizes};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -16,9 +13,10 @@ use crate::admin::{self, Condition};
 use crate::api;
 use crate::args::{ApiServer, Config, Source};
 use crate::engine::{Beginning, Engine, Event};
+use crate::life::Life;
 use crate::manifests::{self, Snapshot};
 use crate::networkpolicies;
-use crate::node;
+use crate::node::{self, Noticed};
 use crate::socket::{EngineGone, Limits, Socket};
 use crate::source::{Objects, Question, Update};
 use crate::upkeep;
@@ -68,8 +66,8 @@ pub async fn run(config: Config) -> Result<()> {
         run: run_dir,
         bpffs: bpffs_dir,
     };
-    let for_life = tokio::select! {
-        lock = lock_for_life(&paths.run) => lock?,
+    let mut life = tokio::select! {
+        life = Life::take(&paths.run) => life?,
         () = &mut asked_to_stop => return Ok(()),
     };
     let mut sizes = sizes_of(&paths);
@@ -77,7 +75,7 @@ pub async fn run(config: Config) -> Result<()> {
         sizes.flows = flows.get();
     }
     let from_node = events_in.clone();
-    let node_addresses = node::follow(move |noticed| {
+    let node = node::follow(move |noticed| {
         from_node
             .send(Event::Node(noticed))
             .map_err(|_| node::Stopped)
@@ -96,12 +94,12 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let following = follow_source(source, paths.clone(), events_in.clone(), questions);
     let source = tokio::spawn(following);
-    upkeep::start(paths.clone())?;
+    let flows = upkeep::start(paths.clone())?;
     let beginning = Beginning {
         paths,
         sizes,
         mode,
-        node_addresses,
+        node_addresses: node.addresses,
         questions: answers_questions.then_some(questions_in),
     };
     let mut engine = start_engine(beginning, condition_in, events)?;
@@ -111,6 +109,10 @@ pub async fn run(config: Config) -> Result<()> {
         // An engine that ends by itself has a reason, and the source then ends for no other.
         _ = &mut engine.ended => Some(Ok(())),
         source = source => Some(source.context("follow the source").flatten()),
+        ended = life.keep(|| drop(events_in.send(Event::Node(Noticed::Lost)))) => Some(ended),
+        // Both run for life: whoever starts us anew mends it, and until then nothing is decided otherwise.
+        _ = node.alive => Some(Err(anyhow!("the thread that listens to netlink ended by itself"))),
+        _ = flows => Some(Err(anyhow!("the thread that collects flows ended by itself"))),
     };
     serving.abort();
     // An engine that is gone needs not be told.
@@ -124,7 +126,7 @@ pub async fn run(config: Config) -> Result<()> {
         ),
     }
     stop_in.send_replace(());
-    drop(for_life);
+    drop(life);
     match ended {
         None => Ok(()),
         Some(Ok(())) => bail!("the engine or its source ended by itself; what was in force stays"),
@@ -225,39 +227,6 @@ fn asked_to_stop() -> Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-/// The lock that only one enforcer of a node has, for as long as the file stays open. Waits for an older one to end.
-async fn lock_for_life(run_dir: &Path) -> Result<File> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(run_dir)
-        .with_context(|| format!("make the run directory {}", run_dir.display()))?;
-    let path = run_dir.join("enforcer.lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))?;
-    let mut told = false;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                if !told {
-                    tracing::warn!(lock = %path.display(), "another enforcer is running; waiting until it has ended");
-                    told = true;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("lock {}", path.display()));
-            }
-        }
-    }
 }
 
 #[cfg(test)]

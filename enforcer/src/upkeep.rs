@@ -3,24 +3,28 @@
 //! On a thread of its own: a full table takes tens of milliseconds, for which no ADD should wait. It touches nothing
 //! that decides a packet.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use podgate_datapath::Paths;
 use podgate_datapath::flows::{self, Collected};
 use podgate_datapath::tables::TableSet;
+use tokio::sync::oneshot;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Starts the thread. It ends with the process.
+/// Starts the thread. It ends with the process; if it ends before, what is returned is dropped.
 ///
 /// # Errors
 /// When there are no threads to be had.
-pub fn start(paths: Paths) -> Result<()> {
+pub fn start(paths: Paths) -> Result<oneshot::Receiver<Infallible>> {
+    let (alive_in, alive) = oneshot::channel();
     std::thread::Builder::new()
         .name("flows".into())
         .spawn(move || {
+            let _alive = alive_in;
             loop {
                 match collect(&paths) {
                     Ok(None) => tracing::trace!("there are no flows yet"),
@@ -42,7 +46,7 @@ pub fn start(paths: Paths) -> Result<()> {
             }
         })
         .context("start the thread that collects flows")?;
-    Ok(())
+    Ok(alive)
 }
 
 /// None: there is no table set yet.

@@ -21,6 +21,7 @@ use crate::{
 
 mod error;
 mod remove;
+mod replace;
 mod standing;
 
 pub use error::{AddError, CheckError, RemoveError};
@@ -58,7 +59,7 @@ pub struct Request {
 /// Attaches. ADD repeated for the same identity replaces what was there.
 ///
 /// # Errors
-/// Says what stands in the way; what was begun has been undone.
+/// Says what stands in the way; what was begun has been undone. What an ADD would have replaced stands on.
 pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
     if request.hook == Hook::Tcx {
         return Err(AddError::Tcx);
@@ -82,8 +83,9 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         .ok()
         .flatten()
         .filter(|old| old.host_ifindex == request.host_ifindex);
-    if old.is_none() {
-        remove_under(paths, &request.identity, &lock).map_err(AddError::Replace)?;
+    match old {
+        Some(_) => replace::would_be_heard(&mut socket, request.host_ifindex)?,
+        None => remove_under(paths, &request.identity, &lock).map_err(AddError::Replace)?,
     }
     let slot = slots::allocate(paths, &set, &mut socket)?;
     let record = Record {
@@ -101,15 +103,19 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         hook: request.hook,
         routes: request.routes,
     };
-    let result = attach(paths, &lock, &set, &mut socket, &record);
-    if result.is_err() {
+    let result = attach(paths, &lock, &set, &mut socket, &record, old.as_ref());
+    let stands_again = match (&result, &old) {
+        (Err(_), Some(old)) => replace::put_back(paths, &set, &mut socket, old, &record).is_ok(),
+        (_, _) => false,
+    };
+    if result.is_err() && !stands_again {
         // What cannot be undone is swept by the enforcer; the cause is what matters.
         let _ = undo(paths, &set, &mut socket, &record);
         let _ = old
             .iter()
             .all(|old| remove_filters(&mut socket, old).is_empty());
     }
-    if let Some(old) = old {
+    if let Some(old) = old.filter(|_| !stands_again) {
         let _ = clear_everywhere(paths, old.slot);
     }
     result.map(|()| record)
@@ -117,10 +123,11 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
 
 fn check_names(identity: &Identity) -> Result<(), Failed> {
     let fine = |name: &str| !name.is_empty() && !name.contains(['/', '\0']);
-    if fine(&identity.container_id) && fine(&identity.ifname) {
+    if fine(&identity.container_id) && fine(&identity.ifname) && !identity.ifname.contains(':') {
         return Ok(());
     }
-    let why = "container ID and interface name must not be empty or hold a slash";
+    let why =
+        "container ID and interface name must not be empty or hold a slash, nor the latter a colon";
     Err(Failed::new(
         "name attachment",
         format_args!("{identity:?}"),
@@ -170,6 +177,7 @@ fn attach(
     set: &TableSet,
     socket: &mut Socket,
     record: &Record,
+    old: Option<&Record>,
 ) -> Result<(), AddError> {
     let ifindex = record.host_ifindex;
     let netlink = |doing| {
@@ -187,7 +195,7 @@ fn attach(
     for address in own {
         put_node(set, address.address, lock)?;
     }
-    forget_addresses(paths, set, record, lock)?;
+    forget_addresses(paths, set, record, old, lock)?;
     match filter::ensure_clsact(socket, ifindex).map_err(netlink("add qdisc clsact to"))? {
         Qdisc::Clsact => {}
         Qdisc::None => {
@@ -225,14 +233,16 @@ fn attach(
     }
 }
 
-/// Deletes what every pinned set knows of the addresses. If it knew anything, they were another pod's: the flows of
-/// all attachments are judged again.
+/// Deletes what every pinned set knows of the addresses that the attachment did not have before. If it knew anything,
+/// they were another pod's: the flows of all attachments are judged again.
 fn forget_addresses(
     paths: &Paths,
     current: &TableSet,
     record: &Record,
+    old: Option<&Record>,
     lock: &Lock,
 ) -> Result<(), Failed> {
+    let is_new = |address: &&IpAddr| old.is_none_or(|old| !old.addresses.contains(address));
     let mut known_in = Vec::new();
     for name in TableSet::list_sets(paths)? {
         // The layout of another version's tables is not known; whoever made it sweeps it.
@@ -242,7 +252,7 @@ fn forget_addresses(
         let other = (name != current.name()).then(|| TableSet::at(paths, name));
         let set = other.as_ref().unwrap_or(current);
         let mut known = false;
-        for address in &record.addresses {
+        for address in record.addresses.iter().filter(is_new) {
             known |= set.remove_peer(*address, lock)?;
         }
         if known {

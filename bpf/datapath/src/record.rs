@@ -1,7 +1,7 @@
-//! Attachments as they stand in their files, `<run>/attachments/<container id>-<ifname>.json`.
+//! Attachments as they stand in their files, `<run>/attachments/<container id>:<ifname>.json`.
 //!
 //! A file is complete from the moment that it has its name, and is never changed. The name is for people: what an
-//! attachment is, its file says.
+//! attachment is, its file says. No interface has a colon in its name, so no two attachments have one file.
 
 use std::{
     fmt,
@@ -15,7 +15,11 @@ use std::{
 use podgate_abi::Ruleset;
 use serde::{Deserialize, Serialize};
 
-use crate::{Failed, Paths, lock::make_private_dir, netlink::Ifindex};
+use crate::{
+    Failed, Paths,
+    lock::{Lock, make_private_dir},
+    netlink::Ifindex,
+};
 
 /// The version of the files' format.
 const FORMAT: u32 = 1;
@@ -133,7 +137,12 @@ impl Paths {
     /// The file of an attachment.
     #[must_use]
     pub fn attachment(&self, identity: &Identity) -> PathBuf {
-        self.attachments().join(format!("{identity}.json"))
+        let Identity {
+            container_id,
+            ifname,
+        } = identity;
+        self.attachments()
+            .join(format!("{container_id}:{ifname}.json"))
     }
 }
 
@@ -200,6 +209,14 @@ fn read_file(path: PathBuf) -> Result<Record, Failed> {
         return Err(failed(io::Error::other(why)));
     }
     serde_json::from_value(file.attachment).map_err(|error| failed(error.into()))
+}
+
+/// Writes the file of an attachment that stands once more, after somebody removed it.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn restore(paths: &Paths, record: &Record, _lock: &Lock) -> Result<(), Failed> {
+    write(paths, record)
 }
 
 /// Writes the file of an attachment, in the place of an older one.
@@ -304,6 +321,25 @@ mod tests {
         let found = list(&paths).unwrap();
         assert_eq!(found.len(), 3);
         assert_eq!(found.iter().filter(|result| result.is_err()).count(), 2);
+    }
+
+    #[test]
+    fn attachments_whose_names_run_into_each_other_have_two_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(&dir);
+        let of = |container_id: &str, ifname: &str| Record {
+            identity: Identity {
+                container_id: container_id.into(),
+                ifname: ifname.into(),
+            },
+            ..record("a")
+        };
+        let (one, other) = (of("a-b", "c"), of("a", "b-c"));
+        write(&paths, &one).unwrap();
+        write(&paths, &other).unwrap();
+        delete(&paths, &one.identity).unwrap();
+        assert_eq!(read(&paths, &one.identity).unwrap(), None);
+        assert_eq!(read(&paths, &other.identity).unwrap(), Some(other));
     }
 
     #[test]

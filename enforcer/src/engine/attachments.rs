@@ -21,8 +21,8 @@ const RETRY: Duration = Duration::from_secs(1);
 impl Engine {
     /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
     /// known of its addresses.
-    pub(super) fn read_attachments(&mut self) -> Result<()> {
-        let records = self.attachments_now()?;
+    pub(super) fn read_attachments(&mut self, lock: &Lock) -> Result<()> {
+        let records = self.attachments_now(lock)?;
         let new = self.cluster.set_attachments(records);
         let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
@@ -55,8 +55,9 @@ impl Engine {
     }
 
     /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
-    /// the file, so while a slot is not empty, its filters may stand and need its ruleset.
-    fn attachments_now(&mut self) -> Result<Vec<Record>> {
+    /// the file, so while a slot is not empty, its filters may stand and need its ruleset. Their files are written
+    /// again: the next start knows no others.
+    fn attachments_now(&mut self, lock: &Lock) -> Result<Vec<Record>> {
         let Files {
             mut records,
             unreadable,
@@ -71,6 +72,10 @@ impl Engine {
             let stands = self.built.set.read_attachment(known.slot)?;
             if stands.origin().birth() == known.birth.0 {
                 tracing::warn!(attachment = %known.identity, "its file is gone, and it is not detached: it stays in force");
+                if let Err(error) = record::restore(&self.paths, known, lock) {
+                    self.unreadable
+                        .push(format!("{:#}", anyhow::Error::from(error)));
+                }
                 records.push(known.clone());
             }
         }
@@ -82,7 +87,7 @@ impl Engine {
     pub(super) fn look_after_interfaces(&mut self, only: Option<&BTreeSet<Ifindex>>) {
         let result = take_lock(&self.paths).and_then(|lock| {
             sweep_attachments(&self.paths, &lock)?;
-            self.read_attachments()?;
+            self.read_attachments(&lock)?;
             let concerned = |record: &&Record| {
                 only.is_none_or(|interfaces| interfaces.contains(&record.host_ifindex))
             };

@@ -72,7 +72,7 @@ pub(super) struct Inbox {
     pub(super) answers: Vec<(PodName, Answer)>,
     /// The newest addresses of the node.
     pub(super) node_addresses: Option<BTreeSet<IpAddr>>,
-    /// Where interfaces or filters went away.
+    /// Where interfaces went away or filters changed.
     pub(super) links: Links,
     /// Scrapes.
     pub(super) counts: Vec<oneshot::Sender<()>>,
@@ -110,7 +110,7 @@ impl Inbox {
             Event::Answer(pod, answer) => self.answers.push((pod, answer)),
             Event::NotSynced(reasons) => self.not_synced = Some(reasons),
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
-            Event::Node(Noticed::LinkGone(interface) | Noticed::FilterGone(interface)) => {
+            Event::Node(Noticed::LinkGone(interface) | Noticed::FiltersChanged(interface)) => {
                 self.links.add(interface);
             }
             Event::Node(Noticed::Lost) => self.links = Links::All,

@@ -63,7 +63,7 @@ impl Engine {
             );
             return self.rebuild_under(&lock);
         }
-        self.read_attachments()?;
+        self.read_attachments(&lock)?;
         let lock = self.finish(lock)?;
         self.settle_what_is_known(lock)
     }
@@ -155,7 +155,7 @@ impl Engine {
                     {
                         execution.grace_is_over();
                     }
-                    self.read_attachments()?;
+                    self.read_attachments(&lock)?;
                 }
                 Stop::End => {
                     self.is_in_force();
@@ -217,7 +217,7 @@ impl Engine {
 
     /// Builds a table set from everything that is known, and forgets what was pending in the old one.
     fn rebuild_under(&mut self, lock: &Lock) -> Result<()> {
-        self.read_attachments()?;
+        self.read_attachments(lock)?;
         self.cluster
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
         let view = self.cluster.view();

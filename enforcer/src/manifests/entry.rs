@@ -1,8 +1,23 @@
 //! Entries of the directory: which are manifests, and whether one has changed.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// Bytes that a manifest may have: room for some thousand objects, and far less than the enforcer's memory.
+const MOST: u64 = 16 << 20;
+
+/// What a file holds, unless that is more than a manifest may have.
+pub(crate) fn content(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        let why = "it is larger than 16 MiB: split it into several files";
+        return Err(io::Error::other(why));
+    }
+    Ok(bytes)
+}
 
 /// What tells one content of a file from the next without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

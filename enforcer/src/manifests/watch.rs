@@ -16,7 +16,7 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
-use super::entry::{Known, Stamp, is_editor_file, is_manifest};
+use super::entry::{Known, Stamp, content, is_editor_file, is_manifest};
 use super::kept::Kept;
 use super::{FileError, Manifests, Snapshot};
 
@@ -351,7 +351,7 @@ impl Follower {
             Err(_) if fs::symlink_metadata(path).is_err() => return self.forget(path),
             Err(error) => return self.unreadable(path, &error),
         };
-        match fs::read(path) {
+        match content(path) {
             Ok(bytes) => {
                 self.manifests.apply_file(path, &bytes);
                 self.unkept.insert(path.to_owned(), bytes);

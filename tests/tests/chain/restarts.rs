@@ -311,3 +311,53 @@ fn a_policed_pod_that_the_source_forgets_while_no_enforcer_runs_is_not_opened_by
     });
     assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
 }
+
+#[test]
+fn a_run_directory_that_somebody_removed_is_made_again_with_all_that_the_next_start_needs() {
+    let node = scene();
+    let enforcer = Enforcer::start(&node);
+    let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
+    let records = node.records();
+    std::fs::remove_dir_all(node.paths().run).unwrap();
+    wait_until("the attachments have their files again", || {
+        node.records() == records
+    });
+    // A pod that comes is policed from its first packet, by this enforcer and by none beside it.
+    let late = {
+        let mut late = Pod::bare("default", "unknown");
+        wait_until("plugins find the enforcer again", || {
+            late.add(&node, &node.ptp(json!({"waitMs": 5000}))).is_ok()
+        });
+        late
+    };
+    assert!(is_lost(&late.netns, &web.netns, web.addresses[0]));
+    wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+    let other = Enforcer::begin(
+        &node,
+        &["--metrics-bind-addr=0", "--health-probe-bind-addr=0"],
+    );
+    wait_until("another one waits", || {
+        other.log().contains("another enforcer is running")
+    });
+    drop(other);
+    enforcer.kill();
+    let _enforcer = Enforcer::start(&node);
+    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+    nothing_is_orphaned(&node, 4);
+}
+
+#[test]
+fn a_filter_that_somebody_hangs_up_before_ours_is_told_of_at_once() {
+    let node = scene();
+    let enforcer = Enforcer::start(&node);
+    let web = start(&node, "web");
+    let host_end = web.host_end(&node);
+    node.sh(&format!(
+        "tc filter add dev {host_end} egress pref 1 protocol all u32 match u32 0 0 action mirred egress redirect dev lo"
+    ));
+    wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
+    assert!(enforcer.readiness(&node).1.contains("pref 1"));
+    node.sh(&format!("tc filter del dev {host_end} egress pref 1"));
+    wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+}

@@ -236,6 +236,39 @@ fn an_add_that_must_not_go_on_without_the_enforcer_is_undone_and_to_be_tried_aga
 }
 
 #[test]
+fn an_add_repeated_that_fails_leaves_the_attachment_as_it_was() {
+    let node = Node::new();
+    let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
+    add.make(&node).ok();
+    let host_end = pod.host_end(&node);
+    let record = pod.record(&node);
+    let stands = || {
+        assert_eq!(pod.record(&node), record);
+        assert_eq!(node.records().len(), 1);
+        assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+        assert_eq!(node.tables().born().unwrap(), [record.slot]);
+    };
+    // Somebody stands before us by now.
+    node.sh(&format!(
+        "tc filter add dev {host_end} ingress pref 1 protocol all u32 match u32 0 0 action mirred egress redirect dev lo"
+    ));
+    add.make(&node).refused(104, "pref 1");
+    node.sh(&format!("tc filter del dev {host_end} ingress pref 1"));
+    stands();
+    // Its file cannot be written.
+    let in_the_way = node
+        .paths()
+        .attachment(&pod.identity())
+        .with_extension("new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    assert!(!add.make(&node).success);
+    stands();
+    std::fs::remove_dir(&in_the_way).unwrap();
+    add.make(&node).ok();
+    assert_ne!(pod.record(&node).birth, record.birth);
+}
+
+#[test]
 fn an_add_repeated_replaces_the_attachment() {
     let node = Node::new();
     let (pod, add) = behind_ptp(&node, "1.0.0", "{}");

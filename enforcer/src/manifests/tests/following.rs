@@ -43,6 +43,26 @@ fn directory() -> TempDir {
 }
 
 #[tokio::test]
+async fn a_file_larger_than_any_manifest_keeps_what_it_last_said_and_is_not_read_whole() {
+    let directory = directory();
+    let path = directory.path();
+    write(path, "a.yaml", &namespace("a"));
+    let mut snapshots = watch(path.to_owned()).expect("the directory can be watched");
+    // A hole of a terabyte: whoever reads all of it has no memory left.
+    let huge = fs::File::create(path.join("a.yaml")).expect("created");
+    huge.set_len(1 << 40).expect("made larger");
+    drop(huge);
+    until(&mut snapshots, "too large", |s| {
+        s.errors.iter().any(|error| error.reason.contains("16 MiB"))
+    })
+    .await;
+    let names = |s: &Snapshot| s.objects.namespaces.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&snapshots.borrow()), ["a"]);
+    write(path, "a.yaml", &namespace("b"));
+    until(&mut snapshots, "mended", |s| says(s, &["b"])).await;
+}
+
+#[tokio::test]
 async fn files_that_are_added_edited_renamed_and_deleted_take_effect() {
     let directory = directory();
     let path = directory.path();
