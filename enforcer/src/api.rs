@@ -12,7 +12,7 @@ mod kind;
 mod store;
 
 pub use client::{ConnectError, connect};
-pub use follow::{Failure, Said, follow};
+pub use follow::{Failure, Said, follow, follow_selected};
 pub use kind::{Kind, Parts, Seen};
 pub use store::{Changed, Store, Stored};
 

@@ -44,7 +44,7 @@ pub struct Args {
         default_value = "/sys/fs/bpf/podgate"
     )]
     bpffs_dir: PathBuf,
-    /// The node's name, for logs; the host's name without it.
+    /// The node's name, as the API server knows it; the host's name without it.
     #[arg(long, env = "MY_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
     /// What a pod that no policy selects may do; each attachment keeps what it was made with.
@@ -94,6 +94,9 @@ enum SourceKind {
     /// NetworkPolicies, and what they select, from the API server.
     #[value(name = "networkpolicies")]
     NetworkPolicies,
+    /// PolicyEndpoints, which a controller of the cluster makes of NetworkPolicies (EKS), from the API server.
+    #[value(name = "policyendpoints")]
+    PolicyEndpoints,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -150,6 +153,8 @@ pub enum Source {
     Manifests(PathBuf),
     /// NetworkPolicies, and what they select, from the API server.
     NetworkPolicies(ApiServer),
+    /// PolicyEndpoints, which a controller makes of NetworkPolicies, from the API server.
+    PolicyEndpoints(ApiServer),
 }
 
 /// How to reach the API server.
@@ -168,7 +173,7 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Where the tables are pinned.
     pub bpffs_dir: PathBuf,
-    /// The node's name, for logs.
+    /// The node's name, as the API server knows it.
     pub node_name: String,
     /// Which baseline attachments should have.
     pub mode: Mode,
@@ -234,6 +239,12 @@ impl TryFrom<Args> for Config {
             }
             (SourceKind::NetworkPolicies, Some(_), _) => {
                 bail!("--source networkpolicies reads no files: leave out --manifests")
+            }
+            (SourceKind::PolicyEndpoints, None, kubeconfig) => {
+                Source::PolicyEndpoints(ApiServer { kubeconfig })
+            }
+            (SourceKind::PolicyEndpoints, Some(_), _) => {
+                bail!("--source policyendpoints reads no files: leave out --manifests")
             }
         };
         for (flag, path) in [("--run-dir", &run_dir), ("--bpffs-dir", &bpffs_dir)] {

@@ -18,6 +18,7 @@ pub mod manifests;
 pub mod networkpolicies;
 pub mod node;
 pub mod plan;
+pub mod policyendpoints;
 pub mod run;
 pub mod socket;
 pub mod source;

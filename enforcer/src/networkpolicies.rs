@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use crate::api::{Changed, Failure, Kind, Said, Store, follow};
 use crate::engine::Event;
 use crate::source::{Answer, Change, Question, Update};
-use asking::Asking;
+pub(crate) use asking::Asking;
 pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
 
 /// Messages on their way to the source; then the watches wait.
@@ -183,7 +183,7 @@ impl Source {
         let mut errors = Vec::new();
         for kind in self.kinds() {
             match kind.failure {
-                Some(failure @ Failure::Refused(_)) => {
+                Some(failure @ (Failure::Refused(_) | Failure::NoSuchKind(_))) => {
                     errors.push(format!("watch {}: {failure}", kind.name));
                 }
                 Some(failure @ Failure::Unreachable(_)) if !kind.is_synced => {

@@ -17,6 +17,7 @@ use crate::life::Life;
 use crate::manifests::{self, Snapshot};
 use crate::networkpolicies;
 use crate::node::{self, Noticed};
+use crate::policyendpoints;
 use crate::socket::{EngineGone, Limits, Socket};
 use crate::source::{Objects, Question, Update};
 use crate::upkeep;
@@ -90,9 +91,15 @@ pub async fn run(config: Config) -> Result<()> {
     let (questions_in, questions) = unbounded_channel();
     let answers_questions = match source {
         Source::Manifests(_) => false,
-        Source::NetworkPolicies(_) => true,
+        Source::NetworkPolicies(_) | Source::PolicyEndpoints(_) => true,
     };
-    let following = follow_source(source, paths.clone(), events_in.clone(), questions);
+    let following = follow_source(
+        source,
+        node_name,
+        paths.clone(),
+        events_in.clone(),
+        questions,
+    );
     let source = tokio::spawn(following);
     let flows = upkeep::start(paths.clone())?;
     let beginning = Beginning {
@@ -175,6 +182,7 @@ fn start_engine(
 /// Tells the engine what the source says, until the engine has ended.
 async fn follow_source(
     source: Source,
+    node_name: String,
     paths: Paths,
     engine: Sender<Event>,
     questions: UnboundedReceiver<Question>,
@@ -191,6 +199,10 @@ async fn follow_source(
         Source::NetworkPolicies(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
             networkpolicies::run(client, engine, questions).await
+        }
+        Source::PolicyEndpoints(ApiServer { kubeconfig }) => {
+            let client = api::connect(kubeconfig.as_deref()).await?;
+            policyendpoints::run(client, &node_name, engine, questions).await
         }
     }
 }

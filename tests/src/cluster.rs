@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use crate::controller::Controller;
 use crate::node::binary;
 
 pub use enforcer::{Enforcer, Readiness};
@@ -118,6 +119,11 @@ impl Cluster {
     /// Starts an enforcer with the default flags on a node, and waits until it is ready.
     pub fn enforcer(&self, node: &'static str) -> Enforcer {
         Enforcer::start(self, node, &["--source", "networkpolicies"])
+    }
+
+    /// A stand-in for EKS's network policy controller that cuts lists into chunks of this size.
+    pub fn policy_controller(&self, chunk: usize) -> Controller {
+        Controller::new(&self.command("kubectl"), chunk)
     }
 
     /// A command of `tests/cluster`, for this cluster.

@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod cases;
 pub mod cluster;
+pub mod controller;
 pub mod demo;
 pub mod frame;
 pub mod kernel;

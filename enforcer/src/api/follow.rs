@@ -57,6 +57,9 @@ pub enum Said<K: Kind> {
 /// Why a kind cannot be followed at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
+    /// The server does not have the kind, or not yet.
+    #[error("{0}")]
+    NoSuchKind(String),
     /// The server answers, and refuses; somebody must do something about that.
     #[error("{0}")]
     Refused(String),
@@ -70,6 +73,7 @@ impl Failure {
     fn of_status(status: &Status) -> Self {
         let text = format!("{} (status {})", status.message, status.code);
         match status.code {
+            404 => Self::NoSuchKind(text),
             408 | 429 | 500.. => Self::Unreachable(text),
             _ => Self::Refused(text),
         }
@@ -123,8 +127,21 @@ pub async fn follow<K: Kind, M: Send>(
 ) where
     <Seen<K> as Resource>::Scope: Send + Sync,
 {
+    follow_selected(client, K::FIELDS.map(str::to_owned), out, wrap).await;
+}
+
+/// Like [`follow`], of objects that match the field selector `fields` and not the kind's own.
+pub async fn follow_selected<K: Kind, M: Send>(
+    client: Client,
+    fields: Option<String>,
+    out: mpsc::Sender<M>,
+    wrap: impl Fn(Said<K>) -> M + Send + Sync,
+) where
+    <Seen<K> as Resource>::Scope: Send + Sync,
+{
     let mut follower = Follower {
         api: Api::all(client),
+        fields,
         out: &out,
         wrap: &wrap,
     };
@@ -136,6 +153,7 @@ pub async fn follow<K: Kind, M: Send>(
 
 struct Follower<'a, K: Kind, M, W> {
     api: Api<Seen<K>>,
+    fields: Option<String>,
     out: &'a mpsc::Sender<M>,
     wrap: &'a W,
 }
@@ -195,7 +213,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         self.say(Said::Listing).await?;
         let mut params = ListParams {
             limit: Some(PAGE),
-            field_selector: K::FIELDS.map(str::to_owned),
+            field_selector: self.fields.clone(),
             ..ListParams::default()
         };
         loop {
@@ -225,7 +243,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     async fn watch(&mut self, mut version: String) -> Result<Ended, Unheard> {
         let params = WatchParams {
             timeout: Some(WATCH),
-            field_selector: K::FIELDS.map(str::to_owned),
+            field_selector: self.fields.clone(),
             ..WatchParams::default()
         };
         let stream = match timeout(ANSWER, self.api.watch(&params, &version)).await {

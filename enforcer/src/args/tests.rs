@@ -43,6 +43,10 @@ fn what_contradicts_itself_or_is_not_known_is_an_error() {
             &["--source", "networkpolicies", "--manifests", "/x"],
             "leave out --manifests",
         ),
+        (
+            &["--source", "policyendpoints", "--manifests", "/x"],
+            "leave out --manifests",
+        ),
     ];
     let wrong_beside_the_rest: &[(&[&str], &str)] = &[
         (&["--polcies", "x"], "--polcies"),
@@ -86,9 +90,14 @@ fn the_api_server_is_found_by_a_kubeconfig_or_without_one() {
         (&[][..], None),
         (&["--kubeconfig", "/k"], Some(PathBuf::from("/k"))),
     ] {
-        let config = config(&[&["--source", "networkpolicies"], flags].concat()).unwrap();
-        let expected = Source::NetworkPolicies(ApiServer { kubeconfig });
-        assert_eq!(config.source, expected);
+        let server = ApiServer { kubeconfig };
+        for (name, expected) in [
+            ("networkpolicies", Source::NetworkPolicies(server.clone())),
+            ("policyendpoints", Source::PolicyEndpoints(server)),
+        ] {
+            let config = config(&[&["--source", name], flags].concat()).unwrap();
+            assert_eq!(config.source, expected);
+        }
     }
 }
 

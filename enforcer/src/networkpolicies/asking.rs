@@ -17,7 +17,7 @@ use crate::source::{Answer, Isolation, Question};
 
 /// What was asked, and what the API server answers.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// For a pod, until when.
     Pod(PodName, Instant, Result<Option<Box<Seen<Pods>>>, Failure>),
     /// For its isolation.
@@ -25,7 +25,7 @@ pub(super) enum Asked {
 }
 
 /// The questions that have no answer yet.
-pub(super) struct Asking {
+pub(crate) struct Asking {
     client: Client,
     open: Vec<Question>,
     requests: JoinSet<Asked>,
@@ -35,7 +35,7 @@ type PodChanges = Vec<Changed<<Pods as Kind>::Value>>;
 
 impl Asking {
     /// None yet.
-    pub(super) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self {
             client,
             open: Vec::new(),
@@ -44,7 +44,7 @@ impl Asking {
     }
 
     /// Takes a question. What is known already is answered at once.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &mut self,
         question: Question,
         pods: &mut Store<Pods>,
@@ -69,12 +69,12 @@ impl Asking {
     }
 
     /// The next answer of the API server; never, while nothing is asked.
-    pub(super) async fn next(&mut self) -> Option<Result<Asked, JoinError>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Asked, JoinError>> {
         self.requests.join_next().await
     }
 
     /// Makes an answer of what the API server says, and changes of what it says of the pod.
-    pub(super) fn answered(
+    pub(crate) fn answered(
         &mut self,
         asked: Result<Asked, JoinError>,
         pods: &mut Store<Pods>,

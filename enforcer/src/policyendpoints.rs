@@ -1,0 +1,284 @@
+//! The source `policyendpoints`: what a controller of the cluster has worked out of NetworkPolicies already, as EKS's
+//! does.
+//!
+//! ```text
+//! follow::<PolicyEndpoints> ──┐
+//! follow::<OwnerPolicies> ────┼─ Message ──► Source: a store a kind ──► State ── Update ──► engine
+//! follow::<Pods>, this node's ┤                   ▲                      │ ▲                  │
+//! follow::<Services>, … ──────┘            answer │                 due ─┘ └─ time            │
+//!                                          asking ◄──────────── Question ─────────────────────┘
+//! ```
+//! The controller lists a pod when it has an address, which is after ADD. So that such a pod starts with its policy
+//! too, the policies' own selectors are asked beside the lists. Pods of other nodes are not watched: they are addresses
+//! in lists.
+
+mod kinds;
+mod object;
+mod rules;
+mod settle;
+mod slice;
+mod standing;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use kube::Client;
+use podgate_datapath::record::PodName;
+use podgate_policy::model::ObjectName;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::task::JoinSet;
+
+use crate::api::{Changed, Failure, Kind, Said, Store, follow, follow_selected};
+use crate::engine::Event;
+use crate::networkpolicies::{Asking, EndpointSlices, Pods, Services};
+use crate::source::{Answer, Change, Question, Update};
+use kinds::{OwnerPolicies, PolicyEndpoints};
+use state::{Heard, State};
+
+/// Messages on their way to the source; then the watches wait.
+const QUEUE: usize = 1024;
+
+/// How many errors about single objects are told; the rest is counted.
+const TOLD: usize = 20;
+
+/// Something for the source.
+#[derive(Debug)]
+enum Message {
+    /// Of PolicyEndpoints.
+    Slices(Said<PolicyEndpoints>),
+    /// Of NetworkPolicies.
+    Policies(Said<OwnerPolicies>),
+    /// Of pods of this node.
+    Pods(Said<Pods>),
+    /// Of Services.
+    Services(Said<Services>),
+    /// Of EndpointSlices.
+    Endpoints(Said<EndpointSlices>),
+}
+
+/// What the API server has, as far as it was said.
+#[derive(Debug, Default)]
+struct Source {
+    slices: Store<PolicyEndpoints>,
+    policies: Store<OwnerPolicies>,
+    pods: Store<Pods>,
+    services: Store<Services>,
+    endpoints: Store<EndpointSlices>,
+    state: State,
+    /// Changes of Services and EndpointSlices that the engine has not been told.
+    changes: Vec<Change>,
+    /// Whether everything was known when the engine was told last.
+    is_synced: bool,
+    /// What was wrong then.
+    told: Option<Vec<String>>,
+}
+
+/// Follows the API server, tells the engine, and answers its questions, until it has ended.
+///
+/// # Errors
+/// When a watch ends by itself, which it never should.
+pub async fn run(
+    client: Client,
+    node: &str,
+    engine: Sender<Event>,
+    mut questions: UnboundedReceiver<Question>,
+) -> Result<()> {
+    let (out, mut messages) = mpsc::channel(QUEUE);
+    let of_this_node = [
+        Some(format!("spec.nodeName={node}")),
+        Pods::FIELDS.map(str::to_owned),
+    ];
+    let of_this_node = of_this_node
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(",");
+    let mut watches = JoinSet::new();
+    watches.spawn(follow(client.clone(), out.clone(), Message::Slices));
+    watches.spawn(follow(client.clone(), out.clone(), Message::Policies));
+    watches.spawn(follow(client.clone(), out.clone(), Message::Services));
+    watches.spawn(follow(client.clone(), out.clone(), Message::Endpoints));
+    let pods = follow_selected(client.clone(), Some(of_this_node), out, Message::Pods);
+    watches.spawn(pods);
+    let mut source = Source::default();
+    let mut asking = Asking::new(client);
+    let mut batch = Vec::new();
+    loop {
+        let due = source.state.due().map(tokio::time::Instant::from);
+        let mut answers: Vec<(PodName, Answer)> = Vec::new();
+        tokio::select! {
+            _ = messages.recv_many(&mut batch, QUEUE) => {
+                let now = Instant::now();
+                for message in batch.drain(..) {
+                    source.take(message, now);
+                }
+            }
+            Some(question) = questions.recv() => {
+                answers.extend(asking.ask(question, &mut source.pods));
+            }
+            Some(asked) = asking.next() => {
+                let (changed, answer) = asking.answered(asked, &mut source.pods);
+                source.hear(changed, Heard::Pod, Instant::now());
+                answers.extend(answer);
+            }
+            () = until(due) => {}
+            Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
+        }
+        let answers = answers
+            .into_iter()
+            .map(|(pod, answer)| Event::Answer(pod, answer));
+        for event in source.news(Instant::now()).into_iter().chain(answers) {
+            if engine.send(event).is_err() {
+                tracing::debug!("the engine has ended, and the source with it");
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Source {
+    fn take(&mut self, message: Message, now: Instant) {
+        match message {
+            Message::Slices(said) => {
+                let changed = self.slices.take(said);
+                self.hear(changed, Heard::Slice, now);
+            }
+            Message::Policies(said) => {
+                let changed = self.policies.take(said);
+                self.hear(changed, Heard::Policy, now);
+            }
+            Message::Pods(said) => {
+                let changed = self.pods.take(said);
+                self.hear(changed, Heard::Pod, now);
+            }
+            Message::Services(said) => {
+                let changed = self.services.take(said).into_iter();
+                let changes = changed.map(|(name, value)| Change::Service(name, value));
+                self.changes.extend(changes);
+            }
+            Message::Endpoints(said) => {
+                let changed = self.endpoints.take(said).into_iter();
+                let changes = changed.map(|(name, value)| Change::EndpointSlice(name, value));
+                self.changes.extend(changes);
+            }
+        }
+    }
+
+    fn hear<V>(
+        &mut self,
+        changed: Vec<Changed<V>>,
+        heard: impl Fn(ObjectName, Option<V>) -> Heard,
+        now: Instant,
+    ) {
+        for (name, value) in changed {
+            self.state.take(heard(name, value), now);
+        }
+    }
+
+    /// What the engine has not been told yet. It begins when every kind has been listed, and no slices are just being
+    /// written.
+    fn news(&mut self, now: Instant) -> Option<Event> {
+        let listed = self.kinds().iter().all(|kind| kind.is_synced);
+        self.is_synced |= listed && self.state.is_settled(now);
+        let (changes, missing): (Vec<Change>, _) = if self.is_synced {
+            let Update {
+                mut changes,
+                errors,
+            } = self.state.update(now);
+            changes.append(&mut self.changes);
+            (changes, errors)
+        } else {
+            (Vec::new(), Vec::new())
+        };
+        let mut errors = self.errors();
+        errors.extend(missing);
+        if changes.is_empty() && self.told.as_ref() == Some(&errors) {
+            return None;
+        }
+        self.told = Some(errors.clone());
+        Some(if self.is_synced {
+            Event::Source(Update { changes, errors })
+        } else {
+            Event::NotSynced(errors)
+        })
+    }
+
+    fn kinds(&self) -> [KindState<'_>; 5] {
+        [
+            KindState::of(&self.slices),
+            KindState::of(&self.policies),
+            KindState::of(&self.pods),
+            KindState::of(&self.services),
+            KindState::of(&self.endpoints),
+        ]
+    }
+
+    /// What somebody has to do something about. A server that is away is no such thing once everything was listed.
+    fn errors(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        for kind in self.kinds() {
+            let name = kind.name;
+            match kind.failure {
+                Some(Failure::NoSuchKind(why)) => errors.push(format!(
+                    "watch {name}: the API server does not have them, and they are waited for; apply install/crds if the cluster's network policy controller does not: {why}"
+                )),
+                Some(failure @ Failure::Refused(_)) => {
+                    errors.push(format!("watch {name}: {failure}"));
+                }
+                Some(failure @ Failure::Unreachable(_)) if !kind.is_synced => {
+                    errors.push(format!("list {name}: {failure}"));
+                }
+                Some(Failure::Unreachable(_)) | None => {}
+            }
+        }
+        let of_objects = complaints(&self.slices)
+            .chain(complaints(&self.policies))
+            .chain(complaints(&self.pods))
+            .chain(complaints(&self.services))
+            .chain(complaints(&self.endpoints));
+        let mut of_objects = of_objects.fuse();
+        errors.extend(of_objects.by_ref().take(TOLD));
+        let more = of_objects.count();
+        if more > 0 {
+            errors.push(format!(
+                "{more} more objects are wrong in part; the log has them"
+            ));
+        }
+        errors
+    }
+}
+
+/// What is to be said of a kind as a whole.
+struct KindState<'a> {
+    name: &'static str,
+    is_synced: bool,
+    failure: Option<&'a Failure>,
+}
+
+impl<'a> KindState<'a> {
+    fn of<K: Kind>(store: &'a Store<K>) -> Self {
+        Self {
+            name: K::NAME,
+            is_synced: store.is_synced(),
+            failure: store.failure(),
+        }
+    }
+}
+
+fn complaints<K: Kind>(store: &Store<K>) -> impl Iterator<Item = String> {
+    store
+        .complaints()
+        .map(|(name, complaint)| format!("{} {name}: {complaint}", K::NAME))
+}

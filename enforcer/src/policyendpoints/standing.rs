@@ -1,0 +1,141 @@
+//! How far the controller has come with a NetworkPolicy, and whom its own selector may isolate meanwhile.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use podgate_policy::model::{NetworkPolicy, PodUid};
+
+use super::rules::Union;
+
+/// How long pods that were running before a policy wait for its slices, and are not isolated by it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A choice of directions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Directions {
+    pub(super) ingress: bool,
+    pub(super) egress: bool,
+}
+
+impl Directions {
+    /// In which a policy isolates.
+    pub(super) fn of_policy(policy: &NetworkPolicy) -> Self {
+        Self {
+            ingress: policy.isolates_ingress,
+            egress: policy.isolates_egress,
+        }
+    }
+
+    /// In which slices isolate.
+    pub(super) fn of_union(union: &Union) -> Self {
+        Self {
+            ingress: union.isolates_ingress,
+            egress: union.isolates_egress,
+        }
+    }
+
+    /// Those that are not in `other`.
+    pub(super) fn without(self, other: Self) -> Self {
+        Self {
+            ingress: self.ingress && !other.ingress,
+            egress: self.egress && !other.egress,
+        }
+    }
+
+    /// Whether it is any.
+    pub(super) fn any(self) -> bool {
+        self.ingress || self.egress
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            ingress: self.ingress && other.ingress,
+            egress: self.egress && other.egress,
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            ingress: self.ingress || other.ingress,
+            egress: self.egress || other.egress,
+        }
+    }
+}
+
+/// How far the controller has come with one NetworkPolicy.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Standing {
+    /// Directions that its slices have said, and that it still has.
+    confirmed: Directions,
+    progress: Progress,
+}
+
+/// Whether its slices say every direction that it has.
+#[derive(Debug, Clone, Default)]
+enum Progress {
+    /// They do.
+    #[default]
+    Complete,
+    /// Not yet: pods that were running already are not isolated in what is missing.
+    Waiting {
+        /// Until then.
+        until: Instant,
+        /// Which pods.
+        excused: BTreeSet<PodUid>,
+    },
+    /// They should, or did and do not any more: what is missing isolates every pod of the policy.
+    Missing,
+}
+
+impl Standing {
+    /// The standing when the policy has the directions `wanted` and its slices have `said` some.
+    pub(super) fn after(
+        self,
+        wanted: Directions,
+        said: Directions,
+        now: Instant,
+        running: impl FnOnce() -> BTreeSet<PodUid>,
+    ) -> Self {
+        let lost = self.confirmed.and(wanted).without(said);
+        let confirmed = self.confirmed.or(said).and(wanted);
+        let progress = match self.progress {
+            _ if !wanted.without(said).any() => Progress::Complete,
+            Progress::Missing => Progress::Missing,
+            Progress::Waiting { until, .. } if until <= now => Progress::Missing,
+            _ if lost.any() => Progress::Missing,
+            Progress::Waiting { until, excused } => Progress::Waiting { until, excused },
+            Progress::Complete => Progress::Waiting {
+                until: now + PATIENCE,
+                excused: running(),
+            },
+        };
+        Self {
+            confirmed,
+            progress,
+        }
+    }
+
+    /// When waiting ends.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match &self.progress {
+            Progress::Waiting { until, .. } => Some(*until),
+            Progress::Complete | Progress::Missing => None,
+        }
+    }
+
+    /// Pods that what is missing does not isolate.
+    pub(super) fn excused(&self) -> BTreeSet<PodUid> {
+        match &self.progress {
+            Progress::Waiting { excused, .. } => excused.clone(),
+            Progress::Complete | Progress::Missing => BTreeSet::new(),
+        }
+    }
+
+    /// Whether pods are isolated without rules that they should have.
+    pub(super) fn is_missing(&self) -> bool {
+        match &self.progress {
+            Progress::Missing => true,
+            Progress::Complete | Progress::Waiting { .. } => false,
+        }
+    }
+}

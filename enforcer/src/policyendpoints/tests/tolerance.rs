@@ -1,0 +1,200 @@
+//! What is accepted, and what is wrong and allows nothing.
+
+use super::super::slice::{Entry, EntryPeer, EntryPorts, Owner};
+use super::*;
+
+fn entries(list: Value) -> (Vec<Entry>, Vec<String>) {
+    let spec = json!({"policyRef": {"name": "p", "namespace": "ns"}, "egress": list});
+    let converted = slice::convert(&metadata("ns", "p-1", None), &spec);
+    let complaints = converted
+        .complaints
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    (
+        converted.value.slice.egress.into_iter().collect(),
+        complaints,
+    )
+}
+
+fn entry(cidr: &str, except: &[&str], ports: &[Port]) -> Entry {
+    let net = |text: &str| -> ipnet::IpNet { text.parse().unwrap() };
+    let cidr = net(cidr);
+    Entry {
+        peer: if cidr.prefix_len() == cidr.max_prefix_len() {
+            EntryPeer::Address(cidr.addr())
+        } else {
+            EntryPeer::Block(cidr, except.iter().map(|text| net(text)).collect())
+        },
+        ports: if ports.is_empty() {
+            EntryPorts::Everything
+        } else {
+            EntryPorts::These(ports.iter().cloned().collect())
+        },
+    }
+}
+
+fn tcp(first: u16, last: u16) -> Port {
+    Port::Range {
+        protocol: Protocol::Tcp,
+        first,
+        last,
+    }
+}
+
+#[test]
+fn everything_that_controllers_write_is_accepted() {
+    for (written, read) in [
+        (json!([]), vec![]),
+        (json!(null), vec![]),
+        (
+            json!([{"cidr": "10.0.0.1"}]),
+            vec![entry("10.0.0.1/32", &[], &[])],
+        ),
+        (
+            json!([{"cidr": "10.0.0.1/32", "except": []}]),
+            vec![entry("10.0.0.1/32", &[], &[])],
+        ),
+        (
+            json!([{"cidr": "fd00::1", "ports": []}]),
+            vec![entry("fd00::1/128", &[], &[])],
+        ),
+        (
+            json!([{"cidr": "fd00::/8"}, {"cidr": "fd00::/8"}]),
+            vec![entry("fd00::/8", &[], &[])],
+        ),
+        (
+            json!([{"cidr": "10.1.2.3/8", "unknown": {"x": 1}}]),
+            vec![entry("10.0.0.0/8", &[], &[])],
+        ),
+        (
+            json!([{"cidr": "10.0.0.1", "ports": [{"port": 80}]}]),
+            vec![entry("10.0.0.1/32", &[], &[tcp(80, 80)])],
+        ),
+        (
+            json!([{"cidr": "10.0.0.1", "ports": [{"port": 80, "endPort": 90}, {"protocol": "TCP"}]}]),
+            vec![entry(
+                "10.0.0.1/32",
+                &[],
+                &[tcp(80, 90), Port::All(Protocol::Tcp)],
+            )],
+        ),
+        (
+            json!([{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "192.168.0.0/16", "fd00::/8"]}]),
+            vec![entry("10.0.0.0/8", &["10.1.0.0/16"], &[])],
+        ),
+        (
+            json!([{"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}]),
+            vec![],
+        ),
+    ] {
+        assert_eq!(entries(written.clone()), (read, vec![]), "{written}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_allows_nothing_and_is_named() {
+    for (written, read, complaint) in [
+        (json!([{"cidr": "ten"}]), vec![], "spec.egress[0].cidr"),
+        (json!([{"cidr": 10}]), vec![], "spec.egress[0]"),
+        (json!([{}]), vec![], "spec.egress[0]"),
+        (json!(["10.0.0.1"]), vec![], "spec.egress[0]"),
+        (json!({}), vec![], "spec.egress"),
+        (
+            json!([{"domainName": "a.example"}]),
+            vec![],
+            "spec.egress[0]: domain names",
+        ),
+        (
+            json!([{"cidr": "10.0.0.0/8", "except": ["all"]}]),
+            vec![],
+            "spec.egress[0].except[0]",
+        ),
+        (
+            json!([{"cidr": "10.0.0.1", "ports": [{"port": 0}]}]),
+            vec![entry("10.0.0.1/32", &[], &[Port::Invalid])],
+            "spec.egress[0].ports[0].port",
+        ),
+        (
+            json!([{"cidr": "10.0.0.1", "ports": [{"protocol": "ICMP"}, {"port": 80}]}]),
+            vec![entry("10.0.0.1/32", &[], &[Port::Invalid, tcp(80, 80)])],
+            "spec.egress[0].ports[0].protocol",
+        ),
+        (
+            json!([{"cidr": "10.0.0.1", "ports": [{"endPort": 80}]}]),
+            vec![entry("10.0.0.1/32", &[], &[Port::Invalid])],
+            "spec.egress[0].ports[0].endPort",
+        ),
+        (
+            json!([{"cidr": "10.0.0.1", "ports": [{"port": 80, "endPort": 79}]}]),
+            vec![entry("10.0.0.1/32", &[], &[Port::Invalid])],
+            "spec.egress[0].ports[0].endPort",
+        ),
+    ] {
+        let (found, complaints) = entries(written.clone());
+        assert_eq!(found, read, "{written}");
+        assert_eq!(complaints.len(), 1, "{written}: {complaints:?}");
+        assert!(
+            complaints[0].starts_with(complaint),
+            "{written}: {complaints:?}"
+        );
+    }
+}
+
+#[test]
+fn a_direction_that_cannot_be_read_isolates_both() {
+    for (written, isolates, is_wrong) in [
+        (json!(null), (false, false), false),
+        (json!([]), (false, false), false),
+        (json!(["Ingress"]), (true, false), false),
+        (json!(["Egress", "Egress"]), (false, true), false),
+        (json!(["egress"]), (true, true), true),
+        (json!([1]), (true, true), true),
+        (json!("Ingress"), (true, true), true),
+    ] {
+        let spec = json!({"policyRef": {"name": "p", "namespace": "ns"}, "podIsolation": written});
+        let converted = slice::convert(&metadata("ns", "p-1", None), &spec);
+        let slice = converted.value.slice;
+        assert_eq!(
+            (slice.isolates_ingress, slice.isolates_egress),
+            isolates,
+            "{spec}"
+        );
+        assert_eq!(!converted.complaints.is_empty(), is_wrong, "{spec}");
+    }
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_its_owners_slice_and_allows_nothing() {
+    for spec in [
+        json!(null),
+        json!(7),
+        json!({}),
+        json!({"policyRef": {"name": "p"}}),
+    ] {
+        let converted = slice::convert(&metadata("ns", "p-1", owned_by("p", "n")), &spec);
+        let slice = converted.value.slice;
+        assert_eq!(slice.policy.name, ObjectName::new("ns", "p"), "{spec}");
+        assert_eq!(
+            slice.policy.owner,
+            Owner::NetworkPolicy("n".into()),
+            "{spec}"
+        );
+        assert!(slice.ingress.is_empty() && slice.egress.is_empty());
+        assert!(!converted.complaints.is_empty(), "{spec}");
+    }
+}
+
+#[test]
+fn nobody_changes_policy_in_another_namespace() {
+    let spec = json!({
+        "policyRef": {"name": "p", "namespace": "other"},
+        "podSelectorEndpoints": [{"name": "a", "namespace": "other", "podIP": "10.0.0.1", "hostIP": "192.0.2.1"}],
+        "podIsolation": ["Ingress"],
+    });
+    let converted = slice::convert(&metadata("ns", "p-1", None), &spec);
+    let slice = converted.value.slice;
+    assert_eq!(slice.policy.name.namespace, "ns");
+    assert!(slice.pods.is_empty());
+    assert_eq!(converted.complaints.len(), 2, "{:?}", converted.complaints);
+}
