@@ -3,12 +3,13 @@
 //! ```text
 //! engine ── Condition ──► /readyz, /livez
 //!        ◄── "count" ──── /metrics: the kernel's counters are read when somebody asks
+//! source ── Freshness ──► both: how old the knowledge is
 //! ```
 
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -21,6 +22,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::args::BindAddress;
+use crate::source::Freshness;
 
 /// How long a scrape waits for the engine to read the kernel's counters. After that it shows the last ones.
 const COUNTING: Duration = Duration::from_secs(1);
@@ -48,55 +50,101 @@ pub fn install_recorder() -> Result<PrometheusHandle> {
     Ok(handle)
 }
 
+/// Knowledge older than this makes the enforcer not ready. A watch that works says something every minute or so, and
+/// one that is silent is given up after half of this.
+const STALE: Duration = Duration::from_secs(300);
+
+/// What the pages of health are made of.
+#[derive(Debug, Clone)]
+struct Health {
+    condition: watch::Receiver<Condition>,
+    freshness: watch::Receiver<Freshness>,
+}
+
 /// `/readyz` and `/livez`.
-pub fn health(condition: watch::Receiver<Condition>) -> Router {
+pub fn health(
+    condition: watch::Receiver<Condition>,
+    freshness: watch::Receiver<Freshness>,
+) -> Router {
     Router::new()
         .route("/readyz", get(readyz))
         .route("/livez", get(livez))
-        .with_state(condition)
+        .with_state(Health {
+            condition,
+            freshness,
+        })
 }
 
-async fn readyz(State(condition): State<watch::Receiver<Condition>>) -> (StatusCode, String) {
-    if condition.has_changed().is_err() {
+async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
+    if health.condition.has_changed().is_err() {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "the engine has ended\n".into(),
         );
     }
-    match &*condition.borrow() {
-        Condition::Ready => (StatusCode::OK, "ok\n".into()),
+    let ages = ages(&health.freshness.borrow(), Instant::now());
+    let (is_ready, mut lines) = match &*health.condition.borrow() {
+        Condition::Ready => (true, vec!["ok".to_owned()]),
         Condition::Starting(reasons) => {
             let mut lines = vec!["not synced: the first table set is not in force yet".to_owned()];
             lines.extend_from_slice(reasons);
-            (StatusCode::SERVICE_UNAVAILABLE, lines.join("\n") + "\n")
+            (false, lines)
         }
-        Condition::Degraded(reasons) => {
-            (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
-        }
+        Condition::Degraded(reasons) => (false, reasons.clone()),
+    };
+    let stale: Vec<_> = ages.iter().filter(|(_, age)| *age > STALE).collect();
+    if is_ready && !stale.is_empty() {
+        lines = vec![
+            "stale: what is in force is in force, and changes since then are not known".to_owned(),
+        ];
     }
+    for (kind, age) in &ages {
+        lines.push(format!("{kind}: as of {} s ago", age.as_secs()));
+    }
+    let status = if is_ready && stale.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, lines.join("\n") + "\n")
 }
 
-async fn livez(State(condition): State<watch::Receiver<Condition>>) -> (StatusCode, &'static str) {
-    match condition.has_changed() {
+/// How old the knowledge of each kind is, of which there is any.
+fn ages(freshness: &Freshness, now: Instant) -> Vec<(&'static str, Duration)> {
+    let heard = freshness.iter();
+    heard
+        .filter_map(|(kind, heard)| Some((*kind, now.saturating_duration_since((*heard)?))))
+        .collect()
+}
+
+async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {
+    match health.condition.has_changed() {
         Ok(_) => (StatusCode::OK, "ok\n"),
         Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the engine has ended\n"),
     }
 }
 
 /// `/metrics`. `count` asks the engine to read the kernel's counters; it answers, or drops the question.
-pub fn metrics<C>(handle: PrometheusHandle, count: C) -> Router
+pub fn metrics<C>(
+    handle: PrometheusHandle,
+    freshness: watch::Receiver<Freshness>,
+    count: C,
+) -> Router
 where
     C: Fn(oneshot::Sender<()>) + Clone + Send + Sync + 'static,
 {
     Router::new().route(
         "/metrics",
         get(move || {
-            let (handle, count) = (handle.clone(), count.clone());
+            let (handle, freshness, count) = (handle.clone(), freshness.clone(), count.clone());
             async move {
                 let (done, counted) = oneshot::channel();
                 count(done);
                 // Without an answer in time the figures are a little older.
                 drop(timeout(COUNTING, counted).await);
+                for (kind, age) in ages(&freshness.borrow(), Instant::now()) {
+                    metrics::gauge!("podgate_source_age_seconds", "kind" => kind).set(age);
+                }
                 handle.run_upkeep();
                 handle.render()
             }

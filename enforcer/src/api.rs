@@ -10,6 +10,7 @@ mod client;
 mod follow;
 mod kind;
 mod store;
+mod traffic;
 
 pub use client::{ConnectError, connect};
 pub use follow::{Failure, Said, follow, follow_selected};

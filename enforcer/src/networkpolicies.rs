@@ -21,11 +21,12 @@ use kube::Client;
 use podgate_datapath::record::PodName;
 use podgate_policy::model::ObjectName;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{Changed, Failure, Kind, Said, Store, follow};
 use crate::engine::Event;
-use crate::source::{Answer, Change, Question, Update};
+use crate::source::{Answer, Change, Freshness, Question, Update};
 pub(crate) use asking::Asking;
 pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
 
@@ -72,6 +73,7 @@ pub async fn run(
     client: Client,
     engine: Sender<Event>,
     mut questions: UnboundedReceiver<Question>,
+    freshness: watch::Sender<Freshness>,
 ) -> Result<()> {
     let (out, mut messages) = mpsc::channel(QUEUE);
     let mut watches = JoinSet::new();
@@ -101,6 +103,7 @@ pub async fn run(
             }
             Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
         }
+        freshness.send_replace(source.freshness());
         let answers = answers
             .into_iter()
             .map(|(pod, answer)| Event::Answer(pod, answer));
@@ -166,6 +169,16 @@ impl Source {
         } else {
             Event::NotSynced(errors)
         })
+    }
+
+    fn freshness(&self) -> Freshness {
+        vec![
+            self.namespaces.freshness(),
+            self.pods.freshness(),
+            self.policies.freshness(),
+            self.services.freshness(),
+            self.endpoint_slices.freshness(),
+        ]
     }
 
     fn kinds(&self) -> [KindState<'_>; 5] {

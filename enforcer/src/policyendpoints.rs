@@ -31,12 +31,13 @@ use kube::Client;
 use podgate_datapath::record::PodName;
 use podgate_policy::model::ObjectName;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{Changed, Failure, Kind, Said, Store, follow, follow_selected};
 use crate::engine::Event;
 use crate::networkpolicies::{Asking, EndpointSlices, Pods, Services};
-use crate::source::{Answer, Change, Question, Update};
+use crate::source::{Answer, Change, Freshness, Question, Update};
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
 
@@ -87,6 +88,7 @@ pub async fn run(
     node: &str,
     engine: Sender<Event>,
     mut questions: UnboundedReceiver<Question>,
+    freshness: watch::Sender<Freshness>,
 ) -> Result<()> {
     let (out, mut messages) = mpsc::channel(QUEUE);
     let of_this_node = [
@@ -129,6 +131,7 @@ pub async fn run(
             () = until(due) => {}
             Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
         }
+        freshness.send_replace(source.freshness());
         let answers = answers
             .into_iter()
             .map(|(pod, answer)| Event::Answer(pod, answer));
@@ -149,6 +152,16 @@ async fn until(due: Option<tokio::time::Instant>) {
 }
 
 impl Source {
+    fn freshness(&self) -> Freshness {
+        vec![
+            self.slices.freshness(),
+            self.policies.freshness(),
+            self.pods.freshness(),
+            self.services.freshness(),
+            self.endpoints.freshness(),
+        ]
+    }
+
     fn take(&mut self, message: Message, now: Instant) {
         match message {
             Message::Slices(said) => {

@@ -19,7 +19,7 @@ use crate::networkpolicies;
 use crate::node::{self, Noticed};
 use crate::policyendpoints;
 use crate::socket::{EngineGone, Limits, Socket};
-use crate::source::{Objects, Question, Update};
+use crate::source::{Freshness, Objects, Question, Update};
 use crate::upkeep;
 
 /// Only root may hand over attachments.
@@ -54,9 +54,11 @@ pub async fn run(config: Config) -> Result<()> {
         async move { drop(stop.changed().await) }
     };
     // Health first: whoever waits for us learns that we are starting.
-    admin::listen("health", health, admin::health(condition), stopped()).await?;
+    let (freshness_in, freshness) = watch::channel(Freshness::new());
+    let health_pages = admin::health(condition, freshness.clone());
+    admin::listen("health", health, health_pages, stopped()).await?;
     let count = events_in.clone();
-    let metrics_pages = admin::metrics(recorder, move |done| {
+    let metrics_pages = admin::metrics(recorder, freshness, move |done| {
         // Dropped with its answer when the engine is gone; the page shows what is known.
         drop(count.send(Event::Count(done)));
     });
@@ -93,13 +95,12 @@ pub async fn run(config: Config) -> Result<()> {
         Source::Manifests(_) => false,
         Source::NetworkPolicies(_) | Source::PolicyEndpoints(_) => true,
     };
-    let following = follow_source(
-        source,
-        node_name,
-        paths.clone(),
-        events_in.clone(),
+    let reaching = Reaching {
+        engine: events_in.clone(),
         questions,
-    );
+        freshness: freshness_in,
+    };
+    let following = follow_source(source, node_name, paths.clone(), reaching);
     let source = tokio::spawn(following);
     let flows = upkeep::start(paths.clone())?;
     let beginning = Beginning {
@@ -179,14 +180,25 @@ fn start_engine(
     Ok(Running { thread, ended })
 }
 
+/// How a source reaches the others.
+struct Reaching {
+    engine: Sender<Event>,
+    questions: UnboundedReceiver<Question>,
+    freshness: watch::Sender<Freshness>,
+}
+
 /// Tells the engine what the source says, until the engine has ended.
 async fn follow_source(
     source: Source,
     node_name: String,
     paths: Paths,
-    engine: Sender<Event>,
-    questions: UnboundedReceiver<Question>,
+    reaching: Reaching,
 ) -> Result<()> {
+    let Reaching {
+        engine,
+        questions,
+        freshness,
+    } = reaching;
     match source {
         Source::Manifests(directory) => {
             let kept = paths.run.join("manifests");
@@ -198,11 +210,11 @@ async fn follow_source(
         }
         Source::NetworkPolicies(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
-            networkpolicies::run(client, engine, questions).await
+            networkpolicies::run(client, engine, questions, freshness).await
         }
         Source::PolicyEndpoints(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
-            policyendpoints::run(client, &node_name, engine, questions).await
+            policyendpoints::run(client, &node_name, engine, questions, freshness).await
         }
     }
 }

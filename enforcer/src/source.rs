@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -45,6 +46,10 @@ pub struct Update {
     /// All that is wrong with the source now, each with what a person can do. Empty: everything it has is in force.
     pub errors: Vec<String>,
 }
+
+/// How fresh a source's knowledge is: for each kind of objects when it was last heard that everything of it is known;
+/// none before that. Empty for a source that has no such notion.
+pub type Freshness = Vec<(&'static str, Option<Instant>)>;
 
 /// What the engine asks a source about the pod of an ADD. Every question gets one [`Answer`], within about the time
 /// that a plugin waits.

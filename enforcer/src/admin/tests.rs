@@ -23,10 +23,33 @@ async fn ask(address: SocketAddr, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
+/// A source that heard of each kind so many seconds ago.
+fn known(kinds: &[(&'static str, u64)]) -> watch::Receiver<Freshness> {
+    let before = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+    let heard = kinds.iter().map(|(kind, age)| (*kind, before(*age)));
+    watch::channel(heard.collect()).1
+}
+
+#[tokio::test]
+async fn readiness_says_how_old_the_knowledge_is_and_ends_when_it_is_too_old() {
+    for (ages, status) in [
+        (&[("pods", 7), ("services", 90)][..], 200),
+        (&[("pods", 7), ("services", 4000)], 503),
+    ] {
+        let (_engine, condition) = watch::channel(Condition::Ready);
+        let address = served(health(condition, known(ages))).await;
+        let (seen, body) = ask(address, "/readyz").await;
+        assert_eq!(seen, status, "{body}");
+        assert_eq!(body.starts_with("ok\n"), status == 200, "{body}");
+        assert!(body.contains("pods: as of 7 s ago"), "{body}");
+        assert_eq!(ask(address, "/livez").await.0, 200);
+    }
+}
+
 #[tokio::test]
 async fn readiness_says_why_not() {
     let (engine, condition) = watch::channel(Condition::Starting(Vec::new()));
-    let address = served(health(condition)).await;
+    let address = served(health(condition, known(&[]))).await;
     let wrong = vec![
         "a.yaml is wrong".to_owned(),
         "2 attachments are dirty".to_owned(),
@@ -56,7 +79,7 @@ async fn readiness_says_why_not() {
 #[tokio::test]
 async fn an_enforcer_whose_engine_has_ended_is_neither_alive_nor_ready() {
     let (engine, condition) = watch::channel(Condition::Ready);
-    let address = served(health(condition)).await;
+    let address = served(health(condition, known(&[]))).await;
     drop(engine);
     assert_eq!(ask(address, "/livez").await.0, 500);
     assert_eq!(ask(address, "/readyz").await.0, 503);
@@ -71,7 +94,7 @@ async fn a_scrape_counts_first_and_needs_no_answer() {
         metrics::with_local_recorder(&*recorder, || metrics::counter!("scrapes").increment(1));
         drop(done);
     };
-    let address = served(super::metrics(handle, count)).await;
+    let address = served(super::metrics(handle, known(&[]), count)).await;
     for scrape in 1..=2 {
         let (status, body) = ask(address, "/metrics").await;
         assert_eq!(status, 200);

@@ -7,6 +7,8 @@ use kube::client::ClientBuilder;
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
+use super::traffic::Counting;
+
 /// How the enforcer names itself to the API server.
 const USER_AGENT: &str = concat!("podgate-enforcer/", env!("CARGO_PKG_VERSION"));
 
@@ -63,7 +65,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
         server,
         source: Box::new(error),
     })?;
-    Ok(builder.build())
+    Ok(builder.with_layer(&Counting).build())
 }
 
 async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {

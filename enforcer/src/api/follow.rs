@@ -144,6 +144,9 @@ pub async fn follow_selected<K: Kind, M: Send>(
         fields,
         out: &out,
         wrap: &wrap,
+        backoff: DefaultBackoff::default(),
+        failures: 0,
+        last: None,
     };
     match follower.run().await {
         Ok(never) => match never {},
@@ -156,13 +159,16 @@ struct Follower<'a, K: Kind, M, W> {
     fields: Option<String>,
     out: &'a mpsc::Sender<M>,
     wrap: &'a W,
+    backoff: DefaultBackoff,
+    /// Failures since the server was heard.
+    failures: u32,
+    /// The last of them.
+    last: Option<Failure>,
 }
 
 impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> {
     async fn run(&mut self) -> Result<std::convert::Infallible, Unheard> {
-        let mut backoff = DefaultBackoff::default();
         let mut next = Next::List;
-        let mut failures = 0_u32;
         loop {
             let (doing, ended) = match next {
                 Next::List => ("list", self.list().await?),
@@ -170,7 +176,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             };
             next = match ended {
                 Ended::Well(then) => {
-                    failures = 0;
+                    self.backoff.reset();
                     then
                 }
                 Ended::Gone => {
@@ -178,30 +184,55 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                         kind = K::NAME,
                         "the watch fell behind; the kind is listed anew"
                     );
+                    self.pause().await;
                     Next::List
                 }
                 Ended::Broken(failure, then) => {
-                    failures += 1;
-                    if failures == 1 {
-                        tracing::warn!(kind = K::NAME, doing, %failure, "the API server is not heard; it is tried again");
-                    } else {
-                        tracing::debug!(kind = K::NAME, doing, %failure, failures, "the API server is still not heard");
-                    }
-                    metrics::counter!("podgate_watch_failures_total", "kind" => K::NAME, "doing" => doing).increment(1);
-                    self.say(Said::Failed(failure)).await?;
-                    // Endless: it has no greatest number of times.
-                    tokio::time::sleep(backoff.next().unwrap_or(ANSWER)).await;
-                    if failures.is_multiple_of(ATTEMPTS) {
+                    self.failed(doing, failure).await?;
+                    if self.failures.is_multiple_of(ATTEMPTS) {
                         Next::List
                     } else {
                         then
                     }
                 }
             };
-            if failures == 0 {
-                backoff.reset();
-            }
         }
+    }
+
+    /// Takes note of a failure, logs it if it is another than the one before, and waits.
+    async fn failed(&mut self, doing: &'static str, failure: Failure) -> Result<(), Unheard> {
+        let is_same = self.last.as_ref().map(std::mem::discriminant)
+            == Some(std::mem::discriminant(&failure));
+        if is_same {
+            tracing::debug!(kind = K::NAME, doing, %failure, self.failures, "the API server is still not heard");
+        } else {
+            tracing::warn!(kind = K::NAME, doing, %failure, "the API server is not heard; it is tried again");
+        }
+        metrics::counter!("podgate_watch_failures_total", "kind" => K::NAME, "doing" => doing)
+            .increment(1);
+        self.failures += 1;
+        self.last = Some(failure.clone());
+        self.say(Said::Failed(failure)).await?;
+        self.pause().await;
+        Ok(())
+    }
+
+    /// Not all nodes at once, and less often each time.
+    async fn pause(&mut self) {
+        // It has no greatest number of times.
+        tokio::time::sleep(self.backoff.next().unwrap_or(ANSWER)).await;
+    }
+
+    /// The server tells again what changes.
+    fn heard(&mut self) {
+        if self.last.take().is_some() {
+            tracing::info!(
+                kind = K::NAME,
+                self.failures,
+                "the API server is heard again"
+            );
+        }
+        self.failures = 0;
     }
 
     async fn say(&self, said: Said<K>) -> Result<(), Unheard> {
@@ -235,6 +266,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 let failure = Failure::Refused("the list has no resourceVersion".into());
                 return Ok(Ended::Broken(failure, Next::List));
             };
+            self.heard();
             self.say(Said::Listed).await?;
             return Ok(Ended::Well(Next::Watch(version)));
         }
@@ -255,6 +287,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             Err(_) => return Ok(Ended::Broken(late(), Next::Watch(version))),
         };
         metrics::counter!("podgate_watch_starts_total", "kind" => K::NAME).increment(1);
+        self.heard();
         self.say(Said::Good).await?;
         let began = Instant::now();
         let mut stream = stream.into_stream().boxed();

@@ -1,6 +1,7 @@
 //! What the API server has of one kind, as far as it was said.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use podgate_policy::model::ObjectName;
 
@@ -15,6 +16,8 @@ pub struct Store<K: Kind> {
     listing: Option<BTreeSet<ObjectName>>,
     synced: bool,
     failure: Option<Failure>,
+    /// When it was last heard that everything is known.
+    heard: Option<Instant>,
     /// Objects that are being asked for, and whether the watch has said something of them meanwhile.
     asked: BTreeMap<ObjectName, bool>,
 }
@@ -58,6 +61,7 @@ impl<K: Kind> Default for Store<K> {
             listing: None,
             synced: false,
             failure: None,
+            heard: None,
             asked: BTreeMap::new(),
         }
     }
@@ -66,13 +70,19 @@ impl<K: Kind> Default for Store<K> {
 impl<K: Kind> Store<K> {
     /// Takes note of what was said, and returns what it changes.
     pub fn take(&mut self, said: Said<K>) -> Vec<Changed<K::Value>> {
+        match &said {
+            Said::Listed | Said::Object(_) | Said::Gone(..) | Said::Good => {
+                self.failure = None;
+                self.heard = Some(Instant::now());
+            }
+            Said::Listing | Said::Failed(_) => {}
+        }
         match said {
             Said::Listing => {
                 self.listing = Some(BTreeSet::new());
                 Vec::new()
             }
             Said::Listed => {
-                self.failure = None;
                 self.synced = true;
                 self.asked
                     .values_mut()
@@ -80,7 +90,6 @@ impl<K: Kind> Store<K> {
                 self.forget_unlisted()
             }
             Said::Object(seen) => {
-                self.failure = None;
                 let name = seen.name();
                 self.overtake(&name);
                 if let Some(listed) = &mut self.listing {
@@ -93,7 +102,6 @@ impl<K: Kind> Store<K> {
                     .collect()
             }
             Said::Gone(name, uid) => {
-                self.failure = None;
                 self.overtake(&name);
                 if self.is_older(&name, uid.as_deref()) {
                     return Vec::new();
@@ -101,10 +109,7 @@ impl<K: Kind> Store<K> {
                 let gone = self.objects.remove(&name);
                 gone.map(|_| (name, None)).into_iter().collect()
             }
-            Said::Good => {
-                self.failure = None;
-                Vec::new()
-            }
+            Said::Good => Vec::new(),
             Said::Failed(failure) => {
                 self.failure = Some(failure);
                 Vec::new()
@@ -139,6 +144,11 @@ impl<K: Kind> Store<K> {
     /// Why it is not being followed now.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
+    }
+
+    /// The kind, and when it was last heard that everything of it is known; none if it never was.
+    pub fn freshness(&self) -> (&'static str, Option<Instant>) {
+        (K::NAME, self.heard.filter(|_| self.synced))
     }
 
     /// The object of this name.

@@ -145,3 +145,47 @@ fn exempt_namespaces_are_standard_whatever_the_mode() {
             .is_empty()
     );
 }
+
+/// The rows of the page that documents flags, without the backticks: flag, variable, default.
+fn documented() -> Vec<[String; 3]> {
+    let page = include_str!("../../../docs/configuration.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `--"));
+    rows.map(|row| {
+        let cells: Vec<String> = row.split('|').map(|c| c.trim().replace('`', "")).collect();
+        let [_, flag, variable, default, ..] = cells.as_slice() else {
+            panic!("{row}: is a row of the table of flags")
+        };
+        [flag.clone(), variable.clone(), default.clone()]
+    })
+    .collect()
+}
+
+#[test]
+fn the_page_on_configuration_has_every_flag_with_its_variable_and_default_and_no_other() {
+    let command = <Args as clap::CommandFactory>::command();
+    let mut undocumented: BTreeSet<String> = BTreeSet::new();
+    let mut rows = documented();
+    for argument in command.get_arguments() {
+        let flag = format!(
+            "--{}",
+            argument.get_long().expect("every argument is a flag")
+        );
+        let Some(at) = rows.iter().position(|[documented, ..]| *documented == flag) else {
+            undocumented.insert(flag);
+            continue;
+        };
+        let [_, variable, default] = rows.remove(at);
+        let has = argument.get_env().expect("every flag has a variable");
+        assert_eq!(has.to_str(), Some(variable.as_str()), "{flag}");
+        if let [has] = argument.get_default_values() {
+            assert_eq!(has.to_str(), Some(default.as_str()), "{flag}");
+        }
+        assert!(argument.get_help().is_some(), "{flag} has no help");
+    }
+    assert_eq!(
+        undocumented,
+        BTreeSet::new(),
+        "not in docs/configuration.md"
+    );
+    assert_eq!(rows, Vec::<[String; 3]>::new(), "no such flags");
+}

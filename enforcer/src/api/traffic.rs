@@ -1,0 +1,131 @@
+//! What is asked of the API server and what comes from it, counted where every request passes.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::http::{Request, Response, Uri};
+use http_body_util::BodyExt;
+use kube::client::{Body, DynBody};
+use tower::{Layer, Service};
+
+/// Counts requests by their outcome, and the bytes that are received.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counting;
+
+/// A service whose requests are counted.
+#[derive(Debug, Clone)]
+pub(super) struct Counted<S> {
+    inner: S,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct About {
+    /// The kind of objects, as in URLs.
+    kind: String,
+    verb: &'static str,
+}
+
+impl About {
+    /// Reads `/api/v1/…` and `/apis/GROUP/VERSION/…`, each followed by `[namespaces/NAME/]KIND[/NAME]`.
+    fn of(uri: &Uri) -> Self {
+        let mut parts = uri.path().split('/').filter(|part| !part.is_empty());
+        let before = if parts.next() == Some("apis") { 2 } else { 1 };
+        let parts: Vec<&str> = parts.skip(before).collect();
+        let (kind, is_one) = match parts.as_slice() {
+            ["namespaces", _, kind, rest @ ..] | [kind, rest @ ..] => (*kind, !rest.is_empty()),
+            [] => ("", false),
+        };
+        let is_watch = uri
+            .query()
+            .is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
+        Self {
+            kind: kind.to_owned(),
+            verb: match (is_one, is_watch) {
+                (true, _) => "get",
+                (false, true) => "watch",
+                (false, false) => "list",
+            },
+        }
+    }
+}
+
+impl<S> Layer<S> for Counting {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Counted { inner }
+    }
+}
+
+type Answer = Response<Box<DynBody>>;
+
+impl<S> Service<Request<Body>> for Counted<S>
+where
+    S: Service<Request<Body>, Response = Answer>,
+    S::Future: Send + 'static,
+{
+    type Response = Answer;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let About { kind, verb } = About::of(request.uri());
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            let code = match &answer {
+                Ok(answer) => answer.status().as_str().to_owned(),
+                Err(_) => "none".to_owned(),
+            };
+            metrics::counter!("podgate_api_requests_total", "kind" => kind.clone(), "verb" => verb, "code" => code)
+                .increment(1);
+            let received = metrics::counter!("podgate_api_received_bytes_total", "kind" => kind, "verb" => verb);
+            answer.map(|answer| {
+                answer.map(|body| {
+                    let counted = body.map_frame(move |frame| {
+                        let bytes = frame.data_ref().map_or(0, |data| data.len());
+                        received.increment(bytes as u64);
+                        frame
+                    });
+                    Box::new(counted) as Box<DynBody>
+                })
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_told_by_its_url() {
+        for (uri, kind, verb) in [
+            ("/api/v1/pods?limit=500", "pods", "list"),
+            ("/api/v1/pods?limit=500&watch=true", "pods", "watch"),
+            ("/api/v1/namespaces?", "namespaces", "list"),
+            ("/api/v1/namespaces/a", "namespaces", "get"),
+            ("/api/v1/namespaces/a/pods/p?", "pods", "get"),
+            (
+                "/apis/networking.k8s.io/v1/namespaces/watch=true/networkpolicies",
+                "networkpolicies",
+                "list",
+            ),
+            (
+                "/apis/discovery.k8s.io/v1/endpointslices?&watch=true",
+                "endpointslices",
+                "watch",
+            ),
+            ("/version", "", "list"),
+        ] {
+            let about = About::of(&uri.parse().unwrap());
+            assert_eq!((about.kind.as_str(), about.verb), (kind, verb), "{uri}");
+        }
+    }
+}
