@@ -1,13 +1,12 @@
 //! What ADD adds to a pod's start, beside what the start of any program costs.
 
-use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use crate::Cli;
+use crate::Figures;
+use crate::cni::{begin, end};
 use crate::node::{Node, Pod};
 use crate::sample::Sample;
 
@@ -19,7 +18,7 @@ const FIRST_ADDS: usize = 5;
 const WAIT_MS: u32 = 2000;
 
 /// Prints ADD's time without and with an enforcer.
-pub(crate) fn print(cli: &Cli) -> Result<()> {
+pub(crate) fn print(cli: &Figures) -> Result<()> {
     println!(
         "\nADD, milliseconds{:>43}{:>8}{:>18}{:>8}{:>8}{:>8}",
         "median", "p99", "nothing: median", "p99", "ratio", "added"
@@ -54,7 +53,7 @@ pub(crate) fn print(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-fn series(cli: &Cli, node: &Node, name: &str, wait_ms: u32) -> Result<()> {
+fn series(cli: &Figures, node: &Node, name: &str, wait_ms: u32) -> Result<()> {
     // One more than is counted, so that tables are pinned and files cached.
     for pod in &node.pods[..1] {
         call(&cli.plugin, node, pod, "ADD", wait_ms)?;
@@ -95,7 +94,7 @@ fn series(cli: &Cli, node: &Node, name: &str, wait_ms: u32) -> Result<()> {
 fn call(program: &Path, node: &Node, pod: &Pod, verb: &str, wait_ms: u32) -> Result<Duration> {
     let stdin = node.stdin(pod, wait_ms);
     let start = Instant::now();
-    end(begin(program, pod, verb, &stdin)?)?;
+    end(begin(program, pod.environment(verb), &stdin)?)?;
     Ok(start.elapsed())
 }
 
@@ -111,43 +110,10 @@ fn all_at_once(
     let running: Vec<_> = pods
         .iter()
         .zip(&inputs)
-        .map(|(pod, stdin)| begin(program, pod, verb, stdin))
+        .map(|(pod, stdin)| begin(program, pod.environment(verb), stdin))
         .collect::<Result<_>>()?;
     for child in running {
         end(child)?;
     }
     Ok(start.elapsed())
-}
-
-fn begin(program: &Path, pod: &Pod, verb: &str, stdin: &[u8]) -> Result<Child> {
-    let mut child = Command::new(program)
-        .env_clear()
-        .envs(pod.environment(verb))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {}", program.display()))?;
-    // A program that does nothing reads nothing.
-    child.stdin.take().context("a pipe")?.write_all(stdin).ok();
-    Ok(child)
-}
-
-fn end(mut child: Child) -> Result<()> {
-    let mut said = String::new();
-    for pipe in [
-        child
-            .stdout
-            .take()
-            .map(|pipe| Box::new(pipe) as Box<dyn Read>),
-        child
-            .stderr
-            .take()
-            .map(|pipe| Box::new(pipe) as Box<dyn Read>),
-    ] {
-        pipe.context("a pipe")?.read_to_string(&mut said)?;
-    }
-    let status = child.wait()?;
-    ensure!(status.success(), "{status}: {said}");
-    Ok(())
 }

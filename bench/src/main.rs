@@ -1,13 +1,17 @@
-//! The figures of podgate on this machine, as plain text. `bench/figures` builds what it needs and runs it.
+//! The figures of podgate on this machine, as plain text. `bench/figures` and `bench/control-plane` build what they need
+//! and run it.
 //!
 //! ```text
-//! main ──► add: ADD beside a program that does nothing ──► node: namespaces, veth pairs, enforcer
-//!     └──► programs: instructions, load time     └──► packets: test runs     └──► memory: a table set
+//! figures ──► add: ADD beside a program that does nothing ──► node: namespaces, veth pairs, enforcer
+//!        └──► programs: instructions, load time     └──► packets: test runs     └──► memory: a table set
+//! control-plane ──► world: what is in the API server ──► api ──► node1's enforcer ──► kernel: is it in force?
 //! ```
 //!
 //! Nothing here passes or fails: figures of two runs compare only if both had the machine to themselves.
 
 mod add;
+mod cni;
+mod control_plane;
 mod empty;
 mod frames;
 mod memory;
@@ -19,13 +23,21 @@ mod sample;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use clap::{Args, Parser};
 use nix::unistd::geteuid;
 
 /// Measures podgate on this machine and prints what it found.
 #[derive(Debug, Parser)]
 #[command(name = "podgate-bench")]
-struct Cli {
+enum Cli {
+    /// Programs, tables, packets and ADD.
+    Figures(Figures),
+    /// From an API server to the kernel of one node; started by `bench/control-plane` in that node's namespaces.
+    ControlPlane(control_plane::Options),
+}
+
+#[derive(Debug, Args)]
+struct Figures {
     /// The plugin's binary, static.
     #[arg(long, value_name = "FILE")]
     plugin: PathBuf,
@@ -50,10 +62,15 @@ fn main() -> Result<()> {
         "figures need network namespaces and eBPF programs: run it as root"
     );
     print_machine()?;
-    programs::print()?;
-    memory::print()?;
-    packets::print(cli.repeat)?;
-    add::print(&cli)
+    match cli {
+        Cli::Figures(figures) => {
+            programs::print()?;
+            memory::print()?;
+            packets::print(figures.repeat)?;
+            add::print(&figures)
+        }
+        Cli::ControlPlane(options) => control_plane::print(&options),
+    }
 }
 
 fn print_machine() -> Result<()> {

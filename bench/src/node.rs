@@ -14,6 +14,8 @@ use podgate_demo::netns::NetNs;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::cni::Environment;
+
 /// How long the enforcer may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8163);
@@ -203,7 +205,7 @@ impl Node {
 
 impl Pod {
     /// What a runtime puts into the plugin's environment.
-    pub(crate) fn environment(&self, verb: &str) -> [(&'static str, String); 5] {
+    pub(crate) fn environment(&self, verb: &str) -> Environment {
         [
             ("CNI_COMMAND", verb.to_owned()),
             ("CNI_CONTAINERID", format!("c-{}", self.name)),

@@ -1,10 +1,8 @@
 # etcd, API server, controller manager and scheduler. For sourcing by tests/cluster/up.
 
-start_control_plane() {
+start_api_server() {
 	local pki=$dir/pki bin=$dir/bin
 	make_client control-plane admin /O=system:masters/CN=admin
-	make_client control-plane controller-manager /CN=system:kube-controller-manager
-	make_client control-plane scheduler /CN=system:kube-scheduler
 	make_certificate api-server-to-kubelet /O=system:masters/CN=api-server clientAuth
 	make_certificate api-server /CN=kube-apiserver serverAuth \
 		"DNS:kubernetes,DNS:kubernetes.default.svc,IP:$api_address,IP:$api_address6,IP:10.96.0.1,IP:fd00:96::1,IP:127.0.0.1"
@@ -28,6 +26,12 @@ start_control_plane() {
 		--service-account-key-file="$pki/service-accounts.key" \
 		--service-account-signing-key-file="$pki/service-accounts.key"
 	wait_for 60 "the API server is ready" "$dir/control-plane/api-server.log" kubectl get --raw /readyz
+}
+
+start_controllers() {
+	local pki=$dir/pki bin=$dir/bin
+	make_client control-plane controller-manager /CN=system:kube-controller-manager
+	make_client control-plane scheduler /CN=system:kube-scheduler
 
 	# ServiceAccounts, tokens, EndpointSlices and DaemonSets are the controller manager's work.
 	daemon_in_control_plane controller-manager "$bin/kube-controller-manager" \
