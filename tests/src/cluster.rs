@@ -6,10 +6,12 @@
 //! Tests share the cluster and the enforcers of its nodes ([`Cluster::enforced`]), each in a Kubernetes namespace of its
 //! own, unless they need it for themselves ([`Cluster::alone`]).
 
+mod ear;
 mod enforcer;
 mod kubectl;
 mod namespace;
 mod pod;
+mod role;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,14 +21,19 @@ use std::time::{Duration, Instant};
 use crate::controller::Controller;
 use crate::node::binary;
 
+pub use ear::{Ear, Heard, Said};
 pub use enforcer::{Enforcer, Readiness};
 pub use namespace::Namespace;
 pub use pod::{Pod, PodSpec};
+pub use role::Role;
 
 /// The nodes.
 pub const NODES: [&str; 2] = ["node1", "node2"];
 
-/// The only image, beside the one that holds a pod's namespaces: Kubernetes' own server and client for network tests.
+/// How long ADD waits for the enforcer: on a busy machine 40 pods at once take their time, and it is to be waited for.
+const WAIT_MS: &str = "10000";
+
+/// Kubernetes' own server and client for network tests.
 pub const AGNHOST: &str = "podgate.test/agnhost:1";
 
 /// A running cluster.
@@ -104,7 +111,7 @@ impl Cluster {
             .spawn()
             .expect("start what takes the cluster away");
         let status = Command::new(script("up"))
-            .args(["--name", &name, "--plugin"])
+            .args(["--name", &name, "--wait-ms", WAIT_MS, "--plugin"])
             .arg(binary("podgate"))
             .stdin(Stdio::null())
             .status()

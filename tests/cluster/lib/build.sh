@@ -5,6 +5,9 @@ kubernetes_version=1.36.3
 etcd_version=3.6.16
 containerd_version=2.2.9
 
+# An image of each of these programs is on every node.
+images=(pause agnhost talker)
+
 # One set of flags for all modules: with any difference every package is compiled twice.
 build_flags=(-trimpath -buildvcs=false -mod=readonly)
 stamp=k8s.io/component-base/version
@@ -26,7 +29,7 @@ cache_place() {
 	content=$(
 		cd "$here/modules"
 		{
-			cat ./*/go.* pause/main.go
+			cat ./*/go.* own/*/main.go
 			printf '%s\n' "${build_flags[@]}" "$link_flags"
 			declare -f make_image blob
 		} | sha256sum | cut -c1-8
@@ -56,16 +59,17 @@ build_programs() {
 	fi
 	if [ ! -e "$programs" ]; then
 		say "building the cluster's programs into $programs: about eight minutes on two cores, once"
-		local building=$programs.building
+		local building=$programs.building image
 		rm -rf "$building"
 		mkdir "$building"
 		build_module kubernetes "$building"
 		build_module etcd "$building"
 		mv "$building/server" "$building/etcd"
 		build_module containerd "$building"
-		build_module pause "$building" .
-		make_image "$building/agnhost" podgate.test/agnhost:1 "$building/agnhost.tar" '["/agnhost"]'
-		make_image "$building/pause" podgate.test/pause:1 "$building/pause.tar" '["/pause"]'
+		build_module own "$building" ./...
+		for image in "${images[@]}"; do
+			make_image "$building/$image" "podgate.test/$image:1" "$building/$image.tar" "[\"/$image\"]"
+		done
 		mv "$building" "$programs"
 	fi
 	exec 8>&-

@@ -22,30 +22,32 @@ make_node_cgroups() {
 	done < <(cgroup_hierarchies)
 }
 
-# The node's cgroups, innermost first.
+# The top cgroups of a node that are there.
 node_cgroups() {
 	local hierarchy
 	while read -r hierarchy; do
-		[ ! -d "$hierarchy/$(cgroup_of "$1")" ] || find "$hierarchy/$(cgroup_of "$1")" -depth -type d
+		[ ! -d "$hierarchy/$(cgroup_of "$1")" ] || printf '%s\n' "$hierarchy/$(cgroup_of "$1")"
 	done < <(cgroup_hierarchies)
 }
 
 # Ends what runs in the containers of a node.
 end_node_cgroups() {
-	local cgroup pids
+	local cgroups pids
+	mapfile -t cgroups < <(node_cgroups "$1")
+	[ ${#cgroups[@]} -gt 0 ] || return 0
 	for _ in {1..50}; do
-		pids=$(while read -r cgroup; do cat "$cgroup/cgroup.procs" 2>/dev/null || true; done < <(node_cgroups "$1") | sort -u)
-		[ -n "$pids" ] || return 0
-		# shellcheck disable=SC2086 # one argument for each
-		kill -KILL $pids 2>/dev/null || true
+		# A cgroup may go away while it is read.
+		mapfile -t pids < <(find "${cgroups[@]}" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u)
+		[ ${#pids[@]} -gt 0 ] || return 0
+		kill -KILL "${pids[@]}" 2>/dev/null || true
 		sleep 0.1
 	done
-	fail "processes of $1 do not end: $pids"
+	fail "processes of $1 do not end: ${pids[*]}"
 }
 
 remove_node_cgroups() {
-	local cgroup
-	while read -r cgroup; do
-		rmdir "$cgroup" || fail "the cgroup $cgroup cannot be removed"
-	done < <(node_cgroups "$1")
+	local cgroups
+	mapfile -t cgroups < <(node_cgroups "$1")
+	[ ${#cgroups[@]} = 0 ] || find "${cgroups[@]}" -depth -type d -exec rmdir {} + ||
+		fail "the cgroups of $1 cannot be removed: ${cgroups[*]}"
 }

@@ -70,7 +70,7 @@ start_containerd() {
 	daemon_in_node "$node" containerd env "PATH=$dir/$node/bin:$PATH" "$dir/$node/bin/containerd" --config "$dir/$node/containerd.toml"
 	wait_for 20 "containerd of $node answers" "$dir/$node/containerd.log" in_node "$node" "$dir/$node/bin/ctr" version
 	local image said
-	for image in pause agnhost; do
+	for image in "${images[@]}"; do
 		said=$(in_node "$node" "$dir/$node/bin/ctr" -n k8s.io image import --local "$dir/$node/bin/$image.tar" 2>&1) ||
 			fail "containerd of $node does not take the image $image: $said"
 	done

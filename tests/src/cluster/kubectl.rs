@@ -24,12 +24,19 @@ impl Cluster {
     }
 
     /// Makes or changes the objects of these YAML documents.
+    ///
+    /// # Errors
+    /// What `kubectl` says when it fails.
+    pub fn try_apply(&self, yaml: &str) -> Result<(), String> {
+        let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        self.kubectl_with(&apply, yaml)
+            .map(drop)
+            .map_err(|said| format!("kubectl apply: {said}\n{yaml}"))
+    }
+
+    /// Makes or changes the objects of these YAML documents.
     pub fn apply(&self, yaml: &str) {
-        self.kubectl_with(
-            &["apply", "--server-side", "--force-conflicts", "-f", "-"],
-            yaml,
-        )
-        .unwrap_or_else(|said| panic!("kubectl apply: {said}\n{yaml}"));
+        self.try_apply(yaml).unwrap_or_else(|said| panic!("{said}"));
     }
 
     /// An object, as the API server has it.
@@ -46,8 +53,16 @@ impl Cluster {
 
     /// What a command in a node's namespaces prints; in those of the control plane for `control-plane`.
     pub fn in_node(&self, node: &str, command: &[&str]) -> String {
-        run(self.command("node").arg(node).args(command), "")
+        self.try_in_node(node, command)
             .unwrap_or_else(|said| panic!("{} on {node}: {said}", command.join(" ")))
+    }
+
+    /// What a command in a node's namespaces prints.
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    pub fn try_in_node(&self, node: &str, command: &[&str]) -> Result<String, String> {
+        run(self.command("node").arg(node).args(command), "")
     }
 
     pub(super) fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String, String> {

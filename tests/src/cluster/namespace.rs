@@ -1,6 +1,7 @@
 //! A Kubernetes namespace of a test.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -83,6 +84,13 @@ impl<'a> Namespace<'a> {
     pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         self.cluster
             .try_kubectl(&[&["-n", &self.name], arguments].concat())
+    }
+
+    /// `kubectl` in this namespace, not started yet.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.cluster.command("kubectl");
+        command.args(["-n", &self.name]).args(arguments);
+        command
     }
 
     /// Makes or changes the objects of these YAML documents, in this namespace.

@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use std::{fs, io};
 
 use podgate_demo::netns::enter;
 use serde_json::Value;
 
+use super::kubectl::run;
 use super::{AGNHOST, Cluster};
 
 /// A pod that is to be started: agnhost's server, on TCP 80 and UDP 80 of both families.
@@ -18,6 +20,10 @@ pub struct PodSpec {
     name: String,
     node: Option<&'static str>,
     labels: Vec<(String, String)>,
+    /// More of the container, as YAML.
+    container: String,
+    /// More of the pod, as YAML.
+    pod: String,
 }
 
 impl PodSpec {
@@ -27,6 +33,8 @@ impl PodSpec {
             name: name.to_owned(),
             node: None,
             labels: vec![("app".to_owned(), name.to_owned())],
+            container: String::new(),
+            pod: "terminationGracePeriodSeconds: 0".to_owned(),
         }
     }
 
@@ -44,6 +52,31 @@ impl PodSpec {
         self
     }
 
+    /// With a name for the port of its server.
+    #[must_use]
+    pub fn port_name(mut self, name: &str) -> Self {
+        let port = format!(", ports: [{{name: {name}, containerPort: 80}}]");
+        self.container.push_str(&port);
+        self
+    }
+
+    /// Ready only when the kubelet has asked its server.
+    #[must_use]
+    pub fn probed(mut self) -> Self {
+        self.container
+            .push_str(", readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}");
+        self
+    }
+
+    /// Goes on serving for so many seconds when it is told to end.
+    #[must_use]
+    pub fn lingers(mut self, seconds: u32) -> Self {
+        self.pod = format!("terminationGracePeriodSeconds: {seconds}");
+        let hook = format!(", lifecycle: {{preStop: {{sleep: {{seconds: {seconds}}}}}}}");
+        self.container.push_str(&hook);
+        self
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -56,11 +89,16 @@ impl PodSpec {
         let node = self.node.map_or_else(String::new, |node| {
             format!("nodeSelector: {{kubernetes.io/hostname: {node}}}, ")
         });
-        let name = &self.name;
+        let Self {
+            name,
+            container,
+            pod,
+            ..
+        } = self;
         format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{{labels}}}}}, spec: {{\
-             {node}terminationGracePeriodSeconds: 0, automountServiceAccountToken: false, containers: [{{\
-             name: server, image: '{AGNHOST}', args: [netexec, --http-port=80, --udp-port=80]}}]}}}}"
+             {node}{pod}, automountServiceAccountToken: false, containers: [{{name: server, \
+             image: '{AGNHOST}', args: [netexec, --http-port=80, --udp-port=80]{container}}}]}}}}"
         )
     }
 }
@@ -125,6 +163,12 @@ impl<'a> Pod<'a> {
     /// What the kernel says, or that the time is over.
     pub fn connect(&self, address: IpAddr, port: u16, limit: Duration) -> io::Result<TcpStream> {
         self.run(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), limit))
+    }
+
+    /// What a shell command prints, in the pod's network namespace and with the machine's files.
+    pub fn sh(&self, command: &str) -> String {
+        self.run(|| run(Command::new("sh").args(["-c", command]), ""))
+            .unwrap_or_else(|said| panic!("{command} in {}: {said}", self.name))
     }
 
     /// Runs `work` on a thread in the pod's network namespace.
