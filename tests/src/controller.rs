@@ -1,7 +1,7 @@
 //! Plays the network policy controller of EKS on a cluster of `tests/cluster`: reads what there is, and writes
 //! PolicyEndpoints of its shape. What they say is worked out by what the enforcer's own tests use for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -53,6 +53,8 @@ struct Read {
     hosts: BTreeMap<ObjectName, String>,
     services: Vec<specs::Service>,
     owners: Vec<Owner>,
+    /// Namespaces that are being deleted, into which nothing can be written.
+    ending: BTreeSet<String>,
     /// PolicyEndpoints by the UID of their owner.
     slices: BTreeMap<String, Vec<Value>>,
 }
@@ -83,7 +85,8 @@ impl Controller {
             host.unwrap_or(std::net::IpAddr::from([0, 0, 0, 0]))
         };
         let (mut create, mut replace, mut delete) = (Vec::new(), Vec::new(), Vec::new());
-        for owner in &read.owners {
+        let lives = |owner: &&Owner| !read.ending.contains(&owner.name.namespace);
+        for owner in read.owners.iter().filter(lives) {
             let specs = controller.specs(&read.world, &owner.name, &owner.policy, host_of);
             let mut known = read.slices.get(&owner.uid).into_iter().flatten();
             for spec in specs {
@@ -183,6 +186,9 @@ impl Read {
             Some("Namespace") => {
                 let object: Namespace = serde_json::from_value(item)?;
                 let named = convert::namespace::convert(&object).value;
+                if object.metadata.deletion_timestamp.is_some() {
+                    self.ending.insert(named.name.clone());
+                }
                 self.world.namespaces.insert(named.name, named.namespace);
             }
             Some("Pod") => {

@@ -4,3 +4,4 @@ mod lifecycle;
 mod nodes;
 mod permissions;
 mod policies;
+mod policyendpoints;
