@@ -14,6 +14,7 @@ mod backoff;
 mod begin;
 mod build;
 mod change;
+mod directory;
 mod execute;
 mod inbox;
 mod report;
@@ -37,12 +38,13 @@ use tokio::sync::{oneshot, watch};
 use crate::admin::Condition;
 use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
+use crate::compiled::Compiled;
 use crate::plan::Rulesets;
 use crate::source::{Answer, Objects, Question};
 use answer::{Inquiry, Progress, Trouble};
 use backoff::Backoff;
 use build::Built;
-use change::Compiled;
+use directory::Directory;
 use execute::Execution;
 use inbox::{Inbox, Links};
 use report::Counted;
@@ -77,6 +79,8 @@ pub struct Engine {
     source_errors: Vec<String>,
     /// Files of attachments that cannot be read.
     unreadable: Vec<String>,
+    /// Where the others are, as it was when all of them were read.
+    directory: Directory,
     built: Built,
     /// The facts of the last plan of facts.
     facts: World,
@@ -156,6 +160,7 @@ impl Engine {
             cluster,
             source_errors,
             unreadable: files.unreadable,
+            directory: Directory::default(),
             built,
             in_force: compiled.rulesets().clone(),
             compiled,
@@ -263,6 +268,8 @@ impl Engine {
         }
         if upkeep {
             self.upkeep_due = now + UPKEEP;
+            // Somebody may have changed a file in its place.
+            self.directory = Directory::default();
         }
         match links {
             Links::All => self.look_after_interfaces(None),

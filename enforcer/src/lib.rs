@@ -11,6 +11,7 @@ pub mod admin;
 pub mod api;
 pub mod args;
 pub mod cluster;
+pub mod compiled;
 pub mod convert;
 pub mod engine;
 mod life;

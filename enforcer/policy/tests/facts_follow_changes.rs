@@ -1,11 +1,13 @@
 //! Facts that follow changes are the facts that would have been made of the outcome.
 
+use std::sync::Arc;
+
 use podgate_policy::arbitrary;
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::predicate::Questions;
+use podgate_policy::compile::predicate::{Predicate, Questions};
 use podgate_policy::compile::{compile_subject, questions_of};
 use podgate_policy::connection::Baseline;
-use podgate_policy::model::World;
+use podgate_policy::model::{Labels, ObjectName, Operator, Pod, Requirement, Selector, World};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -42,4 +44,73 @@ proptest! {
             prop_assert_eq!(&facts, &Facts::of(&world, &questions));
         }
     }
+}
+
+/// Pods of ten namespaces, one in three of them labelled `1`.
+fn many_pods() -> World {
+    let pods = (0..300_u16).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        let labels = Labels::from([("app".to_owned(), (number % 3).to_string())]);
+        let pod = Pod {
+            labels,
+            addresses: vec![[10, 0, high, low].into()],
+            ..Pod::default()
+        };
+        let name = ObjectName::new(format!("ns-{}", number % 10), format!("pod-{number}"));
+        (name, Arc::new(pod))
+    });
+    World {
+        pods: pods.collect(),
+        ..World::default()
+    }
+}
+
+fn asking(predicates: impl IntoIterator<Item = Predicate>) -> Questions {
+    Questions {
+        predicates: predicates.into_iter().map(Arc::new).collect(),
+        ..Questions::default()
+    }
+}
+
+fn labelled_one_in(namespace: &str) -> Predicate {
+    let pods = Selector::Requirements(vec![Requirement {
+        key: "app".into(),
+        operator: Operator::In(vec!["1".into()]),
+    }]);
+    Predicate::Pods {
+        namespace: namespace.into(),
+        pods,
+    }
+}
+
+#[test]
+fn a_change_looks_at_no_address_but_those_that_it_is_about() {
+    let mut world = many_pods();
+    let block = |cidr: &str, except: &str| Predicate::Block {
+        cidr: cidr.parse().unwrap(),
+        except: vec![except.parse().unwrap()],
+    };
+    let before = asking([labelled_one_in("ns-1"), block("10.0.0.0/8", "10.0.0.0/24")]);
+    let (facts, all) = Facts::default().under(&world, &before);
+    assert_eq!(all, 300);
+
+    let another = asking([
+        labelled_one_in("ns-1"),
+        labelled_one_in("ns-2"),
+        block("10.0.0.0/8", "10.0.0.0/24"),
+    ]);
+    assert_eq!(facts.under(&world, &another).1, 10, "a selector");
+    let internet = asking([labelled_one_in("ns-1"), block("0.0.0.0/0", "10.0.0.0/8")]);
+    assert_eq!(
+        facts.under(&world, &internet).1,
+        44,
+        "the pods outside the old exception"
+    );
+
+    let name = ObjectName::new("ns-1", "pod-1");
+    let mut pod = world.pods[&name].as_ref().clone();
+    pod.labels.insert("app".to_owned(), "2".to_owned());
+    world.pods.insert(name, Arc::new(pod));
+    assert_eq!(facts.under(&world, &before).1, 1, "a label");
+    assert_eq!(facts.under(&many_pods(), &before).1, 0, "nothing");
 }

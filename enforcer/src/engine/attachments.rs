@@ -11,6 +11,7 @@ use podgate_datapath::record::{self, Record, Slot};
 use podgate_datapath::{Paths, sweep};
 
 use super::build::{copy_flows, take_over};
+use super::directory::Directory;
 use super::settle::take_lock;
 use super::{Engine, Pending};
 use crate::cluster::Cluster;
@@ -22,7 +23,16 @@ impl Engine {
     /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
     /// known of its addresses.
     pub(super) fn read_attachments(&mut self, lock: &Lock) -> Result<()> {
-        let records = self.attachments_now(lock)?;
+        let directory = Directory::now(&self.paths);
+        if directory.is_still(&self.directory) {
+            return Ok(());
+        }
+        let (records, are_all) = self.attachments_now(lock)?;
+        self.directory = if are_all {
+            directory
+        } else {
+            Directory::default()
+        };
         let new = self.cluster.set_attachments(records);
         let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
@@ -56,13 +66,14 @@ impl Engine {
 
     /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
     /// the file, so while a slot is not empty, its filters may stand and need its ruleset. Their files are written
-    /// again: the next start knows no others.
-    fn attachments_now(&mut self, lock: &Lock) -> Result<Vec<Record>> {
+    /// again: the next start knows no others. And whether the files alone say all of this.
+    fn attachments_now(&mut self, lock: &Lock) -> Result<(Vec<Record>, bool)> {
         let Files {
             mut records,
             unreadable,
         } = read_attachments(&self.paths, &self.cluster)?;
         self.unreadable = unreadable;
+        let mut are_all = self.unreadable.is_empty();
         let slots: BTreeSet<Slot> = records.iter().map(|record| record.slot).collect();
         for known in self
             .cluster
@@ -77,9 +88,10 @@ impl Engine {
                         .push(format!("{:#}", anyhow::Error::from(error)));
                 }
                 records.push(known.clone());
+                are_all = false;
             }
         }
-        Ok(records)
+        Ok((records, are_all))
     }
 
     /// Sweeps attachments whose interface is gone, puts back filters, and looks who stands before them, on these

@@ -10,10 +10,11 @@ use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes};
 
 use super::build::{self, Built, Plans, grow};
-use super::change::{Compiled, FactsChange};
+use super::change::FactsChange;
 use super::execute::{Execution, Stop};
 use super::{Engine, Pending};
 use crate::cluster::{Cluster, View};
+use crate::compiled::Compiled;
 use crate::node;
 use crate::plan::{Plan, PlanError};
 
