@@ -9,11 +9,14 @@
 //! each with a table of its own. `tests/cases/README.md` says how a case is written.
 
 pub mod case;
+pub mod cluster;
 pub mod expect;
+pub mod ground;
 pub mod judge;
 pub mod oracle;
 pub mod paper;
 pub mod places;
+pub mod prober;
 pub mod read;
 pub mod tables;
 pub mod world;

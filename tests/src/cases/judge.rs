@@ -8,10 +8,24 @@ use podgate_policy::connection::Verdict;
 use super::case::{Case, State, Step};
 use super::expect::{Fate, Probe};
 
+/// What a judge has seen of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen<V> {
+    /// This.
+    Said(V),
+    /// Nothing: it cannot try this one.
+    NotTried,
+    /// What should never be, such as a refusal where a denial is silence.
+    Strange(String),
+}
+
 /// Someone who says which connections can be opened in a world.
 pub trait Judge {
     /// Its name, for people.
     fn name(&self) -> String;
+
+    /// A case begins: no connection is kept any more.
+    fn begin(&mut self) {}
 
     /// The world is now so; returns when that is in force.
     ///
@@ -19,12 +33,12 @@ pub trait Judge {
     /// When the world cannot be made so.
     fn follow(&mut self, state: &State) -> Result<()>;
 
-    /// Whether each of these can be opened now; `None` if this judge cannot try it. `expected` is what the case
-    /// says: a judge that waits for what does not come need not wait for what comes.
+    /// Whether each of these can be opened now. `expected` is what the case says: a judge that waits for what does
+    /// not come need not wait for what comes.
     ///
     /// # Errors
     /// When they cannot be tried.
-    fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Option<Verdict>>>;
+    fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Seen<Verdict>>>;
 
     /// Opens these, which can be opened, and keeps them.
     ///
@@ -32,11 +46,11 @@ pub trait Judge {
     /// When one cannot be opened.
     fn open(&mut self, probes: &[Probe]) -> Result<()>;
 
-    /// What has become of these, which were opened before; `None` if this judge cannot try it.
+    /// What has become of these, which were opened before.
     ///
     /// # Errors
     /// When they cannot be tried.
-    fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Option<Fate>>>;
+    fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Seen<Fate>>>;
 }
 
 /// Where a judge and a case differ.
@@ -73,6 +87,7 @@ pub struct Outcome {
 pub fn run(case: &Case, judge: &mut dyn Judge) -> Outcome {
     let mut outcome = Outcome::default();
     let mut state = State::standard();
+    judge.begin();
     for step in &case.steps {
         state = state.edited(&step.edit).expect("steps that follow");
         let mut place = format!("{}:{}: {}", case.file.display(), case.line, case.name);
@@ -127,15 +142,20 @@ fn take(step: &Step, state: &State, judge: &mut dyn Judge) -> Result<(usize, Vec
 
 fn differences<V: fmt::Debug + PartialEq>(
     expected: &[(Probe, V)],
-    seen: &[Option<V>],
+    seen: &[Seen<V>],
 ) -> (usize, Vec<String>) {
     let mut tried = 0;
     let mut wrong = Vec::new();
     for ((probe, expected), seen) in expected.iter().zip(seen) {
-        let Some(seen) = seen else { continue };
+        let seen = match seen {
+            Seen::NotTried => continue,
+            Seen::Said(seen) if seen == expected => None,
+            Seen::Said(seen) => Some(format!("{seen:?}")),
+            Seen::Strange(what) => Some(what.clone()),
+        };
         tried += 1;
-        if seen != expected {
-            wrong.push(format!("{probe}: expected {expected:?}, seen {seen:?}"));
+        if let Some(seen) = seen {
+            wrong.push(format!("{probe}: expected {expected:?}, seen {seen}"));
         }
     }
     (tried, wrong)

@@ -7,7 +7,7 @@ use podgate_policy::model::{ObjectName, World};
 
 use super::case::{Node, State};
 use super::expect::{Family, Fate, Party, Probe, What};
-use super::judge::Judge;
+use super::judge::{Judge, Seen};
 use super::paper::Paper;
 
 /// The oracle, and the world as each node sees it.
@@ -96,8 +96,10 @@ impl Judge for Oracle {
         Ok(())
     }
 
-    fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Option<Verdict>>> {
-        let verdicts = expected.iter().map(|(probe, _)| Some(self.verdict(probe)));
+    fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Seen<Verdict>>> {
+        let verdicts = expected
+            .iter()
+            .map(|(probe, _)| Seen::Said(self.verdict(probe)));
         Ok(verdicts.collect())
     }
 
@@ -112,14 +114,14 @@ impl Judge for Oracle {
     }
 
     /// A connection lives as long as it could be opened.
-    fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Option<Fate>>> {
+    fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Seen<Fate>>> {
         let fate = |probe| match self.verdict(probe) {
             Verdict::Allow => Fate::Alive,
             Verdict::Deny => Fate::Cut,
         };
         Ok(expected
             .iter()
-            .map(|(probe, _)| Some(fate(probe)))
+            .map(|(probe, _)| Seen::Said(fate(probe)))
             .collect())
     }
 }

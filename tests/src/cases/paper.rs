@@ -104,7 +104,11 @@ impl Paper {
             );
         }
         for (name, pod) in &state.pods {
-            let mut object = world::pod(name, pod, node_name(pod.node));
+            let node = match pod.kind {
+                Kind::Runs | Kind::HostNetwork => Some(node_name(pod.node)),
+                Kind::OnPaper { .. } => None,
+            };
+            let mut object = world::pod(name, pod, node);
             object["status"] = self.status(name, pod);
             let path = format!("pod-{}-{}.json", name.namespace, name.name);
             files.insert(path.into(), object);

@@ -18,7 +18,7 @@ use podgate_policy::model::{ObjectName, Protocol};
 
 use super::case::{Node, State};
 use super::expect::{Fate, Party, Probe, What};
-use super::judge::Judge;
+use super::judge::{Judge, Seen};
 use super::paper::Paper;
 use super::places::Places;
 use crate::frame::{self, Payload, flag};
@@ -275,11 +275,11 @@ impl Judge for Tables {
         Ok(())
     }
 
-    fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Option<Verdict>>> {
+    fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Seen<Verdict>>> {
         let verdict = |probe: &Probe| {
             // What a pod sends to its own address never leaves it.
             let opens = probe.from == probe.to || self.opens(probe, self.client_port);
-            Some(Verdict::when(opens))
+            Seen::Said(Verdict::when(opens))
         };
         Ok(expected.iter().map(|(probe, _)| verdict(probe)).collect())
     }
@@ -296,7 +296,7 @@ impl Judge for Tables {
         Ok(())
     }
 
-    fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Option<Fate>>> {
+    fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Seen<Fate>>> {
         expected
             .iter()
             .map(|(probe, _)| {
@@ -307,7 +307,7 @@ impl Judge for Tables {
                     there == back,
                     "{probe}: packets pass one way only: there {there}, back {back}"
                 );
-                Ok(Some(if there { Fate::Alive } else { Fate::Cut }))
+                Ok(Seen::Said(if there { Fate::Alive } else { Fate::Cut }))
             })
             .collect()
     }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::case::{Kind, PodState};
 use super::places::Addresses;
 
-/// The image that pods' containers have; what answers in a pod is the judge's.
-pub const IMAGE: &str = "podgate.test/pause:1";
+/// The image of all containers: it can wait, and it can end. What answers in a pod is the judge's.
+const IMAGE: &str = "podgate.test/agnhost:1";
 
 /// A Namespace.
 pub fn namespace(name: &str, labels: &Labels) -> Value {
@@ -28,12 +28,12 @@ pub fn policy(name: &ObjectName, spec: &Value) -> Value {
     })
 }
 
-/// A Pod, on the node of this name.
+/// A Pod on the node of this name; without one it is on paper, and nobody will run it.
 ///
 /// Every pod names its ports `serve-80-tcp` and so on. Beside that, `web` is 80/TCP of pods `a` and 81/TCP of
 /// pods `b`; `dual` is 81/TCP of a container and 80/UDP of a sidecar; `setup` is 80/TCP of an init container that
-/// ends before the others begin.
-pub fn pod(name: &ObjectName, pod: &PodState, node: &str) -> Value {
+/// ends before the others begin. A pod of the host's network names none: they would be taken for its node's.
+pub fn pod(name: &ObjectName, pod: &PodState, node: Option<&str>) -> Value {
     let mut ports = Vec::new();
     for protocol in ["TCP", "UDP", "SCTP"] {
         for number in [80, 81] {
@@ -41,29 +41,43 @@ pub fn pod(name: &ObjectName, pod: &PodState, node: &str) -> Value {
             ports.push(port(&name, number, protocol));
         }
     }
+    // No container may have one number twice.
+    let mut of_sidecar = vec![port("dual", 80, "UDP")];
     match name.name.as_str() {
-        "a" => ports.push(port("web", 80, "TCP")),
-        "b" => ports.push(port("web", 81, "TCP")),
+        "a" => of_sidecar.push(port("web", 80, "TCP")),
+        "b" => of_sidecar.push(port("web", 81, "TCP")),
         _ => {}
     }
-    ports.push(port("dual", 81, "TCP"));
-    json!({
+    let host_network = pod.kind == Kind::HostNetwork;
+    let of_network = |ports: Vec<Value>| if host_network { Vec::new() } else { ports };
+    let mut sidecar = container("sidecar", "pause", of_network(of_sidecar));
+    sidecar["restartPolicy"] = "Always".into();
+    let setup = container(
+        "setup",
+        "--help",
+        of_network(vec![port("setup", 80, "TCP")]),
+    );
+    let mut object = json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"namespace": name.namespace, "name": name.name, "labels": pod.labels},
         "spec": {
-            "nodeName": node,
-            "hostNetwork": pod.kind == Kind::HostNetwork,
+            "hostNetwork": host_network,
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
             "terminationGracePeriodSeconds": 0,
-            "initContainers": [
-                container("setup", &[port("setup", 80, "TCP")]),
-                sidecar(&[port("dual", 80, "UDP")]),
+            "initContainers": [setup, sidecar],
+            "containers": [
+                container("server", "pause", of_network(ports)),
+                container("second", "pause", of_network(vec![port("dual", 81, "TCP")])),
             ],
-            "containers": [container("server", &ports)],
         },
-    })
+    });
+    match node {
+        Some(node) => object["spec"]["nodeName"] = node.into(),
+        None => object["spec"]["schedulerName"] = "nobody".into(),
+    }
+    object
 }
 
 /// `status` of a Pod.
@@ -82,12 +96,6 @@ fn port(name: &str, number: u16, protocol: &str) -> Value {
     json!({"name": name, "containerPort": number, "protocol": protocol})
 }
 
-fn container(name: &str, ports: &[Value]) -> Value {
-    json!({"name": name, "image": IMAGE, "imagePullPolicy": "IfNotPresent", "ports": ports})
-}
-
-fn sidecar(ports: &[Value]) -> Value {
-    let mut container = container("sidecar", ports);
-    container["restartPolicy"] = "Always".into();
-    container
+fn container(name: &str, does: &str, ports: Vec<Value>) -> Value {
+    json!({"name": name, "image": IMAGE, "args": [does], "ports": ports})
 }

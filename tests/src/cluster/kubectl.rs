@@ -65,7 +65,8 @@ impl Cluster {
         run(self.command("node").arg(node).args(command), "")
     }
 
-    pub(super) fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+    /// `kubectl`, with something to read.
+    pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         run(self.command("kubectl").args(arguments), input)
     }
 }

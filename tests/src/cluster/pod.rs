@@ -119,7 +119,7 @@ pub struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    pub(super) fn read(cluster: &'a Cluster, namespace: &str, name: &str) -> Self {
+    pub(crate) fn read(cluster: &'a Cluster, namespace: &str, name: &str) -> Self {
         let pod = cluster.get(&["-n", namespace, "pod", name]);
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let addresses = pod["status"]["podIPs"].as_array().expect("addresses");
@@ -173,7 +173,7 @@ impl<'a> Pod<'a> {
 
     /// Runs `work` on a thread in the pod's network namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = PathBuf::from(format!("/proc/{}/ns/net", self.process()));
+        let namespace = self.network();
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 enter(&namespace).expect("enter the pod's namespace");
@@ -181,6 +181,11 @@ impl<'a> Pod<'a> {
             });
             inside.join().unwrap_or_else(|panic| resume_unwind(panic))
         })
+    }
+
+    /// The file of the pod's network namespace.
+    pub fn network(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.process()))
     }
 
     /// A process of the pod: the kubelet puts its containers into a cgroup that has the UID in its name.

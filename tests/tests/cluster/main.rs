@@ -1,5 +1,6 @@
 //! Level `cluster`: pods of a real Kubernetes of two nodes, with our plugin in their conflist.
 
+mod cases;
 mod lifecycle;
 mod nodes;
 mod permissions;

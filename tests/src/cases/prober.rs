@@ -1,0 +1,492 @@
+//! Real connections, many at once: sockets in the namespaces of pods, nodes and the machine outside, and one thread that
+//! waits on all of them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
+use podgate_policy::connection::Verdict;
+use podgate_policy::model::{ObjectName, Protocol};
+
+use super::case::Node;
+use super::expect::What;
+use super::ground::{Client, Ground, Server};
+use super::judge::Seen;
+
+/// How long what must come may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long nothing must happen, once all has come that must, until what has not come is taken for denied: what came was
+/// sent later, over the same interfaces.
+const QUIET: Duration = Duration::from_millis(60);
+
+/// When a datagram that should have been answered is sent again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The same, where it is waited for what is not in force yet.
+const SOON: Duration = Duration::from_millis(10);
+
+/// Whose namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A pod's.
+    Pod(ObjectName),
+    /// A node's.
+    Node(Node),
+    /// The machine's outside.
+    Outside,
+}
+
+/// A connection to be tried.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Trial {
+    /// From where.
+    pub from: Place,
+    /// To where.
+    pub to: Place,
+    /// To which address there.
+    pub address: IpAddr,
+    /// What.
+    pub what: What,
+}
+
+/// A connection that is kept.
+enum Kept {
+    Tcp {
+        client: TcpStream,
+        server: TcpStream,
+    },
+    Udp {
+        client: UdpSocket,
+        port: (Place, SocketAddr),
+    },
+}
+
+/// All sockets.
+#[derive(Default)]
+pub struct Prober {
+    grounds: BTreeMap<Place, Ground>,
+    servers: BTreeMap<(Place, Protocol, SocketAddr), Server>,
+    kept: BTreeMap<Trial, Kept>,
+    /// Server's ends of connections that are being tried.
+    accepted: Vec<TcpStream>,
+    next_echo: u16,
+}
+
+impl Prober {
+    /// Knows the namespace of a place from now on; one that it knew there before is gone, with its sockets.
+    pub fn settle(&mut self, place: Place, ground: Ground) {
+        self.forget(&place);
+        self.grounds.insert(place, ground);
+    }
+
+    /// A place is gone, with its sockets.
+    pub fn forget(&mut self, place: &Place) {
+        self.grounds.remove(place);
+        self.stop_serving(place);
+    }
+
+    /// Closes the sockets of all who answer at a place.
+    pub fn stop_serving(&mut self, place: &Place) {
+        self.servers.retain(|(at, _, _), _| at != place);
+    }
+
+    /// Forgets all connections that were kept.
+    pub fn forget_kept(&mut self) {
+        self.kept.clear();
+    }
+
+    /// Tries all connections at once. What is expected to be denied is sent first.
+    ///
+    /// # Errors
+    /// When a socket cannot be made.
+    pub fn verdicts(&mut self, trials: &[(Trial, Verdict)]) -> Result<Vec<Seen<Verdict>>> {
+        self.try_all(trials, AGAIN, PATIENCE)
+    }
+
+    /// Waits until all of these datagrams are answered; whether they were within the limit.
+    ///
+    /// # Errors
+    /// When a socket cannot be made.
+    pub fn answered(&mut self, trials: &[Trial], limit: Duration) -> Result<bool> {
+        let expected: Vec<_> = trials.iter().map(|t| (t.clone(), Verdict::Allow)).collect();
+        let seen = self.try_all(&expected, SOON, limit)?;
+        Ok(seen.iter().all(|seen| *seen == Seen::Said(Verdict::Allow)))
+    }
+
+    fn try_all(
+        &mut self,
+        trials: &[(Trial, Verdict)],
+        again: Duration,
+        patience: Duration,
+    ) -> Result<Vec<Seen<Verdict>>> {
+        let destinations = trials.iter().map(|(trial, _)| trial);
+        self.serve(destinations)?;
+        let mut seen: Vec<Seen<Verdict>> = vec![Seen::NotTried; trials.len()];
+        let mut waiting: BTreeMap<usize, Client> = BTreeMap::new();
+        for wanted in [Verdict::Deny, Verdict::Allow] {
+            let of_wanted = trials.iter().enumerate();
+            let of_wanted = of_wanted.filter(|(_, (_, expected))| *expected == wanted);
+            let mut by_place: BTreeMap<&Place, Vec<(usize, &Trial, u16)>> = BTreeMap::new();
+            for (i, (trial, _)) in of_wanted {
+                self.next_echo = self.next_echo.wrapping_add(1);
+                let of_place = by_place.entry(&trial.from).or_default();
+                of_place.push((i, trial, self.next_echo));
+            }
+            for (place, of_place) in by_place {
+                let begun = self.grounds[place].run(|| {
+                    let begin = |(i, trial, number): &(usize, &Trial, u16)| {
+                        (*i, Client::begin(trial.what, trial.address, *number))
+                    };
+                    of_place.iter().map(begin).collect::<Vec<_>>()
+                });
+                for (i, client) in begun {
+                    match client {
+                        Ok(Some(client)) => drop(waiting.insert(i, client)),
+                        Ok(None) => {}
+                        Err(error) => seen[i] = Seen::Strange(error.to_string()),
+                    }
+                }
+            }
+        }
+        self.wait_for(waiting, &mut seen, |i| trials[i].1, again, patience)?;
+        self.accepted.clear();
+        Ok(seen)
+    }
+
+    /// Waits until all that must come has come, and then until nothing happens any more.
+    fn wait_for(
+        &mut self,
+        mut waiting: BTreeMap<usize, Client>,
+        seen: &mut [Seen<Verdict>],
+        expected: impl Fn(usize) -> Verdict,
+        interval: Duration,
+        patience: Duration,
+    ) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let mut again = Instant::now() + interval;
+        loop {
+            let must_come = waiting.keys().any(|i| expected(*i) == Verdict::Allow);
+            let now = Instant::now();
+            if now >= deadline {
+                break;
+            }
+            let limit = if must_come {
+                again.min(deadline).saturating_duration_since(now)
+            } else {
+                QUIET
+            };
+            let something = self.wait(waiting.values(), limit)?;
+            self.answer();
+            waiting.retain(|i, client| match client.is_answered() {
+                Ok(false) => true,
+                Ok(true) => {
+                    seen[*i] = Seen::Said(Verdict::Allow);
+                    close(client);
+                    false
+                }
+                Err(error) => {
+                    seen[*i] = Seen::Strange(error.to_string());
+                    false
+                }
+            });
+            if !something && !must_come {
+                break;
+            }
+            if Instant::now() >= again {
+                again = Instant::now() + interval;
+                for (_, client) in waiting
+                    .iter()
+                    .filter(|(i, _)| expected(**i) == Verdict::Allow)
+                {
+                    // What comes instead of an answer is seen when it is looked for.
+                    client.ask().ok();
+                }
+            }
+        }
+        for i in waiting.into_keys() {
+            seen[i] = Seen::Said(Verdict::Deny);
+        }
+        Ok(())
+    }
+
+    /// Waits until a client or a server has something to do; whether one had.
+    fn wait<'a>(&self, clients: impl Iterator<Item = &'a Client>, limit: Duration) -> Result<bool> {
+        let mut polled: Vec<PollFd> = Vec::new();
+        for client in clients {
+            polled.push(match client {
+                Client::Tcp(stream) => PollFd::new(stream.as_fd(), PollFlags::POLLOUT),
+                Client::Udp(socket) | Client::Echo(socket, _) => readable(socket.as_fd()),
+            });
+        }
+        for server in self.servers.values() {
+            polled.push(match server {
+                Server::Tcp(listener) => readable(listener.as_fd()),
+                Server::Udp(socket) => readable(socket.as_fd()),
+            });
+        }
+        Ok(wait_on(&mut polled, limit)?)
+    }
+
+    /// Lets servers do what they have to do.
+    fn answer(&mut self) {
+        let mut buffer = [0; 2048];
+        for server in self.servers.values() {
+            match server {
+                Server::Tcp(listener) => {
+                    while let Ok((stream, _)) = listener.accept() {
+                        reset_at_close(&stream);
+                        self.accepted.push(stream);
+                    }
+                }
+                Server::Udp(socket) => loop {
+                    match socket.recv_from(&mut buffer) {
+                        // An answer that cannot be sent is missed where it is waited for.
+                        Ok((length, from)) => drop(socket.send_to(&buffer[..length], from)),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        // An ICMP error about an answer to someone who has closed.
+                        Err(_) => {}
+                    }
+                },
+            }
+        }
+    }
+
+    /// Opens a server for everything that is tried, where there is none yet.
+    fn serve<'a>(&mut self, trials: impl Iterator<Item = &'a Trial>) -> Result<()> {
+        let mut missing: BTreeMap<Place, Vec<(Protocol, SocketAddr)>> = BTreeMap::new();
+        for trial in trials {
+            let What::Port(protocol, port) = trial.what else {
+                continue;
+            };
+            let at = SocketAddr::new(trial.address, port);
+            let key = (trial.to.clone(), protocol, at);
+            if protocol != Protocol::Sctp && !self.servers.contains_key(&key) {
+                missing.entry(key.0).or_default().push((protocol, at));
+            }
+        }
+        for (place, mut ports) in missing {
+            ports.sort_unstable();
+            ports.dedup();
+            let servers = self.grounds[&place].run(|| {
+                let open = |(protocol, at): &(Protocol, SocketAddr)| Server::at(*protocol, *at);
+                ports.iter().map(open).collect::<Vec<_>>()
+            });
+            for ((protocol, at), server) in ports.into_iter().zip(servers) {
+                let server = server.with_context(|| format!("serve {at} of {place:?}"))?;
+                if let Some(server) = server {
+                    self.servers.insert((place.clone(), protocol, at), server);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens connections and keeps them.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn keep(&mut self, trials: &[Trial]) -> Result<()> {
+        self.serve(trials.iter())?;
+        for trial in trials {
+            let kept = self
+                .open_to_keep(trial)
+                .with_context(|| format!("open {trial:?}, which is to be kept"))?;
+            self.kept.insert(trial.clone(), kept);
+        }
+        let alive: Vec<_> = trials.iter().map(|trial| (trial.clone(), true)).collect();
+        for ((trial, _), seen) in alive.iter().zip(self.alive(&alive)?) {
+            anyhow::ensure!(
+                seen == Seen::Said(true),
+                "{trial:?} was opened, and {seen:?} when bytes were sent"
+            );
+        }
+        Ok(())
+    }
+
+    fn open_to_keep(&self, trial: &Trial) -> Result<Kept> {
+        let What::Port(protocol, port) = trial.what else {
+            anyhow::bail!("echoes cannot be kept");
+        };
+        let to = SocketAddr::new(trial.address, port);
+        let ground = &self.grounds[&trial.from];
+        let key = (trial.to.clone(), protocol, to);
+        match self.servers.get(&key) {
+            Some(Server::Tcp(listener)) => {
+                let client = ground.run(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+                let own = client.local_addr()?;
+                let server = loop {
+                    wait_on(&mut [readable(listener.as_fd())], PATIENCE)?;
+                    let (stream, from) = listener.accept()?;
+                    if from == own {
+                        break stream;
+                    }
+                };
+                for stream in [&client, &server] {
+                    stream.set_nonblocking(true)?;
+                    stream.set_nodelay(true)?;
+                }
+                Ok(Kept::Tcp { client, server })
+            }
+            Some(Server::Udp(_)) => {
+                let client = ground.run(|| Client::begin(trial.what, trial.address, 0))?;
+                let Some(Client::Udp(client)) = client else {
+                    anyhow::bail!("a UDP socket was wanted");
+                };
+                Ok(Kept::Udp {
+                    client,
+                    port: (trial.to.clone(), to),
+                })
+            }
+            None => anyhow::bail!("there are no sockets for it"),
+        }
+    }
+
+    /// Whether bytes go both ways over connections that were kept; `true` is expected of those that live.
+    ///
+    /// # Errors
+    /// When a connection was not kept.
+    pub fn alive(&mut self, expected: &[(Trial, bool)]) -> Result<Vec<Seen<bool>>> {
+        let mut passed: Vec<[bool; 2]> = vec![[false; 2]; expected.len()];
+        // What was on its way when the connection was cut is not sent again.
+        let mut clients: BTreeMap<(Place, SocketAddr, SocketAddr), usize> = BTreeMap::new();
+        for (i, (trial, _)) in expected.iter().enumerate() {
+            match self.kept.get(trial).context("a connection was not kept")? {
+                Kept::Tcp { client, server } => {
+                    send(client)?;
+                    send(server)?;
+                }
+                Kept::Udp { client, port } => {
+                    // Answers of before.
+                    while super::ground::received(client)?.is_some() {}
+                    client.send(b"!")?;
+                    let own = client.local_addr()?;
+                    clients.insert((port.0.clone(), port.1, own), i);
+                    if let Some(Server::Udp(socket)) =
+                        self.servers.get(&(port.0.clone(), Protocol::Udp, port.1))
+                    {
+                        socket.send_to(b"!", own)?;
+                    }
+                }
+            }
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let must_come = expected
+                .iter()
+                .zip(&passed)
+                .any(|((_, alive), passed)| *alive && *passed != [true; 2]);
+            let limit = if must_come { AGAIN } else { QUIET };
+            let something = self.wait_for_bytes(expected, limit)?;
+            self.receive(expected, &clients, &mut passed)?;
+            if (!something && !must_come) || Instant::now() >= deadline {
+                break;
+            }
+        }
+        Ok(passed
+            .into_iter()
+            .map(|passed| match passed {
+                [true, true] => Seen::Said(true),
+                [false, false] => Seen::Said(false),
+                [there, back] => Seen::Strange(format!("bytes there: {there}, bytes back: {back}")),
+            })
+            .collect())
+    }
+
+    fn wait_for_bytes(&self, expected: &[(Trial, bool)], limit: Duration) -> Result<bool> {
+        let mut polled = Vec::new();
+        for (trial, _) in expected {
+            match &self.kept[trial] {
+                Kept::Tcp { client, server } => {
+                    polled.extend([readable(client.as_fd()), readable(server.as_fd())]);
+                }
+                Kept::Udp { client, port } => {
+                    polled.push(readable(client.as_fd()));
+                    if let Some(Server::Udp(socket)) =
+                        self.servers.get(&(port.0.clone(), Protocol::Udp, port.1))
+                    {
+                        polled.push(readable(socket.as_fd()));
+                    }
+                }
+            }
+        }
+        Ok(wait_on(&mut polled, limit)?)
+    }
+
+    /// Takes what has come, and notes over which connection, and which way.
+    fn receive(
+        &self,
+        expected: &[(Trial, bool)],
+        clients: &BTreeMap<(Place, SocketAddr, SocketAddr), usize>,
+        passed: &mut [[bool; 2]],
+    ) -> Result<()> {
+        for (i, (trial, _)) in expected.iter().enumerate() {
+            match &self.kept[trial] {
+                Kept::Tcp { client, server } => {
+                    passed[i][0] |= has_received(server)?;
+                    passed[i][1] |= has_received(client)?;
+                }
+                Kept::Udp { client, .. } => {
+                    passed[i][1] |= super::ground::received(client)?.is_some();
+                }
+            }
+        }
+        for ((place, protocol, at), server) in &self.servers {
+            let (Protocol::Udp, Server::Udp(socket)) = (protocol, server) else {
+                continue;
+            };
+            let mut buffer = [0; 64];
+            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                if let Some(i) = clients.get(&(place.clone(), *at, from)) {
+                    passed[*i][0] = true;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLIN)
+}
+
+/// Waits until one of these is as it is waited for; whether one is.
+fn wait_on(polled: &mut [PollFd<'_>], limit: Duration) -> io::Result<bool> {
+    let milliseconds = u16::try_from(limit.as_millis() + 1).unwrap_or(u16::MAX);
+    Ok(poll(polled, PollTimeout::from(milliseconds))? > 0)
+}
+
+fn close(client: &Client) {
+    if let Client::Tcp(stream) = client {
+        reset_at_close(stream);
+    }
+}
+
+/// Thousands of connections a minute are not to wait for their last packets.
+fn reset_at_close(stream: &TcpStream) {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // Without it the connection only lingers.
+    setsockopt(stream, sockopt::Linger, &linger).ok();
+}
+
+fn send(mut stream: &TcpStream) -> io::Result<()> {
+    io::Write::write_all(&mut stream, b"!")
+}
+
+/// Whether bytes have come; an end is none.
+fn has_received(mut stream: &TcpStream) -> io::Result<bool> {
+    let mut buffer = [0; 64];
+    match io::Read::read(&mut stream, &mut buffer) {
+        Ok(length) => Ok(length > 0),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
