@@ -22,6 +22,8 @@ pub struct Case {
     pub items: Vec<u8>,
     /// Why the cluster cannot show it, if so.
     pub not_on_cluster: Option<String>,
+    /// Sources on the cluster that cannot express it, and why.
+    pub not_through: BTreeMap<String, String>,
     /// The world as it begins, then what changes.
     pub steps: Vec<Step>,
 }

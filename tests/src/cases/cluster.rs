@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use podgate_policy::connection::Verdict;
@@ -23,12 +23,16 @@ use super::places::{Addresses, NodePlace, Places};
 use super::prober::{Place, Prober, Trial};
 use super::world;
 use crate::cluster::{Cluster, NODES, Pod};
+use crate::controller::Controller;
 
 /// How long a pod may take to be ready, and a policy to be in force, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often what differs is tried again: a change takes effect, sooner or later.
-const RETRIES: usize = 2;
+/// How long what differs is tried again: a change takes effect, sooner or later.
+const LATEST: Duration = Duration::from_secs(4);
+
+/// How many addresses the stand-in for a controller puts into one PolicyEndpoint.
+const CHUNK: usize = 3;
 
 /// The namespace of the mark.
 const MARKS: &str = "marks";
@@ -39,10 +43,34 @@ const ANSWERERS: [&str; 2] = ["on-node1", "on-node2"];
 /// The port of turn 0.
 const FIRST_PORT: u16 = 20_000;
 
+/// Where the enforcers have policy from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// They read NetworkPolicies.
+    NetworkPolicies,
+    /// They read PolicyEndpoints, which a stand-in for EKS's controller writes.
+    PolicyEndpoints,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::NetworkPolicies, Self::PolicyEndpoints];
+
+    /// Its name, as the enforcer's flag has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetworkPolicies => "networkpolicies",
+            Self::PolicyEndpoints => "policyendpoints",
+        }
+    }
+}
+
 /// The cluster, as this judge has made it.
 pub struct InCluster<'a> {
     cluster: &'a Cluster,
-    source: &'static str,
+    source: Source,
+    /// Who works policy out for the enforcers, if they do not do so themselves.
+    controller: Option<Controller>,
     prober: Prober,
     places: Places,
     /// What the API server has.
@@ -70,7 +98,8 @@ impl<'a> InCluster<'a> {
         prober.settle(Place::Outside, ground_of(cluster, "control-plane")?);
         let mut judge = Self {
             cluster,
-            source: "",
+            source: Source::NetworkPolicies,
+            controller: None,
             prober,
             places: Places {
                 nodes: [1, 2].map(node_place),
@@ -99,8 +128,12 @@ impl<'a> InCluster<'a> {
     }
 
     /// From now on policy comes from this source, by enforcers that somebody else has started.
-    pub fn set_source(&mut self, source: &'static str) {
+    pub fn set_source(&mut self, source: Source) {
         self.source = source;
+        self.controller = match source {
+            Source::NetworkPolicies => None,
+            Source::PolicyEndpoints => Some(self.cluster.policy_controller(CHUNK)),
+        };
     }
 
     /// Makes the API server say what the state says.
@@ -324,6 +357,9 @@ impl<'a> InCluster<'a> {
             .policies
             .insert(policy_name.clone(), policy.clone());
         self.policies.insert(policy_name, policy);
+        if let Some(controller) = &self.controller {
+            controller.reconcile()?;
+        }
         let asks = ANSWERERS.map(|answerer| {
             let to = ObjectName::new(MARKS, answerer);
             Trial {
@@ -379,7 +415,7 @@ impl<'a> InCluster<'a> {
 
 impl Judge for InCluster<'_> {
     fn name(&self) -> String {
-        format!("cluster, {}", self.source)
+        format!("cluster, {}", self.source.name())
     }
 
     fn begin(&mut self) {
@@ -411,7 +447,8 @@ impl Judge for InCluster<'_> {
             .map(|(probe, verdict)| (self.trial(probe), *verdict))
             .collect();
         let mut seen = self.prober.verdicts(&trials)?;
-        for _ in 0..RETRIES {
+        let deadline = Instant::now() + LATEST;
+        while Instant::now() < deadline {
             let differ = |i: &usize| match &seen[*i] {
                 Seen::NotTried => false,
                 Seen::Said(seen) => *seen != trials[*i].1,

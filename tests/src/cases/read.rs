@@ -41,6 +41,8 @@ struct CaseText {
     items: Vec<u8>,
     not_on_cluster: Option<String>,
     #[serde(default)]
+    not_through: NotThroughText,
+    #[serde(default)]
     namespaces: BTreeMap<String, Option<NamespaceText>>,
     #[serde(default)]
     pods: BTreeMap<String, Option<PodText>>,
@@ -50,6 +52,14 @@ struct CaseText {
     opens: Option<Spanned<String>>,
     #[serde(default)]
     steps: Vec<StepText>,
+}
+
+/// By source, why it cannot express the case.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NotThroughText {
+    networkpolicies: Option<String>,
+    policyendpoints: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -167,6 +177,13 @@ impl Reader<'_> {
             name: text.name.value,
             items: text.items,
             not_on_cluster: text.not_on_cluster,
+            not_through: [
+                ("networkpolicies", text.not_through.networkpolicies),
+                ("policyendpoints", text.not_through.policyendpoints),
+            ]
+            .into_iter()
+            .filter_map(|(source, why)| Some((source.to_owned(), why?)))
+            .collect(),
             steps,
         })
     }
