@@ -56,6 +56,16 @@ impl Source {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::NetworkPolicies, Self::PolicyEndpoints];
 
+    /// Whether it can say something of connections of this family: the controller of a dual-stack cluster, which EKS
+    /// has none of, lists the first address of a pod only.
+    const fn knows(self, family: Family) -> bool {
+        match (self, family) {
+            (Self::NetworkPolicies, Family::V4 | Family::V6)
+            | (Self::PolicyEndpoints, Family::V4) => true,
+            (Self::PolicyEndpoints, Family::V6) => false,
+        }
+    }
+
     /// Its name, as the enforcer's flag has it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -446,7 +456,14 @@ impl Judge for InCluster<'_> {
             .iter()
             .map(|(probe, verdict)| (self.trial(probe), *verdict))
             .collect();
-        let mut seen = self.prober.verdicts(&trials)?;
+        let known: Vec<usize> = (0..expected.len())
+            .filter(|i| self.source.knows(expected[*i].0.family))
+            .collect();
+        let tried: Vec<_> = known.iter().map(|i| trials[*i].clone()).collect();
+        let mut seen = vec![Seen::NotTried; expected.len()];
+        for (i, now) in known.into_iter().zip(self.prober.verdicts(&tried)?) {
+            seen[i] = now;
+        }
         let deadline = Instant::now() + LATEST;
         while Instant::now() < deadline {
             let differ = |i: &usize| match &seen[*i] {
@@ -468,26 +485,34 @@ impl Judge for InCluster<'_> {
     }
 
     fn open(&mut self, probes: &[Probe]) -> Result<()> {
-        let trials: Vec<_> = probes.iter().map(|probe| self.trial(probe)).collect();
+        let known = probes
+            .iter()
+            .filter(|probe| self.source.knows(probe.family));
+        let trials: Vec<_> = known.map(|probe| self.trial(probe)).collect();
         self.prober.keep(&trials)
     }
 
     fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Seen<Fate>>> {
-        let trials: Vec<_> = expected
-            .iter()
-            .map(|(probe, fate)| (self.trial(probe), *fate == Fate::Alive))
+        let known: Vec<usize> = (0..expected.len())
+            .filter(|i| self.source.knows(expected[*i].0.family))
             .collect();
-        let seen = self
-            .prober
-            .alive(&trials)?
-            .into_iter()
-            .map(|seen| match seen {
+        let trials: Vec<_> = known
+            .iter()
+            .map(|i| {
+                let (probe, fate) = &expected[*i];
+                (self.trial(probe), *fate == Fate::Alive)
+            })
+            .collect();
+        let mut seen = vec![Seen::NotTried; expected.len()];
+        for (i, now) in known.into_iter().zip(self.prober.alive(&trials)?) {
+            seen[i] = match now {
                 Seen::Said(true) => Seen::Said(Fate::Alive),
                 Seen::Said(false) => Seen::Said(Fate::Cut),
                 Seen::NotTried => Seen::NotTried,
                 Seen::Strange(what) => Seen::Strange(what),
-            });
-        Ok(seen.collect())
+            };
+        }
+        Ok(seen)
     }
 }
 
