@@ -36,6 +36,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ use podgate_abi::{
 };
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
+use podgate_policy::compile::predicate::Signature;
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 use podgate_policy::connection::Direction as Judged;
 use podgate_policy::model::World;
@@ -281,6 +283,9 @@ struct Installed {
     facts: Facts,
     /// The rulesets in force.
     attachments: Rulesets,
+    /// What an address said before the endpoints that its ports led to went away: flows through them go on, and are
+    /// judged again once it is known who takes their place.
+    lingering: OrdMap<IpAddr, BTreeSet<Arc<Signature>>>,
 }
 
 impl Installed {
@@ -303,6 +308,7 @@ impl Planner {
                 record: Record::new(capacities),
                 facts: Facts::default(),
                 attachments: Rulesets::new(),
+                lingering: OrdMap::new(),
             },
             progress: Progress::Idle,
         }

@@ -3,7 +3,9 @@
 //! Three namespaces of three pods, two label keys with few values, the addresses of one /28 and one /124, a few
 //! ports with the edges of the range and the ports of tunnels among them. Every oddity that the model can express
 //! occurs: unknown namespaces, pods without labels or addresses, addresses that two pods claim, finished pods,
-//! pods in the node's network, elements that cannot be read, exceptions outside their block.
+//! pods in the node's network, Services that share addresses, endpoints that say they are somebody else, elements that cannot be read, exceptions outside their block.
+
+pub mod services;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,9 +20,9 @@ use proptest::strategy::Union;
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport};
 use crate::model::{
-    Labels, ListName, Members, NAMESPACE_NAME_LABEL, NamedPort, Namespace, Namespaces,
-    NetworkPolicy, ObjectName, Operator, Peer, Pod, PodUid, Port, Protocol, Requirement, Rule,
-    Selector, World,
+    EndpointSlice, Labels, ListName, Members, NAMESPACE_NAME_LABEL, NamedPort, Namespace,
+    Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Pod, PodUid, Port, Protocol,
+    Requirement, Rule, Selector, Service, World,
 };
 
 /// The names of the namespaces.
@@ -122,36 +124,45 @@ pub fn world() -> impl Strategy<Value = World> {
     });
     let policies = vec((policy_name(), policy()), 0..=6);
     let listed = vec((address(), lists()), 0..=6);
-    (namespaces, pods, policies, node_addresses(), listed).prop_map(
-        |(namespaces, pods, policies, node_addresses, listed)| World {
-            namespaces: NAMESPACES
-                .iter()
-                .zip(namespaces)
-                .filter_map(|(name, namespace)| Some(((*name).to_owned(), namespace?)))
-                .collect(),
-            pods: pods
-                .into_iter()
-                .map(|(name, pod)| (name, Arc::new(pod)))
-                .collect(),
-            policies: policies
-                .into_iter()
-                .map(|(name, policy)| (name, Arc::new(policy)))
-                .collect(),
-            node_addresses,
-            listed: listed.into_iter().collect(),
-            ..World::default()
-        },
+    let node = (node_addresses(), services::node_name(), services::options());
+    (
+        namespaces,
+        pods,
+        policies,
+        node,
+        listed,
+        services::objects(),
     )
+        .prop_map(
+            |(namespaces, pods, policies, node, listed, (services, slices))| World {
+                namespaces: NAMESPACES
+                    .iter()
+                    .zip(namespaces)
+                    .filter_map(|(name, namespace)| Some(((*name).to_owned(), namespace?)))
+                    .collect(),
+                pods: pods
+                    .into_iter()
+                    .map(|(name, pod)| (name, Arc::new(pod)))
+                    .collect(),
+                policies: policies
+                    .into_iter()
+                    .map(|(name, policy)| (name, Arc::new(policy)))
+                    .collect(),
+                services: services.into_iter().collect(),
+                endpoint_slices: slices.into_iter().collect(),
+                node_addresses: node.0,
+                node_name: node.1,
+                service_options: node.2,
+                listed: listed.into_iter().collect(),
+            },
+        )
 }
 
 /// The pods of `world` that can be judged, all with the same baseline.
 pub fn subjects(world: &World, baseline: Baseline) -> Vec<Subject> {
     let selectable = world.pods.iter().filter(|(_, pod)| pod.is_selectable());
     selectable
-        .map(|(name, pod)| Subject {
-            uid: uid_of(name),
-            ..Subject::new(name.clone(), pod, baseline)
-        })
+        .map(|(name, pod)| Subject::new(name.clone(), pod, baseline))
         .collect()
 }
 
@@ -189,6 +200,10 @@ pub enum Edit {
     Policy(ObjectName, Option<NetworkPolicy>),
     /// The node has other addresses.
     NodeAddresses(Vec<IpAddr>),
+    /// A Service appears or changes, or goes.
+    Service(ObjectName, Option<Service>),
+    /// An EndpointSlice appears or changes, or goes.
+    EndpointSlice(ObjectName, Option<EndpointSlice>),
     /// An address is in other lists, or in none.
     Listed(IpAddr, Option<Arc<BTreeSet<ListName>>>),
 }
@@ -216,6 +231,18 @@ impl Edit {
                 world.policies.remove(&name);
             }
             Self::NodeAddresses(addresses) => world.node_addresses = addresses,
+            Self::Service(name, Some(service)) => {
+                world.services.insert(name, Arc::new(service));
+            }
+            Self::Service(name, None) => {
+                world.services.remove(&name);
+            }
+            Self::EndpointSlice(name, Some(slice)) => {
+                world.endpoint_slices.insert(name, Arc::new(slice));
+            }
+            Self::EndpointSlice(name, None) => {
+                world.endpoint_slices.remove(&name);
+            }
             Self::Listed(address, Some(lists)) => {
                 world.listed.insert(address, lists);
             }
@@ -237,7 +264,17 @@ pub fn edit() -> impl Strategy<Value = Edit> {
             option::weighted(0.8, namespace(name)),
         )
     });
+    let service_edit = (
+        services::service_name(),
+        option::weighted(0.8, services::service()),
+    );
+    let slice_edit = (
+        services::slice_name(),
+        option::weighted(0.8, services::slice()),
+    );
     prop_oneof![
+        2 => service_edit.prop_map(|(name, service)| Edit::Service(name, service)),
+        3 => slice_edit.prop_map(|(name, slice)| Edit::EndpointSlice(name, slice)),
         5 => (policy_name(), option::weighted(0.7, policy())).prop_map(|(name, policy)| Edit::Policy(name, policy)),
         4 => pod_edit.prop_map(|(name, pod)| Edit::Pod(name, pod)),
         2 => namespace_edit.prop_map(|(name, namespace)| Edit::Namespace(name, namespace)),
@@ -289,15 +326,20 @@ pub fn pod(index: usize) -> impl Strategy<Value = Pod> {
         vec(named_port(), 0..=3),
         prop::bool::weighted(0.08),
         prop::bool::weighted(0.08),
+        (services::node_name(), vec(services::host_port(), 0..=1)),
     )
-        .prop_map(|(labels, addresses, ports, host_network, finished)| Pod {
-            labels,
-            addresses,
-            ports,
-            host_network,
-            finished,
-            ..Pod::default()
-        })
+        .prop_map(
+            move |(labels, addresses, ports, host_network, finished, (node, host_ports))| Pod {
+                labels,
+                addresses,
+                ports,
+                host_network,
+                finished,
+                uid: uid_of(&pod_name(index)),
+                node,
+                host_ports,
+            },
+        )
 }
 
 fn named_port() -> impl Strategy<Value = NamedPort> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! policies of a pod ──► compile_subject ──► Ruleset (ingress), Ruleset (egress) ──► Questions
-//! pods, namespaces, node addresses ──► Facts::of(world, questions) ──► Signature of an address
+//! pods, namespaces, node addresses, Services ──► Facts::of(world, questions) ──► Signature of an address
 //! Ruleset × Signature ──► Row ──► one bit of a port set: the verdict
 //! ```
 //!
@@ -14,6 +14,7 @@ pub mod partition;
 pub mod ports;
 pub mod predicate;
 pub mod ruleset;
+pub mod translation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -3,8 +3,12 @@
 //! Linear scans, no index, no cache, and nothing in common with the compiler but the input types. "Item" numbers
 //! are those of the specification's checklist; the choices that it leaves open are DESIGN §5's.
 
+mod services;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+
+pub use services::{has_known_endpoint, is_redirected};
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use crate::model::{
@@ -27,42 +31,74 @@ pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Ve
         .filter(|policy| selects(policy, subject) && isolates(policy, connection.direction))
         .collect();
 
-    let to_own_node = connection.direction == Direction::Egress
-        && world.node_addresses.contains(&connection.peer);
-    let tunnel_to_own_node = to_own_node && connection.transport.is_tunnel();
-
+    let tunnel = is_tunnel_to_own_node(world, connection);
     if isolating.is_empty() {
         return match subject.baseline {
-            Baseline::Standard => Verdict::when(!tunnel_to_own_node),
+            Baseline::Standard => Verdict::when(!tunnel),
             Baseline::Strict => Verdict::Deny,
         };
     }
-    if to_own_node && !tunnel_to_own_node {
-        return Verdict::Allow;
-    }
-    let allowed = isolating
-        .iter()
-        .flat_map(|policy| rules(policy, connection.direction))
-        .any(|rule| {
-            (rule.peers.is_empty()
-                || rule
-                    .peers
-                    .iter()
-                    .any(|peer| peer_matches(world, subject, peer, connection.peer)))
-                && (rule.ports.is_empty() && !tunnel_to_own_node
+    let policy = Policy {
+        world,
+        subject,
+        rules: isolating
+            .iter()
+            .flat_map(|policy| rules(policy, connection.direction))
+            .collect(),
+    };
+    Verdict::when(match connection.direction {
+        Direction::Ingress => policy.allows_literally(connection),
+        Direction::Egress => services::allows(&policy, connection),
+    })
+}
+
+/// What isolates a subject in one direction.
+struct Policy<'a> {
+    world: &'a World,
+    subject: &'a Subject,
+    rules: Vec<&'a Rule>,
+}
+
+impl Policy<'_> {
+    /// Whether the connection is allowed, when the address stands for nothing but itself.
+    fn allows_literally(&self, connection: &Connection) -> bool {
+        let to_own_node = connection.direction == Direction::Egress
+            && is_node_address(self.world, connection.peer);
+        let tunnel = is_tunnel_to_own_node(self.world, connection);
+        to_own_node && !tunnel
+            || self.rules.iter().any(|rule| {
+                let peers = rule.peers.is_empty()
                     || rule
-                        .ports
+                        .peers
                         .iter()
-                        .any(|port| port_matches(world, subject, port, connection)))
-        });
-    Verdict::when(allowed)
+                        .any(|peer| peer_matches(self.world, self.subject, peer, connection.peer));
+                peers && (rule.ports.is_empty() && !tunnel || self.ports_match(rule, connection))
+            })
+    }
+
+    fn ports_match(&self, rule: &Rule, connection: &Connection) -> bool {
+        rule.ports
+            .iter()
+            .any(|port| port_matches(self.world, self.subject, port, connection))
+    }
+}
+
+/// Whether an address is one of the own node's. The cluster address of a Service is none, whatever interface has it.
+fn is_node_address(world: &World, address: IpAddr) -> bool {
+    world.node_addresses.contains(&address) && !services::is_cluster_address(world, address)
+}
+
+fn is_tunnel_to_own_node(world: &World, connection: &Connection) -> bool {
+    connection.direction == Direction::Egress
+        && connection.transport.is_tunnel()
+        && is_node_address(world, connection.peer)
 }
 
 /// The pod that an address stands for: the selectable pod that has it, unless it is an address of the own node.
 ///
 /// When several pods claim one address, the first of them by (namespace, name) has it, never all of them (item 32).
 pub fn pod_at(world: &World, address: IpAddr) -> Option<(&ObjectName, &Pod)> {
-    if world.node_addresses.contains(&address) {
+    if is_node_address(world, address) {
         return None;
     }
     world

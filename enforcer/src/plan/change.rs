@@ -1,6 +1,7 @@
 //! The two kinds of change, each as the order of its writes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -10,6 +11,7 @@ use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::ports::{PortSet, Row};
 use podgate_policy::compile::predicate::{Predicate, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::compile::translation::Standing;
 use podgate_policy::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
 use podgate_policy::model::World;
 
@@ -83,7 +85,10 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     let mut steps = Vec::new();
     let (facts, evaluated) = before.facts.under(world, before.facts.questions());
     let moved = Moved::between(&before.facts, &facts, before.record.lacking());
-    let losers = losers(before, &facts, &moved);
+    let losers = losers(before, &changes(before, &facts, &moved));
+    for address in &moved.addresses {
+        after.linger(*address, facts.signature_of(*address));
+    }
     after.move_to(facts, &moved, &mut Fresh::default(), &mut steps)?;
     let in_force_after = steps.len();
 
@@ -117,6 +122,27 @@ impl Installed {
         let moved = Moved::between(&self.facts, &facts, self.record.lacking());
         self.move_to(facts, &moved, fresh, steps)?;
         Ok(evaluated)
+    }
+
+    /// What established flows to an address may be of: what it says, and what it said when they were last spared.
+    fn said(&self, address: IpAddr) -> BTreeSet<Arc<Signature>> {
+        let mut said = self.lingering.get(&address).cloned().unwrap_or_default();
+        said.insert(match self.record.peer(address) {
+            Some(signature) => Arc::clone(signature),
+            None => blocks_of(self.facts.signature_of(address)),
+        });
+        said
+    }
+
+    /// Remembers what flows to an address may still be of, now that it says something new.
+    fn linger(&mut self, address: IpAddr, new: &Arc<Signature>) {
+        let mut said = self.said(address);
+        said.retain(|old| old != new && !spared(Direction::Egress, old, new).is_none());
+        if said.is_empty() {
+            self.lingering.remove(&address);
+        } else {
+            self.lingering.insert(address, said);
+        }
     }
 
     /// Moves what has moved, once everything is complete that it comes to.
@@ -215,10 +241,10 @@ fn discard_classes(after: &mut Installed, steps: &mut Vec<Step>) {
 /// The attachments and directions whose ruleset allows less than before with some address.
 ///
 /// Who has an address is not asked: what an established flow may do depends on the class of its peer alone.
-fn losers(before: &Installed, facts: &Facts, moved: &Moved) -> BTreeSet<(Slot, Side)> {
+fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Side)> {
     let mut concerned: BTreeMap<Ruleset, BTreeSet<Change>> = BTreeMap::new();
-    for change in changes(before, facts, moved) {
-        let (old, new) = &change;
+    for change in changes {
+        let (old, new) = change;
         let mut rulesets = before.record.rulesets_about(old);
         rulesets.extend(before.record.rulesets_about(new));
         if old.is_own_node() != new.is_own_node() {
@@ -237,8 +263,9 @@ fn losers(before: &Installed, facts: &Facts, moved: &Moved) -> BTreeSet<(Slot, S
                 let compiled = before.ruleset_of(slot, side);
                 compiled.is_some_and(|(ruleset, direction)| {
                     changes.iter().any(|(old, new)| {
-                        let old = allowed(ruleset, direction, old);
-                        !old.without(&allowed(ruleset, direction, new)).is_none()
+                        let before = allowed(ruleset, direction, old);
+                        let lost = before.without(&allowed(ruleset, direction, new));
+                        !lost.without(&spared(direction, old, new)).is_none()
                     })
                 })
             });
@@ -255,18 +282,34 @@ type Change = (Arc<Signature>, Arc<Signature>);
 
 /// What addresses said and say, wherever that changed and may allow less: more predicates never do.
 fn changes(before: &Installed, facts: &Facts, moved: &Moved) -> BTreeSet<Change> {
-    moved
-        .addresses
-        .iter()
-        .map(|address| {
-            let old = match before.record.peer(*address) {
-                Some(signature) => Arc::clone(signature),
-                None => blocks_of(before.facts.signature_of(*address)),
-            };
-            (old, Arc::clone(facts.signature_of(*address)))
+    let addresses = moved.addresses.iter();
+    addresses
+        .flat_map(|address| {
+            let new = facts.signature_of(*address);
+            let said = before.said(*address).into_iter();
+            said.map(|old| (old, Arc::clone(new)))
         })
         .filter(|(old, new)| old != new && !only_gains(old, new))
         .collect()
+}
+
+/// The ports that led to endpoints and do so no more, or to nobody who is known. Established flows through them go on:
+/// what went away is not denied.
+fn spared(direction: Direction, old: &Signature, new: &Signature) -> Row {
+    let ports = |signature: &Signature, wanted: &[Standing]| {
+        let mut row = Row::none();
+        let ports = signature.translation().map_or(&[][..], |of| of.ports());
+        for port in ports.iter().filter(|port| wanted.contains(&port.standing)) {
+            let number = PortSet::range(port.number, port.number);
+            row.ports_mut(port.protocol).add(&number);
+        }
+        row
+    };
+    match direction {
+        Direction::Ingress => Row::none(),
+        Direction::Egress => ports(old, &[Standing::Known, Standing::NotKnown])
+            .without(&ports(new, &[Standing::Known])),
+    }
 }
 
 /// What an address says without an entry of its own.
@@ -287,6 +330,7 @@ fn blocks_of(signature: &Arc<Signature>) -> Arc<Signature> {
 /// Whether `new` has all that `old` has, and the node's addresses are the same: then no ruleset allows less.
 fn only_gains(old: &Signature, new: &Signature) -> bool {
     old.is_own_node() == new.is_own_node()
+        && old.translation() == new.translation()
         && old
             .predicates()
             .iter()

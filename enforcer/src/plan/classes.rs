@@ -15,6 +15,8 @@ use podgate_policy::compile::predicate::{PortName, Predicate, Questions, Signatu
 pub(super) struct Classes {
     by_predicate: OrdMap<Arc<Predicate>, OrdSet<Class>>,
     with_ports: OrdSet<Class>,
+    /// Those that stand for something else before the node translates them.
+    translated: OrdSet<Class>,
 }
 
 impl Classes {
@@ -26,6 +28,9 @@ impl Classes {
         if !signature.ports().is_empty() {
             self.with_ports.insert(class);
         }
+        if signature.translation().is_some() {
+            self.translated.insert(class);
+        }
     }
 
     /// A class is gone.
@@ -34,6 +39,7 @@ impl Classes {
             remove(&mut self.by_predicate, predicate, &class);
         }
         self.with_ports.remove(&class);
+        self.translated.remove(&class);
     }
 
     /// The classes of which a ruleset with these questions may say something of its own.
@@ -47,7 +53,12 @@ impl Classes {
             .with_ports
             .iter()
             .filter(|_| !questions.port_names.is_empty());
-        by_predicate.chain(with_ports).copied().collect()
+        let translated = self.translated.iter().filter(|_| questions.translations);
+        by_predicate
+            .chain(with_ports)
+            .chain(translated)
+            .copied()
+            .collect()
     }
 }
 
@@ -56,6 +67,8 @@ impl Classes {
 pub(super) struct Asking {
     by_predicate: OrdMap<Arc<Predicate>, OrdSet<Ruleset>>,
     by_port_name: OrdMap<PortName, OrdSet<Ruleset>>,
+    /// Those that ask what addresses stand for.
+    translating: OrdSet<Ruleset>,
     all: OrdSet<Ruleset>,
     questions: Questions,
 }
@@ -73,6 +86,10 @@ impl Asking {
             add(&mut self.by_port_name, name, ruleset);
             self.questions.port_names.insert(name.clone());
         }
+        if questions.translations {
+            self.translating.insert(ruleset);
+        }
+        self.questions.translations = !self.translating.is_empty();
         self.all.insert(ruleset);
     }
 
@@ -88,6 +105,8 @@ impl Asking {
                 self.questions.port_names.remove(name);
             }
         }
+        self.translating.remove(&ruleset);
+        self.questions.translations = !self.translating.is_empty();
         self.all.remove(&ruleset);
     }
 
@@ -109,7 +128,10 @@ impl Asking {
             let (protocol, name) = (port.protocol, port.name.clone());
             self.by_port_name.get(&PortName { protocol, name })
         });
-        by_predicate.chain(by_port).flatten().copied().collect()
+        let translating = self.translating.iter();
+        let translating = translating.filter(|_| signature.translation().is_some());
+        let asking = by_predicate.chain(by_port).flatten().chain(translating);
+        asking.copied().collect()
     }
 }
 
@@ -139,16 +161,11 @@ fn remove<K: Ord + Clone, V: Ord + Clone>(
 
 /// The classes of a signature, itself and its broad part. Where nothing holds there is none.
 pub(super) fn parts_of(signature: &Arc<Signature>) -> impl Iterator<Item = Arc<Signature>> {
-    let broad = (!is_broad(signature)).then(|| Arc::new(signature.broad()));
+    let broad = (!signature.is_broad()).then(|| Arc::new(signature.broad()));
     [Some(Arc::clone(signature)), broad]
         .into_iter()
         .flatten()
         .filter(|part| !part.is_empty())
-}
-
-/// Whether a signature is its own broad part.
-pub(super) fn is_broad(signature: &Signature) -> bool {
-    signature.ports().is_empty() && signature.predicates().iter().all(|p| p.is_broad())
 }
 
 /// Whether a signature is no more than what the longest prefix of its address says.
@@ -160,5 +177,7 @@ pub(super) fn is_of_prefix(signature: &Signature) -> bool {
         | Predicate::Pods { .. }
         | Predicate::Listed(_) => false,
     };
-    signature.ports().is_empty() && signature.predicates().iter().all(is_block)
+    signature.ports().is_empty()
+        && signature.translation().is_none()
+        && signature.predicates().iter().all(is_block)
 }

@@ -13,7 +13,7 @@ use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::predicate::{Questions, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 
-use super::classes::{Asking, Classes, is_broad, is_of_prefix, parts_of};
+use super::classes::{Asking, Classes, is_of_prefix, parts_of};
 use super::moved::Moved;
 use super::numbers::{Given, Numbers};
 use super::ports::PortSets;
@@ -191,7 +191,7 @@ impl Record {
                 continue;
             };
             let allowed = known.compiled.row(signature);
-            let next = if is_broad(signature) {
+            let next = if signature.is_broad() {
                 known.compiled.default_row()
             } else {
                 known.compiled.row(&signature.broad())
@@ -412,7 +412,7 @@ impl Record {
 
     /// What cannot be told apart by its broad class has no class of its own, which saves a look-up.
     fn peer_word(&self, address: Address, signature: &Signature) -> PeerWord {
-        let class = if is_broad(signature) {
+        let class = if signature.is_broad() {
             Class::NONE
         } else {
             self.class_of(signature)

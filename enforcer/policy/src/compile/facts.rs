@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! pods, namespaces, own node ─┐                       ┌─► workloads: what their labels and ports answer
-//!                             ├─► what differs, only ─┤
-//! questions ──────────────────┘                       └─► addresses: that, and the blocks around them
+//! Services ───────────────────┼─► what differs, only ─┼─► addresses: that, and the blocks around them
+//! questions ──────────────────┘                       └─► redirects: which of them stand for which others
 //! ```
 //! [`Facts::under`] leads from any facts to others and costs what differs; [`Facts::of`] is the same from nothing.
 
+mod redirects;
 mod revision;
 mod workload;
 
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use crate::compile::partition::Partition;
 use crate::compile::predicate::{Questions, Signature};
 use crate::model::{ListName, ObjectName, World};
+use redirects::Redirects;
 use revision::Revision;
 use workload::Workload;
 
@@ -36,9 +38,13 @@ pub struct Facts {
     claims: OrdSet<(IpAddr, ObjectName)>,
     /// Which addresses are in a list.
     lists: OrdSet<(ListName, IpAddr)>,
+    /// What Services and host ports say, asked for or not.
+    redirects: Redirects,
     partition: Partition,
     /// Addresses of pods, of the own node, and of lists that are asked for. Their signatures include the blocks that
     /// contain them.
+    untranslated: OrdMap<IpAddr, Arc<Signature>>,
+    /// These, and addresses that stand for endpoints, if that is asked for.
     addresses: OrdMap<IpAddr, Arc<Signature>>,
     nothing: Arc<Signature>,
 }
@@ -83,7 +89,7 @@ impl Facts {
             .unwrap_or(&self.nothing)
     }
 
-    /// Every address of a selectable pod, of the own node, and of a list that was asked for.
+    /// Every address of a selectable pod, of the own node, of a list, and of a Service, the last two if asked for.
     pub fn addresses(&self) -> &OrdMap<IpAddr, Arc<Signature>> {
         &self.addresses
     }

@@ -205,6 +205,11 @@ impl Row {
         self.rest.add(&other.rest);
     }
 
+    /// What both this row and `other` allow.
+    pub fn and(&self, other: &Self) -> Self {
+        self.without(&self.without(other))
+    }
+
     /// What this row allows and `other` does not.
     pub fn without(&self, other: &Self) -> Self {
         Self {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use imbl::OrdSet;
 use ipnet::IpNet;
 
+use crate::compile::translation::Translation;
 use crate::model::{
     ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, Selector,
 };
@@ -145,6 +146,8 @@ pub struct Questions {
     pub predicates: OrdSet<Arc<Predicate>>,
     /// Which numbers a pod calls by these names.
     pub port_names: OrdSet<PortName>,
+    /// Whether it matters what addresses stand for before the node translates them.
+    pub translations: bool,
 }
 
 impl Questions {
@@ -152,6 +155,7 @@ impl Questions {
     pub fn add(&mut self, other: &Self) {
         self.predicates.extend(other.predicates.iter().cloned());
         self.port_names.extend(other.port_names.iter().cloned());
+        self.translations |= other.translations;
     }
 }
 
@@ -162,6 +166,8 @@ pub struct Signature {
     predicates: Vec<Arc<Predicate>>,
     /// The ports that the pod at this address calls by a name that was asked for; sorted, none twice.
     ports: Vec<NamedPort>,
+    /// What the address stands for before the node translates it; none where only for itself.
+    translation: Option<Arc<Translation>>,
 }
 
 impl Signature {
@@ -173,6 +179,7 @@ impl Signature {
         let mut signature = Self {
             predicates: predicates.into_iter().collect(),
             ports: ports.into_iter().collect(),
+            translation: None,
         };
         signature.predicates.sort();
         signature.predicates.dedup();
@@ -208,9 +215,31 @@ impl Signature {
         &self.ports
     }
 
+    /// The same address, standing for this too.
+    #[must_use]
+    pub fn translated(&self, translation: Translation) -> Self {
+        Self {
+            translation: Some(Arc::new(translation)),
+            ..self.clone()
+        }
+    }
+
+    /// What the address stands for before the node translates it; none where only for itself.
+    pub fn translation(&self) -> Option<&Arc<Translation>> {
+        self.translation.as_ref()
+    }
+
     /// Whether nothing holds: what an unknown address answers.
     pub fn is_empty(&self) -> bool {
-        self.predicates.is_empty() && self.ports.is_empty()
+        self.predicates.is_empty() && self.ports.is_empty() && self.translation.is_none()
+    }
+
+    /// Whether this is its own broad part.
+    pub fn is_broad(&self) -> bool {
+        let translation = self.translation.as_ref();
+        self.ports.is_empty()
+            && self.predicates.iter().all(|predicate| predicate.is_broad())
+            && translation.is_none_or(|translation| translation.is_broad())
     }
 
     /// Whether the address is one of the own node's.
@@ -230,6 +259,11 @@ impl Signature {
                 .cloned()
                 .collect(),
             ports: Vec::new(),
+            translation: self
+                .translation
+                .as_ref()
+                .and_then(|translation| translation.broad())
+                .map(Arc::new),
         }
     }
 }

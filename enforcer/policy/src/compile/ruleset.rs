@@ -5,7 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use crate::compile::ports::{PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
+use crate::compile::translation::{Meaning, Translation};
 use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
+use crate::model::ServiceEgress;
 
 /// What every isolated pod may send to its own node: all but tunnels, which need a rule that names their port.
 static OWN_NODE: LazyLock<Row> = LazyLock::new(|| Row {
@@ -78,6 +80,16 @@ impl Ports {
         !self.everything && self.numbered.is_none() && self.named.is_empty()
     }
 
+    /// Adds the numbers that the peer calls by the names.
+    fn add_named(&self, peer: &Signature, row: &mut Row) {
+        for port in peer.ports() {
+            if self.named.iter().any(|name| name.names(port)) {
+                row.ports_mut(port.protocol)
+                    .add(&PortSet::range(port.number, port.number));
+            }
+        }
+    }
+
     /// The same without what says nothing more beside everything: all but the numbers of tunnels on egress.
     fn canonical(mut self, direction: Direction) -> Self {
         if self.everything {
@@ -109,6 +121,15 @@ impl Ports {
     }
 }
 
+/// Whether a predicate may allow the address of a Service, of which `any` says nothing: that is for its endpoints.
+fn speaks_of_services(predicate: &Predicate, direction: Direction, any: &Ports) -> bool {
+    let by_name = match predicate {
+        Predicate::Block { .. } | Predicate::Listed(_) => true,
+        Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
+    };
+    by_name && direction == Direction::Egress && !any.everything
+}
+
 fn beside_everything(numbered: &Row, direction: Direction) -> Row {
     match direction {
         Direction::Ingress => Row::none(),
@@ -133,7 +154,14 @@ impl Ruleset {
         let any = any.canonical(direction);
         let by_predicate: BTreeMap<_, _> = by_predicate
             .into_iter()
-            .map(|(predicate, ports)| (predicate, ports.beyond(&any, direction)))
+            .map(|(predicate, ports)| {
+                let ports = if speaks_of_services(&predicate, direction, &any) {
+                    ports.canonical(direction)
+                } else {
+                    ports.beyond(&any, direction)
+                };
+                (predicate, ports)
+            })
             .filter(|(_, ports)| !ports.is_empty())
             .collect();
         let only_any = by_predicate.is_empty();
@@ -175,6 +203,14 @@ impl Ruleset {
 
 impl Rules {
     fn row(&self, peer: &Signature) -> Row {
+        match (self.direction, peer.translation()) {
+            (Direction::Egress, Some(translation)) => self.translated_row(peer, translation),
+            (Direction::Egress, None) | (Direction::Ingress, _) => self.literal_row(peer),
+        }
+    }
+
+    /// What is allowed with the address itself.
+    fn literal_row(&self, peer: &Signature) -> Row {
         let own_node = self.direction == Direction::Egress && peer.is_own_node();
         let mut row = if own_node {
             OWN_NODE.clone()
@@ -190,14 +226,71 @@ impl Rules {
                 return Row::all();
             }
             row.add(&ports.numbered);
-            for port in peer.ports() {
-                if ports.named.iter().any(|name| name.names(port)) {
-                    row.ports_mut(port.protocol)
-                        .add(&PortSet::range(port.number, port.number));
-                }
-            }
+            ports.add_named(peer, &mut row);
         }
         row
+    }
+
+    /// What is allowed with an address, some ports of which stand for endpoints.
+    fn translated_row(&self, peer: &Signature, translation: &Translation) -> Row {
+        let literal = self.literal_row(peer);
+        if self.any.everything {
+            return literal;
+        }
+        let by_name = self.row_by_name(peer, translation);
+        let (claimed, allowed) = self.row_by_endpoints(translation);
+        let either = || {
+            let mut either = by_name.clone();
+            either.add(&allowed);
+            either
+        };
+        let mut row = literal.without(&claimed);
+        row.add(&match translation.meaning {
+            Meaning::Cluster => return either(),
+            Meaning::External => literal.and(&claimed).and(&allowed),
+            Meaning::Translated => claimed.and(&either()),
+            Meaning::OwnNode => literal.and(&claimed).and(&either()),
+        });
+        row
+    }
+
+    /// What is allowed with this very address, whatever stands behind it.
+    fn row_by_name(&self, peer: &Signature, translation: &Translation) -> Row {
+        let mut row = Row::none();
+        let ports = translation
+            .by_name
+            .iter()
+            .filter_map(|predicate| self.by_predicate.get(predicate));
+        for ports in ports {
+            if ports.everything {
+                return Row::all();
+            }
+            row.add(&ports.numbered);
+            ports.add_named(peer, &mut row);
+        }
+        row
+    }
+
+    /// The ports that stand for endpoints, and those of them that are allowed because the endpoints are.
+    fn row_by_endpoints(&self, translation: &Translation) -> (Row, Row) {
+        let (mut claimed, mut denied) = (Row::none(), Row::none());
+        for port in translation.ports() {
+            let number = PortSet::range(port.number, port.number);
+            claimed.ports_mut(port.protocol).add(&number);
+            let mut rows = port.endpoints.iter().map(|(endpoint, target)| {
+                let row = self.literal_row(endpoint);
+                row.ports(port.protocol).contains(*target)
+            });
+            let allowed = match translation.egress {
+                ServiceEgress::All => !port.endpoints.is_empty() && rows.all(|allowed| allowed),
+                ServiceEgress::Any => rows.any(|allowed| allowed),
+            };
+            if !allowed {
+                denied.ports_mut(port.protocol).add(&number);
+            }
+        }
+        let allowed = claimed.without(&denied);
+        (claimed, allowed)
     }
 
     fn questions(&self) -> Questions {
@@ -207,6 +300,7 @@ impl Rules {
             port_names: all_ports
                 .flat_map(|ports| ports.named.iter().cloned())
                 .collect(),
+            translations: self.direction == Direction::Egress && !self.any.everything,
         }
     }
 }

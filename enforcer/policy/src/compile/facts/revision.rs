@@ -8,8 +8,10 @@ use imbl::{OrdMap, ordmap, ordset};
 use ipnet::IpNet;
 
 use super::Facts;
+use super::redirects::Claimant;
 use super::workload::Workload;
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
+use crate::compile::translation::{Meaning, TranslatedPort, Translation};
 use crate::model::{ObjectName, Pod, Selector, World};
 
 /// Before all others.
@@ -25,6 +27,8 @@ pub(super) struct Revision<'a> {
     anew: BTreeSet<Workload>,
     /// Addresses whose signature may be another one than before.
     stale: BTreeSet<IpAddr>,
+    /// Those that may say something else of what addresses lead to.
+    unheard: BTreeSet<Claimant>,
 }
 
 impl<'a> Revision<'a> {
@@ -35,6 +39,7 @@ impl<'a> Revision<'a> {
             regarded: BTreeSet::new(),
             anew: BTreeSet::new(),
             stale: BTreeSet::new(),
+            unheard: BTreeSet::new(),
         }
     }
 
@@ -59,6 +64,9 @@ impl<'a> Revision<'a> {
                 ordset::DiffItem::Add(name) | ordset::DiffItem::Remove(name) => name,
             })
             .collect();
+        if before.questions.translations != questions.translations {
+            self.stale.extend(before.redirects.addresses());
+        }
         self.next.questions = questions.clone();
         if !names.is_empty() {
             let called = self.next.workloads.keys().filter(|workload| {
@@ -79,6 +87,7 @@ impl<'a> Revision<'a> {
             Predicate::Block { cidr, except } => {
                 self.stale
                     .extend(addresses_in(&self.before.addresses, cidr, except));
+                self.stale.extend(self.before.redirects.leading_into(cidr));
                 return;
             }
             Predicate::Listed(list) => {
@@ -156,9 +165,71 @@ impl<'a> Revision<'a> {
             policies: OrdMap::new(),
             ..world.clone()
         };
+        self.look_at_services(world);
+    }
+
+    fn look_at_services(&mut self, world: &World) {
+        let before = self.before;
+        let mut node_differs = before.world.node_addresses != world.node_addresses
+            || before.world.node_name != world.node_name
+            || before.world.service_options != world.service_options;
+        for difference in before.world.services.diff(&world.services) {
+            let (name, old, new) = parts(difference);
+            for (service, is_there) in old
+                .map(|s| (s, false))
+                .into_iter()
+                .chain(new.map(|s| (s, true)))
+            {
+                for address in &service.cluster_addresses {
+                    self.next
+                        .redirects
+                        .cluster_address(*address, name, is_there);
+                    self.stale.insert(*address);
+                    node_differs |= world.node_addresses.contains(address);
+                }
+            }
+            self.unheard.insert(Claimant::Service(name.clone()));
+        }
+        for difference in before.world.endpoint_slices.diff(&world.endpoint_slices) {
+            let (name, old, new) = parts(difference);
+            for (slice, is_there) in old
+                .map(|s| (s, false))
+                .into_iter()
+                .chain(new.map(|s| (s, true)))
+            {
+                if let Some(service) = &slice.service {
+                    let service = ObjectName::new(&name.namespace, service);
+                    self.next.redirects.slice(service.clone(), name, is_there);
+                    self.unheard.insert(Claimant::Service(service));
+                }
+            }
+        }
+        if node_differs {
+            self.stale.extend(before.redirects.addresses());
+            let services = world.services.keys().cloned().map(Claimant::Service);
+            let with_host_ports = world
+                .pods
+                .iter()
+                .filter(|(_, pod)| !pod.host_ports.is_empty());
+            let pods = with_host_ports.map(|(name, _)| Claimant::Pod(name.clone()));
+            self.unheard.extend(services.chain(pods));
+            self.unheard.extend(before.redirects.claimants().cloned());
+        }
+    }
+
+    /// Who is known at the addresses of a pod, and what its host ports say, may be other than before.
+    fn hear_of(&mut self, name: &ObjectName, pod: &Pod) {
+        for address in &pod.addresses {
+            let about_it = self.before.redirects.with_endpoint(*address);
+            self.unheard.extend(about_it.cloned());
+        }
+        if !pod.host_ports.is_empty() {
+            self.unheard.insert(Claimant::Pod(name.clone()));
+        }
     }
 
     fn vanishes(&mut self, name: &ObjectName, pod: &Arc<Pod>) {
+        self.hear_of(name, pod);
         if !pod.is_selectable() {
             return;
         }
@@ -175,6 +246,7 @@ impl<'a> Revision<'a> {
     }
 
     fn appears(&mut self, name: &ObjectName, pod: &Arc<Pod>) {
+        self.hear_of(name, pod);
         if !pod.is_selectable() {
             return;
         }
@@ -212,22 +284,62 @@ impl<'a> Revision<'a> {
                 }
             }
         }
+        let mut redirected = BTreeSet::new();
+        for claimant in &self.unheard {
+            redirected.extend(self.next.hear(claimant));
+        }
         let mut classifier = Classifier {
             facts: &self.next,
             combined: HashMap::new(),
             distinct,
         };
-        let mut addresses = self.next.addresses.clone();
+        let mut untranslated = self.next.untranslated.clone();
         for address in &self.stale {
-            match classifier.signature_of(*address) {
-                Some(signature) if addresses.get(address) == Some(&signature) => {}
-                Some(signature) => drop(addresses.insert(*address, signature)),
-                None => drop(addresses.remove(address)),
+            let signature = classifier.signature_of(*address);
+            if put(&mut untranslated, *address, signature) {
+                redirected.extend(self.next.redirects.leading_to(*address));
             }
         }
+        self.stale.extend(redirected);
+        let mut addresses = self.next.addresses.clone();
+        for address in &self.stale {
+            let signature = classifier.translated(&untranslated, *address);
+            put(&mut addresses, *address, signature);
+        }
+        self.next.untranslated = untranslated;
         self.next.addresses = addresses;
         (self.next, self.stale.len())
     }
+}
+
+/// The name of what differs, what it was, and what it is.
+fn parts<'a, V>(
+    difference: ordmap::DiffItem<'a, 'a, ObjectName, Arc<V>>,
+) -> (&'a ObjectName, Option<&'a Arc<V>>, Option<&'a Arc<V>>) {
+    match difference {
+        ordmap::DiffItem::Add(name, new) => (name, None, Some(new)),
+        ordmap::DiffItem::Remove(name, old) => (name, Some(old), None),
+        ordmap::DiffItem::Update {
+            old: (_, old),
+            new: (name, new),
+        } => (name, Some(old), Some(new)),
+    }
+}
+
+/// Whether that is other than before.
+fn put(
+    addresses: &mut OrdMap<IpAddr, Arc<Signature>>,
+    address: IpAddr,
+    signature: Option<Arc<Signature>>,
+) -> bool {
+    if addresses.get(&address) == signature.as_ref() {
+        return false;
+    }
+    match signature {
+        Some(signature) => drop(addresses.insert(address, signature)),
+        None => drop(addresses.remove(&address)),
+    }
+    true
 }
 
 /// Puts each signature together once.
@@ -251,7 +363,7 @@ impl<'a> Classifier<'a> {
             .flat_map(|(_, blocks)| blocks.predicates())
             .chain(lists.iter().copied())
             .cloned();
-        if self.facts.world.node_addresses.contains(&address) {
+        if self.facts.is_own_node(address) {
             let own = Signature::new(literal.chain([Arc::new(Predicate::OwnNode)]), []);
             return Some(shared(&mut self.distinct, own));
         }
@@ -271,6 +383,60 @@ impl<'a> Classifier<'a> {
         let signature = shared(&mut self.distinct, whole);
         self.combined.insert(parts, Arc::clone(&signature));
         Some(signature)
+    }
+
+    /// The signature of an address before the node translates it; none if there is nothing to say of it. What the
+    /// node has translated it does not translate again, so endpoints are what they are themselves.
+    fn translated(
+        &mut self,
+        untranslated: &OrdMap<IpAddr, Arc<Signature>>,
+        address: IpAddr,
+    ) -> Option<Arc<Signature>> {
+        let facts = self.facts;
+        let itself = untranslated.get(&address);
+        let ports = facts.redirects.ports_of(address);
+        let meaning = facts.meaning_of(address);
+        let stands_for_itself = ports.is_empty() && meaning != Meaning::Cluster;
+        if !facts.questions.translations || stands_for_itself {
+            return itself.cloned();
+        }
+        let of_blocks = |address| {
+            let longest = facts.partition.longest(address);
+            longest.map_or(&facts.nothing, |(_, signature)| signature)
+        };
+        let signature_of =
+            |address: &IpAddr| untranslated.get(address).unwrap_or(of_blocks(*address));
+        let ports: BTreeSet<TranslatedPort> = ports
+            .into_iter()
+            .map(|port| TranslatedPort {
+                protocol: port.protocol,
+                number: port.number,
+                standing: port.standing,
+                endpoints: port
+                    .endpoints
+                    .iter()
+                    .map(|(endpoint, target)| (Arc::clone(signature_of(endpoint)), *target))
+                    .collect(),
+            })
+            .collect();
+        let itself = signature_of(&address);
+        let options = &facts.world.service_options;
+        let speaks_of_it = |predicate: &&Arc<Predicate>| match predicate.as_ref() {
+            Predicate::Block { cidr, .. } => {
+                cidr.prefix_len() == cidr.max_prefix_len()
+                    || options.ranges.iter().any(|range| range.contains(cidr))
+            }
+            Predicate::Listed(_) => true,
+            Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
+        };
+        let by_name = itself.predicates().iter().filter(speaks_of_it);
+        let signature = itself.translated(Translation {
+            meaning,
+            by_name: by_name.cloned().collect(),
+            ports: ports.into_iter().collect(),
+            egress: options.egress,
+        });
+        Some(shared(&mut self.distinct, signature))
     }
 
     /// What the pod that has an address answers, blocks and lists apart.

@@ -1,0 +1,85 @@
+//! What an address stands for before the node translates it, in terms of signatures: its part of a class.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::compile::predicate::{Predicate, Signature};
+use crate::model::{Protocol, ServiceEgress};
+
+/// What an address stands for: some of its ports for endpoints, the others for itself or for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Translation {
+    /// What its ports mean.
+    pub(super) meaning: Meaning,
+    /// The predicates of this very address, which allow it whatever stands behind it; sorted.
+    pub(super) by_name: Vec<Arc<Predicate>>,
+    /// The ports that stand for endpoints, sorted. Where a port is here twice, either may be meant.
+    pub(super) ports: Vec<TranslatedPort>,
+    /// How many endpoints must be allowed.
+    pub(super) egress: ServiceEgress,
+}
+
+/// What the ports of an address mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Meaning {
+    /// A cluster address: ports that stand for no endpoints lead nowhere.
+    Cluster,
+    /// An external address that must be allowed itself, too.
+    External,
+    /// An external address that is never met untranslated.
+    Translated,
+    /// An address of the own node.
+    OwnNode,
+}
+
+/// A port that stands for endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TranslatedPort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The number.
+    pub number: u16,
+    /// What is known of the endpoints.
+    pub standing: Standing,
+    /// The endpoints that count, as what they answer and their target port. Where none is,
+    /// nothing is allowed.
+    pub(super) endpoints: BTreeSet<(Arc<Signature>, u16)>,
+}
+
+/// What is known of a port's endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Standing {
+    /// At least who one of them is, or is not.
+    Known,
+    /// There is none, or nobody knows who they are.
+    NotKnown,
+}
+
+impl Translation {
+    /// The ports that stand for endpoints, sorted.
+    pub fn ports(&self) -> &[TranslatedPort] {
+        &self.ports
+    }
+
+    /// Whether this is its own broad part.
+    pub(super) fn is_broad(&self) -> bool {
+        self.broad().as_ref() == Some(self)
+    }
+
+    /// What is left without endpoints, which are told apart by more than what makes the broad class.
+    pub(super) fn broad(&self) -> Option<Self> {
+        match self.meaning {
+            Meaning::Cluster => Some(Self {
+                by_name: self
+                    .by_name
+                    .iter()
+                    .filter(|predicate| predicate.is_broad())
+                    .cloned()
+                    .collect(),
+                ports: Vec::new(),
+                ..*self
+            }),
+            Meaning::External | Meaning::Translated | Meaning::OwnNode => None,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What an address and port stand for before the node translates them (items 18, 36, 38; DESIGN §5, "which address
+//! does egress see").
+//!
+//! A Service port stands for endpoints, and so do a NodePort and a hostPort at the own node. Where several Services
+//! claim one address and port, nobody knows which of them the node takes: each must be allowed.
+
+use std::net::IpAddr;
+
+use super::{Policy, is_node_address, pod_at};
+use crate::connection::{Connection, Direction, Transport};
+use crate::model::{
+    Endpoint, EndpointState, ExternalAddresses, ObjectName, Peer, PodReference, Protocol, Rule,
+    Service, ServiceEgress, ServicePort, TrafficPolicy, World,
+};
+
+/// Whether an isolated pod may open the connection.
+pub(super) fn allows(policy: &Policy<'_>, connection: &Connection) -> bool {
+    let world = policy.world;
+    let literally = policy.allows_literally(connection);
+    if policy
+        .rules
+        .iter()
+        .any(|rule| rule.peers.is_empty() && rule.ports.is_empty())
+    {
+        return literally;
+    }
+    let claims = claims(world, connection);
+    let by_name = policy
+        .rules
+        .iter()
+        .any(|rule| speaks_of(policy, rule, connection));
+    let by_endpoints = claims.iter().all(|claim| claim.is_allowed(policy));
+    if is_cluster_address(world, connection.peer) {
+        return by_name || !claims.is_empty() && by_endpoints;
+    }
+    if claims.is_empty() {
+        return literally;
+    }
+    if is_node_address(world, connection.peer) {
+        return literally && (by_name || by_endpoints);
+    }
+    match world.service_options.external {
+        ExternalAddresses::Literal => literally && by_endpoints,
+        ExternalAddresses::Translated => by_name || by_endpoints,
+    }
+}
+
+/// Whether an address is the cluster address of a Service.
+pub(super) fn is_cluster_address(world: &World, address: IpAddr) -> bool {
+    world
+        .services
+        .iter()
+        .any(|(_, service)| service.cluster_addresses.contains(&address))
+}
+
+/// Whether the connection goes to something that nodes translate.
+pub fn is_redirected(world: &World, connection: &Connection) -> bool {
+    connection.direction == Direction::Egress && !claims(world, connection).is_empty()
+}
+
+/// Whether something is known of what the connection may come out at: only then a denial cuts what is established.
+pub fn has_known_endpoint(world: &World, connection: &Connection) -> bool {
+    claims(world, connection).iter().any(|claim| {
+        claim
+            .targets
+            .iter()
+            .any(|target| target.known != Known::NotYet)
+    })
+}
+
+/// Whether a rule allows this very address, whatever stands behind it: by a block of it alone, by one inside the
+/// ranges of Services, or by a list.
+fn speaks_of(policy: &Policy<'_>, rule: &Rule, connection: &Connection) -> bool {
+    let address = connection.peer;
+    let names_it = rule.peers.iter().any(|peer| match peer {
+        Peer::Block { cidr, except } => {
+            let is_alone = cidr.prefix_len() == cidr.max_prefix_len();
+            let ranges = &policy.world.service_options.ranges;
+            (is_alone || ranges.iter().any(|range| range.contains(cidr)))
+                && cidr.contains(&address)
+                && !except.iter().any(|hole| hole.contains(&address))
+        }
+        Peer::Listed(list) => policy
+            .world
+            .listed
+            .get(&address)
+            .is_some_and(|lists| lists.contains(list)),
+        Peer::Pods { .. } | Peer::Invalid => false,
+    });
+    names_it && (rule.ports.is_empty() || policy.ports_match(rule, connection))
+}
+
+/// The endpoints that one Service, or one pod with a hostPort, has for an address and port.
+struct Claim {
+    protocol: Protocol,
+    targets: Vec<Target>,
+}
+
+struct Target {
+    address: IpAddr,
+    port: u16,
+    known: Known,
+}
+
+/// Whether it is known who an endpoint is.
+#[derive(PartialEq, Eq)]
+enum Known {
+    /// Yes, or it does not say that it is a pod.
+    Yes,
+    /// It says that it is a pod, and nobody is known at its address.
+    NotYet,
+    /// It says that it is a pod, and another one is known at its address.
+    Contradicted,
+}
+
+impl Claim {
+    fn is_allowed(&self, policy: &Policy<'_>) -> bool {
+        let having = |known: Known| self.targets.iter().filter(move |t| t.known == known);
+        let is_contradicted = having(Known::Contradicted).next().is_some();
+        let counting: Vec<&Target> = if is_contradicted || having(Known::Yes).next().is_some() {
+            having(Known::Yes).collect()
+        } else {
+            having(Known::NotYet).collect()
+        };
+        let mut allowed = counting.iter().map(|target| {
+            policy.allows_literally(&Connection {
+                direction: Direction::Egress,
+                peer: target.address,
+                transport: Transport::Port(self.protocol, target.port),
+            })
+        });
+        match policy.world.service_options.egress {
+            ServiceEgress::All => {
+                !is_contradicted && !counting.is_empty() && allowed.all(|allowed| allowed)
+            }
+            ServiceEgress::Any => allowed.any(|allowed| allowed),
+        }
+    }
+}
+
+fn claims(world: &World, connection: &Connection) -> Vec<Claim> {
+    let Transport::Port(protocol, number) = connection.transport else {
+        return Vec::new();
+    };
+    let address = connection.peer;
+    let at_own_node = is_node_address(world, address);
+    let mut claims = Vec::new();
+    for (name, service) in &world.services {
+        let ports = service
+            .ports
+            .iter()
+            .filter(|port| port.protocol == protocol);
+        for port in ports {
+            let mut claim = |traffic| {
+                let targets = endpoints(world, name, port, traffic, address.is_ipv4())
+                    .into_iter()
+                    .map(|(endpoint, port)| target(world, endpoint, port))
+                    .collect();
+                claims.push(Claim { protocol, targets });
+            };
+            if port.number == number && service.cluster_addresses.contains(&address) {
+                claim(service.internal_traffic);
+            }
+            if port.number == number && service.external_addresses.contains(&address) {
+                claim(TrafficPolicy::Cluster);
+            }
+            if port.node_port == Some(number) && at_own_node && has_family(service, address) {
+                claim(TrafficPolicy::Cluster);
+            }
+        }
+    }
+    if at_own_node {
+        for (_, pod) in world.pods.iter().filter(|(_, pod)| pod.is_selectable()) {
+            let is_elsewhere =
+                pod.node.is_some() && world.node_name.is_some() && pod.node != world.node_name;
+            for port in &pod.host_ports {
+                let is_here = port.address.is_none_or(|host| host == address);
+                let addresses: Vec<IpAddr> = pod
+                    .addresses
+                    .iter()
+                    .copied()
+                    .filter(|of_pod| of_pod.is_ipv4() == address.is_ipv4())
+                    .collect();
+                if is_elsewhere
+                    || addresses.is_empty()
+                    || !is_here
+                    || (port.protocol, port.number) != (protocol, number)
+                {
+                    continue;
+                }
+                let targets = addresses.into_iter().map(|address| Target {
+                    address,
+                    port: port.target,
+                    known: Known::Yes,
+                });
+                claims.push(Claim {
+                    protocol,
+                    targets: targets.collect(),
+                });
+            }
+        }
+    }
+    claims
+}
+
+/// Whether a Service has NodePorts in the family of `address`. One without cluster addresses may have.
+fn has_family(service: &Service, address: IpAddr) -> bool {
+    let of_cluster = &service.cluster_addresses;
+    of_cluster.is_empty()
+        || of_cluster
+            .iter()
+            .any(|of_service| of_service.is_ipv4() == address.is_ipv4())
+}
+
+/// The endpoints that kube-proxy could choose, with their target ports: those that are ready, else those that go
+/// but still serve; of this node only, if so wanted and its name is known.
+fn endpoints<'a>(
+    world: &'a World,
+    service: &ObjectName,
+    port: &ServicePort,
+    traffic: TrafficPolicy,
+    ipv4: bool,
+) -> Vec<(&'a Endpoint, u16)> {
+    let mut all = Vec::new();
+    for (name, slice) in &world.endpoint_slices {
+        if name.namespace != service.namespace || slice.service.as_ref() != Some(&service.name) {
+            continue;
+        }
+        for number in slice
+            .ports
+            .iter()
+            .filter(|of_slice| of_slice.name == port.name && of_slice.protocol == port.protocol)
+            .map(|of_slice| of_slice.number)
+        {
+            all.extend(slice.endpoints.iter().map(|endpoint| (endpoint, number)));
+        }
+    }
+    all.retain(|(endpoint, _)| {
+        let is_near = match traffic {
+            TrafficPolicy::Cluster => true,
+            TrafficPolicy::Local => world.node_name.is_none() || endpoint.node == world.node_name,
+        };
+        is_near && endpoint.address.is_ipv4() == ipv4
+    });
+    let having = |state| {
+        let found = all
+            .iter()
+            .filter(move |(endpoint, _)| endpoint.state == state);
+        found.copied().collect::<Vec<_>>()
+    };
+    let ready = having(EndpointState::Ready);
+    if ready.is_empty() {
+        having(EndpointState::Terminating)
+    } else {
+        ready
+    }
+}
+
+fn target(world: &World, endpoint: &Endpoint, port: u16) -> Target {
+    let known = match (&endpoint.pod, pod_at(world, endpoint.address)) {
+        (None, _) => Known::Yes,
+        (Some(said), Some((name, pod))) if is(said, name, pod.uid.as_ref()) => Known::Yes,
+        (Some(_), Some(_)) => Known::Contradicted,
+        (Some(said), None) => {
+            let pod = world.pods.get(&said.name);
+            let of_a_node = pod.is_some_and(|pod| {
+                pod.host_network
+                    && pod.addresses.contains(&endpoint.address)
+                    && is(said, &said.name, pod.uid.as_ref())
+            });
+            if of_a_node { Known::Yes } else { Known::NotYet }
+        }
+    };
+    Target {
+        address: endpoint.address,
+        port,
+        known,
+    }
+}
+
+/// Whether the pod of this name and UID is the one that the endpoint says it is.
+fn is(said: &PodReference, name: &ObjectName, uid: Option<&crate::model::PodUid>) -> bool {
+    let namesakes = match (&said.uid, uid) {
+        (Some(said), Some(uid)) => said != uid,
+        (Some(_) | None, None) | (None, Some(_)) => false,
+    };
+    said.name == *name && !namesakes
+}
