@@ -9,7 +9,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
 use podgate_policy::connection::Baseline;
+use podgate_policy::model::{ExternalAddresses, ServiceEgress, ServiceOptions};
 use tracing::level_filters::LevelFilter;
 
 use crate::convert::names::dns_label;
@@ -63,6 +65,28 @@ pub struct Args {
         default_value = "kube-system"
     )]
     exempt_namespaces: String,
+    /// How many endpoints of a Service an egress policy must allow; nobody can tell which one a connection goes to.
+    #[arg(
+        long,
+        env = "PODGATE_SERVICE_EGRESS",
+        value_enum,
+        default_value = "all"
+    )]
+    service_egress: Endpoints,
+    /// The ranges of cluster addresses, separated by commas, as the API server has them in
+    /// `--service-cluster-ip-range`. An `ipBlock` inside one speaks of Services; any other speaks of a Service only
+    /// if it is that address alone.
+    #[arg(
+        long,
+        env = "PODGATE_SERVICE_CIDRS",
+        value_name = "CIDR,CIDR",
+        value_delimiter = ','
+    )]
+    service_cidrs: Vec<IpNet>,
+    /// Nodes translate whatever is sent to `externalIPs` and load balancers, so that a policy needs to allow the
+    /// endpoints only, and not the address too.
+    #[arg(long, env = "PODGATE_EXTERNAL_ADDRESSES_TRANSLATED")]
+    external_addresses_translated: bool,
     /// Where metrics are served; `:PORT` means every address, `0` nowhere.
     #[arg(
         long,
@@ -164,6 +188,15 @@ pub struct ApiServer {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// How many endpoints of a Service must be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Endpoints {
+    /// Every one that is known.
+    All,
+    /// One is enough.
+    Any,
+}
+
 /// All that the command line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -177,6 +210,8 @@ pub struct Config {
     pub node_name: String,
     /// Which baseline attachments should have.
     pub mode: Mode,
+    /// What Services mean.
+    pub services: ServiceOptions,
     /// Where metrics are served.
     pub metrics: BindAddress,
     /// Where health is served.
@@ -221,6 +256,9 @@ impl TryFrom<Args> for Config {
             node_name,
             enforcing_mode,
             exempt_namespaces,
+            service_egress,
+            service_cidrs,
+            external_addresses_translated,
             metrics_bind_addr,
             health_probe_bind_addr,
             conntrack_cache_table_size,
@@ -273,6 +311,18 @@ impl TryFrom<Args> for Config {
             mode: Mode {
                 enforcing: enforcing_mode,
                 exempt_namespaces: namespaces(&exempt_namespaces)?,
+            },
+            services: ServiceOptions {
+                egress: match service_egress {
+                    Endpoints::All => ServiceEgress::All,
+                    Endpoints::Any => ServiceEgress::Any,
+                },
+                external: if external_addresses_translated {
+                    ExternalAddresses::Translated
+                } else {
+                    ExternalAddresses::Literal
+                },
+                ranges: service_cidrs.iter().map(IpNet::trunc).collect(),
             },
             metrics: metrics_bind_addr,
             health: health_probe_bind_addr,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use podgate_datapath::record::{self, Identity, PodName, Record, Slot};
 use podgate_policy::connection::{Baseline, Subject};
-use podgate_policy::model::{ObjectName, Pod, World};
+use podgate_policy::model::{ObjectName, Pod, ServiceOptions, World};
 
 use crate::convert::pod::IdentifiedPod;
 use crate::source::{Change, Objects};
@@ -83,6 +83,12 @@ impl Cluster {
         self.view.world.services = self.source.services.clone();
         self.view.world.endpoint_slices = self.source.endpoint_slices.clone();
         self.refresh(pods);
+    }
+
+    /// The node has this name, and Services mean this there.
+    pub fn set_node(&mut self, name: String, services: ServiceOptions) {
+        self.view.world.node_name = Some(name);
+        self.view.world.service_options = services;
     }
 
     /// The node now has these addresses. Says whether it had others before.

@@ -31,7 +31,7 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Identity, PodName, Record, Slot};
 use podgate_datapath::{Paths, Sizes};
 use podgate_handoff::{AttachmentId, Reply};
-use podgate_policy::model::World;
+use podgate_policy::model::{ServiceOptions, World};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
@@ -63,6 +63,10 @@ pub struct Beginning {
     pub sizes: Sizes,
     /// Which baseline attachments should have.
     pub mode: Mode,
+    /// The node's name, as pods and endpoints have it.
+    pub node_name: String,
+    /// What Services mean.
+    pub services: ServiceOptions,
     /// The node's addresses.
     pub node_addresses: BTreeSet<IpAddr>,
     /// Where the source takes questions; none if it tells all that it knows anyway.
@@ -138,10 +142,13 @@ impl Engine {
             paths,
             sizes,
             mode,
+            node_name,
+            services,
             node_addresses,
             questions,
         } = beginning;
         let mut cluster = Cluster::default();
+        cluster.set_node(node_name, services);
         cluster.set_source(source);
         cluster.set_node_addresses(node_addresses);
         let lock = Lock::take(&paths)?;

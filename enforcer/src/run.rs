@@ -39,6 +39,7 @@ pub async fn run(config: Config) -> Result<()> {
         bpffs_dir,
         node_name,
         mode,
+        services,
         metrics,
         health,
         flow_table_size,
@@ -100,13 +101,15 @@ pub async fn run(config: Config) -> Result<()> {
         questions,
         freshness: freshness_in,
     };
-    let following = follow_source(source, node_name, paths.clone(), reaching);
+    let following = follow_source(source, node_name.clone(), paths.clone(), reaching);
     let source = tokio::spawn(following);
     let flows = upkeep::start(paths.clone())?;
     let beginning = Beginning {
         paths,
         sizes,
         mode,
+        node_name,
+        services,
         node_addresses: node.addresses,
         questions: answers_questions.then_some(questions_in),
     };

@@ -25,6 +25,7 @@ fn what_is_not_said_has_the_documented_default() {
                 enforcing: EnforcingMode::Standard,
                 exempt_namespaces: BTreeSet::from(["kube-system".to_owned()]),
             },
+            services: ServiceOptions::default(),
             metrics: BindAddress::At("[::]:8162".parse().unwrap()),
             health: BindAddress::At("[::]:8163".parse().unwrap()),
             flow_table_size: None,
@@ -188,4 +189,28 @@ fn the_page_on_configuration_has_every_flag_with_its_variable_and_default_and_no
         "not in docs/configuration.md"
     );
     assert_eq!(rows, Vec::<[String; 3]>::new(), "no such flags");
+}
+
+#[test]
+fn what_services_mean_is_said_by_flags() {
+    let config = with(&[
+        "--node-name",
+        "here",
+        "--service-egress",
+        "any",
+        "--service-cidrs",
+        "10.96.0.0/12,fd96::/108",
+        "--external-addresses-translated",
+    ])
+    .unwrap();
+    let ranges = ["10.96.0.0/12", "fd96::/108"].map(|range| range.parse().unwrap());
+    assert_eq!(
+        config.services,
+        ServiceOptions {
+            egress: ServiceEgress::Any,
+            external: ExternalAddresses::Translated,
+            ranges: ranges.into(),
+        }
+    );
+    assert!(with(&["--service-cidrs", "10.96.0.0"]).is_err());
 }

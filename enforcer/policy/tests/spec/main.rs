@@ -5,3 +5,4 @@ mod isolation;
 mod own_node;
 mod peers;
 mod ports;
+mod services;
