@@ -125,7 +125,12 @@ fn other_family(world: &World) -> World {
         .pods
         .into_iter()
         .map(|(name, mut pod)| {
-            for address in &mut Arc::make_mut(&mut pod).addresses {
+            let changed = Arc::make_mut(&mut pod);
+            let of_node = changed
+                .host_ports
+                .iter_mut()
+                .flat_map(|port| &mut port.address);
+            for address in changed.addresses.iter_mut().chain(of_node) {
                 *address = other_address(*address);
             }
             (name, pod)
@@ -141,6 +146,31 @@ fn other_family(world: &World) -> World {
         .into_iter()
         .map(|(address, lists)| (other_address(address), lists))
         .collect();
+    changed.services = changed
+        .services
+        .into_iter()
+        .map(|(name, mut service)| {
+            let changed = Arc::make_mut(&mut service);
+            let external = changed.external_addresses.iter_mut();
+            for address in changed.cluster_addresses.iter_mut().chain(external) {
+                *address = other_address(*address);
+            }
+            (name, service)
+        })
+        .collect();
+    changed.endpoint_slices = changed
+        .endpoint_slices
+        .into_iter()
+        .map(|(name, mut slice)| {
+            for endpoint in &mut Arc::make_mut(&mut slice).endpoints {
+                endpoint.address = other_address(endpoint.address);
+            }
+            (name, slice)
+        })
+        .collect();
+    for range in &mut changed.service_options.ranges {
+        *range = other_prefix(*range);
+    }
     changed
 }
 
@@ -210,9 +240,12 @@ proptest! {
         protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Sctp)],
     ) {
         // No port of a tunnel: beside a rule without ports, one that names it opens it to the own node.
-        let narrower = |rules: &mut Vec<Rule>| {
+        // And on egress no peer by address beside named ports: it may mean a Service's own address.
+        let by_address = matches!(peer, Peer::Block { .. } | Peer::Listed(_));
+        let narrower = |rules: &mut Vec<Rule>, direction: Direction| {
             for rule in rules.clone() {
-                if rule.peers.is_empty() {
+                let speaks_of_services = direction == Direction::Egress && by_address && !rule.ports.is_empty();
+                if rule.peers.is_empty() && !speaks_of_services {
                     rules.push(Rule { peers: vec![peer.clone()], ..rule.clone() });
                 }
                 if rule.ports.is_empty() {
@@ -223,8 +256,8 @@ proptest! {
             }
         };
         let redundant = with_policies(&world, |policy| {
-            narrower(&mut policy.ingress);
-            narrower(&mut policy.egress);
+            narrower(&mut policy.ingress, Direction::Ingress);
+            narrower(&mut policy.egress, Direction::Egress);
         });
         prop_assert_eq!(compiled(&redundant), compiled(&world));
     }

@@ -45,7 +45,7 @@ fn full_rows_leave_the_old_policy_in_force() {
 #[test]
 fn full_rulesets_leave_the_old_policy_in_force() {
     assert_refusals_change_nothing(Capacities {
-        rulesets: 8,
+        rulesets: 7,
         ..AMPLE
     });
 }

@@ -82,6 +82,17 @@ fn expressible(world: &World) -> World {
         })
         .collect();
     plain.listed = Default::default();
+    // What the controller says of Services are addresses of its own choice, and no endpoints.
+    plain.services = Default::default();
+    plain.endpoint_slices = Default::default();
+    plain.pods = plain
+        .pods
+        .into_iter()
+        .map(|(name, mut pod)| {
+            Arc::make_mut(&mut pod).host_ports.clear();
+            (name, pod)
+        })
+        .collect();
     plain
 }
 
