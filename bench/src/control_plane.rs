@@ -115,6 +115,7 @@ pub(crate) fn print(options: &Options) -> Result<()> {
         table.column(format!("{pods} pods"));
         Bench {
             options,
+            pods,
             admin: &admin,
             kernel: &mut kernel,
             slots: &slots,

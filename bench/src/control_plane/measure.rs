@@ -19,6 +19,8 @@ use crate::sample::Sample;
 /// Everything that a measurement needs.
 pub(crate) struct Bench<'a> {
     pub(crate) options: &'a Options,
+    /// How many there are in the cluster.
+    pub(crate) pods: u32,
     pub(crate) admin: &'a Administrator,
     pub(crate) kernel: &'a mut Kernel,
     /// Of the local pods, by their numbers, which are their namespaces' too.
@@ -126,7 +128,8 @@ impl Bench<'_> {
         let before = self.calm(enforcer)?;
         for number in 0..self.options.changes {
             let pod = WORLD.stranger_to(number % WORLD.local);
-            let change = self.admin.touch_pod(&pod, &format!("touch-{number}"));
+            let news = format!("touch-{number}-of-{}", self.pods);
+            let change = self.admin.touch_pod(&pod, &news);
             self.admin.answered(change)?;
         }
         self.table.section("pod status update that no policy reads");
