@@ -12,6 +12,8 @@ use super::kind::{Kind, Seen};
 #[derive(Debug)]
 pub struct Store<K: Kind> {
     objects: BTreeMap<ObjectName, Stored<K::Value>>,
+    /// Those of them with which something is wrong: few, and looked at with each update.
+    wrong: BTreeSet<ObjectName>,
     /// What a list has named so far, while one is being read.
     listing: Option<BTreeSet<ObjectName>>,
     synced: bool,
@@ -58,6 +60,7 @@ impl<K: Kind> Default for Store<K> {
     fn default() -> Self {
         Self {
             objects: BTreeMap::new(),
+            wrong: BTreeSet::new(),
             listing: None,
             synced: false,
             failure: None,
@@ -106,7 +109,7 @@ impl<K: Kind> Store<K> {
                 if self.is_older(&name, uid.as_deref()) {
                     return Vec::new();
                 }
-                let gone = self.objects.remove(&name);
+                let gone = self.remove(&name);
                 gone.map(|_| (name, None)).into_iter().collect()
             }
             Said::Good => Vec::new(),
@@ -158,7 +161,9 @@ impl<K: Kind> Store<K> {
 
     /// What is wrong with objects, by name.
     pub fn complaints(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
-        self.objects.iter().flat_map(|(name, stored)| {
+        let wrong = self.wrong.iter();
+        let stored = wrong.filter_map(|name| self.objects.get_key_value(name));
+        stored.flat_map(|(name, stored)| {
             let complaints = stored.complaints.iter();
             complaints.map(move |complaint| (name, complaint.as_str()))
         })
@@ -184,8 +189,18 @@ impl<K: Kind> Store<K> {
         }
         let changed = old.map(|old| &old.value) != Some(&new.value);
         let change = changed.then(|| (name.clone(), Some(new.value.clone())));
+        if new.complaints.is_empty() {
+            self.wrong.remove(&name);
+        } else {
+            self.wrong.insert(name.clone());
+        }
         self.objects.insert(name, new);
         change
+    }
+
+    fn remove(&mut self, name: &ObjectName) -> Option<Stored<K::Value>> {
+        self.wrong.remove(name);
+        self.objects.remove(name)
     }
 
     fn forget_unlisted(&mut self) -> Vec<Changed<K::Value>> {
@@ -195,7 +210,7 @@ impl<K: Kind> Store<K> {
         let unlisted = |name: &&ObjectName| !listed.contains(name);
         let gone: Vec<ObjectName> = self.objects.keys().filter(unlisted).cloned().collect();
         for name in &gone {
-            self.objects.remove(name);
+            self.remove(name);
         }
         gone.into_iter().map(|name| (name, None)).collect()
     }
