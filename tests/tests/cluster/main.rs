@@ -6,3 +6,4 @@ mod nodes;
 mod permissions;
 mod policies;
 mod policyendpoints;
+mod services;

@@ -1,0 +1,291 @@
+//! Services, through kube-proxy's own translation, in both families.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use podgate_tests::cluster::{Cluster, Namespace, Pod, PodSpec, wait_for};
+
+/// How long what must come may take on a busy machine.
+const FOUND: Duration = Duration::from_secs(15);
+
+/// How long what must not come is waited for.
+const LOST: Duration = Duration::from_millis(400);
+
+/// A policy of one direction, for the pods of this name.
+fn policy(of: &str, direction: &str, rules: &str) -> String {
+    let field = direction.to_lowercase();
+    format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {of}-{field}}}, spec: {{\
+         podSelector: {{matchLabels: {{app: {of}}}}}, policyTypes: [{direction}], {field}: [{rules}]}}}}"
+    )
+}
+
+/// A rule that lets a client out to the pods with this label.
+fn to(label: &str, more: &str) -> String {
+    format!("{{to: [{{podSelector: {{matchLabels: {{{label}}}}}}}]{more}}}")
+}
+
+/// A Service of both families.
+fn service(name: &str, spec: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
+         spec: {{ipFamilyPolicy: RequireDualStack, {spec}}}}}"
+    )
+}
+
+/// Waits until a pod reaches the Service in both families. Until the kube-proxies know it, it is refused.
+fn reached(namespace: &Namespace<'_>, client: &Pod<'_>, service: &str, port: u16) {
+    for address in namespace.service_addresses(service) {
+        let what = format!("{} reaches {service} at {address}", client.name);
+        wait_for(&what, FOUND, || {
+            client.connect(address, port, FOUND).is_ok()
+        });
+    }
+}
+
+/// Waits until a pod's packets to the Service are lost in both families, and looks whether they stay so.
+fn lost(namespace: &Namespace<'_>, client: &Pod<'_>, service: &str, port: u16) {
+    let is_lost = |address: IpAddr| {
+        let tried = client.connect(address, port, LOST);
+        tried.is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
+    };
+    for address in namespace.service_addresses(service) {
+        let what = format!("{} does not reach {service} at {address}", client.name);
+        wait_for(&what, FOUND, || is_lost(address));
+        assert!((0..4).all(|_| is_lost(address)), "{what}: sometimes");
+    }
+}
+
+#[test]
+fn a_service_is_as_open_as_its_target_ports_by_number_and_by_name() {
+    let cluster = Cluster::enforced();
+    let namespace = cluster.namespace("ports");
+    for (name, port) in [("number", "80"), ("other", "81"), ("named", "web")] {
+        let spec =
+            format!("selector: {{app: server}}, ports: [{{port: 8080, targetPort: {port}}}]");
+        namespace.apply(&service(name, &spec));
+    }
+    namespace.apply(&policy(
+        "client",
+        "Egress",
+        &to("app: server", ", ports: [{port: 80}]"),
+    ));
+    namespace.apply(&policy(
+        "namer",
+        "Egress",
+        &to("app: server", ", ports: [{port: web}]"),
+    ));
+    let [client, namer, _server] = namespace.start([
+        PodSpec::new("client").on("node1"),
+        PodSpec::new("namer").on("node2"),
+        PodSpec::new("server").on("node2").port_name("web"),
+    ]);
+    for pod in [&client, &namer] {
+        reached(&namespace, pod, "number", 8080);
+        reached(&namespace, pod, "named", 8080);
+        lost(&namespace, pod, "other", 8080);
+    }
+}
+
+#[test]
+fn a_service_is_open_when_every_backend_is_and_closed_when_there_is_none() {
+    let cluster = Cluster::enforced();
+    let namespace = cluster.namespace("backends");
+    for (name, label) in [
+        ("one", "app: good"),
+        ("both", "tier: back"),
+        ("none", "app: nobody"),
+    ] {
+        let spec = format!("selector: {{{label}}}, ports: [{{port: 8080, targetPort: 80}}]");
+        namespace.apply(&service(name, &spec));
+    }
+    namespace.apply(&policy("client", "Egress", &to("app: good", "")));
+    let [client, good, bad] = namespace.start([
+        PodSpec::new("client").on("node1"),
+        PodSpec::new("good").on("node2").label("tier", "back"),
+        PodSpec::new("bad").on("node1").label("tier", "back"),
+    ]);
+    reached(&namespace, &client, "one", 8080);
+    lost(&namespace, &client, "both", 8080);
+    lost(&namespace, &client, "none", 8080);
+    namespace.kubectl(&["label", "pod", &bad.name, "tier-"]);
+    reached(&namespace, &client, "both", 8080);
+    namespace.kubectl(&["label", "pod", &good.name, "app=bad", "--overwrite"]);
+    lost(&namespace, &client, "both", 8080);
+}
+
+#[test]
+fn a_backend_that_is_ending_is_a_backend_while_no_other_is_there() {
+    let cluster = Cluster::enforced();
+    let namespace = cluster.namespace("ending");
+    let spec = "selector: {tier: back}, ports: [{port: 8080, targetPort: 80}]";
+    namespace.apply(&service("back", spec));
+    namespace.apply(&policy("client", "Egress", &to("app: back", "")));
+    namespace.apply(&policy("enemy", "Egress", &to("app: friend", "")));
+    let [client, enemy, back] = namespace.start([
+        PodSpec::new("client").on("node1"),
+        PodSpec::new("enemy").on("node1"),
+        PodSpec::new("back")
+            .on("node2")
+            .label("tier", "back")
+            .lingers(60),
+    ]);
+    reached(&namespace, &client, "back", 8080);
+    namespace.kubectl(&["delete", "pod", &back.name, "--wait=false"]);
+    wait_for("the endpoint is ending", FOUND, || {
+        let slices = [
+            "-n",
+            namespace.name(),
+            "endpointslices",
+            "-l",
+            "kubernetes.io/service-name=back",
+        ];
+        let slices = cluster.get(&slices);
+        let mut slices = slices["items"].as_array().into_iter().flatten();
+        slices.all(|slice| slice["endpoints"][0]["conditions"]["terminating"] == true)
+    });
+    reached(&namespace, &client, "back", 8080);
+    lost(&namespace, &enemy, "back", 8080);
+    namespace.kubectl(&["delete", "pod", &back.name, "--now"]);
+}
+
+#[test]
+fn a_headless_service_and_one_without_selector_are_what_stands_behind_them() {
+    let cluster = Cluster::enforced();
+    let namespace = cluster.namespace("manual");
+    namespace.apply(&service(
+        "headless",
+        "clusterIP: None, selector: {app: server}, ports: [{port: 80}]",
+    ));
+    namespace.apply(&service(
+        "manual",
+        "ports: [{name: web, port: 8080, targetPort: 80}]",
+    ));
+    namespace.apply(&policy("client", "Egress", &to("app: server", "")));
+    namespace.apply(&policy("stranger", "Egress", &to("app: nobody", "")));
+    let [client, stranger, server] = namespace.start([
+        PodSpec::new("client").on("node1"),
+        PodSpec::new("stranger").on("node1"),
+        PodSpec::new("server").on("node2"),
+    ]);
+    for address in &server.addresses {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        namespace.apply(&format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: manual-{}, \
+             labels: {{kubernetes.io/service-name: manual}}}}, addressType: {family}, \
+             ports: [{{name: web, port: 80, protocol: TCP}}], endpoints: [{{addresses: ['{address}'], \
+             conditions: {{ready: true}}}}]}}",
+            family.to_lowercase()
+        ));
+        assert!(
+            client.connects(*address, 80, FOUND),
+            "headless, at {address}"
+        );
+        assert!(
+            !stranger.connects(*address, 80, LOST),
+            "headless, at {address}"
+        );
+    }
+    reached(&namespace, &client, "manual", 8080);
+    lost(&namespace, &stranger, "manual", 8080);
+}
+
+#[test]
+fn a_pod_that_may_nothing_reaches_itself_through_a_service_and_its_own_node_but_no_node_port() {
+    let cluster = Cluster::enforced();
+    let namespace = cluster.namespace("self");
+    let ports = "ports: [{port: 8080, targetPort: 80}]";
+    namespace.apply(&service(
+        "own",
+        &format!("selector: {{app: alone}}, {ports}"),
+    ));
+    namespace.apply(&service(
+        "other",
+        &format!("type: NodePort, selector: {{app: other}}, {ports}"),
+    ));
+    namespace.apply(&policy("alone", "Ingress", ""));
+    namespace.apply(&policy("alone", "Egress", ""));
+    namespace.apply(&policy("client", "Egress", &to("app: other", "")));
+    // It becomes ready by the probes of its node, which is what deny-all must let pass.
+    let [alone, client, _other] = namespace.start([
+        PodSpec::new("alone").on("node1").probed(),
+        PodSpec::new("client").on("node1"),
+        PodSpec::new("other").on("node2").probed(),
+    ]);
+    reached(&namespace, &alone, "own", 8080);
+    lost(&namespace, &alone, "other", 8080);
+
+    let object = cluster.get(&["-n", namespace.name(), "service", "other"]);
+    let node_port = &object["spec"]["ports"][0]["nodePort"];
+    let node_port = node_port.as_u64().and_then(|port| u16::try_from(port).ok());
+    let node_port = node_port.expect("a port of the nodes");
+    for address in node_addresses(&cluster, "node1") {
+        assert!(
+            alone.connects(address, 10250, FOUND),
+            "the kubelet at {address}"
+        );
+        assert!(!alone.connects(address, node_port, LOST), "at {address}");
+        // kube-proxy has node ports at the first address of each family only; this is one of them.
+        let what = format!("an allowed backend at {address} {node_port}");
+        wait_for(&what, FOUND, || {
+            client.connect(address, node_port, FOUND).is_ok()
+        });
+    }
+}
+
+#[test]
+fn a_node_port_that_keeps_the_source_is_judged_by_it() {
+    let cluster = Cluster::enforced();
+    let namespace = cluster.namespace("outside");
+    namespace.apply(&service(
+        "door",
+        "type: NodePort, externalTrafficPolicy: Local, selector: {app: server}, \
+         ports: [{port: 8080, targetPort: 80}]",
+    ));
+    let [server] = namespace.start([PodSpec::new("server").on("node2")]);
+    let object = cluster.get(&["-n", namespace.name(), "service", "door"]);
+    let port = object["spec"]["ports"][0]["nodePort"].to_string();
+    let comes_in = |address: &IpAddr, milliseconds: u32| {
+        let place = format!("{}:{port}", bracketed(*address));
+        let timeout = format!("--timeout={milliseconds}ms");
+        let connect = ["agnhost", "connect", &timeout, &place];
+        cluster.try_in_node("control-plane", &connect).is_ok()
+    };
+    let doors = node_addresses(&cluster, &server.node);
+    for address in &doors {
+        wait_for("the node port is open", FOUND, || comes_in(address, 5000));
+    }
+    namespace.apply(&policy(
+        "server",
+        "Ingress",
+        "{from: [{ipBlock: {cidr: 203.0.113.0/24}}]}",
+    ));
+    for address in &doors {
+        wait_for("the outside is denied", FOUND, || !comes_in(address, 400));
+    }
+    let outside =
+        "{from: [{ipBlock: {cidr: 192.168.50.1/32}}, {ipBlock: {cidr: 'fd00:50::1/128'}}]}";
+    namespace.apply(&policy("server", "Ingress", outside));
+    for address in &doors {
+        wait_for("the outside is let in", FOUND, || comes_in(address, 5000));
+    }
+}
+
+fn node_addresses(cluster: &Cluster, node: &str) -> Vec<IpAddr> {
+    let node = cluster.get(&["node", node]);
+    let addresses = node["status"]["addresses"]
+        .as_array()
+        .expect("a list")
+        .iter();
+    let internal = addresses.filter(|address| address["type"] == "InternalIP");
+    internal
+        .filter_map(|address| address["address"].as_str())
+        .map(|address| address.parse().expect("an address"))
+        .collect()
+}
+
+fn bracketed(address: IpAddr) -> String {
+    let with_port = SocketAddr::new(address, 0).to_string();
+    with_port.trim_end_matches(":0").to_owned()
+}
