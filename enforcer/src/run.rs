@@ -77,6 +77,10 @@ pub async fn run(config: Config) -> Result<()> {
     let mut sizes = sizes_of(&paths);
     if let Some(flows) = flow_table_size {
         sizes.flows = flows.get();
+        sizes.flows_per_attachment = Sizes::default()
+            .flows_per_attachment
+            .min(sizes.flows / 4)
+            .max(1);
     }
     let from_node = events_in.clone();
     let node = node::follow(move |noticed| {

@@ -26,8 +26,7 @@ mod standing;
 
 pub use error::{AddError, CheckError, RemoveError};
 pub use remove::remove;
-pub(crate) use remove::remove_under;
-use remove::{clear_everywhere, remove_filters};
+pub(crate) use remove::{clear_everywhere, remove_filters, remove_under};
 use standing::standing_of;
 pub use standing::{Standing, check, standing};
 

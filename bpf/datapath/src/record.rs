@@ -151,6 +151,18 @@ impl Paths {
 /// # Errors
 /// When the directory itself cannot be read. No directory is no attachment.
 pub fn list(paths: &Paths) -> Result<Vec<Result<Record, Failed>>, Failed> {
+    Ok(files(paths)?
+        .into_iter()
+        .filter_map(|path| match read_file(path) {
+            // Removed while we looked.
+            Err(error) if error.is_missing() => None,
+            result => Some(result),
+        })
+        .collect())
+}
+
+/// The files of attachments, in the order of their names.
+fn files(paths: &Paths) -> Result<Vec<PathBuf>, Failed> {
     let directory = paths.attachments();
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -170,14 +182,33 @@ pub fn list(paths: &Paths) -> Result<Vec<Result<Record, Failed>>, Failed> {
         }
     }
     files.sort();
-    Ok(files
-        .into_iter()
-        .filter_map(|path| match read_file(path) {
-            // Removed while we looked.
-            Err(error) if error.is_missing() => None,
-            result => Some(result),
-        })
-        .collect())
+    Ok(files)
+}
+
+/// Gives files their name that a podgate of before named otherwise. Where another file has the name by now, its
+/// attachment was made anew: the records of what was left behind are returned, their files gone.
+///
+/// # Errors
+/// When the directory cannot be read, or a file not be renamed.
+pub(crate) fn rename_misnamed(paths: &Paths, _lock: &Lock) -> Result<Vec<Record>, Failed> {
+    let mut left_behind = Vec::new();
+    for path in files(paths)? {
+        // What cannot be read is told by whoever lists.
+        let Ok(record) = read_file(path.clone()) else {
+            continue;
+        };
+        let named = paths.attachment(&record.identity);
+        if path == named {
+            continue;
+        }
+        if named.exists() {
+            fs::remove_file(&path).map_err(Failed::at("delete attachment", &path))?;
+            left_behind.push(record);
+        } else {
+            fs::rename(&path, &named).map_err(Failed::at("rename attachment", &path))?;
+        }
+    }
+    Ok(left_behind)
 }
 
 /// The record of an attachment, if there is one.
@@ -321,6 +352,29 @@ mod tests {
         let found = list(&paths).unwrap();
         assert_eq!(found.len(), 3);
         assert_eq!(found.iter().filter(|result| result.is_err()).count(), 2);
+    }
+
+    #[test]
+    fn a_file_with_a_name_of_before_is_renamed_unless_its_attachment_was_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(&dir);
+        let lock = Lock::take(&paths).unwrap();
+        let (old, new) = (record("a"), record("b"));
+        for record in [&old, &new] {
+            write(&paths, record).unwrap();
+            let named = paths.attachment(&record.identity);
+            let before = format!("{}-eth0.json", record.identity.container_id);
+            fs::rename(named, paths.attachments().join(before)).unwrap();
+        }
+        let anew = Record {
+            slot: Slot(5),
+            ..new.clone()
+        };
+        write(&paths, &anew).unwrap();
+        assert_eq!(rename_misnamed(&paths, &lock).unwrap(), [new]);
+        assert_eq!(read(&paths, &old.identity).unwrap(), Some(old));
+        assert_eq!(list(&paths).unwrap().len(), 2);
+        assert_eq!(rename_misnamed(&paths, &lock).unwrap(), []);
     }
 
     #[test]

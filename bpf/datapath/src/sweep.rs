@@ -9,7 +9,7 @@ use podgate_abi::Direction;
 
 use crate::{
     Failed, Paths,
-    attach::{RemoveError, remove_under},
+    attach::{RemoveError, clear_everywhere, remove_filters, remove_under},
     bpffs::{self, SetName},
     filter::{self, Put, Qdisc},
     lock::Lock,
@@ -117,6 +117,12 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
     let mut socket = Socket::open().map_err(netlink)?;
     let links = socket.links().map_err(netlink)?;
     let mut swept = Swept::default();
+    for record in record::rename_misnamed(paths, lock)? {
+        swept.errors.extend(remove_filters(&mut socket, &record));
+        let cleared = clear_everywhere(paths, record.slot);
+        swept.errors.extend(cleared.into_iter().map(Into::into));
+        swept.removed.push(record);
+    }
     let records = record::list(paths)?;
     let mut youngest = BTreeMap::new();
     for record in records.iter().flatten() {

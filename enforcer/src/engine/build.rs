@@ -135,31 +135,39 @@ fn outgrow(set: &TableSet, records: &[Record]) -> Result<()> {
 }
 
 /// An attachment whose pod the source does not know has its baseline; but where a policy judged it before this start,
-/// it is denied: what that policy allowed is not known any more, and doubt is not resolved to allow.
+/// it is denied: what that policy allowed is not known any more, and doubt is not resolved to allow. Where the set before
+/// cannot be read, another podgate's for one, that may be any of them.
 fn keep_policed(paths: &Paths, set: &TableSet, from: Plans<'_>) -> Result<()> {
     let before = match TableSet::open_current(paths) {
-        Ok(Some(before)) => before,
+        Ok(Some(before)) => Some(before),
         Ok(None) => return Ok(()),
         Err(error) => {
             let error = anyhow::Error::from(error);
             tracing::warn!(
                 error = format!("{error:#}"),
-                "attachments of unknown pods get their baseline"
+                "attachments of pods that the source does not know are denied everything"
             );
-            return Ok(());
+            None
         }
     };
     let is_unknown = |record: &&Record| !from.rulesets.contains_key(&record.slot.0);
     for record in from.records.iter().filter(is_unknown) {
-        let born = before
-            .read_attachment(record.slot)
-            .map(|stands| stands.origin().birth());
-        if !matches!(born, Ok(birth) if birth == record.birth.0) {
-            continue;
+        if let Some(before) = &before {
+            let born = before
+                .read_attachment(record.slot)
+                .map(|stands| stands.origin().birth());
+            if !matches!(born, Ok(birth) if birth == record.birth.0) {
+                continue;
+            }
         }
         for direction in Direction::BOTH {
-            let judged_by = before.read_word(record.slot, direction)?.ruleset();
-            if judged_by != Ruleset::ALLOW_ALL {
+            let was_policed = match &before {
+                Some(before) => {
+                    before.read_word(record.slot, direction)?.ruleset() != Ruleset::ALLOW_ALL
+                }
+                None => true,
+            };
+            if was_policed {
                 let word = PolicyWord::new(Ruleset::DENY_ALL, set.draw_generation()?.0);
                 set.store_word(record.slot, direction, word)?;
             }

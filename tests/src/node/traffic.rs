@@ -11,9 +11,9 @@ const FOUND: Duration = Duration::from_secs(5);
 /// How long what must not come is waited for.
 pub const LOST: Duration = Duration::from_millis(200);
 
-/// Waits until `condition` holds; panics with `what` when it does not within ten seconds.
+/// Waits until `condition` holds; panics with `what` when it does not within half a minute.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));

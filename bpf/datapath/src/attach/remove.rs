@@ -26,7 +26,7 @@ pub fn remove(paths: &Paths, identity: &Identity) -> Result<(), RemoveError> {
 }
 
 /// Empties a slot in every table set of this version's layout.
-pub(super) fn clear_everywhere(paths: &Paths, slot: record::Slot) -> Vec<Failed> {
+pub(crate) fn clear_everywhere(paths: &Paths, slot: record::Slot) -> Vec<Failed> {
     match TableSet::list_sets(paths) {
         Ok(sets) => sets
             .into_iter()
@@ -69,7 +69,7 @@ pub(crate) fn remove_under(
 }
 
 /// Removes the filters that carry the record's slot from the record's interface, if they are there.
-pub(super) fn remove_filters(socket: &mut Socket, record: &Record) -> Vec<RemoveError> {
+pub(crate) fn remove_filters(socket: &mut Socket, record: &Record) -> Vec<RemoveError> {
     let ifindex = record.host_ifindex;
     let mut errors = Vec::new();
     for direction in Direction::BOTH {

@@ -25,7 +25,7 @@ pub struct Copied {
 
 impl TableSet {
     /// Copies the flows of all other sets whose tables are not this set's own: those that this set lacks, and those
-    /// that were seen there last. Budgets are counted anew if there were any.
+    /// that were seen there last. Budgets are counted anew: their table may be new where that of the flows is not.
     ///
     /// Once before the attachments come over, so that they find their flows; and once more after that, for what
     /// changed meanwhile. A flow whose next packet comes in between is judged again.
@@ -42,9 +42,7 @@ impl TableSet {
                 self.copy_table(&other, table, &mut done)?;
             }
         }
-        if done.copied > 0 {
-            self.recount()?;
-        }
+        self.recount()?;
         Ok(done)
     }
 
