@@ -192,7 +192,7 @@ fn a_headless_service_and_one_without_selector_are_what_stands_behind_them() {
 }
 
 #[test]
-fn a_pod_that_may_nothing_reaches_itself_through_a_service_and_its_own_node_but_no_node_port() {
+fn a_pod_reaches_itself_through_a_service_and_its_own_node_but_no_node_port_of_others() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("self");
     let ports = "ports: [{port: 8080, targetPort: 80}]";
@@ -205,9 +205,9 @@ fn a_pod_that_may_nothing_reaches_itself_through_a_service_and_its_own_node_but_
         &format!("type: NodePort, selector: {{app: other}}, {ports}"),
     ));
     namespace.apply(&policy("alone", "Ingress", ""));
-    namespace.apply(&policy("alone", "Egress", ""));
+    namespace.apply(&policy("alone", "Egress", &to("app: alone", "")));
     namespace.apply(&policy("client", "Egress", &to("app: other", "")));
-    // It becomes ready by the probes of its node, which is what deny-all must let pass.
+    // It becomes ready by the probes of its node, which is what a denial of all others must let pass.
     let [alone, client, _other] = namespace.start([
         PodSpec::new("alone").on("node1").probed(),
         PodSpec::new("client").on("node1"),
