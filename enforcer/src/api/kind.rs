@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::Resource;
 use kube::core::ObjectMeta;
 use podgate_policy::model::ObjectName;
@@ -53,6 +54,12 @@ impl Parts {
             });
             Some(readable.collect())
         };
+        let time = |field: &str| {
+            let value = self.object.pointer(&format!("/metadata/{field}"))?;
+            Time::deserialize(value).ok()
+        };
+        let owners = self.object.pointer("/metadata/ownerReferences");
+        let owners = owners.and_then(Value::as_array);
         ObjectMeta {
             name: text("name"),
             namespace: text("namespace"),
@@ -60,6 +67,8 @@ impl Parts {
             resource_version: text("resourceVersion"),
             labels: texts("labels"),
             annotations: texts("annotations"),
+            deletion_timestamp: time("deletionTimestamp"),
+            owner_references: owners.map(|owners| owners.iter().map(owner).collect()),
             ..ObjectMeta::default()
         }
     }
@@ -67,6 +76,23 @@ impl Parts {
     /// A part, such as `spec`, if it can be read.
     pub fn part<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.object.get(name)?).ok()
+    }
+}
+
+/// An owner, as far as it can be read.
+fn owner(reference: &Value) -> OwnerReference {
+    let text = |field: &str| {
+        let value = reference.get(field).and_then(Value::as_str);
+        value.unwrap_or_default().to_owned()
+    };
+    let flag = |field: &str| reference.get(field)?.as_bool();
+    OwnerReference {
+        api_version: text("apiVersion"),
+        kind: text("kind"),
+        name: text("name"),
+        uid: text("uid"),
+        controller: flag("controller"),
+        block_owner_deletion: flag("blockOwnerDeletion"),
     }
 }
 
