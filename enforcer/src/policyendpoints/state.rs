@@ -59,6 +59,8 @@ pub(crate) struct State {
     pod_changes: Vec<Change>,
     told: BTreeMap<PolicyKey, Told>,
     listed: BTreeMap<IpAddr, BTreeSet<ListName>>,
+    /// Whether the engine was told anything. What there is before may be from before this enforcer.
+    has_begun: bool,
 }
 
 /// What the engine was told of one policy.
@@ -150,6 +152,7 @@ impl State {
         for key in changed {
             self.tell(key, now, &mut policies, &mut addresses);
         }
+        self.has_begun = true;
         let pods = std::mem::take(&mut self.pod_changes).into_iter();
         let policies = policies
             .into_iter()
@@ -262,7 +265,11 @@ impl State {
             .unwrap_or_default();
         let wanted = Directions::of_policy(policy);
         let running = || running(&self.pods, &key.name.namespace);
-        let standing = self.standings.remove(key).unwrap_or_default();
+        let standing = self.standings.remove(key);
+        let standing = standing.unwrap_or_else(|| match self.has_begun {
+            true => Standing::default(),
+            false => Standing::found(),
+        });
         let standing = standing.after(wanted, said, now, running);
         let mut told = Told::default();
         let missing = wanted.without(said);
