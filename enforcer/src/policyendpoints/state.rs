@@ -127,10 +127,9 @@ impl State {
         sets.chain(standings).min()
     }
 
-    /// Whether no policy's slices are just being written.
-    pub(crate) fn is_settled(&self, now: Instant) -> bool {
-        let mut due = self.sets.values().filter_map(SliceSet::due);
-        due.all(|due| due <= now)
+    /// When no policy's slices are being written any more, if nothing more is heard; nothing if none are.
+    pub(crate) fn settled_at(&self) -> Option<Instant> {
+        self.sets.values().filter_map(SliceSet::due).max()
     }
 
     /// What the engine is to be told now. Everything must have been listed once.
