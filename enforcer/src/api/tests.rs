@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::convert::Converted;
 
+mod broken_watches;
+
 /// ConfigMaps, of which the field `v` is kept.
 #[derive(Debug, Clone)]
 struct Maps;
