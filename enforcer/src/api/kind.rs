@@ -77,6 +77,31 @@ impl Parts {
     pub fn part<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.object.get(name)?).ok()
     }
+
+    /// What is at a JSON pointer, such as `/spec/clusterIP`; none if that is nothing or null.
+    pub fn at(&self, pointer: &str) -> Option<&Value> {
+        let found = self.object.pointer(pointer);
+        found.filter(|value| !value.is_null())
+    }
+
+    /// The text at a JSON pointer, if there is one.
+    pub fn text(&self, pointer: &str) -> Option<String> {
+        self.at(pointer)?.as_str().map(str::to_owned)
+    }
+
+    /// The elements of the list at a JSON pointer; none if there is no list.
+    pub fn elements(&self, pointer: &str) -> &[Value] {
+        let found = self.at(pointer).and_then(Value::as_array);
+        found.map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether each of its labels can be read.
+    pub fn has_readable_labels(&self) -> bool {
+        self.at("/metadata/labels").is_none_or(|labels| {
+            let labels = labels.as_object();
+            labels.is_some_and(|labels| labels.values().all(Value::is_string))
+        })
+    }
 }
 
 /// An owner, as far as it can be read.
