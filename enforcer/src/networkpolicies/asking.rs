@@ -34,6 +34,8 @@ pub(crate) struct Asking {
     client: Client,
     open: HashMap<Id, Question>,
     requests: JoinSet<Asked>,
+    /// Whether the last answer was a refusal, and the log has it.
+    refused: bool,
 }
 
 type PodChanges = Vec<Changed<<Pods as Kind>::Value>>;
@@ -45,6 +47,7 @@ impl Asking {
             client,
             open: HashMap::new(),
             requests: JoinSet::new(),
+            refused: false,
         }
     }
 
@@ -96,6 +99,7 @@ impl Asking {
                 (Vec::new(), Answer::Failed(ended_badly(&pod)))
             }
             Ok((_, Asked::Isolation(answer))) => {
+                self.note_refusal(answer.as_ref().err());
                 let answer = match answer {
                     Ok(Some(isolation)) => Answer::Isolation(isolation),
                     Ok(None) => Answer::NoSuchPod,
@@ -104,6 +108,7 @@ impl Asking {
                 (Vec::new(), answer)
             }
             Ok((_, Asked::Pod(ticket, deadline, answer))) => {
+                self.note_refusal(answer.as_ref().err());
                 let (found, error) = match answer {
                     Ok(found) => (found, None),
                     Err(failure) => (None, Some(failure)),
@@ -130,6 +135,20 @@ impl Asking {
             "asked the API server for a pod"
         );
         (changes, Some((pod, answer)))
+    }
+
+    /// The runtime is told of each failure; somebody must do something about a refusal, so the log has the first one.
+    fn note_refusal(&mut self, failure: Option<&Failure>) {
+        let refusal = failure.filter(|failure| match failure {
+            Failure::Refused(_) | Failure::NoSuchKind(_) => true,
+            Failure::Unreachable(_) => false,
+        });
+        if let Some(failure) = refusal
+            && !self.refused
+        {
+            tracing::warn!(%failure, "the API server refuses questions for the pods of ADDs; see the RBAC rules");
+        }
+        self.refused = refusal.is_some();
     }
 
     fn request(&mut self, pod: PodName, deadline: Instant, pods: &mut Store<Pods>) {
@@ -177,16 +196,41 @@ fn overtaken() -> Failure {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_question_that_ends_badly_has_failed_and_may_be_asked_again() {
+    /// Nobody answers it.
+    fn asking() -> Asking {
         let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-        let mut asking = Asking::new(Client::try_from(config).unwrap());
-        let mut pods = Store::default();
-        let pod = PodName {
+        Asking::new(Client::try_from(config).unwrap())
+    }
+
+    fn web() -> PodName {
+        PodName {
             namespace: "ns".to_owned(),
             name: "web".to_owned(),
             uid: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_an_answer_that_says_why() {
+        let mut asking = asking();
+        asking.spawn(Question::Isolation(web()), async {
+            let refusal = Failure::Refused("pods \"web\" is forbidden (status 403)".to_owned());
+            Asked::Isolation(Err(refusal))
+        });
+        let ended = asking.next().await.unwrap();
+        let (_, answer) = asking.answered(ended, &mut Store::default());
+        let Some((_, Answer::Failed(why))) = answer else {
+            panic!("{answer:?}")
         };
+        assert!(why.contains("forbidden"), "{why}");
+        assert!(asking.refused);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_ends_badly_has_failed_and_may_be_asked_again() {
+        let mut asking = asking();
+        let mut pods = Store::default();
+        let pod = web();
         asking.spawn(Question::Isolation(pod.clone()), async {
             panic!("a fault")
         });
