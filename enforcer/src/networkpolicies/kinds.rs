@@ -124,7 +124,8 @@ impl Kind for Services {
         convert::service::convert(object).map(|named| named.service)
     }
 
-    /// Its addresses stay those of a Service. Without ports they lead nowhere, and only what names them allows them.
+    /// Its addresses stay those of a Service. Without ports they lead nowhere: only what names a cluster address allows
+    /// it, and an external one is judged as any address.
     fn salvage(parts: &Parts) -> Self::Value {
         let object = core::v1::Service {
             metadata: parts.metadata(),
