@@ -13,8 +13,6 @@
 mod ask;
 mod asking;
 mod kinds;
-#[cfg(test)]
-mod tests;
 
 use std::sync::mpsc::Sender;
 
@@ -123,9 +121,7 @@ impl Source {
         match message {
             Message::Namespaces(said) => {
                 let changed = self.namespaces.take(said);
-                self.note(changed, |name, value| {
-                    Change::Namespace(name.name, value.flatten())
-                });
+                self.note(changed, |name, value| Change::Namespace(name.name, value));
             }
             Message::Pods(said) => {
                 let changed = self.pods.take(said);

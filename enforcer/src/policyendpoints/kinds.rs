@@ -55,10 +55,9 @@ impl Kind for OwnerPolicies {
 
     /// Whom it selects is not known: it isolates every pod of its namespace, and its slices say what it allows.
     fn salvage(parts: &Parts) -> Self::Value {
-        let metadata = parts.metadata();
         OwnerPolicy {
-            deleting: metadata.deletion_timestamp.is_some(),
-            uid: metadata.uid.unwrap_or_default(),
+            uid: parts.metadata().uid.unwrap_or_default(),
+            deleting: false,
             policy: Arc::new(NetworkPolicy {
                 members: Selector::Invalid.into(),
                 isolates_ingress: true,

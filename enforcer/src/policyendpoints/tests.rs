@@ -21,7 +21,6 @@ mod controller;
 mod members;
 mod same_verdicts;
 mod settling;
-mod source;
 mod tolerance;
 
 const MS: Duration = Duration::from_millis(1);
