@@ -13,6 +13,8 @@
 mod ask;
 mod asking;
 mod kinds;
+#[cfg(test)]
+mod tests;
 
 use std::sync::mpsc::Sender;
 
@@ -121,7 +123,9 @@ impl Source {
         match message {
             Message::Namespaces(said) => {
                 let changed = self.namespaces.take(said);
-                self.note(changed, |name, value| Change::Namespace(name.name, value));
+                self.note(changed, |name, value| {
+                    Change::Namespace(name.name, value.flatten())
+                });
             }
             Message::Pods(said) => {
                 let changed = self.pods.take(said);

@@ -23,13 +23,14 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use kube::Client;
 use podgate_datapath::record::PodName;
-use podgate_policy::model::ObjectName;
+use podgate_policy::model::{EndpointSlice, ObjectName};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -65,6 +66,8 @@ enum Message {
 /// What the API server has, as far as it was said.
 #[derive(Debug, Default)]
 struct Source {
+    /// The name of this node.
+    node: String,
     slices: Store<PolicyEndpoints>,
     policies: Store<OwnerPolicies>,
     pods: Store<Pods>,
@@ -73,10 +76,10 @@ struct Source {
     state: State,
     /// Changes of Services and EndpointSlices that the engine has not been told.
     changes: Vec<Change>,
-    /// Whether everything was known when the engine was told last.
+    /// Whether everything has been known once.
     is_synced: bool,
-    /// What was wrong then.
-    told: Option<Vec<String>>,
+    /// Whether that was so, and what was wrong, when the engine was told last.
+    told: Option<(bool, Vec<String>)>,
 }
 
 /// Follows the API server, tells the engine, and answers its questions, until it has ended.
@@ -107,11 +110,14 @@ pub async fn run(
     watches.spawn(follow(client.clone(), out.clone(), Message::Endpoints));
     let pods = follow_selected(client.clone(), Some(of_this_node), out, Message::Pods);
     watches.spawn(pods);
-    let mut source = Source::default();
+    let mut source = Source {
+        node: node.to_owned(),
+        ..Source::default()
+    };
     let mut asking = Asking::new(client);
     let mut batch = Vec::new();
     loop {
-        let due = source.state.due().map(tokio::time::Instant::from);
+        let due = source.due().map(tokio::time::Instant::from);
         let mut answers: Vec<(PodName, Answer)> = Vec::new();
         tokio::select! {
             _ = messages.recv_many(&mut batch, QUEUE) => {
@@ -183,10 +189,29 @@ impl Source {
             }
             Message::Endpoints(said) => {
                 let changed = self.endpoints.take(said).into_iter();
-                let changes = changed.map(|(name, value)| Change::EndpointSlice(name, value));
+                let changes = changed.map(|(name, value)| {
+                    let value = value.map(|slice| known_here(slice, &self.node));
+                    Change::EndpointSlice(name, value)
+                });
                 self.changes.extend(changes);
             }
         }
+    }
+
+    /// When [`Self::news`] has something to say at the latest, if nothing more is heard. Without every list that is
+    /// never.
+    fn due(&self) -> Option<Instant> {
+        if self.is_synced {
+            self.state.due()
+        } else if self.is_listed() {
+            self.state.settled_at()
+        } else {
+            None
+        }
+    }
+
+    fn is_listed(&self) -> bool {
+        self.kinds().iter().all(|kind| kind.is_synced)
     }
 
     fn hear<V>(
@@ -203,8 +228,8 @@ impl Source {
     /// What the engine has not been told yet. It begins when every kind has been listed, and no slices are just being
     /// written.
     fn news(&mut self, now: Instant) -> Option<Event> {
-        let listed = self.kinds().iter().all(|kind| kind.is_synced);
-        self.is_synced |= listed && self.state.is_settled(now);
+        let is_settled = self.state.settled_at().is_none_or(|at| at <= now);
+        self.is_synced |= self.is_listed() && is_settled;
         let (changes, missing): (Vec<Change>, _) = if self.is_synced {
             let Update {
                 mut changes,
@@ -217,10 +242,11 @@ impl Source {
         };
         let mut errors = self.errors();
         errors.extend(missing);
-        if changes.is_empty() && self.told.as_ref() == Some(&errors) {
+        let same = self.told.as_ref() == Some(&(self.is_synced, errors.clone()));
+        if same && changes.is_empty() {
             return None;
         }
-        self.told = Some(errors.clone());
+        self.told = Some((self.is_synced, errors.clone()));
         Some(if self.is_synced {
             Event::Source(Update { changes, errors })
         } else {
@@ -271,6 +297,21 @@ impl Source {
         }
         errors
     }
+}
+
+/// The slice as this node knows it. Pods of other nodes are not watched, so which one an endpoint says it is can never be
+/// seen: it is an address, which is in lists or not.
+fn known_here(mut slice: Arc<EndpointSlice>, node: &str) -> Arc<EndpointSlice> {
+    let elsewhere = |on: Option<&str>| on != Some(node);
+    let mut endpoints = slice.endpoints.iter();
+    if endpoints.any(|endpoint| endpoint.pod.is_some() && elsewhere(endpoint.node.as_deref())) {
+        for endpoint in &mut Arc::make_mut(&mut slice).endpoints {
+            if elsewhere(endpoint.node.as_deref()) {
+                endpoint.pod = None;
+            }
+        }
+    }
+    slice
 }
 
 /// What is to be said of a kind as a whole.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! list: pages ── Listed ──► watch from that version ── ended, or broken ──► watch from the last version seen
-//!   ▲                                                                         │ 410 Gone, or refused too often
+//!   ▲                                                                         │ 410 Gone, another ERROR in the
+//!   │                                                                         │ stream, or broken too often
 //!   └─────────────────────────────────────────────────────────────────────────┘
 //! ```
 //! Written on `Api::list` and `Api::watch` and not on kube's `watcher`, which tells neither of bookmarks nor that a
@@ -48,7 +49,7 @@ pub enum Said<K: Kind> {
     Object(Box<Seen<K>>),
     /// An object is gone, or has left the selection.
     Gone(ObjectName, Option<String>),
-    /// Nothing changed up to now: a watch has begun, or a bookmark came.
+    /// Nothing changed up to now: a watch has begun, a bookmark came, or a watch has ended as it should.
     Good,
     /// It is not known any more what changes, and it is tried again.
     Failed(Failure),
@@ -147,6 +148,7 @@ pub async fn follow_selected<K: Kind, M: Send>(
         backoff: DefaultBackoff::default(),
         failures: 0,
         last: None,
+        barren: false,
     };
     match follower.run().await {
         Ok(never) => match never {},
@@ -164,6 +166,9 @@ struct Follower<'a, K: Kind, M, W> {
     failures: u32,
     /// The last of them.
     last: Option<Failure>,
+    /// Whether the last watch that began has brought nothing yet. If it breaks so, it means nothing that the next one
+    /// begins.
+    barren: bool,
 }
 
 impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> {
@@ -175,10 +180,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 Next::Watch(version) => ("watch", self.watch(version).await?),
             };
             next = match ended {
-                Ended::Well(then) => {
-                    self.backoff.reset();
-                    then
-                }
+                Ended::Well(then) => then,
                 Ended::Gone => {
                     tracing::info!(
                         kind = K::NAME,
@@ -221,6 +223,14 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     async fn pause(&mut self) {
         // It has no greatest number of times.
         tokio::time::sleep(self.backoff.next().unwrap_or(ANSWER)).await;
+    }
+
+    /// A watch has brought something. Until then attempts become less frequent, however well a list goes: lists of
+    /// everything are what costs the server most.
+    fn brought(&mut self) {
+        self.barren = false;
+        self.backoff.reset();
+        self.heard();
     }
 
     /// The server tells again what changes.
@@ -266,6 +276,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 let failure = Failure::Refused("the list has no resourceVersion".into());
                 return Ok(Ended::Broken(failure, Next::List));
             };
+            self.barren = false;
             self.heard();
             self.say(Said::Listed).await?;
             return Ok(Ended::Well(Next::Watch(version)));
@@ -287,21 +298,33 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             Err(_) => return Ok(Ended::Broken(late(), Next::Watch(version))),
         };
         metrics::counter!("podgate_watch_starts_total", "kind" => K::NAME).increment(1);
-        self.heard();
-        self.say(Said::Good).await?;
+        if !std::mem::replace(&mut self.barren, true) {
+            self.heard();
+            self.say(Said::Good).await?;
+        }
         let began = Instant::now();
         let mut stream = stream.into_stream().boxed();
         loop {
             let event = match timeout(SILENCE, stream.next()).await {
                 Ok(Some(Ok(event))) => event,
                 Ok(Some(Err(error))) => {
-                    return Ok(Ended::Broken(Failure::of(&error), Next::Watch(version)));
+                    let then = if matches!(error, kube::Error::ReadEvents(_)) {
+                        Next::Watch(version)
+                    } else {
+                        // What could not be read would come again.
+                        Next::List
+                    };
+                    return Ok(Ended::Broken(Failure::of(&error), then));
                 }
                 Ok(None) if began.elapsed() < SHORT => {
                     let failure = Failure::Unreachable("the watch ended at once".into());
                     return Ok(Ended::Broken(failure, Next::Watch(version)));
                 }
-                Ok(None) => return Ok(Ended::Well(Next::Watch(version))),
+                Ok(None) => {
+                    self.brought();
+                    self.say(Said::Good).await?;
+                    return Ok(Ended::Well(Next::Watch(version)));
+                }
                 Err(_) => {
                     let failure = Failure::Unreachable("the watch fell silent".into());
                     return Ok(Ended::Broken(failure, Next::Watch(version)));
@@ -324,15 +347,18 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 }
                 WatchEvent::Bookmark(bookmark) => {
                     count::<K>("bookmark");
-                    version = bookmark.metadata.resource_version;
+                    let to = bookmark.metadata.resource_version;
+                    if !step(&mut version, Some(to.as_str()).filter(|to| !to.is_empty())) {
+                        return Ok(no_version());
+                    }
                     Said::Good
                 }
                 WatchEvent::Error(status) if is_gone(&status) => return Ok(Ended::Gone),
                 WatchEvent::Error(status) => {
-                    let failure = Failure::of_status(&status);
-                    return Ok(Ended::Broken(failure, Next::Watch(version)));
+                    return Ok(Ended::Broken(Failure::of_status(&status), Next::List));
                 }
             };
+            self.brought();
             self.say(said).await?;
         }
     }
@@ -355,7 +381,7 @@ fn step(version: &mut String, to: Option<&str>) -> bool {
 }
 
 fn no_version() -> Ended {
-    let failure = Failure::Refused("an object has no resourceVersion".into());
+    let failure = Failure::Refused("an object or a bookmark has no resourceVersion".into());
     Ended::Broken(failure, Next::List)
 }
 

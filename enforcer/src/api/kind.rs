@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::Resource;
 use kube::core::ObjectMeta;
 use podgate_policy::model::ObjectName;
@@ -53,6 +54,12 @@ impl Parts {
             });
             Some(readable.collect())
         };
+        let time = |field: &str| {
+            let value = self.object.pointer(&format!("/metadata/{field}"))?;
+            Time::deserialize(value).ok()
+        };
+        let owners = self.object.pointer("/metadata/ownerReferences");
+        let owners = owners.and_then(Value::as_array);
         ObjectMeta {
             name: text("name"),
             namespace: text("namespace"),
@@ -60,6 +67,8 @@ impl Parts {
             resource_version: text("resourceVersion"),
             labels: texts("labels"),
             annotations: texts("annotations"),
+            deletion_timestamp: time("deletionTimestamp"),
+            owner_references: owners.map(|owners| owners.iter().map(owner).collect()),
             ..ObjectMeta::default()
         }
     }
@@ -67,6 +76,48 @@ impl Parts {
     /// A part, such as `spec`, if it can be read.
     pub fn part<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.object.get(name)?).ok()
+    }
+
+    /// What is at a JSON pointer, such as `/spec/clusterIP`; none if that is nothing or null.
+    pub fn at(&self, pointer: &str) -> Option<&Value> {
+        let found = self.object.pointer(pointer);
+        found.filter(|value| !value.is_null())
+    }
+
+    /// The text at a JSON pointer, if there is one.
+    pub fn text(&self, pointer: &str) -> Option<String> {
+        self.at(pointer)?.as_str().map(str::to_owned)
+    }
+
+    /// The elements of the list at a JSON pointer; none if there is no list.
+    pub fn elements(&self, pointer: &str) -> &[Value] {
+        let found = self.at(pointer).and_then(Value::as_array);
+        found.map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether each of its labels can be read.
+    pub fn has_readable_labels(&self) -> bool {
+        self.at("/metadata/labels").is_none_or(|labels| {
+            let labels = labels.as_object();
+            labels.is_some_and(|labels| labels.values().all(Value::is_string))
+        })
+    }
+}
+
+/// An owner, as far as it can be read.
+fn owner(reference: &Value) -> OwnerReference {
+    let text = |field: &str| {
+        let value = reference.get(field).and_then(Value::as_str);
+        value.unwrap_or_default().to_owned()
+    };
+    let flag = |field: &str| reference.get(field)?.as_bool();
+    OwnerReference {
+        api_version: text("apiVersion"),
+        kind: text("kind"),
+        name: text("name"),
+        uid: text("uid"),
+        controller: flag("controller"),
+        block_owner_deletion: flag("blockOwnerDeletion"),
     }
 }
 

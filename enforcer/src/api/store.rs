@@ -20,9 +20,15 @@ pub struct Store<K: Kind> {
     failure: Option<Failure>,
     /// When it was last heard that everything is known.
     heard: Option<Instant>,
-    /// Objects that are being asked for, and whether the watch has said something of them meanwhile.
-    asked: BTreeMap<ObjectName, bool>,
+    /// Questions that have no answer yet, and whose objects nobody has said anything newer of meanwhile.
+    asked: BTreeMap<Ticket, ObjectName>,
+    /// The next question.
+    next: Ticket,
 }
+
+/// One question for an object, which tells its answer from those to other questions of the same name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
 
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +72,7 @@ impl<K: Kind> Default for Store<K> {
             failure: None,
             heard: None,
             asked: BTreeMap::new(),
+            next: Ticket::default(),
         }
     }
 }
@@ -73,12 +80,15 @@ impl<K: Kind> Default for Store<K> {
 impl<K: Kind> Store<K> {
     /// Takes note of what was said, and returns what it changes.
     pub fn take(&mut self, said: Said<K>) -> Vec<Changed<K::Value>> {
-        match &said {
-            Said::Listed | Said::Object(_) | Said::Gone(..) | Said::Good => {
-                self.failure = None;
-                self.heard = Some(Instant::now());
-            }
-            Said::Listing | Said::Failed(_) => {}
+        let is_news = match &said {
+            // Half a list says nothing of what it has yet to name.
+            Said::Object(_) => self.listing.is_none(),
+            Said::Listed | Said::Gone(..) | Said::Good => true,
+            Said::Listing | Said::Failed(_) => false,
+        };
+        if is_news {
+            self.failure = None;
+            self.heard = Some(Instant::now());
         }
         match said {
             Said::Listing => {
@@ -87,9 +97,7 @@ impl<K: Kind> Store<K> {
             }
             Said::Listed => {
                 self.synced = true;
-                self.asked
-                    .values_mut()
-                    .for_each(|overtaken| *overtaken = true);
+                self.asked.clear();
                 self.forget_unlisted()
             }
             Said::Object(seen) => {
@@ -121,21 +129,26 @@ impl<K: Kind> Store<K> {
     }
 
     /// An object is being asked for, beside the watch.
-    pub fn ask(&mut self, name: ObjectName) {
-        self.asked.insert(name, false);
+    pub fn ask(&mut self, name: ObjectName) -> Ticket {
+        let ticket = self.next;
+        self.next = Ticket(ticket.0 + 1);
+        self.asked.insert(ticket, name);
+        ticket
     }
 
-    /// What was answered. None: the watch said something meanwhile that may be newer, so the answer is worth nothing.
-    /// Otherwise it is newer than all that the watch has said, as it was asked for after that.
+    /// What was answered. None: the watch, or the answer to another question, said something meanwhile that may be
+    /// newer, so this one is worth nothing. Otherwise it is newer than all that was said, as it was asked for after that.
     pub fn answered(
         &mut self,
-        name: &ObjectName,
+        ticket: Ticket,
         found: Option<Seen<K>>,
     ) -> Option<Vec<Changed<K::Value>>> {
-        if self.asked.remove(name)? {
-            return None;
-        }
-        let change = found.and_then(|seen| self.put(name.clone(), Stored::of(seen, true)));
+        let name = self.asked.remove(&ticket)?;
+        let Some(seen) = found else {
+            return Some(Vec::new());
+        };
+        self.overtake(&name);
+        let change = self.put(name, Stored::of(seen, true));
         Some(change.into_iter().collect())
     }
 
@@ -170,9 +183,7 @@ impl<K: Kind> Store<K> {
     }
 
     fn overtake(&mut self, name: &ObjectName) {
-        if let Some(overtaken) = self.asked.get_mut(name) {
-            *overtaken = true;
-        }
+        self.asked.retain(|_, asked| asked != name);
     }
 
     fn is_older(&self, name: &ObjectName, uid: Option<&str>) -> bool {

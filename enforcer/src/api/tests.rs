@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::convert::Converted;
 
+mod broken_watches;
+
 /// ConfigMaps, of which the field `v` is kept.
 #[derive(Debug, Clone)]
 struct Maps;
@@ -224,9 +226,9 @@ fn an_answer_that_the_watch_has_overtaken_is_worth_nothing() {
     ];
     for (what, said) in overtaking {
         let mut store = Store::<Maps>::default();
-        store.ask(a());
+        let ticket = store.ask(a());
         store.take(said);
-        let answered = store.answered(&a(), Some(object("a", "a", "1")));
+        let answered = store.answered(ticket, Some(object("a", "a", "1")));
         assert_eq!(answered, None, "{what}");
         assert_ne!(
             store.get(&a()).map(|known| known.value.as_deref()),
@@ -235,9 +237,9 @@ fn an_answer_that_the_watch_has_overtaken_is_worth_nothing() {
         );
     }
     let mut store = Store::<Maps>::default();
-    store.ask(a());
+    let ticket = store.ask(a());
     store.take(gone("b"));
-    let answered = store.answered(&a(), Some(object("a", "a", "1")));
+    let answered = store.answered(ticket, Some(object("a", "a", "1")));
     assert_eq!(answered, Some(vec![(a(), Some(Some("1".to_owned())))]));
     assert_eq!(store.take(seen("a", "1")), []);
 }
@@ -247,9 +249,9 @@ fn what_the_watch_still_says_of_the_namesake_before_it_is_older_than_an_answer()
     let mut store = Store::<Maps>::default();
     let of = |uid: &str| Said::Gone(name("a"), Some(uid.to_owned()));
     store.take(Said::Object(Box::new(object("a", "old", "1"))));
-    store.ask(name("a"));
+    let ticket = store.ask(name("a"));
     store
-        .answered(&name("a"), Some(object("a", "new", "2")))
+        .answered(ticket, Some(object("a", "new", "2")))
         .unwrap();
     assert_eq!(
         store.take(Said::Object(Box::new(object("a", "old", "3")))),
@@ -263,6 +265,37 @@ fn what_the_watch_still_says_of_the_namesake_before_it_is_older_than_an_answer()
     assert_eq!(store.take(of("new")).len(), 1);
 }
 
+#[test]
+fn an_object_of_a_list_that_is_not_complete_neither_refreshes_nor_mends() {
+    let mut store = Store::<Maps>::default();
+    store.take(Said::Listing);
+    store.take(Said::Listed);
+    let before = store.freshness();
+    store.take(Said::Failed(Failure::Refused("forbidden".into())));
+    store.take(Said::Listing);
+    store.take(seen("a", "1"));
+    assert_eq!(store.freshness(), before);
+    assert!(store.failure().is_some());
+    store.take(Said::Listed);
+    assert_ne!(store.freshness(), before);
+    assert_eq!(store.failure(), None);
+}
+
+#[test]
+fn an_answer_to_an_older_question_of_the_same_name_leaves_no_ghost() {
+    let of = |uid: &str, value: &str| Said::Object(Box::new(object("a", uid, value)));
+    let mut store = Store::<Maps>::default();
+    let first = store.ask(name("a"));
+    store.take(of("old", "1"));
+    store.take(Said::Gone(name("a"), Some("old".to_owned())));
+    let second = store.ask(name("a"));
+    let old = object("a", "old", "1");
+    assert_eq!(store.answered(first, Some(old)), None);
+    let new = object("a", "new", "2");
+    assert_eq!(store.answered(second, Some(new)).unwrap().len(), 1);
+    assert_eq!(store.take(of("new", "3")).len(), 1);
+}
+
 /// What happens at the server, on its way to us, and to a direct question.
 #[derive(Debug, Clone)]
 enum Step {
@@ -271,15 +304,18 @@ enum Step {
     /// So many events of the watch arrive.
     Arrive(u8),
     Ask(u8),
-    /// The server answers what was asked.
-    Read,
-    /// That answer arrives.
-    Answer,
+    /// The server answers one of the questions.
+    Read(u8),
+    /// One of its answers arrives.
+    Answer(u8),
     /// The server is listed, and the list arrives but for its end.
     List,
     /// The end of the list.
     Listed,
 }
+
+/// How many questions may be open at a time, of one name too.
+const QUESTIONS: u8 = 3;
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
@@ -287,15 +323,15 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..2_u8).prop_map(Step::Delete),
         4 => (1..4_u8).prop_map(Step::Arrive),
         3 => (0..2_u8).prop_map(Step::Ask),
-        3 => Just(Step::Read),
-        3 => Just(Step::Answer),
+        3 => (0..QUESTIONS).prop_map(Step::Read),
+        3 => (0..QUESTIONS).prop_map(Step::Answer),
         1 => Just(Step::List),
         1 => Just(Step::Listed),
     ]
 }
 
-/// What the server said to a question, once it did: the object's UID and value, if there is one.
-type Read = Option<Option<(u32, u8)>>;
+/// A question, and what the server said to it, once it did: the object's UID and value, if there is one.
+type Asked = (Ticket, u8, Option<Option<(u32, u8)>>);
 
 /// A server, what of it is on its way to a store, and what the store has told.
 #[derive(Debug, Default)]
@@ -303,7 +339,7 @@ struct Race {
     server: BTreeMap<u8, (u32, u8)>,
     births: u32,
     events: VecDeque<(u8, u32, Option<u8>)>,
-    question: Option<(u8, Read)>,
+    questions: BTreeMap<u8, Asked>,
     listing: bool,
     store: Store<Maps>,
     told: BTreeMap<ObjectName, Option<String>>,
@@ -362,23 +398,24 @@ impl Race {
             Step::Arrive(_) if self.listing => {}
             Step::Arrive(events) => (0..events).for_each(|_| self.arrive()),
             Step::Ask(number) => {
-                if self.question.is_none() {
-                    self.store.ask(name(&number.to_string()));
-                    self.question = Some((number, None));
+                let free = (0..QUESTIONS).find(|at| !self.questions.contains_key(at));
+                if let Some(at) = free {
+                    let ticket = self.store.ask(name(&number.to_string()));
+                    self.questions.insert(at, (ticket, number, None));
                 }
             }
-            Step::Read => {
-                if let Some((number, answer @ None)) = &mut self.question {
+            Step::Read(at) => {
+                if let Some((_, number, answer @ None)) = self.questions.get_mut(&at) {
                     *answer = Some(self.server.get(number).copied());
                 }
             }
-            Step::Answer => {
-                if let Some((number, Some(answer))) = self.question {
-                    self.question = None;
+            Step::Answer(at) => {
+                if let Some(&(ticket, number, Some(answer))) = self.questions.get(&at) {
+                    self.questions.remove(&at);
                     let of = number.to_string();
                     let found = answer
                         .map(|(uid, value)| object(&of, &uid.to_string(), &value.to_string()));
-                    let changes = self.store.answered(&name(&of), found);
+                    let changes = self.store.answered(ticket, found);
                     self.note(changes.unwrap_or_default());
                 }
             }
@@ -407,8 +444,10 @@ proptest! {
         for step in steps {
             race.take(step);
         }
-        race.take(Step::Read);
-        race.take(Step::Answer);
+        for at in 0..QUESTIONS {
+            race.take(Step::Read(at));
+            race.take(Step::Answer(at));
+        }
         race.listed();
         while !race.events.is_empty() {
             race.arrive();

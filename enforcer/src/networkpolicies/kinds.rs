@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::{core, discovery, networking};
-use podgate_policy::model::{EndpointSlice, Namespace, NetworkPolicy, Selector, Service};
+use podgate_policy::model::{EndpointSlice, Namespace, NetworkPolicy, Pod, Selector, Service};
+use serde_json::Value;
 
 use crate::api::{Kind, Parts};
 use crate::convert::pod::IdentifiedPod;
@@ -15,15 +16,19 @@ pub struct Namespaces;
 
 impl Kind for Namespaces {
     type Object = core::v1::Namespace;
-    type Value = Namespace;
+    /// None: its labels are not known, and it matches no selector.
+    type Value = Option<Namespace>;
 
     const NAME: &'static str = "namespaces";
 
     fn convert(object: &Self::Object) -> Converted<Self::Value> {
-        convert::namespace::convert(object).map(|named| named.namespace)
+        convert::namespace::convert(object).map(|named| Some(named.namespace))
     }
 
     fn salvage(parts: &Parts) -> Self::Value {
+        if !parts.has_readable_labels() {
+            return None;
+        }
         let object = core::v1::Namespace {
             metadata: parts.metadata(),
             ..core::v1::Namespace::default()
@@ -47,13 +52,35 @@ impl Kind for Pods {
         convert::pod::convert(object).map(Arc::new)
     }
 
+    /// In doubt it counts as in the node's network: no selector finds it as a peer. What judges it goes by its labels,
+    /// as far as they can be read.
     fn salvage(parts: &Parts) -> Self::Value {
         let object = core::v1::Pod {
             metadata: parts.metadata(),
             spec: parts.part("spec"),
             status: parts.part("status"),
         };
-        Self::convert(&object).value
+        let salvaged = Self::convert(&object).value;
+        let is_in_doubt = !parts.has_readable_labels() || may_be_in_the_nodes_network(parts);
+        if !is_in_doubt {
+            return salvaged;
+        }
+        Arc::new(IdentifiedPod {
+            pod: Arc::new(Pod {
+                host_network: true,
+                host_ports: Vec::new(),
+                ..salvaged.pod.as_ref().clone()
+            }),
+            ..salvaged.as_ref().clone()
+        })
+    }
+}
+
+/// Whether a pod is in the node's network, or does not say in a way that can be read.
+fn may_be_in_the_nodes_network(parts: &Parts) -> bool {
+    match parts.at("/spec/hostNetwork") {
+        Some(value) => value.as_bool() != Some(false),
+        None => !parts.at("/spec").is_some_and(Value::is_object),
     }
 }
 
@@ -97,13 +124,51 @@ impl Kind for Services {
         convert::service::convert(object).map(|named| named.service)
     }
 
+    /// Its addresses stay those of a Service. Without ports they lead nowhere: only what names a cluster address allows
+    /// it, and an external one is judged as any address.
     fn salvage(parts: &Parts) -> Self::Value {
         let object = core::v1::Service {
             metadata: parts.metadata(),
-            spec: parts.part("spec"),
-            status: parts.part("status"),
+            spec: parts
+                .part("spec")
+                .or_else(|| Some(addresses_in_spec(parts))),
+            status: parts
+                .part("status")
+                .or_else(|| Some(addresses_in_status(parts))),
         };
         Self::convert(&object).value
+    }
+}
+
+/// What the spec of a Service says of addresses, and whether they are kube-proxy's.
+fn addresses_in_spec(parts: &Parts) -> core::v1::ServiceSpec {
+    let texts = |pointer| {
+        let texts = parts.elements(pointer).iter().filter_map(Value::as_str);
+        Some(texts.map(str::to_owned).collect())
+    };
+    core::v1::ServiceSpec {
+        type_: parts.text("/spec/type"),
+        cluster_ip: parts.text("/spec/clusterIP"),
+        cluster_ips: texts("/spec/clusterIPs"),
+        external_ips: texts("/spec/externalIPs"),
+        ..core::v1::ServiceSpec::default()
+    }
+}
+
+/// What the status of a Service says of the addresses of load balancers.
+fn addresses_in_status(parts: &Parts) -> core::v1::ServiceStatus {
+    let text = |balancer: &Value, field| balancer.get(field)?.as_str().map(str::to_owned);
+    let balancers = parts.elements("/status/loadBalancer/ingress").iter();
+    let ingress = balancers.map(|balancer| core::v1::LoadBalancerIngress {
+        ip: text(balancer, "ip"),
+        ip_mode: text(balancer, "ipMode"),
+        ..core::v1::LoadBalancerIngress::default()
+    });
+    core::v1::ServiceStatus {
+        load_balancer: Some(core::v1::LoadBalancerStatus {
+            ingress: Some(ingress.collect()),
+        }),
+        ..core::v1::ServiceStatus::default()
     }
 }
 

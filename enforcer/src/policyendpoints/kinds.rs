@@ -55,9 +55,10 @@ impl Kind for OwnerPolicies {
 
     /// Whom it selects is not known: it isolates every pod of its namespace, and its slices say what it allows.
     fn salvage(parts: &Parts) -> Self::Value {
+        let metadata = parts.metadata();
         OwnerPolicy {
-            uid: parts.metadata().uid.unwrap_or_default(),
-            deleting: false,
+            deleting: metadata.deletion_timestamp.is_some(),
+            uid: metadata.uid.unwrap_or_default(),
             policy: Arc::new(NetworkPolicy {
                 members: Selector::Invalid.into(),
                 isolates_ingress: true,

@@ -83,11 +83,21 @@ enum Progress {
         /// Which pods.
         excused: BTreeSet<PodUid>,
     },
-    /// They should, or did and do not any more: what is missing isolates every pod of the policy.
+    /// They should, or did and do not any more, or nobody knows since when they do not: what is missing isolates every
+    /// pod of the policy.
     Missing,
 }
 
 impl Standing {
+    /// The standing of a policy that is there when an enforcer starts. It may have isolated its pods for long, so it
+    /// excuses none.
+    pub(super) fn found() -> Self {
+        Self {
+            confirmed: Directions::default(),
+            progress: Progress::Missing,
+        }
+    }
+
     /// The standing when the policy has the directions `wanted` and its slices have `said` some.
     pub(super) fn after(
         self,

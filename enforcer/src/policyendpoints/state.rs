@@ -59,6 +59,8 @@ pub(crate) struct State {
     pod_changes: Vec<Change>,
     told: BTreeMap<PolicyKey, Told>,
     listed: BTreeMap<IpAddr, BTreeSet<ListName>>,
+    /// Whether the engine was told anything. What there is before may be from before this enforcer.
+    has_begun: bool,
 }
 
 /// What the engine was told of one policy.
@@ -125,10 +127,9 @@ impl State {
         sets.chain(standings).min()
     }
 
-    /// Whether no policy's slices are just being written.
-    pub(crate) fn is_settled(&self, now: Instant) -> bool {
-        let mut due = self.sets.values().filter_map(SliceSet::due);
-        due.all(|due| due <= now)
+    /// When no policy's slices are being written any more, if nothing more is heard; nothing if none are.
+    pub(crate) fn settled_at(&self) -> Option<Instant> {
+        self.sets.values().filter_map(SliceSet::due).max()
     }
 
     /// What the engine is to be told now. Everything must have been listed once.
@@ -150,6 +151,7 @@ impl State {
         for key in changed {
             self.tell(key, now, &mut policies, &mut addresses);
         }
+        self.has_begun = true;
         let pods = std::mem::take(&mut self.pod_changes).into_iter();
         let policies = policies
             .into_iter()
@@ -262,7 +264,11 @@ impl State {
             .unwrap_or_default();
         let wanted = Directions::of_policy(policy);
         let running = || running(&self.pods, &key.name.namespace);
-        let standing = self.standings.remove(key).unwrap_or_default();
+        let standing = self.standings.remove(key);
+        let standing = standing.unwrap_or_else(|| match self.has_begun {
+            true => Standing::default(),
+            false => Standing::found(),
+        });
         let standing = standing.after(wanted, said, now, running);
         let mut told = Told::default();
         let missing = wanted.without(said);

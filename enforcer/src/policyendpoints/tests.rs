@@ -21,6 +21,7 @@ mod controller;
 mod members;
 mod same_verdicts;
 mod settling;
+mod source;
 mod tolerance;
 
 const MS: Duration = Duration::from_millis(1);

@@ -75,6 +75,27 @@ fn a_policy_whose_slices_never_come_isolates_after_ten_seconds_and_says_so() {
 }
 
 #[test]
+fn an_enforcer_that_starts_excuses_no_pod_from_policies_that_it_finds() {
+    let mut desk = Desk::new();
+    let web = Arc::new(pod("web", "u", "web", Some("10.0.0.1")));
+    for heard in [
+        Heard::Pod(ObjectName::new("ns", "web"), Some(web)),
+        Heard::Policy(ObjectName::new("ns", "p"), Some(policy("n", true, false))),
+    ] {
+        desk.state.take(heard, desk.now);
+    }
+    desk.tell();
+    assert!(desk.is_isolated("web", Ingress));
+    assert_eq!(desk.errors.len(), 1);
+    desk.slice("p-1", slice_for(&["Ingress"]), owned_by("p", "n"));
+    desk.pass(300 * MS);
+    assert_eq!(desk.judge("web", Ingress, "10.0.0.7", 80), Allow);
+    assert_eq!(desk.errors, [""; 0]);
+    desk.policy("q", Some(policy("m", false, true)));
+    assert!(!desk.is_isolated("web", Egress), "a policy made since");
+}
+
+#[test]
 fn a_running_pod_takes_its_directions_from_the_slices() {
     let mut desk = settled();
     desk.policy("p", Some(policy("n", true, true)));

@@ -1,7 +1,9 @@
 //! What is accepted, and what is wrong and allows nothing.
 
+use super::super::kinds::{OwnerPolicies, PolicyEndpoints};
 use super::super::slice::{Entry, EntryPeer, EntryPorts, Owner};
 use super::*;
+use crate::api::{Kind, Seen};
 
 fn entries(list: Value) -> (Vec<Entry>, Vec<String>) {
     let spec = json!({"policyRef": {"name": "p", "namespace": "ns"}, "egress": list});
@@ -183,6 +185,31 @@ fn an_object_that_cannot_be_read_is_its_owners_slice_and_allows_nothing() {
         assert!(slice.ingress.is_empty() && slice.egress.is_empty());
         assert!(!converted.complaints.is_empty(), "{spec}");
     }
+}
+
+#[test]
+fn an_object_that_does_not_fit_its_type_keeps_its_owner_and_its_end() {
+    fn salvaged<K: Kind>(metadata: Value) -> K::Value {
+        let mut object =
+            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "n"}, "spec": {}});
+        // A type that no version of Kubernetes has.
+        object["metadata"]["generation"] = json!("new form");
+        let metadata = metadata.as_object().unwrap().clone();
+        object["metadata"].as_object_mut().unwrap().extend(metadata);
+        let seen: Seen<K> = serde_json::from_value(object).unwrap();
+        assert!(seen.complaints[0].contains("cannot be read"), "{seen:?}");
+        seen.value
+    }
+    let owners = json!({"ownerReferences": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "c"},
+        owned_by("p", "n"),
+    ]});
+    let slice = salvaged::<PolicyEndpoints>(owners);
+    assert_eq!(slice.policy.name, ObjectName::new("ns", "p"));
+    assert_eq!(slice.policy.owner, Owner::NetworkPolicy("n".into()));
+    let going = json!({"deletionTimestamp": "2026-11-21T10:00:00Z"});
+    assert!(salvaged::<OwnerPolicies>(going).deleting);
+    assert!(!salvaged::<OwnerPolicies>(json!({})).deleting);
 }
 
 #[test]

@@ -1,0 +1,118 @@
+//! Watches that begin and then break, against a server that answers so.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::http::Uri;
+use tokio::sync::mpsc;
+
+use super::*;
+
+/// An ERROR of the API server within a watch.
+fn error() -> String {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": "an event cannot be decoded", "reason": "InternalError", "code": 500,
+    });
+    format!("{}\n", json!({"type": "ERROR", "object": status}))
+}
+
+/// A bookmark of this version.
+fn bookmark(version: &str) -> String {
+    let object = json!({
+        "kind": "ConfigMap", "apiVersion": "v1", "metadata": {"resourceVersion": version},
+    });
+    format!("{}\n", json!({"type": "BOOKMARK", "object": object}))
+}
+
+/// What a follower says of a server that has nothing, and that answers every watch with `watch`; and the server's
+/// requests.
+async fn said_of(watch: String) -> (mpsc::Receiver<Said<Maps>>, Arc<Mutex<Vec<&'static str>>>) {
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let asked = requests.clone();
+    let answer = move |uri: Uri| {
+        let is_watch = uri
+            .query()
+            .is_some_and(|query| query.contains("watch=true"));
+        let (request, answer) = if is_watch {
+            ("watch", watch.clone())
+        } else {
+            let list = json!({
+                "kind": "ConfigMapList", "apiVersion": "v1",
+                "metadata": {"resourceVersion": "9"}, "items": [],
+            });
+            ("list", list.to_string())
+        };
+        asked.lock().unwrap().push(request);
+        async move { answer }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let app = Router::new().fallback(answer);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let config = kube::Config::new(server.parse().unwrap());
+    let client = kube::Client::try_from(config).unwrap();
+    let (out, said) = mpsc::channel(1);
+    tokio::spawn(follow::<Maps, _>(client, out, |said| said));
+    (said, requests)
+}
+
+/// What is said up to the second failure.
+async fn until_the_second_failure(said: &mut mpsc::Receiver<Said<Maps>>) -> Vec<&'static str> {
+    let mut words = Vec::new();
+    while words.iter().filter(|word| **word == "failed").count() < 2 {
+        words.push(match said.recv().await.unwrap() {
+            Said::Listing => "listing",
+            Said::Listed => "listed",
+            Said::Object(_) => "object",
+            Said::Gone(..) => "gone",
+            Said::Good => "good",
+            Said::Failed(_) => "failed",
+        });
+    }
+    words
+}
+
+#[tokio::test]
+async fn an_error_within_a_watch_leads_to_a_list() {
+    let (mut said, requests) = said_of(error()).await;
+    let words = until_the_second_failure(&mut said).await;
+    let round = ["listing", "listed", "good", "failed"];
+    assert_eq!(words, [round, round].concat());
+    assert_eq!(
+        requests.lock().unwrap()[..4],
+        ["list", "watch", "list", "watch"]
+    );
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_leads_to_a_list() {
+    let (mut said, _) = said_of("{\"type\": \"NEWS\", \"object\": {}}\n".to_owned()).await;
+    let words = until_the_second_failure(&mut said).await;
+    let round = ["listing", "listed", "good", "failed"];
+    assert_eq!(words, [round, round].concat());
+}
+
+#[tokio::test]
+async fn that_a_watch_begins_after_one_that_brought_nothing_is_no_news() {
+    let (mut said, _) = said_of(String::new()).await;
+    let words = until_the_second_failure(&mut said).await;
+    assert_eq!(words, ["listing", "listed", "good", "failed", "failed"]);
+}
+
+#[tokio::test]
+async fn a_watch_that_brought_something_before_it_broke_goes_on() {
+    let (mut said, _) = said_of(bookmark("10")).await;
+    let words = until_the_second_failure(&mut said).await;
+    let round = ["good", "good", "failed"];
+    assert_eq!(words[..2], ["listing", "listed"]);
+    assert_eq!(words[2..], [round, round].concat());
+}
+
+#[tokio::test]
+async fn a_bookmark_without_a_version_leads_to_a_list() {
+    let (mut said, _) = said_of(bookmark("")).await;
+    let words = until_the_second_failure(&mut said).await;
+    let round = ["listing", "listed", "good", "failed"];
+    assert_eq!(words, [round, round].concat());
+}
