@@ -33,9 +33,17 @@ pub enum Condition {
     /// This enforcer has put nothing in force yet: its source is not synced, for these reasons if there are any.
     Starting(Vec<String>),
     /// Every pod that the source knows has its policy, and the source has no error.
-    Ready,
-    /// Something is not as the source says; each reason is a sentence for people.
-    Degraded(Vec<String>),
+    Ready {
+        /// What somebody should mend all the same.
+        warnings: Vec<String>,
+    },
+    /// Something is not as the source says.
+    Degraded {
+        /// What, each a sentence for people.
+        reasons: Vec<String>,
+        /// What somebody should mend beside that.
+        warnings: Vec<String>,
+    },
 }
 
 /// Makes the process's recorder of metrics.
@@ -83,14 +91,14 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
         );
     }
     let ages = ages(&health.freshness.borrow(), Instant::now());
-    let (is_ready, mut lines) = match &*health.condition.borrow() {
-        Condition::Ready => (true, vec!["ok".to_owned()]),
+    let (is_ready, mut lines, warnings) = match health.condition.borrow().clone() {
+        Condition::Ready { warnings } => (true, vec!["ok".to_owned()], warnings),
         Condition::Starting(reasons) => {
             let mut lines = vec!["not synced: the first table set is not in force yet".to_owned()];
-            lines.extend_from_slice(reasons);
-            (false, lines)
+            lines.extend(reasons);
+            (false, lines, Vec::new())
         }
-        Condition::Degraded(reasons) => (false, reasons.clone()),
+        Condition::Degraded { reasons, warnings } => (false, reasons, warnings),
     };
     let stale: Vec<_> = ages.iter().filter(|(_, age)| *age > STALE).collect();
     if is_ready && !stale.is_empty() {
@@ -98,6 +106,8 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
             "stale: what is in force is in force, and changes since then are not known".to_owned(),
         ];
     }
+    let warnings = warnings.iter();
+    lines.extend(warnings.map(|warning| format!("warning: {warning}")));
     for (kind, age) in &ages {
         lines.push(format!("{kind}: as of {} s ago", age.as_secs()));
     }

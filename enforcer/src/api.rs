@@ -8,6 +8,7 @@
 
 mod client;
 mod follow;
+pub(crate) mod health;
 mod kind;
 mod store;
 mod traffic;

@@ -40,7 +40,7 @@ use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
 use crate::compiled::Compiled;
 use crate::plan::Rulesets;
-use crate::source::{Answer, Objects, Question};
+use crate::source::{Answer, Objects, Question, Wrong};
 use answer::{Inquiry, Progress, Trouble};
 use backoff::Backoff;
 use build::Built;
@@ -80,7 +80,7 @@ pub struct Engine {
     mode: Mode,
     cluster: Cluster,
     /// What is wrong with the source now.
-    source_errors: Vec<String>,
+    source_wrong: Wrong,
     /// Files of attachments that cannot be read.
     unreadable: Vec<String>,
     /// Where the others are, as it was when all of them were read.
@@ -135,7 +135,7 @@ impl Engine {
     fn start(
         beginning: Beginning,
         source: Objects,
-        source_errors: Vec<String>,
+        source_wrong: Wrong,
         condition: watch::Sender<Condition>,
     ) -> Result<Self> {
         let Beginning {
@@ -165,7 +165,7 @@ impl Engine {
             paths,
             mode,
             cluster,
-            source_errors,
+            source_wrong,
             unreadable: files.unreadable,
             directory: Directory::default(),
             built,
@@ -265,7 +265,7 @@ impl Engine {
             self.settle(source.is_some());
         }
         if let Some(source) = source {
-            self.source_errors = source.errors;
+            self.source_wrong = source.wrong;
             self.cluster.apply(source.changes);
             changed = true;
         }

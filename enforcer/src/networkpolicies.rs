@@ -26,17 +26,15 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::{Changed, Failure, Kind, Said, Store, follow};
+use crate::api::health::{self, KindHealth};
+use crate::api::{Changed, Said, Store, follow};
 use crate::engine::Event;
-use crate::source::{Answer, Change, Freshness, Question, Update};
+use crate::source::{Answer, Change, Freshness, Question, Update, Wrong};
 pub(crate) use asking::Asking;
 pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
 
 /// Messages on their way to the source; then the watches wait.
 const QUEUE: usize = 1024;
-
-/// How many errors about single objects are told; the rest is counted.
-const TOLD: usize = 20;
 
 /// Something for the source.
 #[derive(Debug)]
@@ -64,7 +62,7 @@ struct Source {
     /// What the engine has not been told.
     changes: Vec<Change>,
     /// Whether everything was known, and what was wrong, when the engine was told last.
-    told: Option<(bool, Vec<String>)>,
+    told: Option<(bool, Wrong)>,
 }
 
 /// Follows the API server, tells the engine, and answers its questions, until it has ended.
@@ -158,20 +156,20 @@ impl Source {
 
     /// What the engine has not been told yet. What is known is told only once all of it is.
     fn news(&mut self) -> Option<Event> {
-        let errors = self.errors();
-        let synced = self.kinds().iter().all(|kind| kind.is_synced);
-        let same = self.told.as_ref() == Some(&(synced, errors.clone()));
+        let wrong = self.wrong();
+        let synced = self.kinds().iter().all(KindHealth::is_synced);
+        let same = self.told.as_ref() == Some(&(synced, wrong.clone()));
         if same && (!synced || self.changes.is_empty()) {
             return None;
         }
-        self.told = Some((synced, errors.clone()));
+        self.told = Some((synced, wrong.clone()));
         Some(if synced {
             Event::Source(Update {
                 changes: std::mem::take(&mut self.changes),
-                errors,
+                wrong,
             })
         } else {
-            Event::NotSynced(errors)
+            Event::NotSynced(wrong.errors)
         })
     }
 
@@ -185,66 +183,20 @@ impl Source {
         ]
     }
 
-    fn kinds(&self) -> [KindState<'_>; 5] {
+    fn kinds(&self) -> [KindHealth<'_>; 5] {
         [
-            KindState::of(&self.namespaces),
-            KindState::of(&self.pods),
-            KindState::of(&self.policies),
-            KindState::of(&self.services),
-            KindState::of(&self.endpoint_slices),
+            KindHealth::of(&self.namespaces),
+            KindHealth::of(&self.pods),
+            KindHealth::of(&self.policies),
+            KindHealth::of(&self.services),
+            KindHealth::of(&self.endpoint_slices),
         ]
     }
 
-    /// What somebody has to do something about. A server that is away is no such thing once everything was listed.
-    fn errors(&self) -> Vec<String> {
-        let mut errors = Vec::new();
-        for kind in self.kinds() {
-            match kind.failure {
-                Some(failure @ (Failure::Refused(_) | Failure::NoSuchKind(_))) => {
-                    errors.push(format!("watch {}: {failure}", kind.name));
-                }
-                Some(failure @ Failure::Unreachable(_)) if !kind.is_synced => {
-                    errors.push(format!("list {}: {failure}", kind.name));
-                }
-                Some(Failure::Unreachable(_)) | None => {}
-            }
-        }
-        let of_objects = complaints(&self.namespaces)
-            .chain(complaints(&self.pods))
-            .chain(complaints(&self.policies))
-            .chain(complaints(&self.services))
-            .chain(complaints(&self.endpoint_slices));
-        let mut of_objects = of_objects.fuse();
-        errors.extend(of_objects.by_ref().take(TOLD));
-        let more = of_objects.count();
-        if more > 0 {
-            errors.push(format!(
-                "{more} more objects are wrong in part; the log has them"
-            ));
-        }
-        errors
-    }
-}
-
-/// What is to be said of a kind as a whole.
-struct KindState<'a> {
-    name: &'static str,
-    is_synced: bool,
-    failure: Option<&'a Failure>,
-}
-
-impl<'a> KindState<'a> {
-    fn of<K: Kind>(store: &'a Store<K>) -> Self {
-        Self {
-            name: K::NAME,
-            is_synced: store.is_synced(),
-            failure: store.failure(),
+    fn wrong(&self) -> Wrong {
+        Wrong {
+            errors: health::errors(self.kinds()),
+            warnings: health::first_of(health::complaints(self.kinds())),
         }
     }
-}
-
-fn complaints<K: Kind>(store: &Store<K>) -> impl Iterator<Item = String> {
-    store
-        .complaints()
-        .map(|(name, complaint)| format!("{} {name}: {complaint}", K::NAME))
 }

@@ -35,18 +35,16 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::{Changed, Failure, Kind, Said, Store, follow, follow_selected};
+use crate::api::health::{self, KindHealth};
+use crate::api::{Changed, Kind, Said, Store, follow, follow_selected};
 use crate::engine::Event;
 use crate::networkpolicies::{Asking, EndpointSlices, Pods, Services};
-use crate::source::{Answer, Change, Freshness, Question, Update};
+use crate::source::{Answer, Change, Freshness, Question, Update, Wrong};
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
 
 /// Messages on their way to the source; then the watches wait.
 const QUEUE: usize = 1024;
-
-/// How many errors about single objects are told; the rest is counted.
-const TOLD: usize = 20;
 
 /// Something for the source.
 #[derive(Debug)]
@@ -79,7 +77,7 @@ struct Source {
     /// Whether everything has been known once.
     is_synced: bool,
     /// Whether that was so, and what was wrong, when the engine was told last.
-    told: Option<(bool, Vec<String>)>,
+    told: Option<(bool, Wrong)>,
 }
 
 /// Follows the API server, tells the engine, and answers its questions, until it has ended.
@@ -211,7 +209,7 @@ impl Source {
     }
 
     fn is_listed(&self) -> bool {
-        self.kinds().iter().all(|kind| kind.is_synced)
+        self.kinds().iter().all(KindHealth::is_synced)
     }
 
     fn hear<V>(
@@ -230,72 +228,40 @@ impl Source {
     fn news(&mut self, now: Instant) -> Option<Event> {
         let is_settled = self.state.settled_at().is_none_or(|at| at <= now);
         self.is_synced |= self.is_listed() && is_settled;
-        let (changes, missing): (Vec<Change>, _) = if self.is_synced {
-            let Update {
-                mut changes,
-                errors,
-            } = self.state.update(now);
+        let mut changes = Vec::new();
+        if self.is_synced {
+            changes = self.state.update(now);
             changes.append(&mut self.changes);
-            (changes, errors)
-        } else {
-            (Vec::new(), Vec::new())
-        };
-        let mut errors = self.errors();
-        errors.extend(missing);
-        let same = self.told.as_ref() == Some(&(self.is_synced, errors.clone()));
+        }
+        let wrong = self.wrong();
+        let same = self.told.as_ref() == Some(&(self.is_synced, wrong.clone()));
         if same && changes.is_empty() {
             return None;
         }
-        self.told = Some((self.is_synced, errors.clone()));
+        self.told = Some((self.is_synced, wrong.clone()));
         Some(if self.is_synced {
-            Event::Source(Update { changes, errors })
+            Event::Source(Update { changes, wrong })
         } else {
-            Event::NotSynced(errors)
+            Event::NotSynced(wrong.errors)
         })
     }
 
-    fn kinds(&self) -> [KindState<'_>; 5] {
+    fn kinds(&self) -> [KindHealth<'_>; 5] {
         [
-            KindState::of(&self.slices),
-            KindState::of(&self.policies),
-            KindState::of(&self.pods),
-            KindState::of(&self.services),
-            KindState::of(&self.endpoints),
+            KindHealth::of(&self.slices),
+            KindHealth::of(&self.policies),
+            KindHealth::of(&self.pods),
+            KindHealth::of(&self.services),
+            KindHealth::of(&self.endpoints),
         ]
     }
 
-    /// What somebody has to do something about. A server that is away is no such thing once everything was listed.
-    fn errors(&self) -> Vec<String> {
-        let mut errors = Vec::new();
-        for kind in self.kinds() {
-            let name = kind.name;
-            match kind.failure {
-                Some(Failure::NoSuchKind(why)) => errors.push(format!(
-                    "watch {name}: the API server does not have them, and they are waited for; apply install/crds if the cluster's network policy controller does not: {why}"
-                )),
-                Some(failure @ Failure::Refused(_)) => {
-                    errors.push(format!("watch {name}: {failure}"));
-                }
-                Some(failure @ Failure::Unreachable(_)) if !kind.is_synced => {
-                    errors.push(format!("list {name}: {failure}"));
-                }
-                Some(Failure::Unreachable(_)) | None => {}
-            }
+    fn wrong(&self) -> Wrong {
+        let complaints = health::complaints(self.kinds());
+        Wrong {
+            errors: health::errors(self.kinds()),
+            warnings: health::first_of(self.state.overdue().chain(complaints)),
         }
-        let of_objects = complaints(&self.slices)
-            .chain(complaints(&self.policies))
-            .chain(complaints(&self.pods))
-            .chain(complaints(&self.services))
-            .chain(complaints(&self.endpoints));
-        let mut of_objects = of_objects.fuse();
-        errors.extend(of_objects.by_ref().take(TOLD));
-        let more = of_objects.count();
-        if more > 0 {
-            errors.push(format!(
-                "{more} more objects are wrong in part; the log has them"
-            ));
-        }
-        errors
     }
 }
 
@@ -312,27 +278,4 @@ fn known_here(mut slice: Arc<EndpointSlice>, node: &str) -> Arc<EndpointSlice> {
         }
     }
     slice
-}
-
-/// What is to be said of a kind as a whole.
-struct KindState<'a> {
-    name: &'static str,
-    is_synced: bool,
-    failure: Option<&'a Failure>,
-}
-
-impl<'a> KindState<'a> {
-    fn of<K: Kind>(store: &'a Store<K>) -> Self {
-        Self {
-            name: K::NAME,
-            is_synced: store.is_synced(),
-            failure: store.failure(),
-        }
-    }
-}
-
-fn complaints<K: Kind>(store: &Store<K>) -> impl Iterator<Item = String> {
-    store
-        .complaints()
-        .map(|(name, complaint)| format!("{} {name}: {complaint}", K::NAME))
 }

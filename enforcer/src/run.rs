@@ -19,7 +19,7 @@ use crate::networkpolicies;
 use crate::node::{self, Noticed};
 use crate::policyendpoints;
 use crate::socket::{EngineGone, Limits, Socket};
-use crate::source::{Freshness, Objects, Question, Update};
+use crate::source::{Freshness, Objects, Question, Update, Wrong};
 use crate::upkeep;
 
 /// Only root may hand over attachments.
@@ -235,7 +235,10 @@ async fn follow_manifests(
         let Snapshot { objects, errors } = snapshots.borrow_and_update().clone();
         let update = Update {
             changes: known.differences(&objects),
-            errors: errors.iter().map(ToString::to_string).collect(),
+            wrong: Wrong {
+                errors: errors.iter().map(ToString::to_string).collect(),
+                warnings: Vec::new(),
+            },
         };
         if engine.send(Event::Source(update)).is_err() {
             return Ok(());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! manifests ───────┐
-//! networkpolicies ─┼──► Update { changes, errors } ──► engine ──► Cluster, which compares with what it knew
+//! networkpolicies ─┼──► Update { changes, wrong } ──► engine ──► Cluster, which compares with what it knew
 //! policyendpoints ─┘
 //! ```
 //! A source that lists anew says what differs ([`Objects::differences`]), so that the engine sees single changes only.
@@ -43,8 +43,18 @@ pub enum Change {
 pub struct Update {
     /// What changed, in order.
     pub changes: Vec<Change>,
-    /// All that is wrong with the source now, each with what a person can do. Empty: everything it has is in force.
+    /// All that is wrong with the source now.
+    pub wrong: Wrong,
+}
+
+/// What is wrong with a source, each with what a person can do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wrong {
+    /// What keeps the node from being policed as the source says: something cannot be known or put in force.
     pub errors: Vec<String>,
+    /// What somebody should mend though the node is policed by all that is known: an object that is wrong in part, or
+    /// that has not come. Who may write objects can cause it, so it makes no node unready.
+    pub warnings: Vec<String>,
 }
 
 /// How fresh a source's knowledge is: for each kind of objects when it was last heard that everything of it is known;

@@ -30,13 +30,19 @@ fn known(kinds: &[(&'static str, u64)]) -> watch::Receiver<Freshness> {
     watch::channel(heard.collect()).1
 }
 
+fn ready() -> Condition {
+    Condition::Ready {
+        warnings: Vec::new(),
+    }
+}
+
 #[tokio::test]
 async fn readiness_says_how_old_the_knowledge_is_and_ends_when_it_is_too_old() {
     for (ages, status) in [
         (&[("pods", 7), ("services", 90)][..], 200),
         (&[("pods", 7), ("services", 4000)], 503),
     ] {
-        let (_engine, condition) = watch::channel(Condition::Ready);
+        let (_engine, condition) = watch::channel(ready());
         let address = served(health(condition, known(ages))).await;
         let (seen, body) = ask(address, "/readyz").await;
         assert_eq!(seen, status, "{body}");
@@ -61,11 +67,21 @@ async fn readiness_says_why_not() {
             503,
             "list pods: forbidden",
         ),
-        (Condition::Ready, 200, "ok"),
+        (ready(), 200, "ok"),
         (
-            Condition::Degraded(wrong),
+            Condition::Ready {
+                warnings: vec!["pods ns/a: is odd".to_owned()],
+            },
+            200,
+            "ok\nwarning: pods ns/a: is odd\n",
+        ),
+        (
+            Condition::Degraded {
+                reasons: wrong,
+                warnings: vec!["pods ns/a: is odd".to_owned()],
+            },
             503,
-            "a.yaml is wrong\n2 attachments are dirty",
+            "a.yaml is wrong\n2 attachments are dirty\nwarning: pods ns/a: is odd\n",
         ),
     ] {
         engine.send(condition).unwrap();
@@ -78,7 +94,7 @@ async fn readiness_says_why_not() {
 
 #[tokio::test]
 async fn an_enforcer_whose_engine_has_ended_is_neither_alive_nor_ready() {
-    let (engine, condition) = watch::channel(Condition::Ready);
+    let (engine, condition) = watch::channel(ready());
     let address = served(health(condition, known(&[]))).await;
     drop(engine);
     assert_eq!(ask(address, "/livez").await.0, 500);

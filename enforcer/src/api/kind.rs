@@ -26,6 +26,8 @@ pub trait Kind: Debug + Clone + Send + Sync + 'static {
     const NAME: &'static str;
     /// Which of them are watched; an object that leaves the selection arrives as deleted.
     const FIELDS: Option<&'static str> = None;
+    /// What a person can do about an API server that does not have the kind, after a semicolon.
+    const WHEN_MISSING: &'static str = "";
 
     /// What is kept of an object, beside what is wrong with it.
     fn convert(object: &Self::Object) -> Converted<Self::Value>;

@@ -201,17 +201,24 @@ impl<K: Kind> Store<K> {
         let changed = old.map(|old| &old.value) != Some(&new.value);
         let change = changed.then(|| (name.clone(), Some(new.value.clone())));
         if new.complaints.is_empty() {
-            self.wrong.remove(&name);
-        } else {
-            self.wrong.insert(name.clone());
+            self.right(&name);
+        } else if self.wrong.insert(name.clone()) {
+            metrics::gauge!("podgate_objects_wrong", "kind" => K::NAME).increment(1);
         }
         self.objects.insert(name, new);
         change
     }
 
     fn remove(&mut self, name: &ObjectName) -> Option<Stored<K::Value>> {
-        self.wrong.remove(name);
+        self.right(name);
         self.objects.remove(name)
+    }
+
+    /// Nothing is wrong with it, or not any more.
+    fn right(&mut self, name: &ObjectName) {
+        if self.wrong.remove(name) {
+            metrics::gauge!("podgate_objects_wrong", "kind" => K::NAME).decrement(1);
+        }
     }
 
     fn forget_unlisted(&mut self) -> Vec<Changed<K::Value>> {

@@ -86,7 +86,7 @@ impl Engine {
             for change in update.changes {
                 source.apply(change);
             }
-            let mut engine = Self::start(beginning, source, update.errors, condition)?;
+            let mut engine = Self::start(beginning, source, update.wrong, condition)?;
             tracing::info!("the first table set is in force");
             for reply in inbox.statuses {
                 answer(reply, engine.status());

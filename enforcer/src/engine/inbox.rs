@@ -105,7 +105,7 @@ impl Inbox {
             Event::Source(update) => {
                 let known = self.source.get_or_insert_default();
                 known.changes.extend(update.changes);
-                known.errors = update.errors;
+                known.wrong = update.wrong;
             }
             Event::Answer(pod, answer) => self.answers.push((pod, answer)),
             Event::NotSynced(reasons) => self.not_synced = Some(reasons),
@@ -125,7 +125,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::source::Change;
+    use crate::source::{Change, Wrong};
 
     const LONG: Duration = Duration::from_secs(10);
 
@@ -149,7 +149,10 @@ mod tests {
         let address = IpAddr::from([192, 0, 2, 1]);
         let update = |name: &str, error: &str| Update {
             changes: vec![Change::Namespace(name.to_owned(), None)],
-            errors: vec![error.to_owned()],
+            wrong: Wrong {
+                errors: vec![error.to_owned()],
+                warnings: Vec::new(),
+            },
         };
         for event in [
             Event::Source(update("a", "mended")),
@@ -170,7 +173,7 @@ mod tests {
         let source = inbox.source.unwrap();
         let gone = |name: &str| Change::Namespace(name.to_owned(), None);
         assert_eq!(source.changes, [gone("a"), gone("b")]);
-        assert_eq!(source.errors, ["new"]);
+        assert_eq!(source.wrong.errors, ["new"]);
         assert_eq!(inbox.node_addresses, Some([address].into()));
         assert_eq!(inbox.links, Links::Some([Ifindex(7)].into()));
         assert!(!inbox.stop);

@@ -5,6 +5,7 @@ use podgate_abi::{Direction, Reason};
 
 use super::Engine;
 use crate::admin::Condition;
+use crate::source::Wrong;
 
 /// The kernel's counters as they were when they were added to ours. A new table set begins at zero.
 #[derive(Debug, Default)]
@@ -65,7 +66,8 @@ impl Engine {
     }
 
     fn condition_now(&self) -> Condition {
-        let mut reasons = self.source_errors.clone();
+        let Wrong { errors, warnings } = self.source_wrong.clone();
+        let mut reasons = errors;
         reasons.extend(self.unreadable.iter().cloned());
         if let Some(trouble) = &self.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
@@ -85,9 +87,9 @@ impl Engine {
             ));
         }
         if reasons.is_empty() {
-            Condition::Ready
+            Condition::Ready { warnings }
         } else {
-            Condition::Degraded(reasons)
+            Condition::Degraded { reasons, warnings }
         }
     }
 

@@ -21,6 +21,8 @@ impl Kind for PolicyEndpoints {
     type Value = Arc<Slice>;
 
     const NAME: &'static str = "policyendpoints";
+    const WHEN_MISSING: &'static str =
+        "; apply install/crds if the cluster's network policy controller does not";
 
     fn convert(object: &Self::Object) -> Converted<Self::Value> {
         slice::convert(&object.metadata, &object.spec).map(|named| Arc::new(named.slice))

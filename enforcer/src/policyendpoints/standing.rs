@@ -7,7 +7,8 @@ use podgate_policy::model::{NetworkPolicy, PodUid};
 
 use super::rules::Union;
 
-/// How long pods that were running before a policy wait for its slices, and are not isolated by it.
+/// How long the slices of a policy may be missing until somebody should know. So long pods that were running before the
+/// policy are not isolated by it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A choice of directions.
@@ -76,25 +77,34 @@ enum Progress {
     /// They do.
     #[default]
     Complete,
-    /// Not yet: pods that were running already are not isolated in what is missing.
+    /// Not yet, or not any more, as while a controller is late: what is missing isolates the pods of the policy.
     Waiting {
         /// Until then.
         until: Instant,
-        /// Which pods.
+        /// Save these, which were running before the policy had what is missing.
         excused: BTreeSet<PodUid>,
     },
-    /// They should, or did and do not any more, or nobody knows since when they do not: what is missing isolates every
-    /// pod of the policy.
-    Missing,
+    /// They should: what is missing isolates every pod of the policy, and somebody should see why.
+    Overdue,
+}
+
+impl Progress {
+    /// What is missing is waited for from now on.
+    fn waiting(now: Instant, excused: BTreeSet<PodUid>) -> Self {
+        Self::Waiting {
+            until: now + PATIENCE,
+            excused,
+        }
+    }
 }
 
 impl Standing {
     /// The standing of a policy that is there when an enforcer starts. It may have isolated its pods for long, so it
     /// excuses none.
-    pub(super) fn found() -> Self {
+    pub(super) fn found(now: Instant) -> Self {
         Self {
             confirmed: Directions::default(),
-            progress: Progress::Missing,
+            progress: Progress::waiting(now, BTreeSet::new()),
         }
     }
 
@@ -110,14 +120,15 @@ impl Standing {
         let confirmed = self.confirmed.or(said).and(wanted);
         let progress = match self.progress {
             _ if !wanted.without(said).any() => Progress::Complete,
-            Progress::Missing => Progress::Missing,
-            Progress::Waiting { until, .. } if until <= now => Progress::Missing,
-            _ if lost.any() => Progress::Missing,
-            Progress::Waiting { until, excused } => Progress::Waiting { until, excused },
-            Progress::Complete => Progress::Waiting {
-                until: now + PATIENCE,
-                excused: running(),
+            Progress::Overdue => Progress::Overdue,
+            Progress::Waiting { until, .. } if until <= now => Progress::Overdue,
+            Progress::Waiting { until, excused } => Progress::Waiting {
+                until,
+                // The pods of the policy were isolated in what is lost.
+                excused: if lost.any() { BTreeSet::new() } else { excused },
             },
+            Progress::Complete if lost.any() => Progress::waiting(now, BTreeSet::new()),
+            Progress::Complete => Progress::waiting(now, running()),
         };
         Self {
             confirmed,
@@ -129,7 +140,7 @@ impl Standing {
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.progress {
             Progress::Waiting { until, .. } => Some(*until),
-            Progress::Complete | Progress::Missing => None,
+            Progress::Complete | Progress::Overdue => None,
         }
     }
 
@@ -137,14 +148,14 @@ impl Standing {
     pub(super) fn excused(&self) -> BTreeSet<PodUid> {
         match &self.progress {
             Progress::Waiting { excused, .. } => excused.clone(),
-            Progress::Complete | Progress::Missing => BTreeSet::new(),
+            Progress::Complete | Progress::Overdue => BTreeSet::new(),
         }
     }
 
-    /// Whether pods are isolated without rules that they should have.
-    pub(super) fn is_missing(&self) -> bool {
+    /// Whether its slices are missing for so long that somebody should know.
+    pub(super) fn is_overdue(&self) -> bool {
         match &self.progress {
-            Progress::Missing => true,
+            Progress::Overdue => true,
             Progress::Complete | Progress::Waiting { .. } => false,
         }
     }

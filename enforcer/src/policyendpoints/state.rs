@@ -19,7 +19,7 @@ use super::settle::SliceSet;
 use super::slice::{Owner, PolicyKey, Slice};
 use super::standing::{Directions, Standing};
 use crate::convert::pod::IdentifiedPod;
-use crate::source::{Change, Update};
+use crate::source::Change;
 
 /// What of a NetworkPolicy matters beside its slices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub(crate) struct State {
     owners: BTreeMap<ObjectName, PolicyKey>,
     sets: BTreeMap<PolicyKey, SliceSet>,
     standings: BTreeMap<PolicyKey, Standing>,
+    /// Policies that should have slices and have none, for so long that somebody should know.
+    overdue: BTreeSet<PolicyKey>,
     /// Policies of which something has changed.
     changed: BTreeSet<PolicyKey>,
     /// Changes of pods that the engine has not been told.
@@ -133,18 +135,18 @@ impl State {
     }
 
     /// What the engine is to be told now. Everything must have been listed once.
-    pub(crate) fn update(&mut self, now: Instant) -> Update {
+    pub(crate) fn update(&mut self, now: Instant) -> Vec<Change> {
         for (key, set) in &mut self.sets {
             if set.settle(key, now) {
                 self.changed.insert(key.clone());
             }
         }
         self.sets.retain(|_, set| !set.is_empty());
-        let overdue = self
+        let due = self
             .standings
             .iter()
             .filter(|(_, s)| s.due().is_some_and(|due| due <= now));
-        self.changed.extend(overdue.map(|(key, _)| key.clone()));
+        self.changed.extend(due.map(|(key, _)| key.clone()));
         let changed: Vec<_> = std::mem::take(&mut self.changed).into_iter().collect();
         let mut policies = BTreeMap::new();
         let mut addresses = BTreeSet::new();
@@ -160,10 +162,17 @@ impl State {
             let lists = self.listed.get(&address);
             Change::Listed(address, lists.map(|lists| Arc::new(lists.clone())))
         });
-        Update {
-            changes: pods.chain(policies).chain(lists).collect(),
-            errors: self.errors(),
-        }
+        pods.chain(policies).chain(lists).collect()
+    }
+
+    /// Policies of which somebody should see why they have no slices, each a sentence.
+    pub(crate) fn overdue(&self) -> impl Iterator<Item = String> {
+        self.overdue.iter().map(|key| {
+            format!(
+                "NetworkPolicy {}: no PolicyEndpoint says what it allows, so its pods are isolated without its rules; see whether the network policy controller runs",
+                key.name
+            )
+        })
     }
 
     /// Works out one policy, and notes what is other than before.
@@ -231,6 +240,7 @@ impl State {
                     }
                     None => {
                         self.standings.remove(key);
+                        self.note_overdue(key, false);
                         Told::default()
                     }
                 }
@@ -267,7 +277,7 @@ impl State {
         let standing = self.standings.remove(key);
         let standing = standing.unwrap_or_else(|| match self.has_begun {
             true => Standing::default(),
-            false => Standing::found(),
+            false => Standing::found(now),
         });
         let standing = standing.after(wanted, said, now, running);
         let mut told = Told::default();
@@ -285,6 +295,7 @@ impl State {
             let name = ObjectName::new(&name.namespace, format!("{} (isolation)", name.name));
             told.policies.insert(name, Arc::new(isolation));
         }
+        self.note_overdue(key, standing.is_overdue());
         self.standings.insert(key.clone(), standing);
         if let Some(union) = union {
             let mut of_slices = of_union(&union);
@@ -308,19 +319,15 @@ impl State {
         listed.filter_map(|(_, pod)| pod.pod.uid.clone()).collect()
     }
 
-    fn errors(&self) -> Vec<String> {
-        let missing = self
-            .standings
-            .iter()
-            .filter(|(_, standing)| standing.is_missing());
-        missing
-            .map(|(key, _)| {
-                format!(
-                    "NetworkPolicy {}: no PolicyEndpoint says what it allows, so its pods are isolated without its rules; see whether the network policy controller runs",
-                    key.name
-                )
-            })
-            .collect()
+    fn note_overdue(&mut self, key: &PolicyKey, is_overdue: bool) {
+        let gauge = metrics::gauge!("podgate_networkpolicies_without_policyendpoints");
+        if is_overdue && self.overdue.insert(key.clone()) {
+            gauge.increment(1);
+            tracing::warn!(policy = %key, "no PolicyEndpoint says what a policy allows; its pods are isolated without its rules");
+        } else if !is_overdue && self.overdue.remove(key) {
+            gauge.decrement(1);
+            tracing::info!(policy = %key, "a policy has its PolicyEndpoints, or is gone");
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::slice::{self, Slice};
 use super::state::{Heard, OwnerPolicy, State};
 use crate::convert::pod::IdentifiedPod;
-use crate::source::{Objects, Update};
+use crate::source::Objects;
 
 mod controller;
 mod members;
@@ -31,7 +31,7 @@ struct Desk {
     state: State,
     now: Instant,
     objects: Objects,
-    errors: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Desk {
@@ -40,7 +40,7 @@ impl Desk {
             state: State::default(),
             now: Instant::now(),
             objects: Objects::default(),
-            errors: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -60,11 +60,10 @@ impl Desk {
     }
 
     fn tell(&mut self) {
-        let Update { changes, errors } = self.state.update(self.now);
-        for change in changes {
+        for change in self.state.update(self.now) {
             self.objects.apply(change);
         }
-        self.errors = errors;
+        self.warnings = self.state.overdue().collect();
     }
 
     fn slice(&mut self, object: &str, spec: Value, owner: Option<OwnerReference>) {

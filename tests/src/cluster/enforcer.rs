@@ -9,8 +9,8 @@ use crate::node::binary;
 /// What `/readyz` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// Everything that it knows is in force.
-    Ready,
+    /// Everything that it knows is in force; what it says.
+    Ready(String),
     /// Not ready, or gone: what it says.
     Not(String),
 }
@@ -72,7 +72,7 @@ impl Enforcer {
     /// Whether it is ready, and why not.
     pub fn readiness(&self) -> Readiness {
         match self.run(&["readyz", self.node]) {
-            Ok(_) => Readiness::Ready,
+            Ok(said) => Readiness::Ready(said),
             Err(said) => Readiness::Not(said),
         }
     }
@@ -80,7 +80,7 @@ impl Enforcer {
     /// Waits until it is ready.
     pub fn wait_until_ready(&self, limit: std::time::Duration) {
         wait_for("the enforcer is ready", limit, || {
-            self.readiness() == Readiness::Ready
+            matches!(self.readiness(), Readiness::Ready(_))
         });
     }
 

@@ -25,7 +25,7 @@ fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_i
         let enforcer = Enforcer::begin(&cluster, "node1", &SOURCE);
         let what = format!("{verb} {resource} is missed");
         wait_for(&what, LIMIT, || match enforcer.readiness() {
-            Readiness::Ready => false,
+            Readiness::Ready(_) => false,
             Readiness::Not(said) => said.contains("forbidden") && said.contains(resource.as_str()),
         });
         assert!(enforcer.log().contains("forbidden"), "{}", enforcer.log());

@@ -216,7 +216,7 @@ proptest! {
         // Policies that got directions anew wait for slices that have come already, and no longer.
         desk.pass(Duration::from_secs(11));
         prop_assert_eq!(&desk.objects, &desk_of(after).objects);
-        prop_assert_eq!(&desk.errors, &Vec::<String>::new());
+        prop_assert_eq!(&desk.warnings, &Vec::<String>::new());
     }
 }
 
