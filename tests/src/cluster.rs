@@ -6,6 +6,7 @@
 //! Tests share the cluster and the enforcers of its nodes ([`Cluster::enforced`]), each in a Kubernetes namespace of its
 //! own, unless they need it for themselves ([`Cluster::alone`]).
 
+mod administrator;
 mod ear;
 mod enforcer;
 mod kubectl;
@@ -13,14 +14,18 @@ mod namespace;
 mod pod;
 mod role;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
+
 use crate::controller::Controller;
 use crate::node::binary;
 
+pub use administrator::Administrator;
 pub use ear::{Ear, Heard, Said};
 pub use enforcer::{Enforcer, Readiness};
 pub use namespace::Namespace;
@@ -93,9 +98,14 @@ impl Cluster {
         Alone { _users: users }
     }
 
+    /// One that somebody else has started, and that stays.
+    pub fn that_is_up(name: String) -> Self {
+        Self { name, _guard: None }
+    }
+
     fn of_the_tests() -> &'static Self {
         CLUSTER.get_or_init(|| match std::env::var("PODGATE_TEST_CLUSTER") {
-            Ok(name) => Self { name, _guard: None },
+            Ok(name) => Self::that_is_up(name),
             Err(_) => Self::start(format!("tests-{}", std::process::id())),
         })
     }
@@ -130,7 +140,17 @@ impl Cluster {
 
     /// A stand-in for EKS's network policy controller that cuts lists into chunks of this size.
     pub fn policy_controller(&self, chunk: usize) -> Controller {
-        Controller::new(&self.command("kubectl"), chunk)
+        let administrator = self.administrator();
+        let api = administrator.unwrap_or_else(|error| panic!("reach the API server: {error:#}"));
+        Controller::new(api, chunk)
+    }
+
+    /// A client of the API server.
+    ///
+    /// # Errors
+    /// When there is no way to it.
+    pub fn administrator(&self) -> Result<Administrator> {
+        Administrator::of(self)
     }
 
     /// A command of `tests/cluster`, for this cluster.
@@ -138,6 +158,17 @@ impl Cluster {
         let mut command = Command::new(script(script_name));
         command.args(["--name", &self.name]).stdin(Stdio::null());
         command
+    }
+
+    /// The file of the network namespace of a node, or of the `control-plane`.
+    ///
+    /// # Errors
+    /// When nobody keeps it.
+    pub fn network_of(&self, part: &str) -> Result<PathBuf> {
+        let file = self.dir().join(part).join("keeper.pid");
+        let keeper =
+            fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        Ok(PathBuf::from(format!("/proc/{}/ns/net", keeper.trim())))
     }
 
     /// Where everything of the cluster is.

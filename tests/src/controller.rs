@@ -2,30 +2,36 @@
 //! PolicyEndpoints of its shape. What they say is worked out by what the enforcer's own tests use for that.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use podgate_enforcer::convert;
 use podgate_policy::model::{ObjectName, Protocol, World};
 use serde_json::{Value, json};
 
+use crate::cases::expect::Family;
+use crate::cluster::Administrator;
+
 #[path = "../../enforcer/src/policyendpoints/tests/controller.rs"]
 mod specs;
 
 /// What the controller reads, and what it writes.
-const KINDS: &str = "namespaces,pods,services,networkpolicies,policyendpoints";
+const KINDS: [&str; 5] = [
+    "Namespace",
+    "Pod",
+    "Service",
+    "NetworkPolicy",
+    "PolicyEndpoint",
+];
 
 /// The controller. It acts when [`Controller::reconcile`] is called.
-#[derive(Debug)]
 pub struct Controller {
-    /// The program and its first arguments.
-    kubectl: Vec<OsString>,
+    api: Administrator,
     chunk: usize,
+    family: Family,
 }
 
 /// What it wrote.
@@ -60,20 +66,27 @@ struct Read {
 }
 
 impl Controller {
-    /// A controller with `--endpoint-chunk-size` `chunk` that reaches the API server by this kubectl.
-    pub fn new(kubectl: &Command, chunk: usize) -> Self {
-        let words = std::iter::once(kubectl.get_program()).chain(kubectl.get_args());
+    /// A controller with `--endpoint-chunk-size` `chunk`, of a cluster of IPv4.
+    pub fn new(api: Administrator, chunk: usize) -> Self {
         Self {
-            kubectl: words.map(OsString::from).collect(),
+            api,
             chunk,
+            family: Family::V4,
         }
+    }
+
+    /// The controller of a cluster of this family: pods and Services have no address of the other one.
+    #[must_use]
+    pub fn of(mut self, family: Family) -> Self {
+        self.family = family;
+        self
     }
 
     /// Reads everything, and writes what is missing, other, or too much. The garbage collector of the cluster does
     /// what remains of policies that are gone.
     ///
     /// # Errors
-    /// When kubectl fails, which it also does when somebody else has changed an object meanwhile: call again.
+    /// When the API server refuses, which it also does when somebody else has changed an object meanwhile: call again.
     pub fn reconcile(&self) -> Result<Written> {
         let read = self.read()?;
         let controller = specs::Controller {
@@ -82,7 +95,7 @@ impl Controller {
         };
         let host_of = |name: &ObjectName| {
             let host = read.hosts.get(name).and_then(|host| host.parse().ok());
-            host.unwrap_or(std::net::IpAddr::from([0, 0, 0, 0]))
+            host.unwrap_or(IpAddr::from([0, 0, 0, 0]))
         };
         let (mut create, mut replace, mut delete) = (Vec::new(), Vec::new(), Vec::new());
         let lives = |owner: &&Owner| !read.ending.contains(&owner.name.namespace);
@@ -107,53 +120,24 @@ impl Controller {
             replaced: replace.len(),
             deleted: delete.len(),
         };
-        self.write("create", create)?;
-        self.write("replace", replace)?;
-        self.write("delete", delete)?;
+        self.api.delete(&delete)?;
+        create.iter().try_for_each(|new| self.api.create(new))?;
+        replace.iter().try_for_each(|new| self.api.replace(new))?;
         Ok(written)
     }
 
+    fn is_known(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self.family == Family::V4)
+    }
+
     fn read(&self) -> Result<Read> {
-        let list = self.kubectl(&["get", KINDS, "-A", "-o", "json"], None)?;
-        let list: Value = serde_json::from_slice(&list).context("read the list of objects")?;
         let mut read = Read::default();
-        for item in list["items"].as_array().into_iter().flatten() {
-            read.take(item.clone())?;
+        for kind in KINDS {
+            for item in self.api.list(kind)? {
+                read.take(kind, item, |address| self.is_known(address))?;
+            }
         }
         Ok(read)
-    }
-
-    fn write(&self, verb: &str, objects: Vec<Value>) -> Result<()> {
-        if objects.is_empty() {
-            return Ok(());
-        }
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-        self.kubectl(&[verb, "-f", "-"], Some(&list)).map(drop)
-    }
-
-    fn kubectl(&self, arguments: &[&str], input: Option<&Value>) -> Result<Vec<u8>> {
-        let mut child = Command::new(&self.kubectl[0])
-            .args(&self.kubectl[1..])
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {:?}", self.kubectl))?;
-        let mut stdin = child.stdin.take().context("kubectl has no stdin")?;
-        if let Some(input) = input {
-            stdin.write_all(input.to_string().as_bytes())?;
-        }
-        drop(stdin);
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!(
-                "kubectl {}: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(output.stdout)
     }
 }
 
@@ -181,9 +165,9 @@ impl Owner {
 }
 
 impl Read {
-    fn take(&mut self, item: Value) -> Result<()> {
-        match item["kind"].as_str() {
-            Some("Namespace") => {
+    fn take(&mut self, kind: &str, item: Value, is_known: impl Fn(IpAddr) -> bool) -> Result<()> {
+        match kind {
+            "Namespace" => {
                 let object: Namespace = serde_json::from_value(item)?;
                 let named = convert::namespace::convert(&object).value;
                 if object.metadata.deletion_timestamp.is_some() {
@@ -191,19 +175,22 @@ impl Read {
                 }
                 self.world.namespaces.insert(named.name, named.namespace);
             }
-            Some("Pod") => {
+            "Pod" => {
                 let object: Pod = serde_json::from_value(item)?;
                 let host = object.status.as_ref().and_then(|s| s.host_ip.clone());
-                let pod = convert::pod::convert(&object).value;
+                let mut pod = convert::pod::convert(&object).value;
+                Arc::make_mut(&mut pod.pod)
+                    .addresses
+                    .retain(|address| is_known(*address));
                 self.hosts
                     .insert(pod.name.clone(), host.unwrap_or_default());
                 self.world.pods.insert(pod.name, pod.pod);
             }
-            Some("Service") => {
+            "Service" => {
                 let object: Service = serde_json::from_value(item)?;
-                self.services.extend(service(&object));
+                self.services.extend(service(&object, is_known));
             }
-            Some("NetworkPolicy") => {
+            "NetworkPolicy" => {
                 let object: NetworkPolicy = serde_json::from_value(item)?;
                 if object.metadata.deletion_timestamp.is_none() {
                     let named = convert::network_policy::convert(&object).value;
@@ -214,20 +201,22 @@ impl Read {
                     });
                 }
             }
-            Some("PolicyEndpoint") => {
+            "PolicyEndpoint" => {
                 let owner = item.pointer("/metadata/ownerReferences/0/uid");
                 let owner = owner.and_then(Value::as_str).unwrap_or_default().to_owned();
                 self.slices.entry(owner).or_default().push(item);
             }
-            Some(_) | None => bail!("an object of a kind that was not asked for: {item}"),
+            other => bail!("{other} was not to be listed"),
         }
         Ok(())
     }
 }
 
 /// A Service with a cluster address. Target ports that are names are not looked up.
-fn service(object: &Service) -> Option<specs::Service> {
+fn service(object: &Service, is_known: impl Fn(IpAddr) -> bool) -> Option<specs::Service> {
     let spec = object.spec.as_ref()?;
+    let mut addresses = spec.cluster_ips.iter().flatten();
+    let cluster_ip = addresses.find_map(|text| text.parse().ok().filter(|at| is_known(*at)))?;
     let ports = spec.ports.iter().flatten().filter_map(|port| {
         let protocol = match port.protocol.as_deref() {
             None | Some("TCP") => Protocol::Tcp,
@@ -250,7 +239,7 @@ fn service(object: &Service) -> Option<specs::Service> {
     Some(specs::Service {
         namespace: object.metadata.namespace.clone()?,
         selector: spec.selector.clone().unwrap_or_default(),
-        cluster_ip: spec.cluster_ip.as_ref()?.parse().ok()?,
+        cluster_ip,
         ports: ports.collect(),
     })
 }

@@ -1,23 +1,22 @@
 //! Plays the network policy controller of EKS on a cluster of `tests/cluster`, until it is ended.
 //!
-//! `policyendpoints-controller KUBECTL CHUNK-SIZE`
+//! `policyendpoints-controller CLUSTER CHUNK-SIZE`
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use podgate_tests::controller::{Controller, Written};
+use podgate_tests::cluster::Cluster;
+use podgate_tests::controller::Written;
 
 /// How often it looks; the real one gathers changes of pods for a second.
 const PERIOD: Duration = Duration::from_millis(500);
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args_os().skip(1);
-    let usage = "usage: policyendpoints-controller KUBECTL CHUNK-SIZE";
-    let kubectl = arguments.next().context(usage)?;
-    let chunk = arguments.next().context(usage)?;
-    let chunk = chunk.to_str().and_then(|text| text.parse().ok());
-    let controller = Controller::new(&Command::new(kubectl), chunk.context(usage)?);
+    let mut arguments = std::env::args().skip(1);
+    let usage = "usage: policyendpoints-controller CLUSTER CHUNK-SIZE";
+    let cluster = Cluster::that_is_up(arguments.next().context(usage)?);
+    let chunk = arguments.next().and_then(|text| text.parse().ok());
+    let controller = cluster.policy_controller(chunk.context(usage)?);
     loop {
         match controller.reconcile() {
             Ok(written) if written == Written::default() => {}

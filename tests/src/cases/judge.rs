@@ -5,8 +5,9 @@ use std::fmt;
 use anyhow::Result;
 use podgate_policy::connection::Verdict;
 
-use super::case::{Case, State, Step};
+use super::case::{Case, Step};
 use super::expect::{Fate, Probe};
+use super::state::State;
 
 /// What a judge has seen of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

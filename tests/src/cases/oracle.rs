@@ -5,10 +5,11 @@ use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Trans
 use podgate_policy::evaluate;
 use podgate_policy::model::{ObjectName, World};
 
-use super::case::{Node, State};
+use super::case::Node;
 use super::expect::{Family, Fate, Party, Probe, What};
 use super::judge::{Judge, Seen};
 use super::paper::Paper;
+use super::state::State;
 
 /// The oracle, and the world as each node sees it.
 #[derive(Debug, Default)]

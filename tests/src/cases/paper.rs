@@ -10,8 +10,9 @@ use podgate_enforcer::manifests::Manifests;
 use podgate_enforcer::source::Objects;
 use serde_json::Value;
 
-use super::case::{AddressesOf, Kind, Node, PodState, State};
+use super::case::{AddressesOf, Kind, Node};
 use super::places::{Addresses, NodePlace, Places};
+use super::state::{PodState, State};
 use super::world;
 
 /// What the judges on the host know of a case.

@@ -1,18 +1,17 @@
 //! Reads cases, and refuses what it does not know. Every error says file and line.
 
-use std::collections::BTreeMap;
+mod text;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use podgate_policy::model::ObjectName;
-use serde::Deserialize;
-use serde_json::Value;
 use serde_saphyr::Spanned;
 
-use super::case::{
-    AddressesOf, Case, Edit, Kind, LabelsEdit, NamespaceEdit, Node, Phase, PodEdit, State, Step,
-};
+use super::case::{AddressesOf, Case, Edit, Kind, NamespaceEdit, Node, Phase, PodEdit, Step};
 use super::expect::{LineError, Says, Table};
+use super::state::State;
+use text::{CaseText, NodeText, PhaseText, PodText, StepText};
 
 /// What is wrong with a file of cases.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,85 +31,6 @@ impl fmt::Display for CaseError {
 }
 
 impl std::error::Error for CaseError {}
-
-/// A document of a file.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct CaseText {
-    name: Spanned<String>,
-    items: Vec<u8>,
-    not_on_cluster: Option<String>,
-    #[serde(default)]
-    not_through: NotThroughText,
-    #[serde(default)]
-    namespaces: BTreeMap<String, Option<NamespaceText>>,
-    #[serde(default)]
-    pods: BTreeMap<String, Option<PodText>>,
-    #[serde(default)]
-    policies: BTreeMap<String, Option<Value>>,
-    expect: Spanned<String>,
-    opens: Option<Spanned<String>>,
-    #[serde(default)]
-    steps: Vec<StepText>,
-}
-
-/// By source, why it cannot express the case.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NotThroughText {
-    networkpolicies: Option<String>,
-    policyendpoints: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct StepText {
-    does: Spanned<String>,
-    #[serde(default)]
-    namespaces: BTreeMap<String, Option<NamespaceText>>,
-    #[serde(default)]
-    pods: BTreeMap<String, Option<PodText>>,
-    #[serde(default)]
-    policies: BTreeMap<String, Option<Value>>,
-    expect: Spanned<String>,
-    opens: Option<Spanned<String>>,
-    opened: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct NamespaceText {
-    #[serde(default)]
-    labels: LabelsEdit,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct PodText {
-    #[serde(default)]
-    labels: LabelsEdit,
-    node: Option<NodeText>,
-    #[serde(default)]
-    host_network: bool,
-    addresses_of: Option<String>,
-    phase: Option<PhaseText>,
-}
-
-#[derive(Deserialize)]
-enum NodeText {
-    #[serde(rename = "node-1")]
-    One,
-    #[serde(rename = "node-2")]
-    Two,
-}
-
-#[derive(Deserialize)]
-enum PhaseText {
-    Pending,
-    Running,
-    Succeeded,
-    Failed,
-}
 
 /// The cases of a file, each a document.
 ///

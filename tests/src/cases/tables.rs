@@ -16,11 +16,12 @@ use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::Verdict;
 use podgate_policy::model::{ObjectName, Protocol};
 
-use super::case::{Node, State};
+use super::case::Node;
 use super::expect::{Fate, Party, Probe, What};
 use super::judge::{Judge, Seen};
 use super::paper::Paper;
 use super::places::Places;
+use super::state::State;
 use crate::frame::{self, Payload, flag};
 use crate::kernel::{HostTables, Origin};
 

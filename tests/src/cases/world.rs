@@ -3,8 +3,9 @@
 use podgate_policy::model::{Labels, ObjectName};
 use serde_json::{Value, json};
 
-use super::case::{Kind, PodState};
+use super::case::Kind;
 use super::places::Addresses;
+use super::state::PodState;
 
 /// The image of all containers: it can wait, and it can end. What answers in a pod is the judge's.
 const IMAGE: &str = "podgate.test/agnhost:1";
