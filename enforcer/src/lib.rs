@@ -24,3 +24,4 @@ pub mod run;
 pub mod socket;
 pub mod source;
 pub mod upkeep;
+pub mod watched;

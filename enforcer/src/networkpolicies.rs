@@ -3,38 +3,26 @@
 //! ```text
 //! follow::<Namespaces> ─┐
 //! follow::<Pods> ───────┤
-//! follow::<Policies> ───┼─ Message ──► Source: a store a kind ── Update, Answer ──► engine
-//! follow::<Services> ───┤                 ▲   │                                        │
-//! follow::<Endpoint…> ──┘          answer │   ▼ one GET                                │
-//!                                        asking  ◄────────────── Question ─────────────┘
+//! follow::<Policies> ───┼─ Message ──► Source: a store a kind ── Update ──► engine
+//! follow::<Services> ───┤
+//! follow::<Endpoint…> ──┘
 //! ```
-//! One task owns all stores. The engine begins when every kind has been listed.
 
-mod ask;
-mod asking;
-mod kinds;
-#[cfg(test)]
-mod tests;
+use std::time::Instant;
 
-use std::sync::mpsc::Sender;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 use kube::Client;
-use podgate_datapath::record::PodName;
 use podgate_policy::model::ObjectName;
-use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
 use crate::api::{Changed, Said, Store, follow};
 use crate::engine::Event;
-use crate::source::{Answer, Change, Freshness, Question, Update, Wrong};
-pub(crate) use asking::Asking;
-pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
-
-/// Messages on their way to the source; then the watches wait.
-const QUEUE: usize = 1024;
+use crate::source::{Change, Freshness, Update, Wrong};
+use crate::watched::{
+    self, EndpointSlices, Ends, Namespaces, PodChanges, Pods, Policies, Services, Watching,
+};
 
 /// Something for the source.
 #[derive(Debug)]
@@ -69,55 +57,30 @@ struct Source {
 ///
 /// # Errors
 /// When a watch ends by itself, which it never should.
-pub async fn run(
-    client: Client,
-    engine: Sender<Event>,
-    mut questions: UnboundedReceiver<Question>,
-    freshness: watch::Sender<Freshness>,
-) -> Result<()> {
-    let (out, mut messages) = mpsc::channel(QUEUE);
-    let mut watches = JoinSet::new();
-    watches.spawn(follow(client.clone(), out.clone(), Message::Namespaces));
-    watches.spawn(follow(client.clone(), out.clone(), Message::Pods));
-    watches.spawn(follow(client.clone(), out.clone(), Message::Policies));
-    watches.spawn(follow(client.clone(), out.clone(), Message::Services));
-    watches.spawn(follow(client.clone(), out, Message::EndpointSlices));
-    let mut source = Source::default();
-    let mut asking = Asking::new(client);
-    let mut batch = Vec::new();
-    loop {
-        let mut answers: Vec<(PodName, Answer)> = Vec::new();
-        tokio::select! {
-            _ = messages.recv_many(&mut batch, QUEUE) => {
-                for message in batch.drain(..) {
-                    source.take(message);
-                }
-            }
-            Some(question) = questions.recv() => {
-                answers.extend(asking.ask(question, &mut source.pods));
-            }
-            Some(asked) = asking.next() => {
-                let (changes, answer) = asking.answered(asked, &mut source.pods);
-                source.note(changes, Change::Pod);
-                answers.extend(answer);
-            }
-            Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
-        }
-        freshness.send_replace(source.freshness());
-        let answers = answers
-            .into_iter()
-            .map(|(pod, answer)| Event::Answer(pod, answer));
-        for event in source.news().into_iter().chain(answers) {
-            if engine.send(event).is_err() {
-                tracing::debug!("the engine has ended, and the source with it");
-                return Ok(());
-            }
-        }
-    }
+pub async fn run(client: Client, ends: Ends) -> Result<()> {
+    watched::run(Source::default(), client, ends).await
 }
 
-impl Source {
-    fn take(&mut self, message: Message) {
+impl Watching for Source {
+    type Message = Message;
+
+    fn watch(&self, client: &Client, out: &mpsc::Sender<Message>) -> JoinSet<()> {
+        let both = || (client.clone(), out.clone());
+        let mut watches = JoinSet::new();
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Namespaces));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Pods));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Policies));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Services));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::EndpointSlices));
+        watches
+    }
+
+    fn take(&mut self, message: Message, _: Instant) {
         match message {
             Message::Namespaces(said) => {
                 let changed = self.namespaces.take(said);
@@ -144,18 +107,21 @@ impl Source {
         }
     }
 
-    fn note<V>(
-        &mut self,
-        changed: Vec<Changed<V>>,
-        change: impl Fn(ObjectName, Option<V>) -> Change,
-    ) {
-        let changes = changed.into_iter();
-        self.changes
-            .extend(changes.map(|(name, value)| change(name, value)));
+    fn pods(&mut self) -> &mut Store<Pods> {
+        &mut self.pods
+    }
+
+    fn take_answer(&mut self, changed: PodChanges, _: Instant) {
+        self.note(changed, Change::Pod);
+    }
+
+    /// Nothing comes of waiting.
+    fn due(&self) -> Option<Instant> {
+        None
     }
 
     /// What the engine has not been told yet. What is known is told only once all of it is.
-    fn news(&mut self) -> Option<Event> {
+    fn news(&mut self, _: Instant) -> Option<Event> {
         let wrong = self.wrong();
         let synced = self.kinds().iter().all(KindHealth::is_synced);
         let same = self.told.as_ref() == Some(&(synced, wrong.clone()));
@@ -181,6 +147,18 @@ impl Source {
             self.services.freshness(),
             self.endpoint_slices.freshness(),
         ]
+    }
+}
+
+impl Source {
+    fn note<V>(
+        &mut self,
+        changed: Vec<Changed<V>>,
+        change: impl Fn(ObjectName, Option<V>) -> Change,
+    ) {
+        let changes = changed.into_iter();
+        self.changes
+            .extend(changes.map(|(name, value)| change(name, value)));
     }
 
     fn kinds(&self) -> [KindHealth<'_>; 5] {

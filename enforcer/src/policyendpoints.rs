@@ -24,27 +24,21 @@ mod state;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use kube::Client;
-use podgate_datapath::record::PodName;
 use podgate_policy::model::{EndpointSlice, ObjectName};
-use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
 use crate::api::{Changed, Kind, Said, Store, follow, follow_selected};
 use crate::engine::Event;
-use crate::networkpolicies::{Asking, EndpointSlices, Pods, Services};
-use crate::source::{Answer, Change, Freshness, Question, Update, Wrong};
+use crate::source::{Change, Freshness, Update, Wrong};
+use crate::watched::{self, EndpointSlices, Ends, PodChanges, Pods, Services, Watching};
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
-
-/// Messages on their way to the source; then the watches wait.
-const QUEUE: usize = 1024;
 
 /// Something for the source.
 #[derive(Debug)]
@@ -84,86 +78,37 @@ struct Source {
 ///
 /// # Errors
 /// When a watch ends by itself, which it never should.
-pub async fn run(
-    client: Client,
-    node: &str,
-    engine: Sender<Event>,
-    mut questions: UnboundedReceiver<Question>,
-    freshness: watch::Sender<Freshness>,
-) -> Result<()> {
-    let (out, mut messages) = mpsc::channel(QUEUE);
-    let of_this_node = [
-        Some(format!("spec.nodeName={node}")),
-        Pods::FIELDS.map(str::to_owned),
-    ];
-    let of_this_node = of_this_node
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(",");
-    let mut watches = JoinSet::new();
-    watches.spawn(follow(client.clone(), out.clone(), Message::Slices));
-    watches.spawn(follow(client.clone(), out.clone(), Message::Policies));
-    watches.spawn(follow(client.clone(), out.clone(), Message::Services));
-    watches.spawn(follow(client.clone(), out.clone(), Message::Endpoints));
-    let pods = follow_selected(client.clone(), Some(of_this_node), out, Message::Pods);
-    watches.spawn(pods);
-    let mut source = Source {
+pub async fn run(client: Client, node: &str, ends: Ends) -> Result<()> {
+    let source = Source {
         node: node.to_owned(),
         ..Source::default()
     };
-    let mut asking = Asking::new(client);
-    let mut batch = Vec::new();
-    loop {
-        let due = source.due().map(tokio::time::Instant::from);
-        let mut answers: Vec<(PodName, Answer)> = Vec::new();
-        tokio::select! {
-            _ = messages.recv_many(&mut batch, QUEUE) => {
-                let now = Instant::now();
-                for message in batch.drain(..) {
-                    source.take(message, now);
-                }
-            }
-            Some(question) = questions.recv() => {
-                answers.extend(asking.ask(question, &mut source.pods));
-            }
-            Some(asked) = asking.next() => {
-                let (changed, answer) = asking.answered(asked, &mut source.pods);
-                source.hear(changed, Heard::Pod, Instant::now());
-                answers.extend(answer);
-            }
-            () = until(due) => {}
-            Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
-        }
-        freshness.send_replace(source.freshness());
-        let answers = answers
-            .into_iter()
-            .map(|(pod, answer)| Event::Answer(pod, answer));
-        for event in source.news(Instant::now()).into_iter().chain(answers) {
-            if engine.send(event).is_err() {
-                tracing::debug!("the engine has ended, and the source with it");
-                return Ok(());
-            }
-        }
-    }
+    watched::run(source, client, ends).await
 }
 
-async fn until(due: Option<tokio::time::Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
+impl Watching for Source {
+    type Message = Message;
 
-impl Source {
-    fn freshness(&self) -> Freshness {
-        vec![
-            self.slices.freshness(),
-            self.policies.freshness(),
-            self.pods.freshness(),
-            self.services.freshness(),
-            self.endpoints.freshness(),
-        ]
+    fn watch(&self, client: &Client, out: &mpsc::Sender<Message>) -> JoinSet<()> {
+        let both = || (client.clone(), out.clone());
+        let of_this_node = [
+            Some(format!("spec.nodeName={}", self.node)),
+            Pods::FIELDS.map(str::to_owned),
+        ];
+        let of_this_node: Vec<String> = of_this_node.into_iter().flatten().collect();
+        let mut watches = JoinSet::new();
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Slices));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Policies));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Services));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Endpoints));
+        let (client, out) = both();
+        let fields = Some(of_this_node.join(","));
+        watches.spawn(follow_selected(client, fields, out, Message::Pods));
+        watches
     }
 
     fn take(&mut self, message: Message, now: Instant) {
@@ -196,6 +141,14 @@ impl Source {
         }
     }
 
+    fn pods(&mut self) -> &mut Store<Pods> {
+        &mut self.pods
+    }
+
+    fn take_answer(&mut self, changed: PodChanges, now: Instant) {
+        self.hear(changed, Heard::Pod, now);
+    }
+
     /// When [`Self::news`] has something to say at the latest, if nothing more is heard. Without every list that is
     /// never.
     fn due(&self) -> Option<Instant> {
@@ -205,21 +158,6 @@ impl Source {
             self.state.settled_at()
         } else {
             None
-        }
-    }
-
-    fn is_listed(&self) -> bool {
-        self.kinds().iter().all(KindHealth::is_synced)
-    }
-
-    fn hear<V>(
-        &mut self,
-        changed: Vec<Changed<V>>,
-        heard: impl Fn(ObjectName, Option<V>) -> Heard,
-        now: Instant,
-    ) {
-        for (name, value) in changed {
-            self.state.take(heard(name, value), now);
         }
     }
 
@@ -244,6 +182,33 @@ impl Source {
         } else {
             Event::NotSynced(wrong.errors)
         })
+    }
+
+    fn freshness(&self) -> Freshness {
+        vec![
+            self.slices.freshness(),
+            self.policies.freshness(),
+            self.pods.freshness(),
+            self.services.freshness(),
+            self.endpoints.freshness(),
+        ]
+    }
+}
+
+impl Source {
+    fn is_listed(&self) -> bool {
+        self.kinds().iter().all(KindHealth::is_synced)
+    }
+
+    fn hear<V>(
+        &mut self,
+        changed: Vec<Changed<V>>,
+        heard: impl Fn(ObjectName, Option<V>) -> Heard,
+        now: Instant,
+    ) {
+        for (name, value) in changed {
+            self.state.take(heard(name, value), now);
+        }
     }
 
     fn kinds(&self) -> [KindHealth<'_>; 5] {

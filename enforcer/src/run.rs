@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use podgate_datapath::{Paths, Sizes};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 
 use crate::admin::{self, Condition};
@@ -19,8 +19,9 @@ use crate::networkpolicies;
 use crate::node::{self, Noticed};
 use crate::policyendpoints;
 use crate::socket::{EngineGone, Limits, Socket};
-use crate::source::{Freshness, Objects, Question, Update, Wrong};
+use crate::source::{Freshness, Objects, Update, Wrong};
 use crate::upkeep;
+use crate::watched::Ends;
 
 /// Only root may hand over attachments.
 const ROOT: u32 = 0;
@@ -100,12 +101,12 @@ pub async fn run(config: Config) -> Result<()> {
         Source::Manifests(_) => false,
         Source::NetworkPolicies(_) | Source::PolicyEndpoints(_) => true,
     };
-    let reaching = Reaching {
+    let ends = Ends {
         engine: events_in.clone(),
         questions,
         freshness: freshness_in,
     };
-    let following = follow_source(source, node_name.clone(), paths.clone(), reaching);
+    let following = follow_source(source, node_name.clone(), paths.clone(), ends);
     let source = tokio::spawn(following);
     let flows = upkeep::start(paths.clone())?;
     let beginning = Beginning {
@@ -187,25 +188,8 @@ fn start_engine(
     Ok(Running { thread, ended })
 }
 
-/// How a source reaches the others.
-struct Reaching {
-    engine: Sender<Event>,
-    questions: UnboundedReceiver<Question>,
-    freshness: watch::Sender<Freshness>,
-}
-
 /// Tells the engine what the source says, until the engine has ended.
-async fn follow_source(
-    source: Source,
-    node_name: String,
-    paths: Paths,
-    reaching: Reaching,
-) -> Result<()> {
-    let Reaching {
-        engine,
-        questions,
-        freshness,
-    } = reaching;
+async fn follow_source(source: Source, node_name: String, paths: Paths, ends: Ends) -> Result<()> {
     match source {
         Source::Manifests(directory) => {
             let kept = paths.run.join("manifests");
@@ -213,15 +197,15 @@ async fn follow_source(
             let snapshots = tokio::task::spawn_blocking(watch)
                 .await?
                 .context("read the source")?;
-            follow_manifests(snapshots, &engine).await
+            follow_manifests(snapshots, &ends.engine).await
         }
         Source::NetworkPolicies(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
-            networkpolicies::run(client, engine, questions, freshness).await
+            networkpolicies::run(client, ends).await
         }
         Source::PolicyEndpoints(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
-            policyendpoints::run(client, &node_name, engine, questions, freshness).await
+            policyendpoints::run(client, &node_name, ends).await
         }
     }
 }

@@ -11,9 +11,9 @@ use podgate_policy::model::ObjectName;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::ask;
 use super::kinds::Pods;
-use crate::api::{Changed, Failure, Kind, Seen, Store, Ticket};
+use super::{PodChanges, ask};
+use crate::api::{Failure, Seen, Store, Ticket};
 use crate::cluster;
 use crate::source::{Answer, Isolation, Question};
 
@@ -37,8 +37,6 @@ pub(crate) struct Asking {
     /// Whether the last answer was a refusal, and the log has it.
     refused: bool,
 }
-
-type PodChanges = Vec<Changed<<Pods as Kind>::Value>>;
 
 impl Asking {
     /// None yet.

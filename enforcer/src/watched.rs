@@ -1,0 +1,131 @@
+//! What the sources share that watch the API server: the kinds that both read, direct questions, and the loop.
+//!
+//! ```text
+//! follow::<Kind>, one a kind ── Message ──► Watching: a store a kind ── Update, Answer ──► engine
+//!                                              ▲   │                                         │
+//!                                       answer │   ▼ one request                             │
+//!                                             asking  ◄─────────────── Question ─────────────┘
+//! ```
+//! One task owns all stores. The engine begins when every kind has been listed.
+
+mod ask;
+mod asking;
+mod kinds;
+#[cfg(test)]
+mod tests;
+
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use kube::Client;
+use podgate_datapath::record::PodName;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::api::{Changed, Kind, Store};
+use crate::engine::Event;
+use crate::source::{Answer, Freshness, Question};
+use asking::Asking;
+pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
+
+/// Messages on their way to the source; then the watches wait.
+const QUEUE: usize = 1024;
+
+/// Pods that are now so.
+pub(crate) type PodChanges = Vec<Changed<<Pods as Kind>::Value>>;
+
+/// A source that makes policy of what its watches say.
+pub(crate) trait Watching {
+    /// What the watches say.
+    type Message: Send + 'static;
+
+    /// Begins to follow its kinds.
+    fn watch(&self, client: &Client, out: &mpsc::Sender<Self::Message>) -> JoinSet<()>;
+
+    /// Takes note of what was said.
+    fn take(&mut self, message: Self::Message, now: Instant);
+
+    /// The pods, of which single ones are asked for.
+    fn pods(&mut self) -> &mut Store<Pods>;
+
+    /// Takes note of what an answer changes.
+    fn take_answer(&mut self, changed: PodChanges, now: Instant);
+
+    /// When [`Self::news`] has something to say at the latest, if nothing more is heard.
+    fn due(&self) -> Option<Instant>;
+
+    /// What the engine has not been told yet.
+    fn news(&mut self, now: Instant) -> Option<Event>;
+
+    /// How fresh its knowledge is.
+    fn freshness(&self) -> Freshness;
+}
+
+/// What connects a source with the rest of the enforcer.
+#[derive(Debug)]
+pub struct Ends {
+    /// Where news and answers go.
+    pub engine: Sender<Event>,
+    /// What the engine asks.
+    pub questions: UnboundedReceiver<Question>,
+    /// Where it says how fresh its knowledge is.
+    pub freshness: watch::Sender<Freshness>,
+}
+
+/// Follows the API server, tells the engine, and answers its questions, until it has ended.
+///
+/// # Errors
+/// When a watch ends by itself, which it never should.
+pub(crate) async fn run<W: Watching>(mut source: W, client: Client, ends: Ends) -> Result<()> {
+    let Ends {
+        engine,
+        mut questions,
+        freshness,
+    } = ends;
+    let (out, mut messages) = mpsc::channel(QUEUE);
+    let mut watches = source.watch(&client, &out);
+    drop(out);
+    let mut asking = Asking::new(client);
+    let mut batch = Vec::new();
+    loop {
+        let due = source.due().map(tokio::time::Instant::from);
+        let mut answers: Vec<(PodName, Answer)> = Vec::new();
+        tokio::select! {
+            _ = messages.recv_many(&mut batch, QUEUE) => {
+                let now = Instant::now();
+                for message in batch.drain(..) {
+                    source.take(message, now);
+                }
+            }
+            Some(question) = questions.recv() => {
+                answers.extend(asking.ask(question, source.pods()));
+            }
+            Some(asked) = asking.next() => {
+                let (changed, answer) = asking.answered(asked, source.pods());
+                source.take_answer(changed, Instant::now());
+                answers.extend(answer);
+            }
+            () = until(due) => {}
+            Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
+        }
+        freshness.send_replace(source.freshness());
+        let answers = answers
+            .into_iter()
+            .map(|(pod, answer)| Event::Answer(pod, answer));
+        for event in source.news(Instant::now()).into_iter().chain(answers) {
+            if engine.send(event).is_err() {
+                tracing::debug!("the engine has ended, and the source with it");
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
