@@ -64,6 +64,10 @@ pub async fn run(client: Client, ends: Ends) -> Result<()> {
 impl Watching for Source {
     type Message = Message;
 
+    fn node(&self) -> Option<&str> {
+        None
+    }
+
     fn watch(&self, client: &Client, out: &mpsc::Sender<Message>) -> JoinSet<()> {
         let both = || (client.clone(), out.clone());
         let mut watches = JoinSet::new();

@@ -89,6 +89,10 @@ pub async fn run(client: Client, node: &str, ends: Ends) -> Result<()> {
 impl Watching for Source {
     type Message = Message;
 
+    fn node(&self) -> Option<&str> {
+        Some(&self.node)
+    }
+
     fn watch(&self, client: &Client, out: &mpsc::Sender<Message>) -> JoinSet<()> {
         let both = || (client.clone(), out.clone());
         let of_this_node = [

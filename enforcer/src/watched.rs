@@ -41,6 +41,9 @@ pub(crate) trait Watching {
     /// What the watches say.
     type Message: Send + 'static;
 
+    /// The node whose pods it watches; none: all pods.
+    fn node(&self) -> Option<&str>;
+
     /// Begins to follow its kinds.
     fn watch(&self, client: &Client, out: &mpsc::Sender<Self::Message>) -> JoinSet<()>;
 
@@ -87,7 +90,7 @@ pub(crate) async fn run<W: Watching>(mut source: W, client: Client, ends: Ends) 
     let (out, mut messages) = mpsc::channel(QUEUE);
     let mut watches = source.watch(&client, &out);
     drop(out);
-    let mut asking = Asking::new(client);
+    let mut asking = Asking::new(client, source.node().map(str::to_owned));
     let mut batch = Vec::new();
     loop {
         let due = source.due().map(tokio::time::Instant::from);

@@ -21,14 +21,32 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 /// How long until an API server that did not answer is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Who is asked, and of which pods.
+#[derive(Clone)]
+pub(super) struct Whom {
+    /// The API server.
+    pub(super) client: Client,
+    /// The only node whose pods there are for the source, if there is one.
+    pub(super) node: Option<String>,
+}
+
 /// The pod as the API server has it now; none if there is no such pod, or another one of its name.
 pub(super) async fn pod(
-    client: &Client,
+    whom: &Whom,
     pod: &PodName,
     deadline: Instant,
 ) -> Result<Option<Seen<Pods>>, Failure> {
-    let api = Api::<Seen<Pods>>::namespaced(client.clone(), &pod.namespace);
-    let found = until(deadline, || api.get_opt(&pod.name)).await?;
+    let api = Api::<Seen<Pods>>::namespaced(whom.client.clone(), &pod.namespace);
+    let found = match &whom.node {
+        None => until(deadline, || api.get_opt(&pod.name)).await?,
+        // The server says of which node a pod is, even of one that cannot be read here.
+        Some(node) => {
+            let of_node = format!("metadata.name={},spec.nodeName={node}", pod.name);
+            let of_node = ListParams::default().fields(&of_node);
+            let found = until(deadline, || api.list(&of_node)).await?;
+            found.items.into_iter().next()
+        }
+    };
     Ok(found.filter(|seen| {
         let is_it = cluster::is(pod, &name(pod), &seen.value);
         is_it && !seen.value.pod.finished
@@ -37,12 +55,12 @@ pub(super) async fn pod(
 
 /// In which directions the policies of its namespace isolate a pod; none if there is no such pod.
 pub(super) async fn isolation(
-    client: &Client,
+    whom: &Whom,
     of: &PodName,
     deadline: Instant,
 ) -> Result<Option<Isolation>, Failure> {
-    let policies = policies(client, &of.namespace, deadline);
-    let (found, policies) = try_join(pod(client, of, deadline), policies).await?;
+    let policies = policies(&whom.client, &of.namespace, deadline);
+    let (found, policies) = try_join(pod(whom, of, deadline), policies).await?;
     let Some(found) = found else {
         return Ok(None);
     };

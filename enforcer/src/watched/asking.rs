@@ -11,8 +11,9 @@ use podgate_policy::model::ObjectName;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::PodChanges;
+use super::ask::{self, Whom};
 use super::kinds::Pods;
-use super::{PodChanges, ask};
 use crate::api::{Failure, Seen, Store, Ticket};
 use crate::cluster;
 use crate::source::{Answer, Isolation, Question};
@@ -31,7 +32,7 @@ type Ended = Result<(Id, Asked), JoinError>;
 
 /// The questions that have no answer yet.
 pub(crate) struct Asking {
-    client: Client,
+    whom: Whom,
     open: HashMap<Id, Question>,
     requests: JoinSet<Asked>,
     /// Whether the last answer was a refusal, and the log has it.
@@ -39,10 +40,10 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// None yet.
-    pub(crate) fn new(client: Client) -> Self {
+    /// None yet. With a `node`, there are no pods but its own for the source.
+    pub(crate) fn new(client: Client, node: Option<String>) -> Self {
         Self {
-            client,
+            whom: Whom { client, node },
             open: HashMap::new(),
             requests: JoinSet::new(),
             refused: false,
@@ -63,10 +64,10 @@ impl Asking {
             Question::Pod(pod) if is_known(&pod, pods) => return Some((pod, Answer::Known)),
             Question::Pod(pod) => self.request(pod, deadline, pods),
             Question::Isolation(pod) => {
-                let client = self.client.clone();
+                let whom = self.whom.clone();
                 let of = pod.clone();
                 let request = async move {
-                    let answer = ask::isolation(&client, &of, deadline).await;
+                    let answer = ask::isolation(&whom, &of, deadline).await;
                     Asked::Isolation(answer)
                 };
                 self.spawn(Question::Isolation(pod), request);
@@ -151,10 +152,10 @@ impl Asking {
 
     fn request(&mut self, pod: PodName, deadline: Instant, pods: &mut Store<Pods>) {
         let ticket = pods.ask(ask::name(&pod));
-        let client = self.client.clone();
+        let whom = self.whom.clone();
         let of = pod.clone();
         let request = async move {
-            let answer = ask::pod(&client, &of, deadline).await;
+            let answer = ask::pod(&whom, &of, deadline).await;
             Asked::Pod(ticket, deadline, answer.map(|found| found.map(Box::new)))
         };
         self.spawn(Question::Pod(pod), request);
@@ -197,7 +198,7 @@ mod tests {
     /// Nobody answers it.
     fn asking() -> Asking {
         let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-        Asking::new(Client::try_from(config).unwrap())
+        Asking::new(Client::try_from(config).unwrap(), None)
     }
 
     fn web() -> PodName {

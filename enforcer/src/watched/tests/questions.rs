@@ -1,0 +1,86 @@
+//! Questions to an API server that has a few pods.
+
+use axum::Router;
+use axum::http::{StatusCode, Uri};
+use axum::response::IntoResponse;
+use kube::Client;
+use podgate_datapath::record::PodName;
+use serde_json::{Value, json};
+
+use super::super::Pods;
+use super::super::asking::Asking;
+use crate::api::Store;
+use crate::source::{Answer, Question};
+
+/// A server with one pod, `ns/web` on node `there`, which it finds by name and by field selector as the API server does;
+/// or one that refuses everything.
+async fn server(refuses: bool) -> Client {
+    let answer = move |uri: Uri| async move {
+        if refuses {
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "pods is forbidden", "reason": "Forbidden", "code": 403,
+            });
+            return (StatusCode::FORBIDDEN, status.to_string()).into_response();
+        }
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web", "namespace": "ns", "uid": "u", "resourceVersion": "7"},
+            "spec": {"containers": [], "nodeName": "there"},
+        });
+        if uri.path().ends_with("/pods/web") {
+            return pod.to_string().into_response();
+        }
+        let query = uri.query().unwrap_or_default().replace("%3D", "=");
+        let mut fields = query.split('&').map(|field| field.replace("%2C", ","));
+        let selector =
+            fields.find_map(|field| field.strip_prefix("fieldSelector=").map(str::to_owned));
+        let selector = selector.unwrap_or_default();
+        let is_chosen = |requirement: &str| {
+            requirement == "metadata.name=web" || requirement == "spec.nodeName=there"
+        };
+        let items: Vec<Value> = match selector.split(',').all(is_chosen) {
+            true => vec![pod],
+            false => vec![],
+        };
+        let list = json!({
+            "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "9"}, "items": items,
+        });
+        list.to_string().into_response()
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let app = Router::new().fallback(answer);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Client::try_from(kube::Config::new(server.parse().unwrap())).unwrap()
+}
+
+/// The pod, as a runtime that gives no UIDs names it.
+fn web() -> PodName {
+    PodName {
+        namespace: "ns".to_owned(),
+        name: "web".to_owned(),
+        uid: None,
+    }
+}
+
+/// The next answer, and whether the store has the pod then.
+async fn answer(asking: &mut Asking) -> (Answer, bool) {
+    let mut pods = Store::<Pods>::default();
+    assert_eq!(asking.ask(Question::Pod(web()), &mut pods), None);
+    let ended = asking.next().await.unwrap();
+    let (changes, answer) = asking.answered(ended, &mut pods);
+    (answer.unwrap().1, !changes.is_empty())
+}
+
+#[tokio::test]
+async fn a_pod_of_another_node_is_none_for_a_source_that_knows_its_own_nodes() {
+    for (node, expected, is_known) in [
+        (None, Answer::Known, true),
+        (Some("there"), Answer::Known, true),
+        (Some("here"), Answer::NoSuchPod, false),
+    ] {
+        let mut asking = Asking::new(server(false).await, node.map(str::to_owned));
+        assert_eq!(answer(&mut asking).await, (expected, is_known), "{node:?}");
+    }
+}
