@@ -125,8 +125,8 @@ impl Watching for Source {
     }
 
     /// What the engine has not been told yet. What is known is told only once all of it is.
-    fn news(&mut self, _: Instant) -> Option<Event> {
-        let wrong = self.wrong();
+    fn news(&mut self, refused: Option<String>, _: Instant) -> Option<Event> {
+        let wrong = self.wrong(refused);
         let synced = self.kinds().iter().all(KindHealth::is_synced);
         let same = self.told.as_ref() == Some(&(synced, wrong.clone()));
         if same && (!synced || self.changes.is_empty()) {
@@ -175,9 +175,12 @@ impl Source {
         ]
     }
 
-    fn wrong(&self) -> Wrong {
+    fn wrong(&self, refused: Option<String>) -> Wrong {
         Wrong {
-            errors: health::errors(self.kinds()),
+            errors: health::errors(self.kinds())
+                .into_iter()
+                .chain(refused)
+                .collect(),
             warnings: health::first_of(health::complaints(self.kinds())),
         }
     }

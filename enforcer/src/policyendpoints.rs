@@ -167,7 +167,7 @@ impl Watching for Source {
 
     /// What the engine has not been told yet. It begins when every kind has been listed, and no slices are just being
     /// written.
-    fn news(&mut self, now: Instant) -> Option<Event> {
+    fn news(&mut self, refused: Option<String>, now: Instant) -> Option<Event> {
         let is_settled = self.state.settled_at().is_none_or(|at| at <= now);
         self.is_synced |= self.is_listed() && is_settled;
         let mut changes = Vec::new();
@@ -175,7 +175,7 @@ impl Watching for Source {
             changes = self.state.update(now);
             changes.append(&mut self.changes);
         }
-        let wrong = self.wrong();
+        let wrong = self.wrong(refused);
         let same = self.told.as_ref() == Some(&(self.is_synced, wrong.clone()));
         if same && changes.is_empty() {
             return None;
@@ -225,10 +225,13 @@ impl Source {
         ]
     }
 
-    fn wrong(&self) -> Wrong {
+    fn wrong(&self, refused: Option<String>) -> Wrong {
         let complaints = health::complaints(self.kinds());
         Wrong {
-            errors: health::errors(self.kinds()),
+            errors: health::errors(self.kinds())
+                .into_iter()
+                .chain(refused)
+                .collect(),
             warnings: health::first_of(self.state.overdue().chain(complaints)),
         }
     }

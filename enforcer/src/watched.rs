@@ -59,8 +59,8 @@ pub(crate) trait Watching {
     /// When [`Self::news`] has something to say at the latest, if nothing more is heard.
     fn due(&self) -> Option<Instant>;
 
-    /// What the engine has not been told yet.
-    fn news(&mut self, now: Instant) -> Option<Event>;
+    /// What the engine has not been told yet. `refused` is what is wrong with direct questions.
+    fn news(&mut self, refused: Option<String>, now: Instant) -> Option<Event>;
 
     /// How fresh its knowledge is.
     fn freshness(&self) -> Freshness;
@@ -117,7 +117,11 @@ pub(crate) async fn run<W: Watching>(mut source: W, client: Client, ends: Ends) 
         let answers = answers
             .into_iter()
             .map(|(pod, answer)| Event::Answer(pod, answer));
-        for event in source.news(Instant::now()).into_iter().chain(answers) {
+        for event in source
+            .news(asking.error(), Instant::now())
+            .into_iter()
+            .chain(answers)
+        {
             if engine.send(event).is_err() {
                 tracing::debug!("the engine has ended, and the source with it");
                 return Ok(());

@@ -4,6 +4,7 @@
 //! then it is asked again. Otherwise it is the newest that is known, as it was asked for after all that was said.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use kube::Client;
 use podgate_datapath::record::PodName;
@@ -25,6 +26,21 @@ pub(crate) enum Asked {
     Pod(Ticket, Instant, Result<Option<Box<Seen<Pods>>>, Failure>),
     /// For its isolation.
     Isolation(Result<Option<Isolation>, Failure>),
+    /// A question again that was refused, to see whether it still is.
+    Again(Option<Failure>),
+}
+
+/// How long until a question that was refused is asked again: nobody else may ask for hours, and somebody has to see that
+/// the permission is there.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// A question that the API server refused, and nobody has had an answer to since.
+#[derive(Debug)]
+struct Refusal {
+    question: Question,
+    why: Failure,
+    /// When it is asked again; none while that is under way.
+    again: Option<Instant>,
 }
 
 /// How a request ended, and which it was.
@@ -35,8 +51,7 @@ pub(crate) struct Asking {
     whom: Whom,
     open: HashMap<Id, Question>,
     requests: JoinSet<Asked>,
-    /// Whether the last answer was a refusal, and the log has it.
-    refused: bool,
+    refusal: Option<Refusal>,
 }
 
 impl Asking {
@@ -46,7 +61,7 @@ impl Asking {
             whom: Whom { client, node },
             open: HashMap::new(),
             requests: JoinSet::new(),
-            refused: false,
+            refusal: None,
         }
     }
 
@@ -78,7 +93,48 @@ impl Asking {
 
     /// The next answer of the API server; never, while nothing is asked.
     pub(crate) async fn next(&mut self) -> Option<Ended> {
-        self.requests.join_next_with_id().await
+        loop {
+            let again = self.refusal.as_ref().and_then(|refusal| refusal.again);
+            tokio::select! {
+                Some(ended) = self.requests.join_next_with_id() => return Some(ended),
+                () = super::until(again), if again.is_some() => self.ask_again(),
+                else => return None,
+            }
+        }
+    }
+
+    /// What somebody has to do something about.
+    pub(crate) fn error(&self) -> Option<String> {
+        let refusal = self.refusal.as_ref()?;
+        let what = match &refusal.question {
+            Question::Pod(_) => "get the pod of an ADD",
+            Question::Isolation(_) => "get the pod of an ADD and the policies of its namespace",
+        };
+        Some(format!("{what}: {}", refusal.why))
+    }
+
+    /// Lets the time pass after which a refused question is asked again.
+    #[cfg(test)]
+    pub(super) fn hurry(&mut self) {
+        if let Some(refusal) = &mut self.refusal {
+            refusal.again = Some(Instant::now());
+        }
+    }
+
+    /// Asks the refused question again, for nobody.
+    fn ask_again(&mut self) {
+        let Some(refusal) = &mut self.refusal else {
+            return;
+        };
+        refusal.again = None;
+        let (whom, question) = (self.whom.clone(), refusal.question.clone());
+        let deadline = Instant::now() + ask::PATIENCE;
+        self.requests.spawn(async move {
+            Asked::Again(match question {
+                Question::Pod(pod) => ask::pod(&whom, &pod, deadline).await.err(),
+                Question::Isolation(pod) => ask::isolation(&whom, &pod, deadline).await.err(),
+            })
+        });
     }
 
     /// Makes an answer of what the API server says, and changes of what it says of the pod.
@@ -89,16 +145,19 @@ impl Asking {
     ) -> (PodChanges, Option<(PodName, Answer)>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(question) = self.open.remove(&id) else {
+            self.asked_again(ended);
             return (Vec::new(), None);
         };
-        let (Question::Pod(pod) | Question::Isolation(pod)) = question;
+        let (Question::Pod(pod) | Question::Isolation(pod)) = question.clone();
         let (changes, answer) = match ended {
             Err(error) => {
                 tracing::error!(%error, "a question to the API server ended badly");
                 (Vec::new(), Answer::Failed(ended_badly(&pod)))
             }
+            // Nobody waits for it.
+            Ok((_, Asked::Again(_))) => return (Vec::new(), None),
             Ok((_, Asked::Isolation(answer))) => {
-                self.note_refusal(answer.as_ref().err());
+                self.note(question, answer.as_ref().err());
                 let answer = match answer {
                     Ok(Some(isolation)) => Answer::Isolation(isolation),
                     Ok(None) => Answer::NoSuchPod,
@@ -107,7 +166,7 @@ impl Asking {
                 (Vec::new(), answer)
             }
             Ok((_, Asked::Pod(ticket, deadline, answer))) => {
-                self.note_refusal(answer.as_ref().err());
+                self.note(question, answer.as_ref().err());
                 let (found, error) = match answer {
                     Ok(found) => (found, None),
                     Err(failure) => (None, Some(failure)),
@@ -136,18 +195,56 @@ impl Asking {
         (changes, Some((pod, answer)))
     }
 
-    /// The runtime is told of each failure; somebody must do something about a refusal, so the log has the first one.
-    fn note_refusal(&mut self, failure: Option<&Failure>) {
-        let refusal = failure.filter(|failure| match failure {
-            Failure::Refused(_) | Failure::NoSuchKind(_) => true,
-            Failure::Unreachable(_) => false,
-        });
-        if let Some(failure) = refusal
-            && !self.refused
-        {
-            tracing::warn!(%failure, "the API server refuses questions for the pods of ADDs; see the RBAC rules");
+    /// Takes note of whether a question was refused. The runtime is told of each failure; somebody must do something
+    /// about a refusal, so the log has the first one, and [`Self::error`] the last.
+    fn note(&mut self, question: Question, failure: Option<&Failure>) {
+        metrics::counter!("podgate_questions_total", "answer" => outcome(failure)).increment(1);
+        match failure {
+            Some(why @ (Failure::Refused(_) | Failure::NoSuchKind(_))) => {
+                if self.refusal.is_none() {
+                    tracing::warn!(failure = %why, "the API server refuses questions for the pods of ADDs; see the RBAC rules");
+                }
+                self.refusal = Some(Refusal {
+                    question,
+                    why: why.clone(),
+                    again: Some(Instant::now() + AGAIN),
+                });
+            }
+            // That passes, and says nothing of permissions.
+            Some(Failure::Unreachable(_)) => {}
+            None => {
+                self.refusal
+                    .take_if(|refusal| answers(&question, &refusal.question));
+            }
         }
-        self.refused = refusal.is_some();
+    }
+
+    /// Takes note of the answer to [`Self::ask_again`].
+    fn asked_again(&mut self, ended: Ended) {
+        let Some(refusal) = self.refusal.take() else {
+            return;
+        };
+        let failure = match ended {
+            Ok((_, Asked::Again(failure))) => failure,
+            Ok((_, Asked::Pod(..) | Asked::Isolation(_))) => None,
+            Err(error) => {
+                tracing::error!(%error, "a question to the API server ended badly");
+                Some(refusal.why.clone())
+            }
+        };
+        let Some(failure) = failure else {
+            tracing::info!("the API server answers questions for the pods of ADDs again");
+            return;
+        };
+        let why = match failure {
+            why @ (Failure::Refused(_) | Failure::NoSuchKind(_)) => why,
+            Failure::Unreachable(_) => refusal.why,
+        };
+        self.refusal = Some(Refusal {
+            why,
+            again: Some(Instant::now() + AGAIN),
+            ..refusal
+        });
     }
 
     fn request(&mut self, pod: PodName, deadline: Instant, pods: &mut Store<Pods>) {
@@ -164,6 +261,23 @@ impl Asking {
     fn spawn(&mut self, question: Question, request: impl Future<Output = Asked> + Send + 'static) {
         let id = self.requests.spawn(request).id();
         self.open.insert(id, question);
+    }
+}
+
+/// Whether an answer to `question` needed all permissions that `refused` does.
+fn answers(question: &Question, refused: &Question) -> bool {
+    match (question, refused) {
+        (Question::Isolation(_), _) | (Question::Pod(_), Question::Pod(_)) => true,
+        (Question::Pod(_), Question::Isolation(_)) => false,
+    }
+}
+
+/// How a question ended, in metrics.
+fn outcome(failure: Option<&Failure>) -> &'static str {
+    match failure {
+        None => "answered",
+        Some(Failure::Refused(_) | Failure::NoSuchKind(_)) => "refused",
+        Some(Failure::Unreachable(_)) => "unreachable",
     }
 }
 
@@ -222,7 +336,7 @@ mod tests {
             panic!("{answer:?}")
         };
         assert!(why.contains("forbidden"), "{why}");
-        assert!(asking.refused);
+        assert!(asking.error().unwrap().contains("forbidden"));
     }
 
     #[tokio::test]

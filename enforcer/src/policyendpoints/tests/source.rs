@@ -51,7 +51,7 @@ fn hear(source: &mut Source, objects: &mut Objects, messages: Vec<Message>, now:
         source.take(message, *now);
     }
     *now += Duration::from_secs(1);
-    match source.news(*now) {
+    match source.news(None, *now) {
         Some(Event::Source(update)) => {
             for change in update.changes {
                 objects.apply(change);
@@ -154,21 +154,21 @@ fn nothing_is_due_before_every_kind_is_listed() {
     let quiet = later + 300 * MS;
     assert_eq!(source.due(), Some(quiet), "the last of them, not the first");
     assert!(matches!(
-        source.news(quiet - MS),
+        source.news(None, quiet - MS),
         None | Some(Event::NotSynced(_))
     ));
-    assert!(matches!(source.news(quiet), Some(Event::Source(_))));
+    assert!(matches!(source.news(None, quiet), Some(Event::Source(_))));
     assert_eq!(source.due(), None);
 }
 
 #[test]
 fn the_engine_is_told_that_everything_was_listed_though_there_is_nothing() {
     let (mut source, now) = (source(), Instant::now());
-    assert!(matches!(source.news(now), Some(Event::NotSynced(_))));
-    assert!(source.news(now).is_none());
+    assert!(matches!(source.news(None, now), Some(Event::NotSynced(_))));
+    assert!(source.news(None, now).is_none());
     for message in listed_all() {
         source.take(message, now);
     }
-    assert!(matches!(source.news(now), Some(Event::Source(_))));
-    assert!(source.news(now).is_none());
+    assert!(matches!(source.news(None, now), Some(Event::Source(_))));
+    assert!(source.news(None, now).is_none());
 }

@@ -1,5 +1,8 @@
 //! Questions to an API server that has a few pods.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::Router;
 use axum::http::{StatusCode, Uri};
 use axum::response::IntoResponse;
@@ -12,11 +15,12 @@ use super::super::asking::Asking;
 use crate::api::Store;
 use crate::source::{Answer, Question};
 
-/// A server with one pod, `ns/web` on node `there`, which it finds by name and by field selector as the API server does;
-/// or one that refuses everything.
-async fn server(refuses: bool) -> Client {
+/// A server with one pod, `ns/web` on node `there`, which it finds by name and by field selector as the API server does.
+/// It refuses the first requests, so many.
+async fn server(refused: usize) -> Client {
+    let requests = Arc::new(AtomicUsize::new(0));
     let answer = move |uri: Uri| async move {
-        if refuses {
+        if requests.fetch_add(1, Ordering::Relaxed) < refused {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                 "message": "pods is forbidden", "reason": "Forbidden", "code": 403,
@@ -80,7 +84,27 @@ async fn a_pod_of_another_node_is_none_for_a_source_that_knows_its_own_nodes() {
         (Some("there"), Answer::Known, true),
         (Some("here"), Answer::NoSuchPod, false),
     ] {
-        let mut asking = Asking::new(server(false).await, node.map(str::to_owned));
+        let mut asking = Asking::new(server(0).await, node.map(str::to_owned));
         assert_eq!(answer(&mut asking).await, (expected, is_known), "{node:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_said_until_the_same_question_is_answered() {
+    let client = server(2).await;
+    let mut asking = Asking::new(client, None);
+    let (refused, _) = answer(&mut asking).await;
+    assert!(matches!(refused, Answer::Failed(_)), "{refused:?}");
+    assert!(asking.error().unwrap().contains("forbidden"));
+    // Nobody asks any more. The next time it is still refused, the time after that it is not.
+    for expected in [true, false] {
+        asking.hurry();
+        let again = asking.next().await.unwrap();
+        let (changes, answer) = asking.answered(again, &mut Store::default());
+        assert!(
+            changes.is_empty() && answer.is_none(),
+            "nobody waits for it"
+        );
+        assert_eq!(asking.error().is_some(), expected);
     }
 }
