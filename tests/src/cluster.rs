@@ -11,6 +11,7 @@ mod ear;
 mod enforcer;
 mod kubectl;
 mod namespace;
+mod outage;
 mod pod;
 mod role;
 
@@ -29,6 +30,7 @@ pub use administrator::Administrator;
 pub use ear::{Ear, Heard, Said};
 pub use enforcer::{Enforcer, Readiness};
 pub use namespace::Namespace;
+pub use outage::Outage;
 pub use pod::{Pod, PodSpec};
 pub use role::Role;
 

@@ -1,4 +1,4 @@
-# etcd, API server, controller manager and scheduler. For sourcing by tests/cluster/up.
+# etcd, API server, controller manager and scheduler. For sourcing.
 
 start_api_server() {
 	local pki=$dir/pki bin=$dir/bin
@@ -8,10 +8,14 @@ start_api_server() {
 		"DNS:kubernetes,DNS:kubernetes.default.svc,IP:$api_address,IP:$api_address6,IP:10.96.0.1,IP:fd00:96::1,IP:127.0.0.1"
 
 	daemon_in_control_plane etcd "$bin/etcd" --data-dir "$dir/control-plane/etcd" --unsafe-no-fsync --log-level warn
+	run_api_server
+}
 
+run_api_server() {
+	local pki=$dir/pki
 	# The address is not the loopback: it is what pods and nodes find behind the Service kubernetes.
 	# Without a preferred address type, exec and logs would look the node's name up in DNS.
-	daemon_in_control_plane api-server "$bin/kube-apiserver" \
+	daemon_in_control_plane api-server "$dir/bin/kube-apiserver" \
 		--advertise-address="$api_address" \
 		--etcd-servers=http://127.0.0.1:2379 \
 		--service-cluster-ip-range="$services4,$services6" \

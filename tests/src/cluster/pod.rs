@@ -12,7 +12,7 @@ use podgate_demo::netns::enter;
 use serde_json::Value;
 
 use super::kubectl::run;
-use super::{AGNHOST, Cluster};
+use super::{AGNHOST, Cluster, wait_for};
 
 /// A pod that is to be started: agnhost's server, on TCP 80 and UDP 80 of both families.
 #[derive(Debug, Clone)]
@@ -185,18 +185,61 @@ impl<'a> Pod<'a> {
 
     /// The file of the pod's network namespace.
     pub fn network(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/ns/net", self.process()))
+        let process = self.processes().into_iter().next();
+        let process =
+            process.unwrap_or_else(|| panic!("no process is in a cgroup of pod {}", self.name));
+        PathBuf::from(format!("/proc/{process}/ns/net"))
     }
 
-    /// A process of the pod: the kubelet puts its containers into a cgroup that has the UID in its name.
-    fn process(&self) -> String {
-        let directory = format!("pod{}", self.uid);
-        let found = hierarchies()
-            .into_iter()
-            .filter_map(|hierarchy| find(&hierarchy, &directory))
-            .find_map(|cgroup| first_process(&cgroup));
-        found.unwrap_or_else(|| panic!("no process is in a cgroup of pod {}", self.name))
+    /// Ends the pod's sandbox, and waits until the kubelet has made it another one, with other addresses: the same pod,
+    /// as the API server has it.
+    pub fn in_another_sandbox(self, limit: Duration) -> Self {
+        let old = self.pause().expect("a pod has a sandbox");
+        run(Command::new("kill").args(["-KILL", &old]), "").expect("end a sandbox");
+        let mut addresses = Vec::new();
+        wait_for("another sandbox has addresses", limit, || {
+            let new = self.pause().filter(|new| *new != old);
+            addresses = new.map_or_else(Vec::new, |new| addresses_of(&new));
+            addresses.len() == self.addresses.len()
+                && addresses.iter().all(|new| !self.addresses.contains(new))
+        });
+        Self { addresses, ..self }
     }
+
+    /// The process that keeps the sandbox.
+    fn pause(&self) -> Option<String> {
+        let is_pause = |process: &String| {
+            let name = fs::read_to_string(format!("/proc/{process}/comm"));
+            name.is_ok_and(|name| name.trim() == "pause")
+        };
+        self.processes().into_iter().find(is_pause)
+    }
+
+    /// The processes of the pod: the kubelet puts its containers into a cgroup that has the UID in its name.
+    fn processes(&self) -> Vec<String> {
+        let directory = format!("pod{}", self.uid);
+        let cgroups = hierarchies()
+            .into_iter()
+            .filter_map(|hierarchy| find(&hierarchy, &directory));
+        let mut processes = cgroups.map(|cgroup| processes_below(&cgroup));
+        processes
+            .find(|processes| !processes.is_empty())
+            .unwrap_or_default()
+    }
+}
+
+/// The addresses of the interface that the network namespace of this process has, IPv4 first. None when it is gone.
+fn addresses_of(process: &str) -> Vec<IpAddr> {
+    let namespace = format!("--net=/proc/{process}/ns/net");
+    let show = ["ip", "-j", "addr", "show", "dev", "eth0", "scope", "global"];
+    let shown = run(Command::new("nsenter").arg(namespace).args(show), "").unwrap_or_default();
+    let shown: Value = serde_json::from_str(&shown).unwrap_or_default();
+    let addresses = shown[0]["addr_info"].as_array().into_iter().flatten();
+    let mut addresses: Vec<IpAddr> = addresses
+        .filter_map(|address| address["local"].as_str()?.parse().ok())
+        .collect();
+    addresses.sort();
+    addresses
 }
 
 /// Where hierarchies of cgroups are mounted.
@@ -226,12 +269,10 @@ fn find(place: &Path, name: &str) -> Option<PathBuf> {
     None
 }
 
-fn first_process(cgroup: &Path) -> Option<String> {
-    let entries = fs::read_dir(cgroup).ok()?.flatten();
-    entries
-        .filter(|entry| entry.path().is_dir())
-        .find_map(|container| {
-            let processes = fs::read_to_string(container.path().join("cgroup.procs")).ok()?;
-            processes.lines().next().map(str::to_owned)
-        })
+fn processes_below(cgroup: &Path) -> Vec<String> {
+    let containers = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    containers
+        .filter_map(|container| fs::read_to_string(container.path().join("cgroup.procs")).ok())
+        .flat_map(|processes| processes.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }

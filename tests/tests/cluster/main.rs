@@ -3,6 +3,7 @@
 mod cases;
 mod lifecycle;
 mod nodes;
+mod outage;
 mod permissions;
 mod policies;
 mod policyendpoints;
