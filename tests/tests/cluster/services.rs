@@ -147,7 +147,7 @@ fn a_backend_that_is_ending_is_a_backend_while_no_other_is_there() {
     });
     reached(&namespace, &client, "back", 8080);
     lost(&namespace, &enemy, "back", 8080);
-    namespace.kubectl(&["delete", "pod", &back.name, "--now"]);
+    namespace.kubectl(&["delete", "pod", &back.name, "--force", "--grace-period=0"]);
 }
 
 #[test]
@@ -189,6 +189,91 @@ fn a_headless_service_and_one_without_selector_are_what_stands_behind_them() {
     }
     reached(&namespace, &client, "manual", 8080);
     lost(&namespace, &stranger, "manual", 8080);
+}
+
+/// The machine outside of the cluster, at a port where somebody answers: the API server.
+const OUTSIDE: [&str; 2] = ["192.168.50.1", "fd00:50::1"];
+const OUTSIDE_PORT: u16 = 6443;
+
+/// Addresses that could be a pod's, and are nobody's.
+const NOBODY: [&str; 2] = ["10.244.2.254", "fd00:10:244:2::ffff"];
+
+/// The slices of a Service without selector, one a family: backends at these addresses, with `more` about each.
+fn slices(service: &str, slice: &str, port: u16, addresses: &[IpAddr], more: &str) -> String {
+    let of_family = |family: &str, is_ipv4: bool| {
+        let addresses = addresses.iter().filter(|at| at.is_ipv4() == is_ipv4);
+        let endpoints: Vec<String> = addresses
+            .map(|at| format!("{{addresses: ['{at}'], conditions: {{ready: true}}{more}}}"))
+            .collect();
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {service}-{slice}-{}, \
+             labels: {{kubernetes.io/service-name: {service}}}}}, addressType: {family}, \
+             ports: [{{name: web, port: {port}, protocol: TCP}}], endpoints: [{}]}}",
+            family.to_lowercase(),
+            endpoints.join(", ")
+        )
+    };
+    format!(
+        "{}\n---\n{}",
+        of_family("IPv4", true),
+        of_family("IPv6", false)
+    )
+}
+
+#[test]
+fn a_backend_that_is_no_known_pod_is_an_address_and_says_nothing_beside_one_that_is_known() {
+    let cluster = Cluster::enforced();
+    let namespace = cluster.namespace("unknown");
+    let blocks = format!(
+        "{{to: [{{ipBlock: {{cidr: {}/32}}}}, {{ipBlock: {{cidr: '{}/128'}}}}]}}",
+        OUTSIDE[0], OUTSIDE[1]
+    );
+    namespace.apply(&policy("client", "Egress", &to("app: server", "")));
+    namespace.apply(&policy("traveller", "Egress", &blocks));
+    let [client, traveller, server] = namespace.start([
+        PodSpec::new("client").on("node1"),
+        PodSpec::new("traveller").on("node1"),
+        PodSpec::new("server").on("node2"),
+    ]);
+    let addresses = |texts: [&str; 2]| texts.map(|text| text.parse().expect("an address"));
+    let (outside, nobody) = (addresses(OUTSIDE), addresses(NOBODY));
+    let never = format!(
+        ", targetRef: {{kind: Pod, namespace: {}, name: never, uid: 0a0b0c0d-0000-4000-8000-000000000000}}",
+        namespace.name()
+    );
+    let add = |service_name: &str, slices: &[String]| {
+        let service = service(service_name, "ports: [{name: web, port: 8080}]");
+        namespace.apply(&[&[service], slices].concat().join("\n---\n"));
+    };
+
+    // Without a word about pods it is an address.
+    let name = "address";
+    add(name, &[slices(name, "a", OUTSIDE_PORT, &outside, "")]);
+    reached(&namespace, &traveller, name, 8080);
+    lost(&namespace, &client, name, 8080);
+    // So it is when it says that it is a pod, which nobody knows.
+    let name = "claim";
+    add(name, &[slices(name, "a", OUTSIDE_PORT, &outside, &never)]);
+    reached(&namespace, &traveller, name, 8080);
+    lost(&namespace, &client, name, 8080);
+    // An address that is nobody's must be allowed, beside a known pod too; a pod that nobody knows need not.
+    let name = "nobody";
+    let known = slices(name, "a", 80, &server.addresses, "");
+    add(name, &[known, slices(name, "b", 80, &nobody, "")]);
+    lost(&namespace, &client, name, 8080);
+    let name = "promise";
+    let known = slices(name, "a", 80, &server.addresses, "");
+    add(name, &[known, slices(name, "b", 80, &nobody, &never)]);
+    for address in namespace.service_addresses(name) {
+        // Every other connection goes to the pod that nobody knows, where nobody answers.
+        wait_for("the known backend is reached", FOUND, || {
+            client.connect(address, 8080, LOST).is_ok()
+        });
+    }
+    // A pod that nobody knows, at the address of another one, is in doubt.
+    let name = "doubt";
+    add(name, &[slices(name, "a", 80, &server.addresses, &never)]);
+    lost(&namespace, &client, name, 8080);
 }
 
 #[test]
