@@ -1,6 +1,7 @@
 //! Level `cluster`: pods of a real Kubernetes of two nodes, with our plugin in their conflist.
 
 mod cases;
+mod ending;
 mod lifecycle;
 mod nodes;
 mod outage;
