@@ -44,7 +44,6 @@ pub(crate) fn print() -> Result<()> {
                 "crowd",
                 "fragments",
                 "budgets",
-                "paces",
                 "limits",
             ] {
                 loader.map_max_entries(table, ELEMENTS);

@@ -1,7 +1,8 @@
 //! The kernel's tables. The sizes here are the smallest that make sense; whoever loads the object sets others.
 
 use aya_ebpf::bindings::{
-    BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_RB_NO_WAKEUP,
+    BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_NOEXIST,
+    BPF_RB_NO_WAKEUP,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64};
 use aya_ebpf::macros::map;
@@ -9,9 +10,9 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TcContext;
 use podgate_abi::{
-    Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry, FlowKey,
-    FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks, PrefixWord,
-    Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
+    Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry,
+    FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks,
+    PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 #[map(name = "attachments")]
@@ -39,15 +40,13 @@ static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
 #[map(name = "flows")]
 static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(16, 0);
 #[map(name = "embryonic")]
-static EMBRYONIC: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(16, 0);
+static EMBRYONIC: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(16, 0);
 #[map(name = "crowd")]
 static CROWD: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(16, 0);
 #[map(name = "fragments")]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(16, 0);
 #[map(name = "budgets")]
-static BUDGETS: Array<Word> = Array::with_max_entries(16, BPF_F_MMAPABLE);
-#[map(name = "paces")]
-static PACES: Array<[Word; 2]> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+static BUDGETS: Array<Budget> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "limits")]
 static LIMITS: Array<Word> = Array::with_max_entries(Limit::COUNT, BPF_F_MMAPABLE);
 
@@ -62,15 +61,6 @@ pub(crate) fn count(direction: Direction, reason: Reason) {
     if let Some(counter) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the element is this CPU's own, and a program is not moved to another CPU while it runs.
         unsafe { *counter += 1 };
-    }
-}
-
-/// A limit; 0 if nobody has set it.
-#[inline(always)]
-fn limit(of: Limit) -> u64 {
-    match LIMITS.get(of as u32) {
-        Some(word) => word.load(),
-        None => 0,
     }
 }
 
@@ -166,38 +156,41 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> bool {
+    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue, put: Put) -> bool {
+        let flags = u64::from(match put {
+            Put::New => BPF_NOEXIST,
+            Put::Known => BPF_EXIST,
+            Put::Either => BPF_ANY,
+        });
         match table {
-            FlowTable::Flows => FLOWS.insert(key, value, 0),
-            FlowTable::Embryonic => EMBRYONIC.insert(key, value, 0),
-            FlowTable::Crowd => CROWD.insert(key, value, 0),
+            FlowTable::Flows => FLOWS.insert(key, value, flags),
+            FlowTable::Embryonic => EMBRYONIC.insert(key, value, flags),
+            FlowTable::Crowd => CROWD.insert(key, value, flags),
         }
         .is_ok()
     }
 
     #[inline(always)]
-    fn within_budget(&self, slot: Slot) -> bool {
-        match BUDGETS.get(slot) {
-            Some(count) => count.load() < limit(Limit::Flows),
-            None => false,
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey) -> bool {
+        match table {
+            FlowTable::Flows => FLOWS.remove(key),
+            FlowTable::Embryonic => EMBRYONIC.remove(key),
+            FlowTable::Crowd => CROWD.remove(key),
         }
+        .is_ok()
     }
 
     #[inline(always)]
-    fn count_flow(&self, slot: Slot) {
-        if let Some(count) = BUDGETS.get(slot) {
-            count.add(1);
+    fn budget(&self, slot: Slot) -> Option<&Budget> {
+        BUDGETS.get(slot)
+    }
+
+    #[inline(always)]
+    fn limit(&self, of: Limit) -> u64 {
+        match LIMITS.get(of as u32) {
+            Some(word) => word.load(),
+            None => 0,
         }
-    }
-
-    #[inline(always)]
-    fn pace(&self, slot: Slot, direction: Direction) -> Option<&Word> {
-        PACES.get(slot).map(|words| &words[direction as usize])
-    }
-
-    #[inline(always)]
-    fn pace_limit(&self) -> u64 {
-        limit(Limit::Pace)
     }
 
     #[inline(always)]

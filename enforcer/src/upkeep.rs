@@ -28,8 +28,12 @@ pub fn start(paths: Paths) -> Result<oneshot::Receiver<Infallible>> {
             loop {
                 match collect(&paths) {
                     Ok(None) => tracing::trace!("there are no flows yet"),
-                    Ok(Some(Collected { kept, deleted })) => {
-                        tracing::trace!(kept, deleted, "collected flows");
+                    Ok(Some(Collected {
+                        kept,
+                        waiting,
+                        deleted,
+                    })) => {
+                        tracing::trace!(kept, waiting, deleted, "collected flows");
                         metrics::gauge!("podgate_flows")
                             .set(u32::try_from(kept).unwrap_or(u32::MAX));
                         metrics::counter!("podgate_flows_timed_out_total")
@@ -51,8 +55,5 @@ pub fn start(paths: Paths) -> Result<oneshot::Receiver<Infallible>> {
 
 /// None: there is no table set yet.
 fn collect(paths: &Paths) -> Result<Option<Collected>> {
-    let Some(set) = TableSet::open_current(paths)? else {
-        return Ok(None);
-    };
-    Ok(Some(set.collect(flows::jiffies()?)?))
+    Ok(TableSet::collect_current(paths, flows::jiffies()?)?)
 }

@@ -93,15 +93,13 @@ pub struct Kernel {
     pub flows: FlowMap,
     /// Flows that were not answered.
     pub embryonic: FlowMap,
-    /// The same, of attachments that begin many.
+    /// The same, of attachments that have used up their share.
     pub crowd: FlowMap,
     /// Verdicts on first fragments.
     pub fragments: HashMap<MapData, [u8; 40], u64>,
-    /// Entries of `flows` by slot.
-    pub budgets: Array<MapData, u64>,
-    /// Flows begun lately, by slot and direction.
-    pub paces: Array<MapData, [u64; 2]>,
-    /// What a slot may have and do.
+    /// Entries of `flows` and `embryonic`, by slot.
+    pub budgets: Array<MapData, [u64; 2]>,
+    /// What a slot may have.
     pub limits: Array<MapData, u64>,
     /// The kernel's numbers of `peers` and `rows`.
     written_by_others: [u32; 2],

@@ -157,32 +157,24 @@ impl FlowValue {
     }
 }
 
-/// How many flows an attachment has begun in one direction lately: bits 63..32 when the window began, in jiffies,
-/// 31..0 how many since.
+/// How much an attachment has of the tables of flows. Value of `budgets`, by slot.
 ///
-/// Within its limit they stand in `embryonic`. What is more stands in `crowd`, where those that hurry compete with
-/// each other only: so no flood takes from a quiet pod what it waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(transparent)]
-pub struct Pace(pub u64);
+/// The programs count what they enter and delete, user space what it deletes. Both ask the kernel whether it was they
+/// who did it, so no count strays; should one all the same, the next look at the table mends it.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Budget {
+    /// Entries in `flows`.
+    pub flows: Word,
+    /// Entries in `embryonic`.
+    pub embryonic: Word,
+}
 
-impl Pace {
-    /// The first flow of a window that begins now.
+impl Budget {
+    /// Whether a count is below `limit`. One that strayed below zero is.
     #[inline(always)]
-    pub const fn beginning(now: u64) -> Self {
-        Self(now << 32 | 1)
-    }
-
-    /// How many flows were begun in the window.
-    #[inline(always)]
-    pub const fn flows(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// Whether its window, of a second, is over. `second` is in jiffies.
-    #[inline(always)]
-    pub const fn is_over(self, now: u64, second: u32) -> bool {
-        (now as u32).wrapping_sub((self.0 >> 32) as u32) >= second
+    pub(crate) fn is_below(count: &Word, limit: u64) -> bool {
+        (count.load() as i64) < limit as i64
     }
 }
 
@@ -259,5 +251,6 @@ impl FragmentValue {
 const _: () = {
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<FlowValue>() == 16);
+    assert!(size_of::<Budget>() == 16);
     assert!(size_of::<FragmentKey>() == 40);
 };

@@ -7,10 +7,10 @@
 use crate::{Address, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
-/// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets, paces, limits.
-pub const SHARED_ABI: u32 = 2;
+/// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets.
+pub const SHARED_ABI: u32 = 3;
 
 /// Elements of `limits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +18,9 @@ pub const SHARED_ABI: u32 = 2;
 pub enum Limit {
     /// Entries of `flows` that one attachment may have.
     Flows = 0,
-    /// Flows that it may begin in a second and direction before they go to `crowd`.
-    Pace = 1,
+    /// Entries of `embryonic` that it may have; of those that others begin, half as many. What is more goes to
+    /// `crowd`.
+    Embryonic = 1,
 }
 
 impl Limit {

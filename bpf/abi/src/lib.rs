@@ -26,12 +26,12 @@ pub use address::Address;
 pub use decide::{Case, Hook, decide};
 pub(crate) use flow::Place;
 pub use flow::{
-    FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Pace,
+    Budget, FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator,
 };
 pub use layout::*;
 pub use packet::{Bytes, Packet, ethertype, parse};
 pub use reason::{Reason, Verdict};
-pub use tables::{FlowEntry, FlowTable, Tables};
+pub use tables::{FlowEntry, FlowTable, Put, Tables};
 pub use word::Word;
 
 #[cfg(test)]

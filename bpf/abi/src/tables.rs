@@ -1,6 +1,6 @@
 use crate::{
-    Address, Attachment, Case, Chunk, Class, Direction, Event, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, PeerWord, RowKey, Ruleset, Slot, Word,
+    Address, Attachment, Budget, Case, Chunk, Class, Event, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot,
 };
 
 /// Which of the tables of flows.
@@ -8,10 +8,21 @@ use crate::{
 pub enum FlowTable {
     /// Answered, and within the budget of its attachment.
     Flows,
-    /// Seen in one direction only, or over budget; the least recently used goes first.
+    /// Seen in one direction only, or over budget. Nothing is ever evicted from it, and each attachment has a share.
     Embryonic,
-    /// The same, of attachments that begin more flows than the others: see [`crate::Pace`].
+    /// The same, of attachments that have used up their share; the least recently used goes first.
     Crowd,
+}
+
+/// How a flow is put in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// Only if the table does not have it.
+    New,
+    /// Only if the table has it.
+    Known,
+    /// Whether the table has it or not.
+    Either,
 }
 
 /// A flow as it stands in a table.
@@ -44,16 +55,14 @@ pub trait Tables {
     fn chunk_word(&self, chunk: u16, port: u16) -> u64;
     /// The flow `key`.
     fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<Self::Entry>;
-    /// Puts the flow `key` in place, whole; whether there was room.
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> bool;
-    /// Whether the attachment may have one more entry in `flows`.
-    fn within_budget(&self, slot: Slot) -> bool;
-    /// Counts one more entry of the attachment in `flows`.
-    fn count_flow(&self, slot: Slot);
-    /// The [`crate::Pace`] of the attachment, by the direction of the packets that begin flows.
-    fn pace(&self, slot: Slot, direction: Direction) -> Option<&Word>;
-    /// How many flows an attachment may begin a second and direction before they go to [`FlowTable::Crowd`].
-    fn pace_limit(&self) -> u64;
+    /// Puts the flow `key` in place, whole; whether it did. For one key and all CPUs, [`Put::New`] does so once.
+    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue, put: Put) -> bool;
+    /// Deletes the flow `key`; whether it was there. For one key and all CPUs, it was there once.
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey) -> bool;
+    /// What the attachment has of the tables of flows.
+    fn budget(&self, slot: Slot) -> Option<&Budget>;
+    /// What one attachment may have; 0 if nobody has said it.
+    fn limit(&self, of: Limit) -> u64;
     /// Whether the node itself would take what comes in by `interface` for `destination`: by its routes, so that
     /// broadcast and anycast addresses count, of which `peers` knows nothing.
     fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool;

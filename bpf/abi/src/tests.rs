@@ -90,19 +90,17 @@ fn a_flow_word_keeps_who_when_and_how_far() {
 }
 
 #[test]
-fn a_pace_counts_what_was_begun_in_its_second_and_its_clock_may_go_round() {
-    let second = 250;
-    for now in [1_000, u64::from(u32::MAX) - 3, (7 << 32) + 5] {
-        let pace = Pace::beginning(now);
-        assert_eq!(pace.flows(), 1);
-        assert!(!pace.is_over(now, second) && !pace.is_over(now + 249, second));
-        assert!(pace.is_over(now + 250, second));
-        let later = Pace(pace.0 + 99);
-        assert_eq!(later.flows(), 100);
-        assert!(!later.is_over(now + 249, second) && later.is_over(now + 250, second));
+fn a_count_is_below_its_limit_until_it_reaches_it_and_when_it_strayed_below_zero() {
+    for (count, expected) in [
+        (0, true),
+        (6, true),
+        (7, false),
+        (8, false),
+        (u64::MAX, true),
+    ] {
+        assert_eq!(Budget::is_below(&Word::new(count), 7), expected, "{count}");
     }
-    // Never written: the first flow begins a window.
-    assert!(Pace::default().is_over(1_000, second));
+    assert!(!Budget::is_below(&Word::new(0), 0));
 }
 
 #[test]

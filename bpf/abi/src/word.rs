@@ -41,6 +41,11 @@ mod user {
             self.0.fetch_add(addend, Ordering::AcqRel);
         }
 
+        /// Subtracts from it.
+        pub fn subtract(&self, subtrahend: u64) {
+            self.0.fetch_sub(subtrahend, Ordering::AcqRel);
+        }
+
         /// Adds to it, and tells what it was.
         pub fn fetch_add(&self, addend: u64) -> u64 {
             self.0.fetch_add(addend, Ordering::AcqRel)
@@ -88,6 +93,12 @@ mod kernel {
             // SAFETY: one atomic addition to the cell's own content. Rust has no such operation for a target without
             // compare-and-swap, and 5.10 has none that returns a value.
             unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) addend) };
+        }
+
+        /// Subtracts from it.
+        #[inline(always)]
+        pub fn subtract(&self, subtrahend: u64) {
+            self.add(subtrahend.wrapping_neg());
         }
     }
 }

@@ -1,11 +1,14 @@
-//! Upkeep of the table of flows: what timed out goes, and what is left is counted.
+//! Upkeep of the tables of flows: what timed out goes, and what is left is counted.
 
-use std::collections::BTreeMap;
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use podgate_abi::{FlowKey, FlowWord};
 
 use crate::{
-    Failed, sys,
+    Failed, Paths, sys,
     tables::{MapName, TableSet},
 };
 
@@ -38,8 +41,10 @@ impl Tracked {
 /// What one round of upkeep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Collected {
-    /// Entries that stand.
+    /// Entries of `flows` that stand.
     pub kept: usize,
+    /// Entries of `embryonic` that stand.
+    pub waiting: usize,
     /// Entries that had timed out, and were deleted.
     pub deleted: usize,
 }
@@ -52,51 +57,80 @@ pub fn jiffies() -> Result<u64, Failed> {
     sys::jiffies().map_err(|e| Failed::new("ask", "the kernel's clock", e))
 }
 
+/// The tables whose entries are counted by slot, in the order of the words of a [`podgate_abi::Budget`].
+const COUNTED: [MapName; 2] = [MapName::Flows, MapName::Embryonic];
+
 impl TableSet {
-    /// Deletes the flows that have timed out at `now`, in jiffies as `bpf_jiffies64` counts them, and stores for
-    /// every slot how many it has left.
-    ///
-    /// A flow that a packet revives between look and deletion is lost, and found again by its next packets; one
-    /// that comes while we count is counted by the next round.
+    /// [`TableSet::collect`] for the current set; none if there is none yet.
     ///
     /// # Errors
-    /// When the table cannot be read or written.
-    pub fn collect(&self, now: u64) -> Result<Collected, Failed> {
-        let second =
-            sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
-        let mut collected = Collected::default();
-        let mut counts = BTreeMap::<u32, u64>::new();
-        for Tracked { key, word, seen } in self.tracked(MapName::Flows)? {
-            let timeout = u64::from(word.state().timeout(key.protocol)) * u64::from(second);
-            if now.saturating_sub(seen) > timeout {
-                self.remove_flow(&key)?;
-                collected.deleted += 1;
-            } else {
-                *counts.entry(u32::from(key.slot)).or_default() += 1;
-                collected.kept += 1;
-            }
-        }
-        self.store_counts(&counts)?;
-        Ok(collected)
+    /// As that.
+    pub fn collect_current(paths: &Paths, now: u64) -> Result<Option<Collected>, Failed> {
+        let set = once_more_if_gone(|| {
+            let set = Self::open_current(paths)?;
+            set.iter().try_for_each(Self::open_counted)?;
+            Ok(set)
+        })?;
+        set.map(|set| set.collect(now)).transpose()
     }
 
-    /// Counts the entries of `flows` by slot, and stores the counts, against which budgets are held.
-    ///
-    /// # Errors
-    /// When the table cannot be read.
-    pub fn recount(&self) -> Result<(), Failed> {
-        let mut counts = BTreeMap::<u32, u64>::new();
-        for flow in self.tracked(MapName::Flows)? {
-            *counts.entry(u32::from(flow.key.slot)).or_default() += 1;
-        }
-        self.store_counts(&counts)
-    }
-
-    fn store_counts(&self, counts: &BTreeMap<u32, u64>) -> Result<(), Failed> {
-        for slot in 0..self.map(MapName::Budgets)?.capacity {
-            self.store_budget(slot, counts.get(&slot).copied().unwrap_or(0))?;
+    /// Opens all that a walk needs, so that it can end in a set that is unpinned meanwhile.
+    fn open_counted(&self) -> Result<(), Failed> {
+        self.array(MapName::Budgets)?;
+        for table in COUNTED {
+            self.map(table)?;
         }
         Ok(())
+    }
+
+    /// Deletes the flows that have timed out at `now`, in jiffies as `bpf_jiffies64` counts them, and mends the counts
+    /// of what every slot has.
+    ///
+    /// A flow that a packet revives between look and deletion is lost, and found again by its next packets.
+    ///
+    /// # Errors
+    /// When a table cannot be read or written.
+    pub fn collect(&self, now: u64) -> Result<Collected, Failed> {
+        self.walk(Some(now))
+    }
+
+    /// Counts the entries of the flow tables by slot, and mends the counts that are kept.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn recount(&self) -> Result<(), Failed> {
+        self.walk(None).map(|_| ())
+    }
+
+    fn walk(&self, now: Option<u64>) -> Result<Collected, Failed> {
+        self.open_counted()?;
+        let budgets = self.array(MapName::Budgets)?;
+        let second =
+            sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
+        let has_timed_out = |flow: &Tracked| {
+            let timeout = u64::from(flow.word.state().timeout(flow.key.protocol));
+            now.is_some_and(|now| now.saturating_sub(flow.seen) > timeout * u64::from(second))
+        };
+        let mut collected = Collected::default();
+        let mut deleted = 0;
+        let standing = [&mut collected.kept, &mut collected.waiting];
+        for ((word, table), stand) in COUNTED.into_iter().enumerate().zip(standing) {
+            let count = |slot| budgets.element(slot).and_then(|words| words.get(word));
+            let mut slots: Vec<Counted> = (0..).map_while(count).map(Counted::new).collect();
+            for flow in self.tracked(table)? {
+                let slot = slots.get_mut(usize::from(flow.key.slot));
+                if !has_timed_out(&flow) {
+                    slot.into_iter().for_each(|slot| slot.kept += 1);
+                    *stand += 1;
+                } else if self.remove_flow(table, &flow.key)? {
+                    slot.into_iter().for_each(Counted::delete);
+                    deleted += 1;
+                }
+            }
+            slots.iter().for_each(Counted::mend);
+        }
+        collected.deleted = deleted;
+        Ok(collected)
     }
 
     /// Every flow of `flows`, `embryonic` or `crowd`.
@@ -119,9 +153,106 @@ impl TableSet {
         Ok(flows)
     }
 
-    fn remove_flow(&self, key: &FlowKey) -> Result<bool, Failed> {
-        self.map(MapName::Flows)?
+    fn remove_flow(&self, table: MapName, key: &FlowKey) -> Result<bool, Failed> {
+        self.map(table)?
             .delete(bytemuck::bytes_of(key))
-            .map_err(|e| Failed::new("delete from table", MapName::Flows.name(), e))
+            .map_err(|e| Failed::new("delete from table", table.name(), e))
+    }
+}
+
+/// The current set may be replaced, and unpinned, while it is being opened: what is asked for is then in the next one.
+fn once_more_if_gone<T>(mut open: impl FnMut() -> Result<T, Failed>) -> Result<T, Failed> {
+    match open() {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => open(),
+        result => result,
+    }
+}
+
+/// The count that is kept of a slot's entries in one table, beside what a walk through the table finds.
+struct Counted<'a> {
+    count: &'a AtomicU64,
+    /// What the count must be if nobody else has changed it since the walk began.
+    expected: u64,
+    /// Entries that were found, and stand.
+    kept: u64,
+}
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        let expected = count.load(Ordering::Acquire);
+        Self {
+            count,
+            expected,
+            kept: 0,
+        }
+    }
+
+    /// One entry was deleted, by us.
+    fn delete(&mut self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        self.expected = self.expected.wrapping_sub(1);
+    }
+
+    /// Sets the count right if nobody moved it meanwhile. Under the hands of the programs, which count by themselves,
+    /// it is raised to what was seen, and never lowered: so nobody gets more than it may have by moving it.
+    fn mend(&self) {
+        let count = self.count.load(Ordering::Acquire);
+        if count == self.expected || count.cast_signed() < self.kept.cast_signed() {
+            // Who comes in between is seen by the next walk.
+            let _ =
+                self.count
+                    .compare_exchange(count, self.kept, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_looked_for_once_more_and_other_errors_stand() {
+        let failed = |kind: io::ErrorKind| Failed::new("open", "a table", kind.into());
+        let mut answers = [Err(failed(io::ErrorKind::NotFound)), Ok(7)].into_iter();
+        let found = once_more_if_gone(|| answers.next().expect("asked twice at most"));
+        assert_eq!(found.unwrap(), 7);
+        for kinds in [
+            [io::ErrorKind::NotFound, io::ErrorKind::NotFound].as_slice(),
+            &[io::ErrorKind::PermissionDenied],
+        ] {
+            let mut answers = kinds.iter().map(|kind| Err::<u8, _>(failed(*kind)));
+            let found = once_more_if_gone(|| answers.next().expect("asked too often"));
+            assert!(found.is_err() && answers.next().is_none());
+        }
+    }
+
+    #[test]
+    fn a_count_that_nobody_moved_is_set_and_one_that_moves_is_only_raised() {
+        for (began_at, is_now, found, expected) in [
+            (7, 7, 3, 3),
+            (7, 7, 9, 9),
+            (6, 7, 3, 7),
+            (6, 7, 9, 9),
+            (6, u64::MAX, 3, 3),
+        ] {
+            let count = AtomicU64::new(began_at);
+            let mut slot = Counted::new(&count);
+            slot.kept = found;
+            count.store(is_now, Ordering::Relaxed);
+            slot.mend();
+            let case = (began_at, is_now, found);
+            assert_eq!(count.load(Ordering::Relaxed), expected, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_deleted_is_subtracted_and_moves_nothing() {
+        let count = AtomicU64::new(7);
+        let mut slot = Counted::new(&count);
+        slot.kept = 5;
+        slot.delete();
+        assert_eq!(count.load(Ordering::Relaxed), 6);
+        slot.mend();
+        assert_eq!(count.load(Ordering::Relaxed), 5);
     }
 }

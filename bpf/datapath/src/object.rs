@@ -150,7 +150,7 @@ impl MapName {
     /// How many elements (bytes, for `events`) it gets; none where the object says it.
     fn size(self, sizes: &Sizes) -> Option<u32> {
         match self {
-            Self::Attachments | Self::Budgets | Self::Paces => Some(sizes.slots()),
+            Self::Attachments | Self::Budgets => Some(sizes.slots()),
             Self::Rulesets => Some(sizes.rulesets),
             Self::Peers => Some(sizes.peers),
             Self::Prefixes => Some(sizes.prefixes),

@@ -31,7 +31,7 @@ pub struct Sizes {
     pub flows: u32,
     /// Connections seen in one direction only.
     pub embryonic: u32,
-    /// The same, of attachments that begin so many that they are kept apart.
+    /// The same, of attachments that have used up their share of these.
     pub crowd: u32,
     /// Fragmented datagrams.
     pub fragments: u32,
@@ -91,12 +91,12 @@ impl Sizes {
             .map_err(Failed::at("write sizes of tables to", &path))
     }
 
-    /// Flows that an attachment may begin in a second and direction before they go to `crowd`.
+    /// Entries of `embryonic` that an attachment may have; what is more goes to `crowd`.
     ///
-    /// An attachment that begins as many as it may needs a minute to fill `embryonic`, and eight of them need eight
-    /// seconds: an answer that takes so long is not waited for any more (a resolver's patience is five seconds).
-    pub(crate) fn pace(&self) -> u32 {
-        (self.embryonic / 64).max(1)
+    /// A 128th: the pods of a node (110, as a kubelet has it) cannot fill the table together, and nothing is ever
+    /// evicted from it. So a pod within its share is sure of its entries, whatever all the others do.
+    pub(crate) fn share_of_embryonic(&self) -> u32 {
+        (self.embryonic / 128).max(2)
     }
 
     /// Slots, within what a class ID can say.

@@ -55,15 +55,13 @@ pub enum MapName {
     Flows,
     /// Connections seen in one direction only.
     Embryonic,
-    /// The same, of attachments that begin many.
+    /// The same, of attachments that have used up their share.
     Crowd,
     /// Verdicts on first fragments.
     Fragments,
-    /// Entries in `flows` by slot.
+    /// Entries in `flows` and `embryonic`, by slot.
     Budgets,
-    /// Flows begun lately, by slot and direction.
-    Paces,
-    /// What one attachment may have and do: [`podgate_abi::Limit`].
+    /// What one attachment may have: [`podgate_abi::Limit`].
     Limits,
     /// The last generation, and the last slot that was given out. Not used by the programs.
     Generation,
@@ -71,7 +69,7 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 16] = [
         Self::Attachments,
         Self::Rulesets,
         Self::Peers,
@@ -86,7 +84,6 @@ impl MapName {
         Self::Crowd,
         Self::Fragments,
         Self::Budgets,
-        Self::Paces,
         Self::Limits,
         Self::Generation,
     ];
@@ -109,7 +106,6 @@ impl MapName {
             Self::Crowd => "crowd",
             Self::Fragments => "fragments",
             Self::Budgets => "budgets",
-            Self::Paces => "paces",
             Self::Limits => "limits",
             Self::Generation => "generation",
         }
@@ -127,14 +123,13 @@ impl MapName {
             | Self::PortSets
             | Self::Chunks
             | Self::Counters
-            | Self::Events => false,
+            | Self::Events
+            | Self::Limits => false,
             Self::Flows
             | Self::Embryonic
             | Self::Crowd
             | Self::Fragments
             | Self::Budgets
-            | Self::Paces
-            | Self::Limits
             | Self::Generation => true,
         }
     }

@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
 use podgate_abi::{
-    Address, Attachment, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry,
-    FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, MAX_ADDRESSES, Origin, PeerWord,
-    PolicyWord, PortSet, PortSetChunks, PrefixWord, Row, RowKey, Ruleset, Slot, TUNNEL_PORTS,
-    TUNNEL_PROTOCOLS, Tables, Word,
+    Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event,
+    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_ADDRESSES,
+    Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put, Row, RowKey, Ruleset,
+    Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, Word,
 };
 
 use super::{Step, Write};
@@ -38,8 +38,8 @@ pub(super) struct HostTables {
     values: Vec<FlowValue>,
     next_place: Cell<usize>,
     generation: Cell<u32>,
-    /// Nobody hurries here: every flow is within it.
-    pace: Word,
+    /// Nobody has used up anything.
+    budget: Budget,
     /// Writes that happen while a packet is on its way, after so many of its look-ups.
     meanwhile: RefCell<Option<(u32, Vec<Step>)>>,
 }
@@ -102,7 +102,7 @@ impl HostTables {
             values: (0..FLOWS).map(|_| FlowValue::default()).collect(),
             next_place: Cell::new(0),
             generation: Cell::new(1),
-            pace: Word::default(),
+            budget: Budget::default(),
             meanwhile: RefCell::default(),
         }
     }
@@ -291,11 +291,17 @@ impl<'a> Tables for &'a HostTables {
         Some(HostFlow(&tables.values[place]))
     }
 
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> bool {
+    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue, put: Put) -> bool {
         if self.flows.get() == Flows::Ignored {
             return true;
         }
         let mut places = self.places.borrow_mut();
+        let is_known = places[index(table)].contains_key(key);
+        match put {
+            Put::New if is_known => return false,
+            Put::Known if !is_known => return false,
+            Put::New | Put::Known | Put::Either => {}
+        }
         let place = *places[index(table)].entry(*key).or_insert_with(|| {
             let place = self.next_place.get();
             self.next_place.set(place + 1);
@@ -306,18 +312,17 @@ impl<'a> Tables for &'a HostTables {
         true
     }
 
-    fn within_budget(&self, _: Slot) -> bool {
-        true
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey) -> bool {
+        let mut places = self.places.borrow_mut();
+        places[index(table)].remove(key).is_some()
     }
 
-    fn count_flow(&self, _: Slot) {}
-
-    fn pace(&self, _: Slot, _: Direction) -> Option<&Word> {
-        Some(&self.pace)
+    fn budget(&self, _: Slot) -> Option<&Budget> {
+        Some(&self.budget)
     }
 
-    fn pace_limit(&self) -> u64 {
-        u64::MAX
+    fn limit(&self, _: Limit) -> u64 {
+        i64::MAX.cast_unsigned()
     }
 
     fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {

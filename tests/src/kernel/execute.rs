@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use podgate_abi::{
-    Address, Attachment, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction, FIRST_CHUNK,
+    Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction, FIRST_CHUNK,
     MAX_ADDRESSES, Origin as Birth, PolicyWord, PortSet, PortSetChunks, PrefixKey, PrefixWord,
     Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Word,
 };
@@ -18,7 +18,7 @@ impl HostTables {
             flows: FlowMemory::with_capacity(flows),
             embryonic: FlowMemory::with_capacity(flows),
             crowd: FlowMemory::with_capacity(flows),
-            limit: flows.into(),
+            limits: [flows.into(); 2],
             second: HZ,
             ..Self::default()
         };
@@ -57,6 +57,7 @@ impl HostTables {
             addresses,
         };
         self.attachments.insert(slot, attachment);
+        self.budgets.insert(slot, Budget::default());
         birth
     }
 

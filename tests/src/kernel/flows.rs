@@ -1,6 +1,6 @@
 //! Flows as they stand in both tables, and what a test may do to them.
 
-use podgate_abi::{FlowKey, FlowValue, FlowWord, Slot};
+use podgate_abi::{FlowKey, FlowValue, FlowWord, Put, Slot};
 
 use super::{FlowMap, FlowMemory, HZ, Kernel};
 
@@ -32,14 +32,6 @@ impl Kernel {
                 .insert(key, value.wrapping_sub(age << 32), 0)
                 .expect("a fragment is written");
         }
-        // A window began so much earlier; one that never began stays so.
-        let mut paces = self.paces.get(&super::SLOT, 0).expect("the paces");
-        for pace in &mut paces {
-            *pace = pace.wrapping_sub(age << 32);
-        }
-        self.paces
-            .set(super::SLOT, paces, 0)
-            .expect("the paces are written");
         self.host.now.set(self.host.now.get() + age);
     }
 
@@ -54,6 +46,7 @@ impl Kernel {
         self.host.flows = FlowMemory::with_capacity(self.host.flows.capacity());
         self.host.embryonic = FlowMemory::with_capacity(self.host.embryonic.capacity());
         self.host.crowd = FlowMemory::with_capacity(self.host.crowd.capacity());
+        self.set_budgets(super::SLOT, [0, 0]);
     }
 
     /// How many answered flows there are.
@@ -76,14 +69,19 @@ impl Kernel {
     /// Hands the kernel's answered flows over to another slot, with what they use of its budget; how many.
     pub fn move_flows_to_slot(&mut self, slot: u16) -> u64 {
         let moved = move_to_slot(&mut self.flows, slot);
-        self.set_budget(super::SLOT, 0);
-        self.set_budget(u32::from(slot), moved);
+        let [_, embryonic] = self.budgets(super::SLOT);
+        self.set_budgets(super::SLOT, [0, embryonic]);
+        self.set_budgets(slot.into(), [moved, 0]);
         moved
     }
 
-    /// Hands the kernel's flows in `embryonic` over to another slot; how many.
+    /// Hands the kernel's flows in `embryonic` over to another slot, with what they use of its share; how many.
     pub fn move_embryonic_to_slot(&mut self, slot: u16) -> u64 {
-        move_to_slot(&mut self.embryonic, slot)
+        let moved = move_to_slot(&mut self.embryonic, slot);
+        let [flows, _] = self.budgets(super::SLOT);
+        self.set_budgets(super::SLOT, [flows, 0]);
+        self.set_budgets(slot.into(), [0, moved]);
+        moved
     }
 
     /// Writes a flow into the answered ones, seen now.
@@ -97,23 +95,35 @@ impl Kernel {
             .insert(bytemuck::cast::<_, [u8; 24]>(*key), [word.0, seen], 0)
             .expect("a flow is written");
         let now = self.host.now.get();
-        assert!(self.host.flows.put(key, &FlowValue::new(word, now)));
+        assert!(
+            self.host
+                .flows
+                .put(key, &FlowValue::new(word, now), Put::Either)
+        );
     }
 
-    /// How many answered flows a slot is said to have.
-    pub fn budget(&self, slot: Slot) -> u64 {
-        let count = self.budgets.get(&slot, 0).expect("a budget");
-        let host = self.host.budgets.borrow().get(&slot).copied();
-        assert_eq!(count, host.unwrap_or(0), "kernel and host count the same");
-        count
+    /// How many flows a slot is said to have: answered ones, and in `embryonic`.
+    pub fn budgets(&self, slot: Slot) -> [u64; 2] {
+        self.budgets.get(&slot, 0).expect("a budget")
     }
 
-    /// Says how many answered flows a slot has, as a recount does.
-    pub fn set_budget(&mut self, slot: Slot, count: u64) {
+    /// The same of the slot of test runs, of which the host must know the same.
+    pub fn own_budgets(&self) -> [u64; 2] {
+        let counts = self.budgets(super::SLOT);
+        let host = &self.host.budgets[&super::SLOT];
+        assert_eq!(counts, [host.flows.load(), host.embryonic.load()]);
+        counts
+    }
+
+    /// Says how many flows a slot has.
+    pub fn set_budgets(&mut self, slot: Slot, counts: [u64; 2]) {
         self.budgets
-            .set(slot, count, 0)
+            .set(slot, counts, 0)
             .expect("a budget is written");
-        self.host.budgets.borrow_mut().insert(slot, count);
+        if let Some(host) = self.host.budgets.get(&slot) {
+            host.flows.store(counts[0]);
+            host.embryonic.store(counts[1]);
+        }
     }
 }
 
@@ -124,14 +134,15 @@ fn of_slot(table: &FlowMap, slot: Slot) -> usize {
 }
 
 fn move_to_slot(table: &mut FlowMap, slot: u16) -> u64 {
-    let keys: Vec<_> = table.keys().map(|key| key.expect("a key")).collect();
+    let keys = table.keys().map(|key| bytemuck::cast(key.expect("a key")));
+    let keys: Vec<FlowKey> = keys
+        .filter(|key: &FlowKey| u32::from(key.slot) == super::SLOT)
+        .collect();
     for key in &keys {
-        let value = table.get(key, 0).expect("a flow");
-        table.remove(key).expect("a flow is deleted");
-        let key = FlowKey {
-            slot,
-            ..bytemuck::cast(*key)
-        };
+        let bytes: [u8; 24] = bytemuck::cast(*key);
+        let value = table.get(&bytes, 0).expect("a flow");
+        table.remove(&bytes).expect("a flow is deleted");
+        let key = FlowKey { slot, ..*key };
         table
             .insert(bytemuck::cast::<_, [u8; 24]>(key), value, 0)
             .expect("a flow is written");

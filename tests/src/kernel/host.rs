@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use podgate_abi::{
-    Address, Attachment, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry, FlowKey,
-    FlowTable, FlowValue, FragmentKey, FragmentValue, PeerWord, PortSetChunks, PrefixKey,
-    PrefixWord, Row, RowKey, Ruleset, Slot, Tables, Word,
+    Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Event, FlowEntry, FlowKey,
+    FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks, PrefixKey,
+    PrefixWord, Put, Row, RowKey, Ruleset, Slot, Tables,
 };
 
 /// What the kernel's tables hold, held once more.
@@ -30,18 +30,14 @@ pub struct HostTables {
     pub flows: FlowMemory,
     /// Flows that were not answered.
     pub embryonic: FlowMemory,
-    /// The same, of attachments that begin many.
+    /// The same, of attachments that have used up their share.
     pub crowd: FlowMemory,
     /// Verdicts on first fragments.
     pub fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
-    /// Entries in `flows`, by slot.
-    pub budgets: RefCell<HashMap<Slot, u64>>,
-    /// How many of them a slot may have.
-    pub limit: u64,
-    /// Flows begun lately in the slot of test runs, by direction.
-    pub paces: [Word; 2],
-    /// How many of them a slot may begin before they go to `crowd`.
-    pub pace_limit: u64,
+    /// What each slot has of the tables of flows.
+    pub budgets: HashMap<Slot, Budget>,
+    /// What it may have, by [`Limit`].
+    pub limits: [u64; Limit::COUNT as usize],
     /// The last generation that was drawn.
     pub last_generation: u32,
     /// The verdicts that were reported.
@@ -59,6 +55,8 @@ pub struct HostTables {
 pub struct FlowMemory {
     elements: Vec<FlowValue>,
     index: RefCell<HashMap<FlowKey, usize>>,
+    /// Elements that no key has any more.
+    free: RefCell<Vec<usize>>,
 }
 
 impl FlowMemory {
@@ -67,6 +65,7 @@ impl FlowMemory {
         Self {
             elements: (0..capacity).map(|_| FlowValue::default()).collect(),
             index: RefCell::default(),
+            free: RefCell::default(),
         }
     }
 
@@ -81,18 +80,30 @@ impl FlowMemory {
         self.elements.get(place)
     }
 
-    /// Puts a flow in place; whether there was room.
-    pub fn put(&self, key: &FlowKey, value: &FlowValue) -> bool {
-        let mut index = self.index.borrow_mut();
-        let next = index.len();
-        let place = *index.entry(*key).or_insert(next);
+    /// Puts a flow in place; whether it did.
+    pub fn put(&self, key: &FlowKey, value: &FlowValue, put: Put) -> bool {
+        let (mut index, mut free) = (self.index.borrow_mut(), self.free.borrow_mut());
+        let known = index.get(key).copied();
+        match put {
+            Put::New if known.is_some() => return false,
+            Put::Known if known.is_none() => return false,
+            Put::New | Put::Known | Put::Either => {}
+        }
+        let place = known.or_else(|| free.pop()).unwrap_or(index.len());
         let Some(element) = self.elements.get(place) else {
-            index.remove(key);
             return false;
         };
+        index.insert(*key, place);
         element.word.store(value.word.load());
         element.seen.store(value.seen.load());
         true
+    }
+
+    /// Deletes a flow; whether it was there.
+    pub fn remove(&self, key: &FlowKey) -> bool {
+        let place = self.index.borrow_mut().remove(key);
+        self.free.borrow_mut().extend(place);
+        place.is_some()
     }
 
     /// How many flows there are.
@@ -177,24 +188,20 @@ impl<'a> Tables for &'a HostTables {
         tables.memory(table).get(key).map(HostEntry)
     }
 
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> bool {
-        self.memory(table).put(key, value)
+    fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue, put: Put) -> bool {
+        self.memory(table).put(key, value, put)
     }
 
-    fn within_budget(&self, slot: Slot) -> bool {
-        self.budgets.borrow().get(&slot).copied().unwrap_or(0) < self.limit
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey) -> bool {
+        self.memory(table).remove(key)
     }
 
-    fn count_flow(&self, slot: Slot) {
-        *self.budgets.borrow_mut().entry(slot).or_default() += 1;
+    fn budget(&self, slot: Slot) -> Option<&Budget> {
+        self.budgets.get(&slot)
     }
 
-    fn pace(&self, slot: Slot, direction: Direction) -> Option<&Word> {
-        (slot == super::SLOT).then(|| &self.paces[direction as usize])
-    }
-
-    fn pace_limit(&self) -> u64 {
-        self.pace_limit
+    fn limit(&self, of: Limit) -> u64 {
+        self.limits[of as usize]
     }
 
     fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {

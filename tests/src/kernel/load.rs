@@ -3,10 +3,10 @@
 use aya::maps::Map;
 use aya::programs::SchedClassifier;
 use aya::{EbpfLoader, include_bytes_aligned};
-use podgate_abi::{Class, FIRST_CHUNK, Limit, PortSet, Reason};
+use podgate_abi::{Budget, Class, FIRST_CHUNK, Limit, PortSet, Reason};
 
 use super::execute::constants;
-use super::{FlowMemory, HZ, HostTables, Kernel};
+use super::{FlowMemory, HZ, HostTables, Kernel, SLOT};
 
 /// The object under test.
 static OBJECT: &[u8] = include_bytes_aligned!("../../../bpf/podgate.o");
@@ -18,10 +18,10 @@ pub struct Sizes {
     pub flows: u32,
     /// Flows that were not answered.
     pub embryonic: u32,
-    /// The same, of attachments that begin many.
+    /// The same, of attachments that have used up their share.
     pub crowd: u32,
-    /// Flows that an attachment may begin in a second and direction before they go there.
-    pub pace: u64,
+    /// Of `embryonic`, how many one attachment may have.
+    pub embryonic_per_attachment: u64,
     /// Of `flows`, how many one attachment may have.
     pub flows_per_attachment: u64,
 }
@@ -32,7 +32,7 @@ impl Default for Sizes {
             flows: 4096,
             embryonic: 8192,
             crowd: 8192,
-            pace: 8,
+            embryonic_per_attachment: 8,
             flows_per_attachment: 4096,
         }
     }
@@ -67,7 +67,6 @@ impl Kernel {
             ("crowd", sizes.crowd),
             ("fragments", 4096),
             ("budgets", 16),
-            ("paces", 16),
             ("limits", Limit::COUNT),
         ] {
             loader.map_max_entries(name, entries);
@@ -102,7 +101,6 @@ impl Kernel {
             crowd: take("crowd").try_into().expect("crowd"),
             fragments: take("fragments").try_into().expect("fragments"),
             budgets: take("budgets").try_into().expect("budgets"),
-            paces: take("paces").try_into().expect("paces"),
             limits: take("limits").try_into().expect("limits"),
             written_by_others,
             counters: take("counters").try_into().expect("counters"),
@@ -111,8 +109,8 @@ impl Kernel {
                 flows: FlowMemory::with_capacity(sizes.flows),
                 embryonic: FlowMemory::with_capacity(sizes.embryonic),
                 crowd: FlowMemory::with_capacity(sizes.crowd),
-                limit: sizes.flows_per_attachment,
-                pace_limit: sizes.pace,
+                budgets: [(SLOT, Budget::default())].into(),
+                limits: [sizes.flows_per_attachment, sizes.embryonic_per_attachment],
                 second: HZ,
                 ..HostTables::default()
             },
@@ -139,7 +137,7 @@ impl Kernel {
         self.put_prefix(address, length, Class::NONE);
         for (limit, value) in [
             (Limit::Flows, sizes.flows_per_attachment),
-            (Limit::Pace, sizes.pace),
+            (Limit::Embryonic, sizes.embryonic_per_attachment),
         ] {
             self.limits
                 .set(limit as u32, value, 0)

@@ -157,7 +157,7 @@ struct Embryonic(HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; 16]>);
 impl Embryonic {
     fn of(node: &Node) -> Self {
         let pin = node.tables().pin(MapName::Embryonic);
-        let map = Map::LruHashMap(MapData::from_pin(pin).unwrap());
+        let map = Map::HashMap(MapData::from_pin(pin).unwrap());
         Self(map.try_into().unwrap())
     }
 
@@ -169,7 +169,7 @@ impl Embryonic {
             .collect()
     }
 
-    /// Takes the flows of a slot away, as others do that need their places.
+    /// Takes the flows of a slot away, as if they had timed out.
     fn evict(&mut self, slot: Slot) {
         for key in self.flows_of(slot) {
             let key: [u8; size_of::<FlowKey>()] = bytemuck::cast(key);

@@ -10,5 +10,6 @@ mod kills;
 mod neighbourhood;
 mod races;
 mod restarts;
+mod shares;
 mod sizes;
 mod verbs;

@@ -143,7 +143,7 @@ fn over_budget_a_flow_stays_embryonic_and_passes_all_the_same() {
             scene.handshake(friend, port, 80, Began::Peer);
         }
         assert_eq!(scene.kernel.flow_count(), 2);
-        assert_eq!(scene.kernel.budget(SLOT), 2);
+        assert_eq!(scene.kernel.own_budgets(), [2, 3]);
         for port in 1000..1005 {
             assert_eq!(
                 scene.pod_sends(friend, tcp(80, port, ACK)),
@@ -155,7 +155,7 @@ fn over_budget_a_flow_stays_embryonic_and_passes_all_the_same() {
             );
         }
         // Once there is room again, the next packet takes it.
-        scene.kernel.set_budget(SLOT, 1);
+        scene.kernel.set_budgets(SLOT, [1, 3]);
         assert_eq!(
             scene.peer_sends(friend, tcp(1004, 80, ACK)),
             Reason::Established

@@ -9,16 +9,21 @@ use podgate_tests::kernel::{Kernel, Origin, PolicyOf, SLOT, Sizes};
 
 use crate::setting::{Began, FAMILIES, Family, RULESET, Scene};
 
-/// How many flows a slot may begin in a second and direction.
-const PACE: u16 = 8;
+/// How many entries of `embryonic` a slot may have; others may begin half as many.
+const SHARE: u16 = 8;
 
-/// A pod that may begin anything, and to which nobody may.
-fn scene(family: Family) -> Scene {
+/// A pod with policies in these directions, whose share is small.
+fn scene(family: Family, policies: PolicyOf) -> Scene {
     let kernel = Kernel::new(Sizes {
-        pace: PACE.into(),
+        embryonic_per_attachment: SHARE.into(),
         ..Sizes::default()
     });
-    let mut scene = Scene::with_kernel(kernel, family, PolicyOf::from_pod(RULESET));
+    Scene::with_kernel(kernel, family, policies)
+}
+
+/// A pod that may begin anything, and to which nobody may.
+fn shut_scene(family: Family) -> Scene {
+    let mut scene = scene(family, PolicyOf::from_pod(RULESET));
     scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
     scene
 }
@@ -43,14 +48,27 @@ fn places(scene: &Scene, peer: IpAddr, peer_port: u16, pod_port: u16, protocol: 
 
 const EMBRYONIC: [bool; 2] = [true, false];
 const CROWD: [bool; 2] = [false, true];
+const NOWHERE: [bool; 2] = [false, false];
+
+/// Sends from the pod to so many peers, or again; in the kernel alone.
+fn asks(scene: &Scene, peers: u32) {
+    for number in 0..peers {
+        let address = IpAddr::from([10, 200, (number >> 8) as u8, number as u8]);
+        let out = packet(scene.pod, address, udp(2000, 53)).frame();
+        let kernel = &scene.kernel;
+        assert!(kernel.run_in_kernel(Direction::FromPod, Origin::Elsewhere, &out));
+    }
+}
 
 #[test]
-fn attack_06_flows_of_one_direction_without_end_take_no_place_from_another_pods() {
+fn attack_06_flows_that_nobody_answers_take_no_place_from_another_pods() {
     const ROOM: u32 = 1024;
+    // As many pods as a node of this size has shares for, but one.
+    const PODS: u16 = 7;
     let kernel = Kernel::new(Sizes {
         embryonic: ROOM,
         crowd: ROOM,
-        pace: 16,
+        embryonic_per_attachment: (ROOM / 8).into(),
         ..Sizes::default()
     });
     let mut scene = Scene::with_kernel(kernel, Family::V4, PolicyOf::from_pod(RULESET));
@@ -59,77 +77,107 @@ fn attack_06_flows_of_one_direction_without_end_take_no_place_from_another_pods(
         assert_eq!(scene.pod_sends(friend, udp(2000, port)), Reason::Allowed);
     }
     // What another pod waits for.
-    assert_eq!(scene.kernel.move_embryonic_to_slot(3), 16);
+    assert_eq!(scene.kernel.move_embryonic_to_slot(1), 16);
     scene.kernel.flip(Direction::FromPod, Ruleset::ALLOW_ALL);
-    // The host's model has no LRU, so this is the kernel's alone.
-    for number in 0..20 * ROOM {
-        let address = IpAddr::from([10, 200, (number >> 8) as u8, number as u8]);
-        let out = packet(scene.pod, address, udp(2000, 53)).frame();
-        let kernel = &scene.kernel;
-        assert!(kernel.run_in_kernel(Direction::FromPod, Origin::Elsewhere, &out));
+    for slot in 2..2 + PODS {
+        // Begins more and more, and keeps what it has begun.
+        for begun in (0..2 * ROOM).step_by(64) {
+            asks(&scene, begun);
+        }
+        let [_, has] = scene.kernel.budgets(SLOT);
+        assert_eq!(has, u64::from(ROOM / 8));
+        assert_eq!(scene.kernel.kernel_embryonic_of_slot(SLOT) as u64, has);
+        assert_eq!(scene.kernel.kernel_embryonic_of_slot(1), 16);
+        scene.kernel.move_embryonic_to_slot(slot);
     }
-    assert_eq!(scene.kernel.kernel_embryonic_of_slot(3), 16);
+    // And there is room for what one that is quiet begins now.
+    asks(&scene, 100);
+    assert_eq!(scene.kernel.kernel_embryonic_of_slot(SLOT), 100);
 }
 
 #[test]
-fn the_answers_of_a_pod_that_hurries_pass() {
+fn beyond_its_share_the_answers_of_a_pod_pass_all_the_same() {
     for family in FAMILIES {
-        let mut scene = scene(family);
+        let mut scene = shut_scene(family);
         let friend = scene.friend;
-        for port in 1..=5 * PACE {
+        for port in 1..=5 * SHARE {
             assert_eq!(scene.pod_sends(friend, udp(2000, port)), Reason::Allowed);
-            let expected = if port <= PACE { EMBRYONIC } else { CROWD };
+            let expected = if port <= SHARE { EMBRYONIC } else { CROWD };
             assert_eq!(places(&scene, friend, port, 2000, UDP), expected, "{port}");
         }
-        for port in 1..=5 * PACE {
+        assert_eq!(scene.kernel.own_budgets(), [0, SHARE.into()]);
+        for port in 1..=5 * SHARE {
             let answer = scene.peer_sends(friend, udp(port, 2000));
             assert_eq!(answer, Reason::Established, "{port}");
+            assert_eq!(places(&scene, friend, port, 2000, UDP), NOWHERE, "{port}");
         }
-        let stray = scene.peer_sends(friend, udp(5 * PACE + 1, 2000));
+        let stray = scene.peer_sends(friend, udp(5 * SHARE + 1, 2000));
         assert_eq!(stray, Reason::DenyAll);
-        // A second later nobody hurries.
-        scene.kernel.age_flows(1);
+        // What was answered is not counted any more.
+        assert_eq!(scene.kernel.own_budgets(), [5 * u64::from(SHARE), 0]);
         assert_eq!(scene.pod_sends(friend, udp(3000, 1)), Reason::Allowed);
         assert_eq!(places(&scene, friend, 1, 3000, UDP), EMBRYONIC);
     }
 }
 
 #[test]
-fn what_others_begin_is_not_counted_against_what_the_pod_begins() {
+fn what_others_begin_leaves_half_the_share_to_what_the_pod_begins() {
     for family in FAMILIES {
-        let mut scene = Scene::with_kernel(
-            Kernel::new(Sizes {
-                pace: PACE.into(),
-                ..Sizes::default()
-            }),
-            family,
-            PolicyOf::both(RULESET),
-        );
+        let mut scene = scene(family, PolicyOf::both(RULESET));
         let friend = scene.friend;
-        for port in 1..=5 * PACE {
+        for port in 1..=5 * SHARE {
             assert_eq!(scene.peer_sends(friend, udp(port, 53)), Reason::Allowed);
+            let expected = if port <= SHARE / 2 { EMBRYONIC } else { CROWD };
+            assert_eq!(places(&scene, friend, port, 53, UDP), expected, "{port}");
         }
-        assert_eq!(places(&scene, friend, 5 * PACE, 53, UDP), CROWD);
-        assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
-        assert_eq!(places(&scene, friend, 53, 2000, UDP), EMBRYONIC);
+        for port in 1..=SHARE {
+            assert_eq!(scene.pod_sends(friend, udp(2000, port)), Reason::Allowed);
+            let expected = if port <= SHARE / 2 { EMBRYONIC } else { CROWD };
+            assert_eq!(places(&scene, friend, port, 2000, UDP), expected, "{port}");
+        }
     }
 }
 
 #[test]
-fn a_flow_stays_in_the_table_in_which_it_was_begun() {
+fn a_flow_that_timed_out_in_the_table_is_counted_once() {
     for family in FAMILIES {
-        let mut scene = scene(family);
+        let mut scene = shut_scene(family);
         let friend = scene.friend;
-        for port in 1..=2 * PACE {
-            assert_eq!(
-                scene.pod_sends(friend, tcp(2000, port, SYN)),
-                Reason::Allowed
-            );
+        for _ in 0..3 {
+            assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
+            assert_eq!(places(&scene, friend, 53, 2000, UDP), EMBRYONIC);
+            assert_eq!(scene.kernel.own_budgets(), [0, 1]);
+            scene.kernel.age_flows(61);
+            assert_eq!(scene.peer_sends(friend, udp(53, 2000)), Reason::DenyAll);
         }
-        // Sent again, answered and begun anew, while the pod hurries and while it does not.
-        for silence in [0, 2] {
-            scene.kernel.age_flows(silence);
-            for (port, expected) in [(1, EMBRYONIC), (2 * PACE, CROWD)] {
+    }
+}
+
+#[test]
+fn a_count_that_strayed_below_zero_stops_nobody() {
+    let mut scene = shut_scene(Family::V4);
+    let friend = scene.friend;
+    scene.kernel.set_budgets(SLOT, [u64::MAX, u64::MAX]);
+    assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
+    assert_eq!(places(&scene, friend, 53, 2000, UDP), EMBRYONIC);
+    assert_eq!(scene.peer_sends(friend, udp(53, 2000)), Reason::Established);
+    assert_eq!(scene.kernel.flow_count(), 1);
+    assert_eq!(scene.kernel.own_budgets(), [0, u64::MAX]);
+}
+
+#[test]
+fn until_it_is_answered_a_flow_stays_in_the_table_in_which_it_was_begun() {
+    for family in FAMILIES {
+        let mut scene = shut_scene(family);
+        let friend = scene.friend;
+        for port in 1..=2 * SHARE {
+            let begun = scene.pod_sends(friend, tcp(2000, port, SYN));
+            assert_eq!(begun, Reason::Allowed);
+        }
+        // Sent again, answered and begun anew, while the share is used up and while it is not.
+        for used in [SHARE, 0] {
+            scene.kernel.set_budgets(SLOT, [0, used.into()]);
+            for (port, expected) in [(1, EMBRYONIC), (2 * SHARE, CROWD)] {
                 let again = scene.pod_sends(friend, tcp(2000, port, SYN));
                 assert_eq!(again, Reason::Established);
                 assert_eq!(places(&scene, friend, port, 2000, TCP), expected);
@@ -139,10 +187,11 @@ fn a_flow_stays_in_the_table_in_which_it_was_begun() {
             }
         }
         assert_eq!(scene.kernel.flow_count(), 0);
-        // The third step enters it into the flows, from either.
-        for port in [1, 2 * PACE] {
+        // The third step moves it to the flows, from either.
+        for port in [1, 2 * SHARE] {
             let third = scene.pod_sends(friend, tcp(2000, port, ACK));
             assert_eq!(third, Reason::Established);
+            assert_eq!(places(&scene, friend, port, 2000, TCP), NOWHERE);
         }
         assert_eq!(scene.kernel.flow_count(), 2);
     }
@@ -151,24 +200,15 @@ fn a_flow_stays_in_the_table_in_which_it_was_begun() {
 #[test]
 fn a_connection_that_the_other_end_begins_anew_is_not_found_as_it_was_before() {
     for family in FAMILIES {
-        let mut scene = Scene::with_kernel(
-            Kernel::new(Sizes {
-                pace: PACE.into(),
-                ..Sizes::default()
-            }),
-            family,
-            PolicyOf::both(RULESET),
-        );
+        let mut scene = scene(family, PolicyOf::both(RULESET));
         let friend = scene.friend;
         // The pod's own, begun in peace.
         assert_eq!(scene.pod_sends(friend, tcp(80, 999, SYN)), Reason::Allowed);
-        for port in 1..=2 * PACE {
-            assert_eq!(
-                scene.peer_sends(friend, tcp(port, 81, SYN)),
-                Reason::Allowed
-            );
+        for port in 1..=2 * SHARE {
+            let begun = scene.peer_sends(friend, tcp(port, 81, SYN));
+            assert_eq!(begun, Reason::Allowed);
         }
-        // Now the peer begins one with the same ports, while peers hurry: it takes the place of the pod's.
+        // Now the peer begins one with the same ports, with the share used up: it takes the place of the pod's.
         assert_eq!(scene.peer_sends(friend, tcp(999, 80, SYN)), Reason::Allowed);
         assert_eq!(places(&scene, friend, 999, 80, TCP), EMBRYONIC);
         // It is the peer's: what the pod may do does not keep it.
@@ -179,12 +219,12 @@ fn a_connection_that_the_other_end_begins_anew_is_not_found_as_it_was_before() {
 }
 
 #[test]
-fn over_budget_the_flows_of_a_pod_that_hurries_pass_from_where_they_stand() {
+fn over_budget_the_flows_beyond_the_share_pass_from_where_they_stand() {
     for family in FAMILIES {
         let kernel = Kernel::new(Sizes {
             flows: 64,
             flows_per_attachment: 2,
-            pace: 2,
+            embryonic_per_attachment: 4,
             ..Sizes::default()
         });
         let mut scene = Scene::with_kernel(kernel, family, PolicyOf::to_pod(RULESET));

@@ -5,8 +5,8 @@ use core::hint::black_box;
 use super::{Case, Hook, Subject};
 use crate::packet::{Content, tcp};
 use crate::{
-    Address, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord, Initiator,
-    Pace, Place, Tables,
+    Address, Budget, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord,
+    Initiator, Limit, Place, Put, Tables,
 };
 
 /// Finds the packet's flow, and who began it.
@@ -126,6 +126,11 @@ fn look_up<T: Tables>(tables: &T, subject: &Subject, case: &mut Case) {
         place = Place::CROWD;
     }
     if flow == FlowWord::NONE {
+        // Another CPU may have moved it here after the first look.
+        flow = find(tables, FlowTable::Flows, case, subject.birth);
+        place = Place::FLOWS;
+    }
+    if flow == FlowWord::NONE {
         place = Place::NOWHERE;
     }
     case.flow = flow;
@@ -187,49 +192,72 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
         before
     };
     let is_answered = state == FlowState::ESTABLISHED || state == FlowState::CLOSING;
-    // A flow over budget stays where it is, and is promoted once there is room.
-    let is_promoted = is_answered && case.place != Place::FLOWS && tables.within_budget(hook.slot);
     let word = FlowWord::new(&case.key, case.generation, case.initiator, state);
-    if word == case.flow && !is_promoted {
-        return;
-    }
     let value = FlowValue::new(word, case.now);
-    if is_promoted && tables.put_flow(FlowTable::Flows, &case.key, &value) {
-        tables.count_flow(hook.slot);
+    // A flow over budget stays where it is, and is promoted once there is room.
+    if is_answered && case.place != Place::FLOWS && promote(tables, hook, case, &value) {
         return;
     }
-    // What stands somewhere stays there, whoever begins it anew: so no look-up finds an older one first.
-    let place = if case.place == Place::NOWHERE {
-        place_of_new(tables, hook, case.now)
+    if word == case.flow {
+        return;
+    }
+    // What stands somewhere stays there, whoever begins it anew: so no look-up finds an older one first. If it went
+    // away meanwhile, another CPU has promoted it, or it has timed out.
+    if case.place == Place::FLOWS {
+        tables.put_flow(FlowTable::Flows, &case.key, &value, Put::Known);
+    } else if case.place == Place::EMBRYONIC {
+        tables.put_flow(FlowTable::Embryonic, &case.key, &value, Put::Known);
+    } else if case.place == Place::CROWD {
+        tables.put_flow(FlowTable::Crowd, &case.key, &value, Put::Either);
     } else {
-        case.place
-    };
-    if place == Place::FLOWS {
-        tables.put_flow(FlowTable::Flows, &case.key, &value);
-    } else if place == Place::CROWD {
-        tables.put_flow(FlowTable::Crowd, &case.key, &value);
-    } else {
-        tables.put_flow(FlowTable::Embryonic, &case.key, &value);
+        begin(tables, hook, case, &value);
     }
 }
 
-/// Where a new flow of the slot goes, by how many it has begun in this direction lately. Counts it.
-///
-/// Two CPUs may begin a window at once and forget one flow; that only makes it a little generous.
+/// Moves an answered flow to `flows`, if its attachment may have one more there; whether it did.
 #[inline(always)]
-fn place_of_new<T: Tables>(tables: &T, hook: &Hook, now: u64) -> Place {
-    let Some(word) = tables.pace(hook.slot, hook.direction) else {
-        return Place::CROWD;
+fn promote<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) -> bool {
+    let Some(budget) = tables.budget(hook.slot) else {
+        return false;
     };
-    let pace = Pace(word.load());
-    if pace.is_over(now, tables.second()) {
-        word.store(Pace::beginning(now).0);
-        return Place::EMBRYONIC;
+    if !Budget::is_below(&budget.flows, tables.limit(Limit::Flows)) {
+        return false;
     }
-    word.add(1);
-    if u64::from(pace.flows()) < tables.pace_limit() {
-        Place::EMBRYONIC
+    if tables.put_flow(FlowTable::Flows, &case.key, value, Put::New) {
+        budget.flows.add(1);
+    } else if !tables.put_flow(FlowTable::Flows, &case.key, value, Put::Known) {
+        return false;
+    }
+    // It stands in both until here, so that whoever looks through the tables, and at the first once more, finds it.
+    if case.place == Place::EMBRYONIC {
+        if tables.remove_flow(FlowTable::Embryonic, &case.key) {
+            budget.embryonic.subtract(1);
+        }
     } else {
-        Place::CROWD
+        tables.remove_flow(FlowTable::Crowd, &case.key);
     }
+    true
+}
+
+/// Enters a new flow: into `embryonic` within the share of its attachment, else into `crowd`.
+///
+/// So the entries of an attachment that has no more than its share wait undisturbed, whatever the others send and send
+/// again. Of what others begin only half the share is used: a crowd of clients leaves room for the pod's own.
+#[inline(always)]
+fn begin<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) {
+    if let Some(budget) = tables.budget(hook.slot) {
+        let share = tables.limit(Limit::Embryonic);
+        let share = if hook.is_to_pod() { share / 2 } else { share };
+        if Budget::is_below(&budget.embryonic, share) {
+            if tables.put_flow(FlowTable::Embryonic, &case.key, value, Put::New) {
+                budget.embryonic.add(1);
+                return;
+            }
+            // One that timed out, or another CPU's, is counted; or else the table is full.
+            if tables.put_flow(FlowTable::Embryonic, &case.key, value, Put::Known) {
+                return;
+            }
+        }
+    }
+    tables.put_flow(FlowTable::Crowd, &case.key, value, Put::Either);
 }

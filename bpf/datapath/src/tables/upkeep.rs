@@ -1,6 +1,9 @@
 //! Budgets, counters, sizes, and the grace period.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    sync::atomic::Ordering,
+};
 
 use podgate_abi::{Direction, Limit, Reason};
 
@@ -23,24 +26,21 @@ pub struct Usage {
 }
 
 impl TableSet {
-    /// Sets what each attachment may have and do.
+    /// Sets what each attachment may have.
     pub(super) fn set_limits(&self, sizes: &Sizes) -> Result<(), Failed> {
         for (limit, value) in [
             (Limit::Flows, sizes.flows_per_attachment),
-            (Limit::Pace, sizes.pace()),
+            (Limit::Embryonic, sizes.share_of_embryonic()),
         ] {
             self.store(MapName::Limits, limit as u32, &[u64::from(value)])?;
         }
         Ok(())
     }
 
-    /// How many entries of `flows` a slot is said to have.
-    pub fn read_budget(&self, slot: Slot) -> Result<u64, Failed> {
-        Ok(self.load(MapName::Budgets, slot.0)?[0])
-    }
-
-    pub(crate) fn store_budget(&self, slot: u32, count: u64) -> Result<(), Failed> {
-        self.store(MapName::Budgets, slot, &[count])
+    /// How many entries of `flows` and of `embryonic` a slot is said to have.
+    pub fn read_budget(&self, slot: Slot) -> Result<[u64; 2], Failed> {
+        let words = self.words(MapName::Budgets, slot.0)?;
+        Ok([0, 1].map(|word: usize| words[word].load(Ordering::Acquire)))
     }
 
     /// Packets of a direction that ended with a reason, by the reason's number; over all CPUs.
@@ -85,7 +85,6 @@ impl TableSet {
             | MapName::Counters
             | MapName::Events
             | MapName::Budgets
-            | MapName::Paces
             | MapName::Limits
             | MapName::Generation => Ok(None),
         }

@@ -13,8 +13,8 @@ use super::Receiver;
 /// Room for flows that were seen in one direction.
 const ROOM: u32 = 2048;
 
-/// Sends one datagram to each of so many ports of the target, from every processor: each has a share of a table of
-/// its own, which it recycles first.
+/// Sends one datagram to each of so many ports of the target, from every processor: each recycles elements of its own
+/// first.
 fn opens_flows(from: &Pod, target: IpAddr, flows: u16) {
     for cpu in 0..std::thread::available_parallelism().unwrap().get() {
         let flood = || {
@@ -34,6 +34,7 @@ fn opens_flows(from: &Pod, target: IpAddr, flows: u16) {
 fn attack_06_a_pod_that_opens_flows_without_end_costs_no_other_its_slow_answer() {
     let node = Node::with_tables(Sizes {
         embryonic: ROOM,
+        crowd: ROOM,
         ..small_tables()
     });
     node.apply("namespace", &namespace("default"));
@@ -61,9 +62,11 @@ fn attack_06_a_pod_that_opens_flows_without_end_costs_no_other_its_slow_answer()
     };
     let answers = |to: &Receiver| listener.0.send_to(b"answer", to.address()).unwrap();
 
+    // Each time eight times as many as there is room for.
+    let flood = || opens_flows(&busy, server.addresses[0], (4 * ROOM).try_into().unwrap());
+    flood();
     let waiting = asks(&quiet);
-    // Eight times as many as there is room for.
-    opens_flows(&busy, server.addresses[0], (4 * ROOM).try_into().unwrap());
+    flood();
     // The busy pod itself is served as long as its answers are not slow.
     let hurried = asks(&busy);
     answers(&hurried);
