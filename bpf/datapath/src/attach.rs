@@ -27,8 +27,8 @@ mod standing;
 pub use error::{AddError, CheckError, RemoveError};
 pub use remove::remove;
 pub(crate) use remove::{clear_everywhere, remove_filters, remove_under};
-use standing::standing_of;
 pub use standing::{Standing, check, standing};
+use standing::{standing_of, would_be_heard};
 
 /// What ADD wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +82,10 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         .ok()
         .flatten()
         .filter(|old| old.host_ifindex == request.host_ifindex);
-    match old {
-        Some(_) => replace::would_be_heard(&mut socket, request.host_ifindex)?,
-        None => remove_under(paths, &request.identity, &lock).map_err(AddError::Replace)?,
+    // Before anything is touched: what is forgotten of an address does not come back when the ADD fails.
+    would_be_heard(&mut socket, request.host_ifindex)?;
+    if old.is_none() {
+        remove_under(paths, &request.identity, &lock).map_err(AddError::Replace)?;
     }
     let slot = slots::allocate(paths, &set, &mut socket)?;
     let record = Record {
@@ -102,22 +103,25 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         hook: request.hook,
         routes: request.routes,
     };
-    let result = attach(paths, &lock, &set, &mut socket, &record, old.as_ref());
-    let stands_again = match (&result, &old) {
-        (Err(_), Some(old)) => replace::put_back(paths, &set, &mut socket, old, &record).is_ok(),
-        (_, _) => false,
-    };
-    if result.is_err() && !stands_again {
-        // What cannot be undone is swept by the enforcer; the cause is what matters.
-        let _ = undo(paths, &set, &mut socket, &record);
-        let _ = old
-            .iter()
-            .all(|old| remove_filters(&mut socket, old).is_empty());
+    // What cannot be undone is swept by the enforcer; the cause is what matters.
+    match (
+        attach(paths, &lock, &set, &mut socket, &record, old.as_ref()),
+        &old,
+    ) {
+        (Ok(()), None) => Ok(record),
+        (Ok(()), Some(old)) => {
+            let _ = clear_everywhere(paths, old.slot);
+            Ok(record)
+        }
+        (Err(error), None) => {
+            let _ = undo(paths, &set, &mut socket, &record);
+            Err(error)
+        }
+        (Err(error), Some(old)) => {
+            replace::stand_on(paths, &set, &mut socket, old, &record);
+            Err(error)
+        }
     }
-    if let Some(old) = old.filter(|_| !stands_again) {
-        let _ = clear_everywhere(paths, old.slot);
-    }
-    result.map(|()| record)
 }
 
 fn check_names(identity: &Identity) -> Result<(), Failed> {

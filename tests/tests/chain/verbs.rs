@@ -2,7 +2,12 @@
 
 use std::path::Path;
 
+use aya::maps::{Array, Map, MapData};
+use podgate_abi::{Address, Class, PeerWord};
 use podgate_datapath::attach::{Standing, standing};
+use podgate_datapath::lock::Lock;
+use podgate_datapath::tables::MapName;
+use podgate_tests::kernel::ATTACHMENT_WORDS;
 use podgate_tests::node::{Call, Node, Pod, arrives};
 use serde_json::{Value, json};
 
@@ -266,6 +271,51 @@ fn an_add_repeated_that_fails_leaves_the_attachment_as_it_was() {
     std::fs::remove_dir(&in_the_way).unwrap();
     add.make(&node).ok();
     assert_ne!(pod.record(&node).birth, record.birth);
+}
+
+#[test]
+fn an_add_repeated_that_fails_leaves_the_filters_of_an_attachment_that_cannot_be_put_back() {
+    let node = Node::new();
+    let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
+    add.make(&node).ok();
+    let record = pod.record(&node);
+    // The current table set does not know it, as while an enforcer starts.
+    let pin = node.tables().pin(MapName::Attachments);
+    let map = Map::Array(MapData::from_pin(pin).unwrap());
+    let mut attachments: Array<_, [u64; ATTACHMENT_WORDS]> = map.try_into().unwrap();
+    attachments
+        .set(record.slot.0, [0; ATTACHMENT_WORDS], 0)
+        .unwrap();
+    // And its file cannot be written.
+    let file = node.paths().attachment(&pod.identity());
+    std::fs::create_dir(file.with_extension("new")).unwrap();
+    assert!(!add.make(&node).success);
+
+    assert_eq!(pod.record(&node), record);
+    assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+    assert_eq!(node.tables().born().unwrap(), []);
+}
+
+#[test]
+fn an_add_that_somebody_stands_in_the_way_of_forgets_nobodys_address() {
+    let node = Node::new();
+    Pod::start(&node, &node.ptp(json!({})), "first");
+    let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
+    let address = pod.addresses[0];
+    let known = PeerWord::new(Address::from(address), Class(7), Class::NONE, false);
+    let lock = Lock::take(&node.paths()).unwrap();
+    node.tables().put_peer(address, known, &lock).unwrap();
+    drop(lock);
+    let host_end = pod.host_end(&node);
+    node.sh(&format!(
+        "tc qdisc add dev {host_end} clsact; \
+         tc filter add dev {host_end} ingress pref 1 protocol all u32 match u32 0 0 action mirred egress redirect dev lo"
+    ));
+    add.make(&node).refused(104, "pref 1");
+    assert_eq!(node.tables().read_peer(address).unwrap(), Some(known));
+    node.sh(&format!("tc filter del dev {host_end} ingress pref 1"));
+    add.make(&node).ok();
+    assert_eq!(node.tables().read_peer(address).unwrap(), None);
 }
 
 #[test]

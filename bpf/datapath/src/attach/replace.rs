@@ -4,42 +4,39 @@ use std::{io, os::fd::AsFd};
 
 use podgate_abi::Direction;
 
-use super::AddError;
+use super::{AddError, clear_everywhere};
 use crate::{
     Failed, Paths,
-    filter::{self, Obstacle, PRIORITY, Put, Qdisc},
-    netlink::{Ifindex, Socket},
+    filter::{self, Put},
+    netlink::Socket,
     record::{self, Record},
     tables::TableSet,
 };
 
-/// Whether the programs would be heard if they were put where they hang already. Asked before anything is touched.
-pub(super) fn would_be_heard(socket: &mut Socket, ifindex: Ifindex) -> Result<(), AddError> {
-    let qdisc = filter::qdisc(socket, ifindex).map_err(|source| AddError::Netlink {
-        doing: "ask for the qdisc of",
-        ifindex,
-        source,
-    })?;
-    if let Qdisc::Other(kind) = qdisc {
-        return Err(AddError::QdiscTaken { ifindex, kind });
-    }
-    let mut by = filter::situation(socket, ifindex, qdisc)
-        .map_err(|source| AddError::ReadBack { ifindex, source })?
-        .obstacles;
-    by.retain(|obstacle| match obstacle {
-        // Where ours are missing, those behind their place count as before it.
-        Obstacle::Filter(filter) => filter.priority <= PRIORITY,
-        Obstacle::Qdisc(_) | Obstacle::Tcx { .. } => true,
-    });
-    if by.is_empty() {
-        Ok(())
-    } else {
-        Err(AddError::Shadowed { ifindex, by })
+/// Leaves `old` where it stood, after `new` came to nothing in its place. Whatever of it cannot be put back, no filter is
+/// removed: one that carries the new slot drops everything, and one that carries the old one judges as before.
+pub(super) fn stand_on(
+    paths: &Paths,
+    set: &TableSet,
+    socket: &mut Socket,
+    old: &Record,
+    new: &Record,
+) {
+    if put_back(paths, set, socket, old, new).is_err() {
+        let _ = keep_file(paths, old);
+        let _ = clear_everywhere(paths, new.slot);
     }
 }
 
-/// Has `old` stand again, after `new` came to nothing in its place: its filters, its file, and nothing of the other.
-pub(super) fn put_back(
+fn keep_file(paths: &Paths, old: &Record) -> Result<(), Failed> {
+    if matches!(record::read(paths, &old.identity), Ok(Some(found)) if found == *old) {
+        return Ok(());
+    }
+    record::write(paths, old)
+}
+
+/// Has `old` stand again: its filters, its file, and nothing of `new`.
+fn put_back(
     paths: &Paths,
     set: &TableSet,
     socket: &mut Socket,
@@ -70,9 +67,7 @@ pub(super) fn put_back(
         filter::put(socket, ifindex, direction, old.slot, program.as_fd(), how)
             .map_err(netlink("put back the filter of"))?;
     }
-    if !matches!(record::read(paths, &old.identity), Ok(Some(found)) if found == *old) {
-        record::write(paths, old)?;
-    }
+    keep_file(paths, old)?;
     set.clear_attachment(new.slot)?;
     Ok(())
 }

@@ -5,9 +5,9 @@ use podgate_abi::Direction;
 use super::{AddError, CheckError, open_socket};
 use crate::{
     Paths,
-    filter::{self, Obstacle, Qdisc},
+    filter::{self, Obstacle, PRIORITY, Qdisc},
     lock::Lock,
-    netlink::Socket,
+    netlink::{Ifindex, Socket},
     record::{self, Identity, Record},
     tables::TableSet,
 };
@@ -86,4 +86,29 @@ pub(super) fn standing_of(
     Ok(Standing::Shadowed {
         by: found.obstacles,
     })
+}
+
+/// Whether the programs would be heard if they were hung up.
+pub(super) fn would_be_heard(socket: &mut Socket, ifindex: Ifindex) -> Result<(), AddError> {
+    let qdisc = filter::qdisc(socket, ifindex).map_err(|source| AddError::Netlink {
+        doing: "ask for the qdisc of",
+        ifindex,
+        source,
+    })?;
+    if let Qdisc::Other(kind) = qdisc {
+        return Err(AddError::QdiscTaken { ifindex, kind });
+    }
+    let mut by = filter::situation(socket, ifindex, qdisc)
+        .map_err(|source| AddError::ReadBack { ifindex, source })?
+        .obstacles;
+    by.retain(|obstacle| match obstacle {
+        // Where ours are missing, those behind their place count as before it.
+        Obstacle::Filter(filter) => filter.priority <= PRIORITY,
+        Obstacle::Qdisc(_) | Obstacle::Tcx { .. } => true,
+    });
+    if by.is_empty() {
+        Ok(())
+    } else {
+        Err(AddError::Shadowed { ifindex, by })
+    }
 }
