@@ -1,9 +1,9 @@
 //! The lock under which attachments, pins and the addresses in `peers` change.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -42,30 +42,53 @@ impl Lock {
     /// # Errors
     /// As [`Lock::take`].
     pub fn take_until(paths: &Paths, deadline: Instant) -> Result<Self, Failed> {
-        make_private_dir(&paths.run)?;
-        let path = paths.lock();
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Failed::at("open lock", &path))?;
+        loop {
+            make_private_dir(&paths.run)?;
+            let path = paths.lock();
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(Failed::at("open lock", &path))?;
+            if let Some(lock) = Self::of_file(file, &path, deadline)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Waits for the lock of an open file; none if the file has lost its name meanwhile: who comes later would lock
+    /// another one.
+    fn of_file(mut file: File, path: &Path, deadline: Instant) -> Result<Option<Self>, Failed> {
         loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => return Ok(Self { _file: file }),
+                Ok(file) => {
+                    let is_named = is_named(&file, path).map_err(Failed::at("look at", path))?;
+                    return Ok(is_named.then_some(Self { _file: file }));
+                }
                 Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
-                Err((_, errno)) => return Err(Failed::at("lock", &path)(errno.into())),
+                Err((_, errno)) => return Err(Failed::at("lock", path)(errno.into())),
             };
             if Instant::now() >= deadline {
                 let why = "another podgate process holds it; look for one that hangs";
-                return Err(Failed::at("lock", &path)(io::Error::new(
+                return Err(Failed::at("lock", path)(io::Error::new(
                     io::ErrorKind::TimedOut,
                     why,
                 )));
             }
             thread::sleep(PAUSE);
         }
+    }
+}
+
+/// Whether `path` names this file.
+fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -94,5 +117,22 @@ mod tests {
         assert_eq!(error.source.kind(), io::ErrorKind::TimedOut);
         drop(held);
         Lock::take_until(&paths, Instant::now()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_on_a_file_that_was_replaced_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let deadline = Instant::now() + PATIENCE;
+        let lock = |file| Lock::of_file(file, &path, deadline).unwrap();
+        let waiting = || OpenOptions::new().write(true).open(&path).unwrap();
+        File::create(&path).unwrap();
+        assert!(lock(waiting()).is_some());
+        let late = waiting();
+        fs::remove_file(&path).unwrap();
+        assert!(lock(late.try_clone().unwrap()).is_none());
+        File::create(&path).unwrap();
+        assert!(lock(late).is_none());
+        assert!(lock(waiting()).is_some());
     }
 }
