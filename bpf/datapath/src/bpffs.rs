@@ -100,8 +100,12 @@ pub(crate) fn list(paths: &Paths) -> Result<Vec<SetName>, Failed> {
 }
 
 fn names(paths: &Paths) -> Result<Vec<String>, Failed> {
-    let failed = || Failed::at("list table sets in", &paths.bpffs);
-    match fs::read_dir(&paths.bpffs) {
+    names_in(&paths.bpffs)
+}
+
+fn names_in(directory: &Path) -> Result<Vec<String>, Failed> {
+    let failed = || Failed::at("list pins in", directory);
+    match fs::read_dir(directory) {
         Ok(entries) => entries
             .map(|entry| {
                 Ok(entry
@@ -167,6 +171,48 @@ pub(crate) fn unpin(paths: &Paths, name: SetName) -> Result<(), Failed> {
     remove(&unfinished)
 }
 
+/// Unpins the tables that all sets of earlier builds shared: they stood beside the sets, as `shared-<layout>`, where now
+/// each set has its own. Not while such a set is pinned.
+pub(crate) fn unpin_common(paths: &Paths) -> Result<(), Failed> {
+    for set in list(paths)? {
+        let own = names_in(&set.path(paths))?;
+        if !own.iter().any(|name| is_shared(name)) {
+            return Ok(());
+        }
+    }
+    let mut common = names(paths)?.into_iter().filter(|name| is_shared(name));
+    common.try_for_each(|name| remove(&paths.bpffs.join(name)))
+}
+
+fn is_shared(name: &str) -> bool {
+    name.strip_prefix("shared-")
+        .is_some_and(|layout| layout.parse::<u32>().is_ok())
+}
+
 fn remove(directory: &Path) -> Result<(), Failed> {
     fs::remove_dir_all(directory).map_err(Failed::at("unpin", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_that_sets_of_earlier_builds_share_go_with_the_last_such_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            run: dir.path().join("run"),
+            bpffs: dir.path().join("bpffs"),
+        };
+        let at = |name: &str| paths.bpffs.join(name);
+        for name in ["1-7", "3-8/shared-3", "shared-1", "shared-x"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        unpin_common(&paths).unwrap();
+        assert!(at("shared-1").exists());
+        fs::remove_dir(at("1-7")).unwrap();
+        unpin_common(&paths).unwrap();
+        assert!(!at("shared-1").exists());
+        assert!(at("shared-x").exists() && at("3-8/shared-3").exists());
+    }
 }

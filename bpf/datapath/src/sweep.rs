@@ -255,5 +255,6 @@ pub fn unpin_unused_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, Sw
         bpffs::unpin(paths, name)?;
         unpinned.push(name);
     }
+    bpffs::unpin_common(paths)?;
     Ok(unpinned)
 }
