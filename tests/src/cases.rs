@@ -18,6 +18,7 @@ pub mod paper;
 pub mod places;
 pub mod prober;
 pub mod read;
+pub mod service;
 pub mod state;
 pub mod tables;
 pub mod world;

@@ -54,6 +54,8 @@ pub struct Edit {
     pub pods: BTreeMap<ObjectName, Option<PodEdit>>,
     /// Policies, as the `spec` of a NetworkPolicy; a policy that is there is replaced.
     pub policies: BTreeMap<ObjectName, Option<Value>>,
+    /// Services, as the `spec` of a Service; one that is there is replaced.
+    pub services: BTreeMap<ObjectName, Option<Value>>,
 }
 
 /// Labels to be set, or with `None` removed.

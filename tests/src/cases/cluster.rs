@@ -6,6 +6,7 @@ mod source;
 mod write;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -14,11 +15,12 @@ use podgate_policy::model::ObjectName;
 use serde_json::Value;
 
 use super::case::Node;
-use super::expect::{Fate, Party, Probe};
+use super::expect::{Fate, Party, Probe, What};
 use super::ground::Ground;
 use super::judge::{Judge, Seen};
 use super::places::{Addresses, NodePlace, Places};
-use super::prober::{Place, Prober, Trial};
+use super::prober::{Place, Prober, Target, Trial};
+use super::service::backends;
 use super::state::{NAMESPACES, State};
 use super::world;
 use crate::cluster::{Administrator, Cluster, NODES};
@@ -29,6 +31,9 @@ pub use source::Source;
 
 /// How long what differs is tried again: a change takes effect, sooner or later.
 const LATEST: Duration = Duration::from_secs(4);
+
+/// The same where there are Services: their endpoints and the rules of kube-proxy come later than the mark.
+const LATEST_OF_SERVICES: Duration = Duration::from_secs(20);
 
 /// How many addresses the stand-in for a controller puts into one PolicyEndpoint.
 const CHUNK: usize = 3;
@@ -75,11 +80,13 @@ impl<'a> InCluster<'a> {
                 nodes: [1, 2].map(node_place),
                 outside: addresses("192.168.50.1", "fd00:50::1"),
                 pods: BTreeMap::new(),
+                services: BTreeMap::new(),
             },
             state: State {
                 namespaces: BTreeMap::new(),
                 pods: BTreeMap::new(),
                 policies: BTreeMap::new(),
+                services: BTreeMap::new(),
             },
             policies: BTreeMap::new(),
             turn: 0,
@@ -124,16 +131,33 @@ impl<'a> InCluster<'a> {
 
     fn trial(&self, probe: &Probe) -> Trial {
         let place = |party: &Party, other: &Party| match party {
-            Party::Pod(name) => Place::Pod(name.clone()),
+            Party::Pod(name) => Some(Place::Pod(name.clone())),
             Party::OwnNode | Party::OtherNode => {
                 let node = self.places.node_at(party, other);
-                Place::Node(node.expect("a node is next to a pod"))
+                Some(Place::Node(node.expect("a node is next to a pod")))
             }
-            Party::Outside => Place::Outside,
+            Party::Outside => Some(Place::Outside),
+            Party::Service(_) => None,
+        };
+        let to = match &probe.to {
+            Party::Service(name) => {
+                let backends = backends(&self.state, name, probe.what).into_iter();
+                let ends = backends.filter_map(|(pod, what)| {
+                    let What::Port(_, port) = what else {
+                        return None;
+                    };
+                    let address = self.places.pods[&pod].1.of(probe.family);
+                    Some((Place::Pod(pod), SocketAddr::new(address, port)))
+                });
+                Target::Translated(ends.collect())
+            }
+            to @ (Party::Pod(_) | Party::OwnNode | Party::OtherNode | Party::Outside) => {
+                Target::Place(place(to, &probe.from).expect("all but Services have a place"))
+            }
         };
         Trial {
-            from: place(&probe.from, &probe.to),
-            to: place(&probe.to, &probe.from),
+            from: place(&probe.from, &probe.to).expect("a Service opens nothing"),
+            to,
             address: self.places.ends(probe).1,
             what: probe.what,
         }
@@ -169,7 +193,12 @@ impl Judge for InCluster<'_> {
         for (i, now) in known.into_iter().zip(self.prober.verdicts(&tried)?) {
             seen[i] = now;
         }
-        let deadline = Instant::now() + LATEST;
+        let latest = if self.state.services.is_empty() {
+            LATEST
+        } else {
+            LATEST_OF_SERVICES
+        };
+        let deadline = Instant::now() + latest;
         while Instant::now() < deadline {
             let differ = |i: &usize| match &seen[*i] {
                 Seen::NotTried => false,

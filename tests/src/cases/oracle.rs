@@ -9,6 +9,7 @@ use super::case::Node;
 use super::expect::{Family, Fate, Party, Probe, What};
 use super::judge::{Judge, Seen};
 use super::paper::Paper;
+use super::service::backends;
 use super::state::State;
 
 /// The oracle, and the world as each node sees it.
@@ -19,37 +20,52 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    fn verdict(&self, probe: &Probe) -> Verdict {
+    fn verdict(&self, probe: &Probe) -> Seen<Verdict> {
         if probe.from == probe.to {
-            return Verdict::Allow;
+            return Seen::Said(Verdict::Allow);
         }
         let (source, destination) = self.paper.places.ends(probe);
-        let transport = transport(probe.what, probe.family);
         let leaves = match &probe.from {
             Party::Pod(name) => self.at(
                 name,
                 &Connection {
                     direction: Direction::Egress,
                     peer: destination,
-                    transport,
+                    transport: transport(probe.what, probe.family),
                 },
             ),
-            Party::OwnNode | Party::OtherNode | Party::Outside => Verdict::Allow,
+            Party::OwnNode | Party::OtherNode | Party::Outside | Party::Service(_) => {
+                Verdict::Allow
+            }
         };
-        let arrives = match (&probe.from, &probe.to) {
-            // What the node itself sends is known by where it comes from, and is not policy's.
-            (Party::OwnNode, _) => Verdict::Allow,
-            (Party::Pod(_) | Party::OtherNode | Party::Outside, Party::Pod(name)) => self.at(
+        let arrives = |name, what| {
+            self.at(
                 name,
                 &Connection {
                     direction: Direction::Ingress,
                     peer: source,
-                    transport,
+                    transport: transport(what, probe.family),
                 },
-            ),
+            )
+        };
+        let arrives = match (&probe.from, &probe.to) {
+            // What the node itself sends is known by where it comes from, and is not policy's.
+            (Party::OwnNode, _) => Verdict::Allow,
+            (_, Party::Pod(name)) => arrives(name, probe.what),
+            (_, Party::Service(name)) => {
+                let backends = backends(&self.paper.state, name, probe.what);
+                let mut verdicts = backends.iter().map(|(pod, what)| arrives(pod, *what));
+                let first = verdicts.next().unwrap_or(Verdict::Allow);
+                if verdicts.any(|verdict| verdict != first) {
+                    return Seen::Strange("some backends let it in, and some do not".into());
+                }
+                first
+            }
             (_, Party::OwnNode | Party::OtherNode | Party::Outside) => Verdict::Allow,
         };
-        Verdict::when(leaves == Verdict::Allow && arrives == Verdict::Allow)
+        Seen::Said(Verdict::when(
+            leaves == Verdict::Allow && arrives == Verdict::Allow,
+        ))
     }
 
     fn at(&self, name: &ObjectName, connection: &Connection) -> Verdict {
@@ -98,16 +114,14 @@ impl Judge for Oracle {
     }
 
     fn verdicts(&mut self, expected: &[(Probe, Verdict)]) -> Result<Vec<Seen<Verdict>>> {
-        let verdicts = expected
-            .iter()
-            .map(|(probe, _)| Seen::Said(self.verdict(probe)));
+        let verdicts = expected.iter().map(|(probe, _)| self.verdict(probe));
         Ok(verdicts.collect())
     }
 
     fn open(&mut self, probes: &[Probe]) -> Result<()> {
         for probe in probes {
             anyhow::ensure!(
-                self.verdict(probe) == Verdict::Allow,
+                self.verdict(probe) == Seen::Said(Verdict::Allow),
                 "{probe} cannot be opened, so it cannot be kept"
             );
         }
@@ -117,12 +131,11 @@ impl Judge for Oracle {
     /// A connection lives as long as it could be opened.
     fn fates(&mut self, expected: &[(Probe, Fate)]) -> Result<Vec<Seen<Fate>>> {
         let fate = |probe| match self.verdict(probe) {
-            Verdict::Allow => Fate::Alive,
-            Verdict::Deny => Fate::Cut,
+            Seen::Said(Verdict::Allow) => Seen::Said(Fate::Alive),
+            Seen::Said(Verdict::Deny) => Seen::Said(Fate::Cut),
+            Seen::NotTried => Seen::NotTried,
+            Seen::Strange(what) => Seen::Strange(what),
         };
-        Ok(expected
-            .iter()
-            .map(|(probe, _)| Seen::Said(fate(probe)))
-            .collect())
+        Ok(expected.iter().map(|(probe, _)| fate(probe)).collect())
     }
 }

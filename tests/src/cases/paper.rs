@@ -11,20 +11,24 @@ use podgate_enforcer::source::Objects;
 use serde_json::Value;
 
 use super::case::{AddressesOf, Kind, Node};
+use super::expect::Family;
 use super::places::{Addresses, NodePlace, Places};
 use super::state::{PodState, State};
-use super::world;
+use super::{service, world};
 
 /// What the judges on the host know of a case.
 #[derive(Debug)]
 pub struct Paper {
     /// Where everybody is.
     pub places: Places,
+    /// What the case says.
+    pub state: State,
     /// What the source says.
     pub objects: Objects,
     manifests: Manifests,
     files: BTreeMap<PathBuf, Value>,
     given_out: [u8; 2],
+    given_to_services: u8,
 }
 
 impl Default for Paper {
@@ -47,11 +51,14 @@ impl Default for Paper {
                     v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7),
                 },
                 pods: BTreeMap::new(),
+                services: BTreeMap::new(),
             },
+            state: State::standard(),
             objects: Objects::default(),
             manifests: Manifests::default(),
             files: BTreeMap::new(),
             given_out: [1, 1],
+            given_to_services: 0,
         }
     }
 }
@@ -62,6 +69,7 @@ impl Paper {
     /// # Errors
     /// When a policy names a place that is not there, or the source refuses an object.
     pub fn follow(&mut self, state: &State) -> Result<()> {
+        self.state.clone_from(state);
         self.give_out_addresses(state);
         let files = self.files_of(state)?;
         for path in self.files.keys().filter(|path| !files.contains_key(*path)) {
@@ -94,6 +102,18 @@ impl Paper {
                 (node, pod_addresses(node, *given_out))
             });
         }
+        let services = &mut self.places.services;
+        services.retain(|name, _| state.services.contains_key(name));
+        for name in state.services.keys() {
+            let given_out = &mut self.given_to_services;
+            services.entry(name.clone()).or_insert_with(|| {
+                *given_out += 1;
+                Addresses {
+                    v4: Ipv4Addr::new(10, 96, 0, *given_out),
+                    v6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, (*given_out).into()),
+                }
+            });
+        }
     }
 
     fn files_of(&self, state: &State) -> Result<BTreeMap<PathBuf, Value>> {
@@ -119,6 +139,23 @@ impl Paper {
             let spec = filled.map_err(|reason| anyhow!("policy {name}: {reason}"))?;
             let path = format!("policy-{}-{}.json", name.namespace, name.name);
             files.insert(path.into(), world::policy(name, &spec));
+        }
+        for (name, spec) in &state.services {
+            let object = service::object(name, spec, self.places.services.get(name));
+            let path = format!("service-{}-{}.json", name.namespace, name.name);
+            files.insert(path.into(), object);
+            for member in service::members(state, name) {
+                let (node, addresses) = &self.places.pods[member.0];
+                for family in Family::BOTH {
+                    let node = node_name(*node);
+                    let object = service::slice(name, spec, member, node, addresses, family);
+                    let path = format!(
+                        "slice-{}-{}.json",
+                        name.namespace, object["metadata"]["name"]
+                    );
+                    files.insert(path.into(), object);
+                }
+            }
         }
         Ok(files)
     }

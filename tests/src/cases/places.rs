@@ -52,16 +52,19 @@ pub struct Places {
     pub outside: Addresses,
     /// Pods that have a network of their own, and the node that they are on.
     pub pods: BTreeMap<ObjectName, (Node, Addresses)>,
+    /// The cluster addresses of Services.
+    pub services: BTreeMap<ObjectName, Addresses>,
 }
 
 impl Places {
     /// The addresses from which and to which a connection is opened.
     ///
     /// # Panics
-    /// When a pod has no place.
+    /// When a pod or a Service has no place.
     pub fn ends(&self, probe: &Probe) -> (IpAddr, IpAddr) {
         let address = |party: &Party, other: &Party| match party {
             Party::Pod(name) => self.pods[name].1.of(probe.family),
+            Party::Service(name) => self.services[name].of(probe.family),
             Party::Outside => self.outside.of(probe.family),
             Party::OwnNode | Party::OtherNode => {
                 let node = self.node_at(party, other).expect("a node is next to a pod");
@@ -78,13 +81,13 @@ impl Places {
     pub fn node_at(&self, party: &Party, other: &Party) -> Option<Node> {
         let of_pod = |party: &Party| match party {
             Party::Pod(name) => self.pods.get(name).map(|(node, _)| *node),
-            Party::OwnNode | Party::OtherNode | Party::Outside => None,
+            Party::OwnNode | Party::OtherNode | Party::Outside | Party::Service(_) => None,
         };
         match party {
             Party::Pod(_) => of_pod(party),
             Party::OwnNode => of_pod(other),
             Party::OtherNode => of_pod(other).map(Node::other),
-            Party::Outside => None,
+            Party::Outside | Party::Service(_) => None,
         }
     }
 

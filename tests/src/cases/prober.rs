@@ -2,10 +2,11 @@
 //! waits on all of them.
 
 mod kept;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,14 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use podgate_policy::connection::Verdict;
-use podgate_policy::model::{ObjectName, Protocol};
+use podgate_policy::model::Protocol;
 
-use super::case::Node;
 use super::expect::What;
 use super::ground::{Client, Ground, Server};
 use super::judge::Seen;
 use kept::Kept;
+
+pub use trial::{Place, Target, Trial};
 
 /// How long what must come may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,30 +35,6 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// The same, where it is waited for what is not in force yet.
 const SOON: Duration = Duration::from_millis(10);
-
-/// Whose namespace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// A pod's.
-    Pod(ObjectName),
-    /// A node's.
-    Node(Node),
-    /// The machine's outside.
-    Outside,
-}
-
-/// A connection to be tried.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Trial {
-    /// From where.
-    pub from: Place,
-    /// To where.
-    pub to: Place,
-    /// To which address there.
-    pub address: IpAddr,
-    /// What.
-    pub what: What,
-}
 
 /// All sockets.
 #[derive(Default)]
@@ -255,10 +233,17 @@ impl Prober {
             let What::Port(protocol, port) = trial.what else {
                 continue;
             };
-            let at = SocketAddr::new(trial.address, port);
-            let key = (trial.to.clone(), protocol, at);
-            if protocol != Protocol::Sctp && !self.servers.contains_key(&key) {
-                missing.entry(key.0).or_default().push((protocol, at));
+            let ends = match &trial.to {
+                Target::Place(place) => {
+                    vec![(place.clone(), SocketAddr::new(trial.address, port))]
+                }
+                Target::Translated(ends) => ends.clone(),
+            };
+            for (place, at) in ends {
+                let key = (place, protocol, at);
+                if protocol != Protocol::Sctp && !self.servers.contains_key(&key) {
+                    missing.entry(key.0).or_default().push((protocol, at));
+                }
             }
         }
         for (place, mut ports) in missing {

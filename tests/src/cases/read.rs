@@ -9,7 +9,7 @@ use podgate_policy::model::ObjectName;
 use serde_saphyr::Spanned;
 
 use super::case::{AddressesOf, Case, Edit, Kind, NamespaceEdit, Node, Phase, PodEdit, Step};
-use super::expect::{LineError, Says, Table};
+use super::expect::{LineError, Party, Probe, Says, Table};
 use super::state::State;
 use text::{CaseText, NodeText, PhaseText, PodText, StepText};
 
@@ -78,6 +78,7 @@ impl Reader<'_> {
             namespaces: text.namespaces,
             pods: text.pods,
             policies: text.policies,
+            services: text.services,
             expect: text.expect,
             opens: text.opens,
             opened: None,
@@ -122,6 +123,9 @@ impl Reader<'_> {
         }
         for (name, spec) in text.policies {
             edit.policies.insert(self.name(&name)?, spec);
+        }
+        for (name, spec) in text.services {
+            edit.services.insert(self.name(&name)?, spec);
         }
         let (expect, expect_line) = self.table(Some(text.expect))?;
         let (opens, opens_line) = self.table(text.opens)?;
@@ -219,7 +223,14 @@ fn check(case: &Case) -> Result<(), CaseError> {
             .edited(&step.edit)
             .map_err(|reason| error(expect, reason))?;
         let pods = state.running();
-        step.expect.verdicts(&pods).map_err(|e| at(expect, e))?;
+        let verdicts = step.expect.verdicts(&pods).map_err(|e| at(expect, e))?;
+        for Probe { to, .. } in verdicts.keys() {
+            if let Party::Service(name) = to
+                && !state.services.contains_key(name)
+            {
+                return Err(error(expect, format!("{to} is not there at this step")));
+            }
+        }
         let fates = step.opened.said(&pods).map_err(|e| at(opened, e))?;
         if !fates.keys().eq(&kept) {
             return Err(error(

@@ -16,6 +16,8 @@ pub struct State {
     pub pods: BTreeMap<ObjectName, PodState>,
     /// Policies, as the `spec` of a NetworkPolicy with places in it.
     pub policies: BTreeMap<ObjectName, Value>,
+    /// Services, as the `spec` of a Service without addresses.
+    pub services: BTreeMap<ObjectName, Value>,
 }
 
 /// A pod at a step.
@@ -56,6 +58,7 @@ impl State {
             namespaces: namespaces.collect(),
             pods: pods.collect(),
             policies: BTreeMap::new(),
+            services: BTreeMap::new(),
         }
     }
 
@@ -91,11 +94,16 @@ impl State {
                 Some(edit) => state.edit_pod(name, edit)?,
             }
         }
-        for (name, edit) in &edit.policies {
-            match edit {
-                None => take(&mut state.policies, "policy", name)?,
-                Some(spec) => {
-                    state.policies.insert(name.clone(), spec.clone());
+        for (kind, objects, edits) in [
+            ("policy", &mut state.policies, &edit.policies),
+            ("Service", &mut state.services, &edit.services),
+        ] {
+            for (name, edit) in edits {
+                match edit {
+                    None => take(objects, kind, name)?,
+                    Some(spec) => {
+                        objects.insert(name.clone(), spec.clone());
+                    }
                 }
             }
         }

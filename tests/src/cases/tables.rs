@@ -1,6 +1,8 @@
 //! The second judge: `decide()` on the tables of both nodes, compiled and written as the enforcer does it, for every
 //! packet of a connection on its way there and back.
 
+mod packet;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,16 +16,18 @@ use podgate_enforcer::cluster::Cluster;
 use podgate_enforcer::plan::{Capacities, Planner};
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::Verdict;
-use podgate_policy::model::{ObjectName, Protocol};
+use podgate_policy::model::ObjectName;
 
 use super::case::Node;
-use super::expect::{Fate, Party, Probe, What};
+use super::expect::{Fate, Party, Probe};
 use super::judge::{Judge, Seen};
 use super::paper::Paper;
 use super::places::Places;
+use super::service::backends;
 use super::state::State;
-use crate::frame::{self, Payload, flag};
+use crate::frame;
 use crate::kernel::{HostTables, Origin};
+use packet::{Part, payload};
 
 const CAPACITIES: Capacities = Capacities {
     rulesets: 1024,
@@ -166,51 +170,59 @@ fn record(name: &ObjectName, slot: u32, birth: u32, addresses: Vec<std::net::IpA
     }
 }
 
-/// A packet of a connection, by who sends it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// The first packet.
-    Opening,
-    /// The first one back.
-    Answer,
-    /// One that comes later from who opened it.
-    Request,
-    /// One that comes later from the other side.
-    Reply,
-}
-
 impl Tables {
-    /// Whether a packet gets from one end to the other, at every hook that it meets.
+    /// Whether a packet gets from one end to the other, at every hook that it meets. Behind a Service that is every
+    /// backend: nobody knows which one is chosen.
     fn arrives(&self, probe: &Probe, client_port: u16, part: Part) -> bool {
+        match &probe.to {
+            Party::Service(name) => {
+                let backends = backends(&self.paper.state, name, probe.what);
+                let mut behind = backends.into_iter().map(|(pod, what)| Probe {
+                    to: Party::Pod(pod),
+                    what,
+                    ..probe.clone()
+                });
+                // The translation is between the two ends: each sees the other as it is told.
+                let at_opener = self.meets(probe, &probe.from, client_port, part);
+                at_opener && behind.all(|probe| self.meets(&probe, &probe.to, client_port, part))
+            }
+            Party::Pod(_) | Party::OwnNode | Party::OtherNode | Party::Outside => {
+                let (from, to) = match part {
+                    Part::Opening | Part::Request => (&probe.from, &probe.to),
+                    Part::Answer | Part::Reply => (&probe.to, &probe.from),
+                };
+                self.meets(probe, from, client_port, part)
+                    && self.meets(probe, to, client_port, part)
+            }
+        }
+    }
+
+    /// Whether a packet passes the hook of this end of its connection; ends without one let everything pass.
+    fn meets(&self, probe: &Probe, end: &Party, client_port: u16, part: Part) -> bool {
+        let Party::Pod(name) = end else {
+            return true;
+        };
         let (opener, other) = self.paper.places.ends(probe);
-        let ((from, to), (source, destination)) = match part {
+        let ((sender, receiver), (source, destination)) = match part {
             Part::Opening | Part::Request => ((&probe.from, &probe.to), (opener, other)),
             Part::Answer | Part::Reply => ((&probe.to, &probe.from), (other, opener)),
         };
         let payload = payload(probe, source, client_port, part);
         let frame = frame::packet(source, destination, payload).frame();
-        let node = |party| {
-            self.paper
-                .places
-                .node_at(party, if party == from { to } else { from })
+        let (direction, origin) = match (end == sender, sender) {
+            (true, _) => (Direction::FromPod, Origin::Elsewhere),
+            (false, Party::OwnNode) => (Direction::ToPod, Origin::Node),
+            (false, Party::Pod(_) | Party::OtherNode | Party::Outside | Party::Service(_)) => {
+                (Direction::ToPod, Origin::Elsewhere)
+            }
         };
-        let at = |party, name: &ObjectName, direction, origin| {
-            let node: Node = node(party).expect("a pod is on a node");
-            self.nodes[node.index()].passes(name, direction, origin, &frame)
-        };
-        if let Party::Pod(name) = from
-            && !at(from, name, Direction::FromPod, Origin::Elsewhere)
-        {
-            return false;
-        }
-        let origin = match from {
-            Party::OwnNode => Origin::Node,
-            Party::Pod(_) | Party::OtherNode | Party::Outside => Origin::Elsewhere,
-        };
-        match to {
-            Party::Pod(name) => at(to, name, Direction::ToPod, origin),
-            Party::OwnNode | Party::OtherNode | Party::Outside => true,
-        }
+        let other = if end == sender { receiver } else { sender };
+        let node: Node = self
+            .paper
+            .places
+            .node_at(end, other)
+            .expect("a pod is on a node");
+        self.nodes[node.index()].passes(name, direction, origin, &frame)
     }
 
     /// Opens a connection, from the first packet to the end of a handshake.
@@ -218,42 +230,6 @@ impl Tables {
         self.arrives(probe, client_port, Part::Opening)
             && self.arrives(probe, client_port, Part::Answer)
             && self.arrives(probe, client_port, Part::Request)
-    }
-}
-
-/// What a packet carries; `source` is of the family that it goes by.
-fn payload(probe: &Probe, source: std::net::IpAddr, client_port: u16, part: Part) -> Payload {
-    let back = match part {
-        Part::Opening | Part::Request => false,
-        Part::Answer | Part::Reply => true,
-    };
-    let ports = |port| {
-        if back {
-            (port, client_port)
-        } else {
-            (client_port, port)
-        }
-    };
-    match probe.what {
-        What::Port(Protocol::Tcp, port) => {
-            let flags = match part {
-                Part::Opening => flag::SYN,
-                Part::Answer => flag::SYN | flag::ACK,
-                Part::Request | Part::Reply => flag::ACK,
-            };
-            let (source, destination) = ports(port);
-            frame::tcp(source, destination, flags)
-        }
-        What::Port(Protocol::Udp, port) => {
-            let (source, destination) = ports(port);
-            frame::udp(source, destination)
-        }
-        What::Port(Protocol::Sctp, port) => {
-            let (source, destination) = ports(port);
-            frame::sctp(source, destination)
-        }
-        What::Echo if back => frame::echo_reply(source, client_port),
-        What::Echo => frame::echo_request(source, client_port),
     }
 }
 

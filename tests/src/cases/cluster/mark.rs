@@ -13,7 +13,7 @@ use super::write::node_of;
 use super::{InCluster, Source};
 use crate::cases::case::{Kind, Node};
 use crate::cases::expect::{Family, What};
-use crate::cases::prober::{Place, Trial};
+use crate::cases::prober::{Place, Target, Trial};
 use crate::cases::state::{PodState, State};
 use crate::cases::world;
 
@@ -91,7 +91,7 @@ impl InCluster<'_> {
             Trial {
                 from: Place::Pod(asker.clone()),
                 address: self.places.pods[&to].1.of(family),
-                to: Place::Pod(to),
+                to: Target::Place(Place::Pod(to)),
                 what: What::Port(Protocol::Udp, port),
             }
         });

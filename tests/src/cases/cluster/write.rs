@@ -1,5 +1,7 @@
 //! Makes the API server say what a state says, and waits until pods are there.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, anyhow};
 use podgate_policy::model::ObjectName;
 use serde_json::{Value, json};
@@ -12,7 +14,7 @@ use crate::cases::ground::Ground;
 use crate::cases::places::Addresses;
 use crate::cases::prober::Place;
 use crate::cases::state::{PodState, State};
-use crate::cases::world;
+use crate::cases::{service, world};
 use crate::cluster::{NODES, Pod};
 
 impl InCluster<'_> {
@@ -43,6 +45,13 @@ impl InCluster<'_> {
             if self.policies.get(name) != Some(&spec) {
                 objects.push(world::policy(name, &spec));
                 self.policies.insert(name.clone(), spec);
+            }
+        }
+        for (name, spec) in &state.services {
+            if self.state.services.get(name) != Some(spec) {
+                self.api.apply(&[service::object(name, spec, None)])?;
+                let addresses = self.service_addresses(name)?;
+                self.places.services.insert(name.clone(), addresses);
             }
         }
         let mut new_pods = Vec::new();
@@ -109,6 +118,14 @@ impl InCluster<'_> {
             !state.policies.contains_key(*name) || (self.is_new_case && name.namespace != MARKS)
         };
         let old_policies: Vec<_> = self.policies.keys().filter(is_old).cloned().collect();
+        // One that is replaced is another one, or what was applied before would stay beside it.
+        let old_services: Vec<_> = self
+            .state
+            .services
+            .iter()
+            .filter(|(name, spec)| state.services.get(*name) != Some(*spec))
+            .map(|(name, _)| name.clone())
+            .collect();
         self.is_new_case = false;
         let mut deleted = Vec::new();
         for (kind, api, names) in [
@@ -118,6 +135,7 @@ impl InCluster<'_> {
                 old_policies.clone(),
             ),
             ("Pod", "v1", gone.clone()),
+            ("Service", "v1", old_services),
         ] {
             deleted.extend(names.iter().map(|name| {
                 json!({
@@ -141,6 +159,25 @@ impl InCluster<'_> {
         }
         self.policies.retain(|name, _| !old_policies.contains(name));
         self.api.delete(&deleted)
+    }
+
+    fn service_addresses(&self, name: &ObjectName) -> Result<Addresses> {
+        let service = self
+            .cluster
+            .get(&["-n", &name.namespace, "service", &name.name]);
+        let addresses: Vec<IpAddr> = serde_json::from_value(service["spec"]["clusterIPs"].clone())?;
+        let v4 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(*v6),
+        });
+        match (v4, v6) {
+            (Some(v4), Some(v6)) => Ok(Addresses { v4, v6 }),
+            (_, _) => Err(anyhow!("Service {name} has not one address of each family")),
+        }
     }
 
     /// Waits for new pods, and learns where they are.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use podgate_policy::model::{ObjectName, Protocol};
 
 use super::{EVERYTHING, Family, Party, Probe, What};
+use crate::cases::read::object_name;
 
 /// A part of a line that stands for parties.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +24,18 @@ impl Pattern {
             "own-node" => Ok(Self::Party(Party::OwnNode)),
             "other-node" => Ok(Self::Party(Party::OtherNode)),
             "outside" => Ok(Self::Party(Party::Outside)),
+            _ if text.starts_with("service ") => {
+                let name = object_name(text["service ".len()..].trim());
+                let name =
+                    name.ok_or_else(|| format!("{text:?} is no Service: write service x/s"))?;
+                Ok(Self::Party(Party::Service(name)))
+            }
             _ => match text.split_once('/') {
                 Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
                     Ok(Self::Pods(any_or(namespace), any_or(name)))
                 }
                 Some(_) | None => Err(format!(
-                    "{text:?} is nobody: write *, x/*, */a, x/a, own-node, other-node or outside"
+                    "{text:?} is nobody: write *, x/*, */a, x/a, own-node, other-node, outside or service x/s"
                 )),
             },
         }
@@ -122,10 +129,14 @@ impl Connections {
         for from in parties(&self.from)? {
             for to in to.iter().filter(|to| **to != from) {
                 match (&from, to) {
+                    (Party::Service(_), _) => return Err(format!("{from} opens no connections")),
+                    (Party::Pod(_), Party::Service(_)) if self.whats.is_none() => {
+                        return Err(format!("{to} has ports of its own: name one"));
+                    }
                     (Party::Pod(_), _) | (_, Party::Pod(_)) => {}
                     (
                         Party::OwnNode | Party::OtherNode | Party::Outside,
-                        Party::OwnNode | Party::OtherNode | Party::Outside,
+                        Party::OwnNode | Party::OtherNode | Party::Outside | Party::Service(_),
                     ) => return Err(format!("{from} → {to} meets no pod")),
                 }
                 for what in whats {

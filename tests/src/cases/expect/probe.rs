@@ -38,6 +38,8 @@ pub enum Party {
     OtherNode,
     /// A machine outside of the cluster.
     Outside,
+    /// A Service, at its cluster address. Nobody is opened to by one.
+    Service(ObjectName),
 }
 
 impl fmt::Display for Party {
@@ -47,6 +49,7 @@ impl fmt::Display for Party {
             Self::OwnNode => f.write_str("own-node"),
             Self::OtherNode => f.write_str("other-node"),
             Self::Outside => f.write_str("outside"),
+            Self::Service(name) => write!(f, "service {name}"),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use podgate_policy::model::Protocol;
 
-use super::{AGAIN, PATIENCE, Place, Prober, QUIET, Trial, readable, wait_on};
+use super::{AGAIN, PATIENCE, Place, Prober, QUIET, Target, Trial, readable, wait_on};
 use crate::cases::expect::What;
 use crate::cases::ground::{Client, Server, received};
 use crate::cases::judge::Seen;
@@ -53,9 +53,12 @@ impl Prober {
         let What::Port(protocol, port) = trial.what else {
             anyhow::bail!("echoes cannot be kept");
         };
+        let Target::Place(place) = &trial.to else {
+            anyhow::bail!("connections to Services are not kept");
+        };
         let to = SocketAddr::new(trial.address, port);
         let ground = &self.grounds[&trial.from];
-        let key = (trial.to.clone(), protocol, to);
+        let key = (place.clone(), protocol, to);
         match self.servers.get(&key) {
             Some(Server::Tcp(listener)) => {
                 let client = ground.run(|| TcpStream::connect_timeout(&to, PATIENCE))?;
@@ -80,7 +83,7 @@ impl Prober {
                 };
                 Ok(Kept::Udp {
                     client,
-                    port: (trial.to.clone(), to),
+                    port: (place.clone(), to),
                 })
             }
             None => anyhow::bail!("there are no sockets for it"),

@@ -23,6 +23,8 @@ pub(super) struct CaseText {
     pub(super) pods: BTreeMap<String, Option<PodText>>,
     #[serde(default)]
     pub(super) policies: BTreeMap<String, Option<Value>>,
+    #[serde(default)]
+    pub(super) services: BTreeMap<String, Option<Value>>,
     pub(super) expect: Spanned<String>,
     pub(super) opens: Option<Spanned<String>>,
     #[serde(default)]
@@ -47,6 +49,8 @@ pub(super) struct StepText {
     pub(super) pods: BTreeMap<String, Option<PodText>>,
     #[serde(default)]
     pub(super) policies: BTreeMap<String, Option<Value>>,
+    #[serde(default)]
+    pub(super) services: BTreeMap<String, Option<Value>>,
     pub(super) expect: Spanned<String>,
     pub(super) opens: Option<Spanned<String>>,
     pub(super) opened: Option<Spanned<String>>,
