@@ -58,13 +58,28 @@ impl Administrator {
         self.runtime.block_on(self.runtime.spawn(work))?
     }
 
-    /// Makes all namespaces and policies.
-    pub(crate) fn fill(&self, world: World) -> Result<()> {
+    /// Does something with each of many, some at a time, and waits until the API server has answered to all.
+    fn with_each<T, W>(
+        &self,
+        all: impl Iterator<Item = T> + Send + 'static,
+        work: impl Fn(Client, T) -> W + Send + Sync + 'static,
+    ) -> Result<()>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<()>> + Send + 'static,
+    {
         let client = self.client.clone();
         self.wait(async move {
-            let all = stream::iter((0..world.namespaces).map(Ok));
-            all.try_for_each_concurrent(AT_ONCE, |number| namespace(client.clone(), world, number))
+            stream::iter(all.map(Ok))
+                .try_for_each_concurrent(AT_ONCE, |one| work(client.clone(), one))
                 .await
+        })
+    }
+
+    /// Makes all namespaces and policies.
+    pub(crate) fn fill(&self, world: World) -> Result<()> {
+        self.with_each(0..world.namespaces, move |client, number| {
+            namespace(client, world, number)
         })
     }
 
@@ -73,12 +88,7 @@ impl Administrator {
         &self,
         pods: impl Iterator<Item = PodSpec> + Send + 'static,
     ) -> Result<()> {
-        let client = self.client.clone();
-        self.wait(async move {
-            stream::iter(pods.map(Ok))
-                .try_for_each_concurrent(AT_ONCE, |pod| running(client.clone(), pod))
-                .await
-        })
+        self.with_each(pods, running)
     }
 
     /// Makes a pod that has no status yet; tells its UID.
@@ -96,12 +106,7 @@ impl Administrator {
         &self,
         pods: impl Iterator<Item = PodSpec> + Send + 'static,
     ) -> Result<()> {
-        let client = self.client.clone();
-        self.wait(async move {
-            stream::iter(pods.map(Ok))
-                .try_for_each_concurrent(AT_ONCE, |pod| delete(client.clone(), pod))
-                .await
-        })
+        self.with_each(pods, delete)
     }
 
     /// Changes the ingress rules of a policy; tells when the API server answered.

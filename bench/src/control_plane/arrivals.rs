@@ -28,7 +28,7 @@ impl Bench<'_> {
             }
         }
         let before = self.calm(enforcer)?;
-        let (mut took, mut late_ones) = (Sample::default(), 0_u32);
+        let (mut took, mut dels, mut late_ones) = (Sample::default(), Sample::default(), 0_u32);
         for number in 0..adds {
             let pod = late(number);
             let place = &self.spare[(number % spare) as usize];
@@ -52,7 +52,9 @@ impl Bench<'_> {
                 self.kernel.wait(peer, true)?;
                 took.push(begun.elapsed());
             }
+            let begun = Instant::now();
             place.call(&self.options.plugin, "DEL", &pod, uid, WAIT_MS)?;
+            dels.push(begun.elapsed());
         }
         self.table
             .section(format!("ADD until in force, of a pod {name}"));
@@ -60,6 +62,9 @@ impl Bench<'_> {
         self.table.put("p99, ms", took.percentile(99) / 1000.0);
         self.table
             .put("that returned before it was in force", f64::from(late_ones));
+        self.table.put("its DEL, p50, ms", dels.median() / 1000.0);
+        self.table
+            .put("its DEL, p99, ms", dels.percentile(99) / 1000.0);
         self.cost(enforcer, before, adds)?;
         self.admin.delete_pods(pods())
     }
