@@ -115,16 +115,7 @@ mod tests {
     use podgate_policy::model::{Labels, Operator, Pod, Requirement, Selector};
 
     use super::*;
-
-    fn deny() -> Arc<NetworkPolicy> {
-        Arc::new(NetworkPolicy {
-            members: Selector::everything().into(),
-            isolates_ingress: true,
-            isolates_egress: false,
-            ingress: Vec::new(),
-            egress: Vec::new(),
-        })
-    }
+    use crate::fixture::deny;
 
     #[test]
     fn rulesets_follow_policies_labels_and_attachments() {

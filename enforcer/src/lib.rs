@@ -14,6 +14,8 @@ pub mod cluster;
 pub mod compiled;
 pub mod convert;
 pub mod engine;
+#[cfg(test)]
+mod fixture;
 mod life;
 pub mod manifests;
 pub mod networkpolicies;

@@ -57,9 +57,10 @@ mod tests {
     use std::net::IpAddr;
     use std::sync::Arc;
 
-    use podgate_policy::model::{ListName, Namespace, NetworkPolicy, ObjectName, Pod, Selector};
+    use podgate_policy::model::{ListName, Namespace, ObjectName, Pod};
 
     use super::*;
+    use crate::fixture::deny;
 
     fn world() -> World {
         let pod = |last| Pod {
@@ -86,16 +87,6 @@ mod tests {
         let mut new = world();
         change(&mut new);
         FactsChange::between(&world(), &new)
-    }
-
-    fn deny() -> Arc<NetworkPolicy> {
-        Arc::new(NetworkPolicy {
-            members: Selector::everything().into(),
-            isolates_ingress: true,
-            isolates_egress: false,
-            ingress: Vec::new(),
-            egress: Vec::new(),
-        })
     }
 
     #[test]
