@@ -21,6 +21,10 @@ use crate::{
     netlink::Ifindex,
 };
 
+mod reader;
+
+pub use reader::Reader;
+
 /// The version of the files' format.
 const FORMAT: u32 = 1;
 
@@ -294,14 +298,14 @@ pub(crate) fn delete(paths: &Paths, identity: &Identity) -> Result<(), Failed> {
 mod tests {
     use super::*;
 
-    fn paths(dir: &tempfile::TempDir) -> Paths {
+    pub(super) fn paths(dir: &tempfile::TempDir) -> Paths {
         Paths {
             run: dir.path().join("run"),
             bpffs: dir.path().join("bpffs"),
         }
     }
 
-    fn record(container_id: &str) -> Record {
+    pub(super) fn record(container_id: &str) -> Record {
         Record {
             identity: Identity {
                 container_id: container_id.into(),

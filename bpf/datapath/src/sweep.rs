@@ -13,7 +13,7 @@ use crate::{
     bpffs::{self, SetName},
     filter::{self, Put, Qdisc},
     lock::Lock,
-    netlink::{Ifindex, LinkError, NetlinkError, Socket},
+    netlink::{Ifindex, Link, LinkError, NetlinkError, Socket},
     ownership::{in_its_namespace, stranger},
     record::{self, Record},
     slots,
@@ -116,6 +116,7 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
     };
     let mut socket = Socket::open().map_err(netlink)?;
     let links = socket.links().map_err(netlink)?;
+    let links = links.into_iter().map(|link| (link.ifindex, link)).collect();
     let mut swept = Swept::default();
     for record in record::rename_misnamed(paths, lock)? {
         swept.errors.extend(remove_filters(&mut socket, &record));
@@ -123,39 +124,14 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
         swept.errors.extend(cleared.into_iter().map(Into::into));
         swept.removed.push(record);
     }
-    let records = record::list(paths)?;
-    let mut youngest = BTreeMap::new();
-    for record in records.iter().flatten() {
-        let birth: &mut u32 = youngest.entry(record.host_ifindex).or_default();
-        *birth = record.birth.0.max(*birth);
-    }
-    for record in records {
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                swept.errors.push(error.into());
-                continue;
-            }
-        };
-        let link = links
-            .iter()
-            .find(|link| link.ifindex == record.host_ifindex);
-        let stands = match link {
-            // An interface has one attachment: the youngest.
-            Some(_) if youngest.get(&record.host_ifindex) != Some(&record.birth.0) => false,
-            Some(link) => stranger(&mut socket, link, &record)
-                .map_err(netlink)?
-                .is_none(),
-            None => false,
-        };
-        if stands {
-            continue;
-        }
-        match remove_under(paths, &record.identity, lock) {
-            Ok(()) => swept.removed.push(record),
-            Err(error) => swept.errors.push(error),
+    let mut records = Vec::new();
+    for record in record::list(paths)? {
+        match record {
+            Ok(record) => records.push(record),
+            Err(error) => swept.errors.push(error.into()),
         }
     }
+    remove_strangers(paths, lock, &mut socket, &links, records, &mut swept)?;
     // Records that a crash left without a file. Not while a file cannot be read: it may name any of them.
     if swept.errors.is_empty() {
         let named = slots::names(paths, &mut socket)?;
@@ -173,6 +149,66 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
         }
     }
     Ok(swept)
+}
+
+/// Removes those of these attachments whose interface is gone, or is another one by now. They are all that their
+/// interfaces have. It costs by their number, where [`sweep`] costs by that of all.
+///
+/// # Errors
+/// When an interface cannot be looked up.
+pub fn sweep_some(paths: &Paths, lock: &Lock, records: Vec<Record>) -> Result<Swept, RemoveError> {
+    let mut socket = Socket::open().map_err(|source| RemoveError::Netlink {
+        ifindex: Ifindex(0),
+        source,
+    })?;
+    let mut links = BTreeMap::new();
+    for ifindex in records.iter().map(|record| record.host_ifindex) {
+        match socket.link_by_index(ifindex) {
+            Ok(link) => drop(links.insert(ifindex, link)),
+            Err(LinkError::Missing(_)) => {}
+            Err(LinkError::Netlink { source, .. }) => {
+                return Err(RemoveError::Netlink { ifindex, source });
+            }
+        }
+    }
+    let mut swept = Swept::default();
+    remove_strangers(paths, lock, &mut socket, &links, records, &mut swept)?;
+    Ok(swept)
+}
+
+/// Removes the attachments that none of these interfaces has any more.
+fn remove_strangers(
+    paths: &Paths,
+    lock: &Lock,
+    socket: &mut Socket,
+    links: &BTreeMap<Ifindex, Link>,
+    records: Vec<Record>,
+    swept: &mut Swept,
+) -> Result<(), RemoveError> {
+    let mut youngest = BTreeMap::new();
+    for record in &records {
+        let birth: &mut u32 = youngest.entry(record.host_ifindex).or_default();
+        *birth = record.birth.0.max(*birth);
+    }
+    for record in records {
+        let ifindex = record.host_ifindex;
+        let stands = match links.get(&ifindex) {
+            // An interface has one attachment: the youngest.
+            Some(_) if youngest.get(&ifindex) != Some(&record.birth.0) => false,
+            Some(link) => stranger(socket, link, &record)
+                .map_err(|source| RemoveError::Netlink { ifindex, source })?
+                .is_none(),
+            None => false,
+        };
+        if stands {
+            continue;
+        }
+        match remove_under(paths, &record.identity, lock) {
+            Ok(()) => swept.removed.push(record),
+            Err(error) => swept.errors.push(error),
+        }
+    }
+    Ok(())
 }
 
 /// Puts back an attachment's filters that somebody removed; whether any was missing. For the enforcer that holds the
