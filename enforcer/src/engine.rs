@@ -16,6 +16,7 @@ mod build;
 mod change;
 mod directory;
 mod execute;
+mod grace;
 mod inbox;
 mod report;
 mod settle;
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use imbl::OrdSet;
 use podgate_datapath::lock::Lock;
-use podgate_datapath::record::{Identity, PodName, Record, Slot};
+use podgate_datapath::record::{Identity, PodName, Reader, Record, Slot};
 use podgate_datapath::{Paths, Sizes};
 use podgate_handoff::{AttachmentId, Reply};
 use podgate_policy::model::{ServiceOptions, World};
@@ -46,9 +47,11 @@ use backoff::Backoff;
 use build::Built;
 use directory::Directory;
 use execute::Execution;
+use grace::Grace;
 use inbox::{Inbox, Links};
 use report::Counted;
 
+pub use grace::Graces;
 pub use inbox::Event;
 
 /// How often everything is looked at, whether or not somebody said that it changed.
@@ -69,6 +72,8 @@ pub struct Beginning {
     pub services: ServiceOptions,
     /// The node's addresses.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Who waits for grace periods, and tells this engine.
+    pub graces: Graces,
     /// Where the source takes questions; none if it tells all that it knows anyway.
     pub questions: Option<UnboundedSender<Question>>,
 }
@@ -85,6 +90,7 @@ pub struct Engine {
     unreadable: Vec<String>,
     /// Where the others are, as it was when all of them were read.
     directory: Directory,
+    reader: Reader,
     built: Built,
     /// The facts of the last plan of facts.
     facts: World,
@@ -98,6 +104,8 @@ pub struct Engine {
     unknown: OrdSet<Slot>,
     /// The plan that is being executed.
     pending: Option<Pending>,
+    grace: Grace,
+    graces: Graces,
     waiting: Vec<Waiting>,
     questions: Option<UnboundedSender<Question>>,
     trouble: Option<String>,
@@ -111,11 +119,10 @@ pub struct Engine {
 
 /// A plan on its way.
 #[derive(Debug)]
-enum Pending {
-    /// It changes facts.
-    Facts(Execution),
-    /// It changes what is in force to these rulesets; none once that has happened.
-    Policy(Execution, Option<Rulesets>),
+struct Pending {
+    execution: Execution,
+    /// What is in force when it is executed; none unless it changes policy.
+    rulesets: Option<Rulesets>,
 }
 
 /// An ADD that wants an answer.
@@ -145,6 +152,7 @@ impl Engine {
             node_name,
             services,
             node_addresses,
+            graces,
             questions,
         } = beginning;
         let mut cluster = Cluster::default();
@@ -153,7 +161,8 @@ impl Engine {
         cluster.set_node_addresses(node_addresses);
         let lock = Lock::take(&paths)?;
         attachments::sweep_attachments(&paths, &lock)?;
-        let files = attachments::read_attachments(&paths, &cluster)?;
+        let mut reader = Reader::default();
+        let files = attachments::read_attachments(&paths, &mut reader, &cluster)?;
         cluster.set_attachments(files.records);
         let view = cluster.view();
         let mut compiled = Compiled::default();
@@ -168,6 +177,7 @@ impl Engine {
             source_wrong,
             unreadable: files.unreadable,
             directory: Directory::default(),
+            reader,
             built,
             in_force: compiled.rulesets().clone(),
             compiled,
@@ -176,6 +186,8 @@ impl Engine {
             facts_due: None,
             unknown: OrdSet::new(),
             pending: None,
+            grace: Grace::None,
+            graces,
             waiting: Vec::new(),
             questions,
             trouble: None,
@@ -228,6 +240,7 @@ impl Engine {
             answers,
             node_addresses,
             links,
+            grace_is_over,
             counts,
             // A source that has once been synced stays so.
             not_synced: _,
@@ -271,6 +284,10 @@ impl Engine {
         }
         for (pod, answer) in answers {
             self.take_answer(&pod, answer);
+            changed = true;
+        }
+        if grace_is_over {
+            self.grace = Grace::Over;
             changed = true;
         }
         if upkeep {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! attachments and their rulesets ──► Planner::policy_change ──┐
-//!                                                             ├──► Plan: Step, Step, … ──► datapath
+//!                                                             ├──► Plan: Write, Write, … ──► datapath
 //! pods, namespaces, node ──────────► Planner::facts_change ───┘
 //! ```
 //!
@@ -11,23 +11,25 @@
 //!
 //! - A change of policy: first classes get finer, so that they tell apart what old and new rulesets ask, and have
 //!   their rows for both before an address or a prefix points to them; the new rulesets become complete; one word
-//!   for each attachment and direction flips; after a grace period goes what nothing names, and classes get
-//!   coarser.
-//! - A change of facts: rows of new classes, then the one word of each address. Where that took something away
-//!   from a ruleset: a grace period, then new generations for the attachments that have it.
+//!   for each attachment and direction flips.
+//! - A change of facts: rows of new classes, then the one word of each address.
+//! - Nobody waits for a grace period. When one is over ([`Planner::after_grace`]), the attachments get new generations
+//!   from whose rulesets a change of facts took something away before it began; what nothing has named since then goes;
+//!   and classes get coarser.
 //!
-//! The two never share a plan, by construction: [`Planner::policy_change`] works on the facts of the last
+//! The three never share a plan, by construction: [`Planner::policy_change`] works on the facts of the last
 //! [`Planner::facts_change`], which in turn knows no rulesets but those of the last policy change.
 //!
-//! A plan is executed step by step. Every write may be repeated, so a step that fails is tried again, and until
+//! A plan is executed write by write. Every write may be repeated, so one that fails is tried again, and until
 //! it succeeds the planner makes no other plan: under the numbers of a half-executed plan stands what no other
-//! plan may meet. If the step never succeeds, drop the planner and build a new table set. Until the flips the old
+//! plan may meet. If the write never succeeds, drop the planner and build a new table set. Until the flips the old
 //! policy is in force, whatever failed.
 
 mod change;
 mod classes;
 #[cfg(test)]
 mod host;
+mod left;
 mod moved;
 mod numbers;
 mod ports;
@@ -52,6 +54,7 @@ use podgate_policy::compile::ruleset::Ruleset as Compiled;
 use podgate_policy::connection::Direction as Judged;
 use podgate_policy::model::World;
 
+use left::Left;
 use record::Record;
 
 /// One write of one kernel table. Each may be repeated.
@@ -132,38 +135,21 @@ pub enum Write {
     },
 }
 
-/// One step of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// A write.
-    Write(Write),
-    /// Waits until every program that runs now has ended.
-    Grace,
-}
-
 /// Which rulesets the attachments have.
 pub type Rulesets = OrdMap<Slot, Arc<SubjectRulesets>>;
 
-/// What is to be done, in this order, from the first step to the last.
+/// What is to be written, in this order, from the first write to the last.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use = "the planner goes on only after the plan was executed and handed back to `Planner::commit`"]
 pub struct Plan {
-    steps: Vec<Step>,
-    in_force_after: usize,
+    writes: Vec<Write>,
     evaluated: usize,
 }
 
 impl Plan {
-    /// The steps.
-    pub fn steps(&self) -> &[Step] {
-        &self.steps
-    }
-
-    /// How many steps, from the first, put the change in force. What follows revokes flows (after a change of
-    /// facts) and tidies up; it must be done too, but nobody needs to wait for it who only waits for new
-    /// connections to be judged right.
-    pub fn in_force_after(&self) -> usize {
-        self.in_force_after
+    /// The writes.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
     }
 
     /// For how many addresses it had to be worked out what they answer to the policies.
@@ -286,6 +272,8 @@ struct Installed {
     /// What an address said before the endpoints that its ports led to went away: flows through them go on, and are
     /// judged again once it is known who takes their place.
     lingering: OrdMap<IpAddr, BTreeSet<Arc<Signature>>>,
+    /// Whose flows are to be judged again, because a change of facts took something away.
+    renewals: Left<(Slot, Direction)>,
 }
 
 impl Installed {
@@ -309,6 +297,7 @@ impl Planner {
                 facts: Facts::default(),
                 attachments: Rulesets::new(),
                 lingering: OrdMap::new(),
+                renewals: Left::new(),
             },
             progress: Progress::Idle,
         }
@@ -334,7 +323,26 @@ impl Planner {
         self.plan(|installed| change::of_facts(installed, world))
     }
 
-    /// Takes note that every step of the last plan was executed.
+    /// Whether something is to be done once a grace period is over, or could be.
+    pub fn waits_for_grace(&self) -> bool {
+        !self.installed.renewals.is_empty() || self.installed.record.has_idle()
+    }
+
+    /// Takes note that a grace period begins: one at a time, and none while a plan is being executed.
+    pub fn grace_begins(&mut self) {
+        self.installed.record.grace_begins();
+    }
+
+    /// Plans what waited for the grace period that began last and is over now. What came to wait since then goes on
+    /// waiting, for the next one.
+    ///
+    /// # Errors
+    /// Nothing is planned, and nothing forgotten: see [`PlanError`].
+    pub fn after_grace(&mut self) -> Result<Plan, PlanError> {
+        self.plan(change::after_grace)
+    }
+
+    /// Takes note that every write of the last plan was executed.
     pub fn commit(&mut self, plan: Plan) {
         let Plan { .. } = plan;
         self.progress = Progress::Idle;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Condition};
 use crate::api;
 use crate::args::{ApiServer, Config, Source};
-use crate::engine::{Beginning, Engine, Event};
+use crate::engine::{Beginning, Engine, Event, Graces};
 use crate::life::Life;
 use crate::manifests::{self, Snapshot};
 use crate::networkpolicies;
@@ -116,6 +116,7 @@ pub async fn run(config: Config) -> Result<()> {
         node_name,
         services,
         node_addresses: node.addresses,
+        graces: Graces::start(events_in.clone())?,
         questions: answers_questions.then_some(questions_in),
     };
     let mut engine = start_engine(beginning, condition_in, events)?;

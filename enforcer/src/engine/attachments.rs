@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use podgate_datapath::Paths;
 use podgate_datapath::attach::{self, Standing};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{self, Record, Slot};
-use podgate_datapath::{Paths, sweep};
+use podgate_datapath::record::{self, Reader, Record, Slot};
+use podgate_datapath::sweep::{self, Swept};
 
+use super::Engine;
 use super::build::{copy_flows, take_over};
 use super::directory::Directory;
 use super::settle::take_lock;
-use super::{Engine, Pending};
 use crate::cluster::Cluster;
 
 /// When interfaces are looked after again that could not be.
@@ -53,8 +54,8 @@ impl Engine {
             }
             self.facts_missing = true;
         }
-        if let Some(Pending::Facts(execution) | Pending::Policy(execution, _)) = &mut self.pending {
-            execution.overtake(&records);
+        if let Some(pending) = &mut self.pending {
+            pending.execution.overtake(&records);
         }
         self.built
             .unswapped
@@ -71,7 +72,7 @@ impl Engine {
         let Files {
             mut records,
             unreadable,
-        } = read_attachments(&self.paths, &self.cluster)?;
+        } = read_attachments(&self.paths, &mut self.reader, &self.cluster)?;
         self.unreadable = unreadable;
         let mut are_all = self.unreadable.is_empty();
         let slots: BTreeSet<Slot> = records.iter().map(|record| record.slot).collect();
@@ -98,13 +99,16 @@ impl Engine {
     /// interfaces or on all.
     pub(super) fn look_after_interfaces(&mut self, only: Option<&BTreeSet<Ifindex>>) {
         let result = take_lock(&self.paths).and_then(|lock| {
-            sweep_attachments(&self.paths, &lock)?;
+            match only {
+                None => sweep_attachments(&self.paths, &lock)?,
+                Some(_) => {
+                    self.read_attachments(&lock)?;
+                    let concerned = self.records_on(only);
+                    report(sweep::sweep_some(&self.paths, &lock, concerned)?);
+                }
+            }
             self.read_attachments(&lock)?;
-            let concerned = |record: &&Record| {
-                only.is_none_or(|interfaces| interfaces.contains(&record.host_ifindex))
-            };
-            let records: Vec<Record> = self.cluster.records().filter(concerned).cloned().collect();
-            for record in records {
+            for record in self.records_on(only) {
                 self.look_after(&record, &lock);
             }
             Ok(())
@@ -117,6 +121,14 @@ impl Engine {
             metrics::counter!("podgate_retries_total").increment(1);
             self.upkeep_due = Instant::now() + RETRY;
         }
+    }
+
+    /// The attachments of these interfaces, or of all.
+    fn records_on(&self, only: Option<&BTreeSet<Ifindex>>) -> Vec<Record> {
+        let concerned = |record: &&Record| {
+            only.is_none_or(|interfaces| interfaces.contains(&record.host_ifindex))
+        };
+        self.cluster.records().filter(concerned).cloned().collect()
     }
 
     fn look_after(&mut self, record: &Record, lock: &Lock) {
@@ -161,9 +173,13 @@ pub(super) struct Files {
 }
 
 /// Every attachment. While a file cannot be read, nothing is taken for gone: its filters may still stand.
-pub(super) fn read_attachments(paths: &Paths, known: &Cluster) -> Result<Files> {
+pub(super) fn read_attachments(
+    paths: &Paths,
+    reader: &mut Reader,
+    known: &Cluster,
+) -> Result<Files> {
     let (mut records, mut unreadable) = (Vec::new(), Vec::new());
-    for record in record::list(paths)? {
+    for record in reader.list(paths)? {
         match record {
             Ok(record) => records.push(record),
             Err(error) => {
@@ -192,7 +208,11 @@ pub(super) fn read_attachments(paths: &Paths, known: &Cluster) -> Result<Files> 
 
 /// Removes the attachments whose interface is gone.
 pub(super) fn sweep_attachments(paths: &Paths, lock: &Lock) -> Result<()> {
-    let swept = sweep::sweep(paths, lock).context("sweep attachments")?;
+    report(sweep::sweep(paths, lock).context("sweep attachments")?);
+    Ok(())
+}
+
+fn report(swept: Swept) {
     for record in swept.removed {
         tracing::info!(attachment = %record.identity, "swept an attachment whose interface is gone");
     }
@@ -203,5 +223,4 @@ pub(super) fn sweep_attachments(paths: &Paths, lock: &Lock) -> Result<()> {
             "an attachment could not be swept"
         );
     }
-    Ok(())
 }

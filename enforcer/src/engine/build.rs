@@ -19,7 +19,7 @@ use podgate_datapath::{Paths, Sizes, sweep};
 use podgate_policy::model::World;
 
 use super::execute::write;
-use crate::plan::{Capacities, Plan, PlanError, Planner, Rulesets, Step, Table};
+use crate::plan::{Capacities, Plan, PlanError, Planner, Rulesets, Table, Write};
 
 /// Generations further ahead than this are behind: the counter goes round.
 const SANE: u32 = 1 << 31;
@@ -46,7 +46,7 @@ pub(super) struct Plans<'a> {
 
 /// Builds a table set, and puts it in force. When it fails, the one before stays current and in force.
 pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -> Result<Built> {
-    let (planner, steps, sizes) = fit(sizes, from)?;
+    let (planner, writes, sizes) = fit(sizes, from)?;
     sizes
         .write(paths)
         .context("tell the plugin the sizes of tables")?;
@@ -62,12 +62,8 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
     }
     outgrow(&set, from.records)?;
     keep_policed(paths, &set, from)?;
-    // Nothing runs on this set yet, so no grace period is due.
-    for step in &steps {
-        match step {
-            Step::Write(one) => write(one, &set, lock).context("fill the new table set")?,
-            Step::Grace => {}
-        }
+    for one in &writes {
+        write(one, &set, lock).context("fill the new table set")?;
     }
     check(&set, &planner)?;
     copy_flows(&set);
@@ -177,19 +173,19 @@ fn keep_policed(paths: &Paths, set: &TableSet, from: Plans<'_>) -> Result<()> {
 }
 
 /// A planner and all writes that fill an empty set, in tables that have room for twice that.
-fn fit(mut sizes: Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Step>, Sizes)> {
+fn fit(mut sizes: Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>, Sizes)> {
     let highest = from.records.iter().map(|record| record.slot.0).max();
     sizes.attachments = sizes.attachments.max(highest.unwrap_or(0) + 1);
     loop {
         match plan_everything(&sizes, from) {
-            Ok((planner, steps)) => {
+            Ok((planner, writes)) => {
                 let mut roomy = true;
                 for of in planner.occupancy() {
                     let tight = u64::from(of.used) * 2 > u64::from(of.capacity);
                     roomy &= !(tight && grow(&mut sizes, of.table));
                 }
                 if roomy {
-                    return Ok((planner, steps, sizes));
+                    return Ok((planner, writes, sizes));
                 }
             }
             Err(PlanError::Full { table, .. }) if grow(&mut sizes, table) => {}
@@ -198,18 +194,18 @@ fn fit(mut sizes: Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Step>, Sizes)>
     }
 }
 
-fn plan_everything(sizes: &Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Step>), PlanError> {
+fn plan_everything(sizes: &Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>), PlanError> {
     let mut planner = Planner::new(capacities(sizes));
-    let mut steps = Vec::new();
+    let mut writes = Vec::new();
     let mut note = |planner: &mut Planner, plan: Plan| {
-        steps.extend_from_slice(plan.steps());
+        writes.extend_from_slice(plan.writes());
         planner.commit(plan);
     };
     let facts = planner.facts_change(from.world)?;
     note(&mut planner, facts);
     let policy = planner.policy_change(from.rulesets)?;
     note(&mut planner, policy);
-    Ok((planner, steps))
+    Ok((planner, writes))
 }
 
 fn capacities(sizes: &Sizes) -> Capacities {
@@ -341,7 +337,7 @@ mod tests {
             peers: 16,
             ..Sizes::default()
         };
-        let (planner, steps, sizes) = fit(small, from).unwrap();
+        let (planner, writes, sizes) = fit(small, from).unwrap();
         assert_eq!(sizes.peers, 1024);
         assert_eq!(
             sizes,
@@ -350,7 +346,7 @@ mod tests {
                 ..Sizes::default()
             }
         );
-        assert!(!steps.is_empty());
+        assert!(!writes.is_empty());
         let peers = planner
             .occupancy()
             .into_iter()

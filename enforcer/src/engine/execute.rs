@@ -1,4 +1,4 @@
-//! A plan on its way into the kernel, one step after the other, each tried until it works.
+//! A plan on its way into the kernel, one write after the other, each tried until it works.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +9,7 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
 
-use crate::plan::{Plan, Planner, Step, Write};
+use crate::plan::{Plan, Planner, Write};
 
 /// A plan, and how far it has come.
 #[derive(Debug)]
@@ -26,17 +26,6 @@ struct Overtaken {
     slots: BTreeSet<Slot>,
 }
 
-/// Where an execution stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// The change is in force; what follows revokes flows and tidies up.
-    InForce,
-    /// A grace period comes next.
-    Grace,
-    /// Everything is done.
-    End,
-}
-
 impl Execution {
     /// The plan from its beginning.
     pub(super) fn new(plan: Plan) -> Self {
@@ -47,34 +36,18 @@ impl Execution {
         }
     }
 
-    /// Executes steps up to the next stop. `InForce` comes once, before the first step after it.
+    /// Executes the plan to its end.
     ///
     /// # Errors
-    /// The step that failed; the next call begins with it again.
-    pub(super) fn advance(&mut self, set: &TableSet, lock: &Lock) -> Result<Stop, Failed> {
-        let began_in_force = self.is_in_force();
-        while let Some(step) = self.plan.steps().get(self.next) {
-            if self.is_in_force() && !began_in_force {
-                return Ok(Stop::InForce);
-            }
-            match step {
-                Step::Grace => return Ok(Stop::Grace),
-                Step::Write(step) if self.overtaken.concerns(step) => {}
-                Step::Write(step) => write(step, set, lock)?,
+    /// The write that failed; the next call begins with it again.
+    pub(super) fn advance(&mut self, set: &TableSet, lock: &Lock) -> Result<(), Failed> {
+        while let Some(next) = self.plan.writes().get(self.next) {
+            if !self.overtaken.concerns(next) {
+                write(next, set, lock)?;
             }
             self.next += 1;
         }
-        Ok(Stop::End)
-    }
-
-    /// Whether the change is in force.
-    pub(super) fn is_in_force(&self) -> bool {
-        self.next > 0 && self.next >= self.plan.in_force_after() || self.plan.in_force_after() == 0
-    }
-
-    /// The grace period that came next is over.
-    pub(super) fn grace_is_over(&mut self) {
-        self.next += 1;
+        Ok(())
     }
 
     /// These attachments were made after the plan: what it says of their addresses and slots is not written.

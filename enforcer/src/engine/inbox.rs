@@ -27,6 +27,8 @@ pub enum Event {
     Answer(PodName, Answer),
     /// The node's kernel said something.
     Node(Noticed),
+    /// The grace period that was begun last is over.
+    GraceOver,
     /// Somebody reads the metrics: count the kernel's first.
     Count(oneshot::Sender<()>),
     /// The enforcer stops. Filters, tables and pins stay.
@@ -74,6 +76,8 @@ pub(super) struct Inbox {
     pub(super) node_addresses: Option<BTreeSet<IpAddr>>,
     /// Where interfaces went away or filters changed.
     pub(super) links: Links,
+    /// Whether a grace period is over.
+    pub(super) grace_is_over: bool,
     /// Scrapes.
     pub(super) counts: Vec<oneshot::Sender<()>>,
     /// Whether the enforcer stops.
@@ -114,6 +118,7 @@ impl Inbox {
                 self.links.add(interface);
             }
             Event::Node(Noticed::Lost) => self.links = Links::All,
+            Event::GraceOver => self.grace_is_over = true,
             Event::Count(done) => self.counts.push(done),
             Event::Stop => self.stop = true,
         }

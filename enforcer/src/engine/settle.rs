@@ -11,12 +11,13 @@ use podgate_datapath::{Paths, Sizes};
 
 use super::build::{self, Built, Plans, grow};
 use super::change::FactsChange;
-use super::execute::{Execution, Stop};
+use super::execute::Execution;
+use super::grace::Grace;
 use super::{Engine, Pending};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::node;
-use crate::plan::{Plan, PlanError};
+use crate::plan::{Plan, PlanError, Rulesets};
 
 /// How long facts that merely go away wait for more of their kind (DESIGN §4: 50 to 100 ms).
 const GATHER: Duration = Duration::from_millis(75);
@@ -65,13 +66,13 @@ impl Engine {
             return self.rebuild_under(&lock);
         }
         self.read_attachments(&lock)?;
-        let lock = self.finish(lock)?;
-        self.settle_what_is_known(lock)
+        self.finish(&lock)?;
+        self.settle_what_is_known(&lock)?;
+        self.tidy(&lock)
     }
 
-    /// Facts until there are none to write, then policy. Attachments may come and go during the grace periods of
-    /// either, so after each plan it is worked out again what is wanted.
-    fn settle_what_is_known(&mut self, mut lock: Lock) -> Result<()> {
+    /// Facts, if there are any to write, then policy.
+    fn settle_what_is_known(&mut self, lock: &Lock) -> Result<()> {
         loop {
             let view = self.cluster.view();
             compile(&mut self.compiled, &view);
@@ -84,8 +85,14 @@ impl Engine {
                 return Ok(());
             };
             match planned {
-                Ok(()) => lock = self.finish(lock)?,
-                Err(error) => return self.make_room(&lock, error),
+                Ok(()) => self.finish(lock)?,
+                // What nothing names any more may take the room: rather wait than build larger tables.
+                Err(PlanError::Full { .. }) if self.built.planner.waits_for_grace() => {
+                    self.built.planner.grace_begins();
+                    TableSet::grace()?;
+                    self.after_grace(lock)?;
+                }
+                Err(error) => return self.make_room(lock, error),
             }
         }
     }
@@ -95,16 +102,14 @@ impl Engine {
         self.facts = view.world;
         self.facts_missing = false;
         self.facts_due = None;
-        self.begin(plan, "facts", Pending::Facts);
+        self.begin(plan, "facts", None);
         Ok(())
     }
 
     fn plan_policy(&mut self) -> Result<(), PlanError> {
         let wanted = self.compiled.rulesets().clone();
         let plan = self.built.planner.policy_change(&wanted)?;
-        self.begin(plan, "policy", |execution| {
-            Pending::Policy(execution, Some(wanted))
-        });
+        self.begin(plan, "policy", Some(wanted));
         Ok(())
     }
 
@@ -124,68 +129,61 @@ impl Engine {
         }
     }
 
-    fn begin(
-        &mut self,
-        plan: Plan,
-        kind: &'static str,
-        pending: impl FnOnce(Execution) -> Pending,
-    ) {
-        tracing::debug!(kind, steps = plan.steps().len(), "a transaction begins");
+    fn begin(&mut self, plan: Plan, kind: &'static str, rulesets: Option<Rulesets>) {
+        tracing::debug!(kind, writes = plan.writes().len(), "a transaction begins");
         metrics::counter!("podgate_transactions_total", "kind" => kind).increment(1);
         metrics::counter!("podgate_addresses_evaluated_total").increment(plan.evaluated() as u64);
-        self.pending = Some(pending(Execution::new(plan)));
+        let execution = Execution::new(plan);
+        self.pending = Some(Pending {
+            execution,
+            rulesets,
+        });
     }
 
     /// Executes the plan that is pending, if there is one, to its end. ADDs are answered when it is in force.
-    ///
-    /// The lock is let go during grace periods. What plugins did meanwhile outranks the rest of the plan.
-    fn finish(&mut self, mut lock: Lock) -> Result<Lock> {
-        loop {
-            let execution = match &mut self.pending {
-                None => return Ok(lock),
-                Some(Pending::Facts(execution) | Pending::Policy(execution, _)) => execution,
-            };
-            match execution.advance(&self.built.set, &lock)? {
-                Stop::InForce => self.is_in_force(),
-                Stop::Grace => {
-                    drop(lock);
-                    TableSet::grace()?;
-                    lock = take_lock(&self.paths)?;
-                    if let Some(Pending::Facts(execution) | Pending::Policy(execution, _)) =
-                        &mut self.pending
-                    {
-                        execution.grace_is_over();
-                    }
-                    self.read_attachments(&lock)?;
-                }
-                Stop::End => {
-                    self.is_in_force();
-                    match self.pending.take() {
-                        Some(Pending::Facts(execution) | Pending::Policy(execution, _)) => {
-                            execution.commit(&mut self.built.planner);
-                        }
-                        None => {}
-                    }
-                }
+    fn finish(&mut self, lock: &Lock) -> Result<()> {
+        let Some(pending) = &mut self.pending else {
+            return Ok(());
+        };
+        pending.execution.advance(&self.built.set, lock)?;
+        let Some(Pending {
+            execution,
+            rulesets,
+        }) = self.pending.take()
+        else {
+            return Ok(());
+        };
+        if let Some(mut rulesets) = rulesets {
+            for slot in execution.overtaken_slots() {
+                rulesets.remove(&slot.0);
             }
+            self.in_force = rulesets;
+            self.answer_adds(true);
         }
+        execution.commit(&mut self.built.planner);
+        Ok(())
     }
 
-    /// The pending plan has come into force.
-    fn is_in_force(&mut self) {
-        match &mut self.pending {
-            Some(Pending::Policy(execution, rulesets)) => {
-                let Some(mut rulesets) = rulesets.take() else {
-                    return;
-                };
-                for slot in execution.overtaken_slots() {
-                    rulesets.remove(&slot.0);
-                }
-                self.in_force = rulesets;
-                self.answer_adds(true);
-            }
-            Some(Pending::Facts(_)) | None => {}
+    /// Does what waited for a grace period that is over; and if something waits for another, that begins.
+    fn tidy(&mut self, lock: &Lock) -> Result<()> {
+        if self.grace == Grace::Over {
+            self.grace = Grace::None;
+            self.after_grace(lock)?;
         }
+        if self.grace == Grace::None && self.built.planner.waits_for_grace() {
+            self.built.planner.grace_begins();
+            self.grace = Grace::Underway;
+            self.graces.begin();
+        }
+        Ok(())
+    }
+
+    fn after_grace(&mut self, lock: &Lock) -> Result<()> {
+        match self.built.planner.after_grace() {
+            Ok(plan) => self.begin(plan, "tidy", None),
+            Err(error) => return self.make_room(lock, error),
+        }
+        self.finish(lock)
     }
 
     /// Whether plugins attach to another table set than ours. Names are used again, programs are not.

@@ -17,7 +17,7 @@ use podgate_policy::model::World;
 
 use super::moved::Moved;
 use super::record::Fresh;
-use super::{Installed, Plan, PlanError, Rulesets, Step, Write, kernel_direction};
+use super::{Installed, Plan, PlanError, Rulesets, Write, kernel_direction};
 
 /// Both directions of policy.
 const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
@@ -28,7 +28,7 @@ pub(super) fn of_policy(
     wanted: &Rulesets,
 ) -> Result<(Installed, Plan), PlanError> {
     let mut after = before.clone();
-    let mut steps = Vec::new();
+    let mut writes = Vec::new();
     let differing = differing(&before.attachments, wanted);
     if differing.is_empty() {
         return Ok((after, Plan::default()));
@@ -39,74 +39,63 @@ pub(super) fn of_policy(
     for differing in &differing {
         for direction in BOTH {
             if let Some(ruleset) = differing.becomes(direction) {
-                after.record.add_ruleset(ruleset, &mut fresh, &mut steps)?;
+                after.record.add_ruleset(ruleset, &mut fresh, &mut writes)?;
             }
         }
     }
-    let refined = after.follow_questions(&mut fresh, &mut steps)?;
+    let evaluated = after.follow_questions(&mut fresh, &mut writes)?;
 
     for differing in &differing {
         for direction in BOTH {
             let side = kernel_direction(direction);
             if let Some(ruleset) = differing.becomes(direction) {
                 let number = after.record.take_up(ruleset, differing.slot, side);
-                steps.push(Step::Write(Write::Flip {
+                writes.push(Write::Flip {
                     slot: differing.slot,
                     direction: side,
                     ruleset: number.expect("a ruleset is installed before it is put in force"),
-                }));
+                });
             }
             if let Some(ruleset) = differing.was(direction) {
                 after.record.give_up(ruleset, differing.slot, side);
             }
         }
     }
-    let in_force_after = steps.len();
-
-    if after.record.has_idle_rulesets() {
-        steps.push(Step::Grace);
-        after.record.discard_rulesets(&mut steps);
-    }
-    let coarsened = after.follow_questions(&mut Fresh::default(), &mut steps)?;
-    discard_classes(&mut after, &mut steps);
-    Ok((
-        after,
-        Plan {
-            steps,
-            in_force_after,
-            evaluated: refined + coarsened,
-        },
-    ))
+    Ok((after, Plan { writes, evaluated }))
 }
 
 /// Other facts under the same rulesets.
 pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, Plan), PlanError> {
     let mut after = before.clone();
-    let mut steps = Vec::new();
+    let mut writes = Vec::new();
     let (facts, evaluated) = before.facts.under(world, before.facts.questions());
     let moved = Moved::between(&before.facts, &facts, before.record.lacking());
-    let losers = losers(before, &changes(before, &facts, &moved));
+    for loser in losers(before, &changes(before, &facts, &moved)) {
+        after.renewals.insert(loser, after.record.now());
+    }
     for address in &moved.addresses {
         after.linger(*address, facts.signature_of(*address));
     }
-    after.move_to(facts, &moved, &mut Fresh::default(), &mut steps)?;
-    let in_force_after = steps.len();
+    after.move_to(facts, &moved, &mut Fresh::default(), &mut writes)?;
+    Ok((after, Plan { writes, evaluated }))
+}
 
-    if !losers.is_empty() {
-        steps.push(Step::Grace);
-        for (slot, direction) in losers {
-            steps.push(Step::Write(Write::Renew { slot, direction }));
+/// What waited for the grace period that is over: established flows are judged again by what may allow less, what
+/// nothing names goes, and classes get coarser.
+pub(super) fn after_grace(before: &Installed) -> Result<(Installed, Plan), PlanError> {
+    let mut after = before.clone();
+    let mut writes = Vec::new();
+    for (slot, direction) in after.renewals.take_before(before.record.now()) {
+        if after.attachments.contains_key(&slot) {
+            writes.push(Write::Renew { slot, direction });
         }
     }
-    discard_classes(&mut after, &mut steps);
-    Ok((
-        after,
-        Plan {
-            steps,
-            in_force_after,
-            evaluated,
-        },
-    ))
+    let mut evaluated = 0;
+    if after.record.discard_rulesets(&mut writes) {
+        evaluated = after.follow_questions(&mut Fresh::default(), &mut writes)?;
+    }
+    after.record.discard_classes(&mut writes);
+    Ok((after, Plan { writes, evaluated }))
 }
 
 impl Installed {
@@ -114,13 +103,13 @@ impl Installed {
     fn follow_questions(
         &mut self,
         fresh: &mut Fresh,
-        steps: &mut Vec<Step>,
+        writes: &mut Vec<Write>,
     ) -> Result<usize, PlanError> {
         let (facts, evaluated) = self
             .facts
             .under(self.facts.world(), self.record.questions());
         let moved = Moved::between(&self.facts, &facts, self.record.lacking());
-        self.move_to(facts, &moved, fresh, steps)?;
+        self.move_to(facts, &moved, fresh, writes)?;
         Ok(evaluated)
     }
 
@@ -151,11 +140,11 @@ impl Installed {
         facts: Facts,
         moved: &Moved,
         fresh: &mut Fresh,
-        steps: &mut Vec<Step>,
+        writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
         self.record.add_classes(&facts, moved, fresh)?;
-        self.record.complete(fresh, steps)?;
-        self.record.point(&facts, moved, steps)?;
+        self.record.complete(fresh, writes)?;
+        self.record.point(&facts, moved, writes)?;
         self.facts = facts;
         Ok(())
     }
@@ -204,38 +193,6 @@ fn differing<'a>(before: &'a Rulesets, wanted: &'a Rulesets) -> Vec<Differing<'a
             new: new.map(AsRef::as_ref),
         })
         .collect()
-}
-
-/// Deletes what stands under classes that nothing has, after a grace period, if there are any: a program may still
-/// hold the class that an address had. Renewed flows need no grace period of their own, but share one.
-fn discard_classes(after: &mut Installed, steps: &mut Vec<Step>) {
-    if !after.record.has_idle_classes() {
-        return;
-    }
-    let moved_since_grace = steps
-        .iter()
-        .rev()
-        .take_while(|step| **step != Step::Grace)
-        .any(|step| match step {
-            Step::Grace => false,
-            Step::Write(write) => match write {
-                Write::Peer { .. }
-                | Write::RemovePeer { .. }
-                | Write::Prefix { .. }
-                | Write::RemovePrefix { .. } => true,
-                Write::Chunk { .. }
-                | Write::PortSet { .. }
-                | Write::DefaultRow { .. }
-                | Write::Row { .. }
-                | Write::RemoveRow { .. }
-                | Write::Flip { .. }
-                | Write::Renew { .. } => false,
-            },
-        });
-    if moved_since_grace {
-        steps.push(Step::Grace);
-    }
-    after.record.discard_classes(steps);
 }
 
 /// The attachments and directions whose ruleset allows less than before with some address.

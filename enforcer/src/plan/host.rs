@@ -10,10 +10,21 @@ use podgate_abi::{
     Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, Word,
 };
 
-use super::{Step, Write};
+use super::Write;
 
 /// Room for flows.
 const FLOWS: usize = 4096;
+
+/// Something that happens to the tables, or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A write.
+    Write(Write),
+    /// A grace period begins: it waits for the packets that are on their way now, not for those that come later.
+    GraceBegins,
+    /// It is over.
+    GraceOver,
+}
 
 /// Whether packets leave flows behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +156,7 @@ impl HostTables {
     pub(super) fn execute(&self, step: &Step) {
         match step {
             Step::Write(write) => self.apply(write),
-            Step::Grace => {}
+            Step::GraceBegins | Step::GraceOver => {}
         }
     }
 

@@ -6,7 +6,7 @@ use podgate_abi::{CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, PortSet, PortSetChu
 use podgate_policy::compile::ports::{PortSet as Ports, Row};
 
 use super::numbers::{Given, Numbers};
-use super::{Capacities, PlanError, Step, Table, Write};
+use super::{Capacities, PlanError, Table, Write};
 
 /// The highest number of an array that 16 bits index, and one.
 const LIMIT: u32 = 1 << 16;
@@ -40,13 +40,13 @@ impl PortSets {
     pub(super) fn acquire(
         &mut self,
         row: &Row,
-        steps: &mut Vec<Step>,
+        writes: &mut Vec<Write>,
     ) -> Result<RowSets, PlanError> {
         Ok(RowSets {
-            tcp: self.acquire_set(&row.tcp, steps)?,
-            udp: self.acquire_set(&row.udp, steps)?,
-            sctp: self.acquire_set(&row.sctp, steps)?,
-            rest: self.acquire_set(&row.rest, steps)?,
+            tcp: self.acquire_set(&row.tcp, writes)?,
+            udp: self.acquire_set(&row.udp, writes)?,
+            sctp: self.acquire_set(&row.sctp, writes)?,
+            rest: self.acquire_set(&row.rest, writes)?,
         })
     }
 
@@ -71,7 +71,11 @@ impl PortSets {
         [self.sets.used(), self.chunks.used()]
     }
 
-    fn acquire_set(&mut self, ports: &Ports, steps: &mut Vec<Step>) -> Result<PortSet, PlanError> {
+    fn acquire_set(
+        &mut self,
+        ports: &Ports,
+        writes: &mut Vec<Write>,
+    ) -> Result<PortSet, PlanError> {
         if ports.is_empty() {
             return Ok(PortSet::NONE);
         }
@@ -98,13 +102,13 @@ impl PortSets {
                     let number = narrow(number);
                     match given {
                         Given::Known(_) => {}
-                        Given::New(_) => steps.push(Step::Write(Write::Chunk { number, chunk })),
+                        Given::New(_) => writes.push(Write::Chunk { number, chunk }),
                     }
                     number
                 }
             };
         }
-        steps.push(Step::Write(Write::PortSet { number, chunks }));
+        writes.push(Write::PortSet { number, chunks });
         Ok(number)
     }
 }

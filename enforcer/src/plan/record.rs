@@ -14,16 +14,17 @@ use podgate_policy::compile::predicate::{Questions, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 
 use super::classes::{Asking, Classes, is_of_prefix, parts_of};
+use super::left::{Era, Left};
 use super::moved::Moved;
 use super::numbers::{Given, Numbers};
 use super::ports::PortSets;
 use super::prefix::{all_of_ipv4, is_mapped, is_mapped_block, lowered};
-use super::{Capacities, Occupancy, PlanError, Step, Table, Write, class_or_none};
+use super::{Capacities, Occupancy, PlanError, Table, Write, class_or_none};
 
 /// What a table set holds. A copy costs next to nothing.
 ///
-/// Between two plans every ruleset and every class in use have their row, wherever it differs from what the next
-/// look-up step would say.
+/// Between two plans every ruleset and every class that have a number have their row, in use or not, wherever it differs
+/// from what the next look-up step would say.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     capacities: Capacities,
@@ -32,13 +33,14 @@ pub(super) struct Record {
     asking: Asking,
     /// Who has which ruleset.
     holders: OrdSet<(Ruleset, Slot, Direction)>,
+    now: Era,
     /// Rulesets that nobody has.
-    idle_rulesets: OrdSet<Ruleset>,
+    idle_rulesets: Left<Ruleset>,
     /// One use for each address and prefix that has the class.
     numbers: Numbers<Arc<Signature>>,
     classes: Classes,
     /// Classes that nothing has.
-    idle_classes: OrdSet<Class>,
+    idle_classes: Left<Class>,
     ports: PortSets,
     rows: OrdMap<RowKey, RowSets>,
     /// The addresses that `peers` has: those of which more is to be said than what their prefix says.
@@ -77,9 +79,10 @@ impl Record {
             known: OrdMap::new(),
             asking: Asking::default(),
             holders: OrdSet::new(),
-            idle_rulesets: OrdSet::new(),
+            now: Era::default(),
+            idle_rulesets: Left::new(),
             classes: Classes::default(),
-            idle_classes: OrdSet::new(),
+            idle_classes: Left::new(),
             rows: OrdMap::new(),
             peers: OrdMap::new(),
             prefixes: OrdMap::new(),
@@ -106,7 +109,7 @@ impl Record {
         &mut self,
         ruleset: &Compiled,
         fresh: &mut Fresh,
-        steps: &mut Vec<Step>,
+        writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
         if self.number_of(ruleset).is_some() {
             return Ok(());
@@ -114,10 +117,10 @@ impl Record {
         let compiled = Arc::new(ruleset.clone());
         let (Given::Known(number) | Given::New(number)) = self.rulesets.give(&compiled)?;
         let number = Ruleset(number);
-        let default_row = self.ports.acquire(&ruleset.default_row(), steps)?;
+        let default_row = self.ports.acquire(&ruleset.default_row(), writes)?;
         let questions = Arc::new(ruleset.questions());
         self.asking.add(number, &questions);
-        self.idle_rulesets.insert(number);
+        self.idle_rulesets.insert(number, self.now);
         let known = Known {
             compiled,
             questions,
@@ -125,10 +128,10 @@ impl Record {
         };
         self.known.insert(number, known);
         fresh.rulesets.insert(number);
-        steps.push(Step::Write(Write::DefaultRow {
+        writes.push(Write::DefaultRow {
             ruleset: number,
             row: Row::new(RowKey(0), default_row),
-        }));
+        });
         Ok(())
     }
 
@@ -153,7 +156,7 @@ impl Record {
                 Given::New(number) => {
                     let class = Class(number);
                     self.classes.add(class, &signature);
-                    self.idle_classes.insert(class);
+                    self.idle_classes.insert(class, self.now);
                     fresh.classes.insert(class);
                 }
             }
@@ -167,7 +170,7 @@ impl Record {
     pub(super) fn complete(
         &mut self,
         fresh: &Fresh,
-        steps: &mut Vec<Step>,
+        writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
         let mut meeting: BTreeSet<(Ruleset, Class)> = BTreeSet::new();
         for ruleset in &fresh.rulesets {
@@ -200,13 +203,13 @@ impl Record {
                 continue;
             }
             let key = RowKey::new(ruleset, class);
-            let sets = self.ports.acquire(&allowed, steps)?;
+            let sets = self.ports.acquire(&allowed, writes)?;
             self.rows.insert(key, sets);
             if self.rows.len() > self.capacities.rows as usize {
                 return Err(self.full(Table::Rows, self.capacities.rows));
             }
             let row = Row::new(key, sets);
-            steps.push(Step::Write(Write::Row { key, row }));
+            writes.push(Write::Row { key, row });
         }
         Ok(())
     }
@@ -217,7 +220,7 @@ impl Record {
         &mut self,
         facts: &Facts,
         moved: &Moved,
-        steps: &mut Vec<Step>,
+        writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
         let mut peers = Vec::new();
         for address in &moved.addresses {
@@ -227,7 +230,7 @@ impl Record {
                 None if known.is_some() => {
                     self.forget_address(*address);
                     let address = Address::from(*address);
-                    steps.push(Step::Write(Write::RemovePeer { address }));
+                    writes.push(Write::RemovePeer { address });
                 }
                 Some(_) | None => {}
             }
@@ -240,7 +243,7 @@ impl Record {
                 self.leave(&old);
             }
             let address = Address::from(address);
-            steps.push(Step::Write(Write::Peer { address, word }));
+            writes.push(Write::Peer { address, word });
         }
         if self.peers.len() > self.capacities.peers as usize {
             return Err(self.full(Table::Peers, self.capacities.peers));
@@ -258,7 +261,7 @@ impl Record {
                         self.leave(&old);
                     }
                     let key = lowered(prefix);
-                    steps.push(Step::Write(Write::RemovePrefix { key }));
+                    writes.push(Write::RemovePrefix { key });
                 }
                 Some(_) | None => {}
             }
@@ -270,7 +273,7 @@ impl Record {
                 self.leave(&old);
             }
             let word = PrefixWord(class.0.into());
-            steps.push(Step::Write(Write::Prefix { key, word }));
+            writes.push(Write::Prefix { key, word });
         }
         if self.prefixes.len() > self.capacities.prefixes as usize {
             return Err(self.full(Table::Prefixes, self.capacities.prefixes));
@@ -298,7 +301,7 @@ impl Record {
         };
         self.holders.remove(&(number, slot, direction));
         if self.known.contains_key(&number) && self.holders_of(number).next().is_none() {
-            self.idle_rulesets.insert(number);
+            self.idle_rulesets.insert(number, self.now);
         }
     }
 
@@ -315,42 +318,50 @@ impl Record {
         self.asking.about(signature)
     }
 
-    /// Whether nobody has some ruleset.
-    pub(super) fn has_idle_rulesets(&self) -> bool {
-        !self.idle_rulesets.is_empty()
+    /// The era that this is.
+    pub(super) fn now(&self) -> Era {
+        self.now
     }
 
-    /// Whether nothing has some class.
-    pub(super) fn has_idle_classes(&self) -> bool {
-        !self.idle_classes.is_empty()
+    /// A grace period begins: no program will hold, when it is over, what was left until now.
+    pub(super) fn grace_begins(&mut self) {
+        self.now = self.now.next();
     }
 
-    /// Deletes the rows of every ruleset that nobody has, and frees their numbers. No program may hold them any more.
-    pub(super) fn discard_rulesets(&mut self, steps: &mut Vec<Step>) {
-        for number in std::mem::take(&mut self.idle_rulesets) {
-            let keys = RowKey::new(number, Class::NONE)..=RowKey::new(number, Class::MAX);
+    /// Whether something has a number that nothing names.
+    pub(super) fn has_idle(&self) -> bool {
+        !(self.idle_rulesets.is_empty() && self.idle_classes.is_empty())
+    }
+
+    /// Deletes the rows of every ruleset that nobody has had since before the last grace period began, and frees their
+    /// numbers. Whether there was one.
+    pub(super) fn discard_rulesets(&mut self, writes: &mut Vec<Write>) -> bool {
+        let idle = self.idle_rulesets.take_before(self.now);
+        for number in &idle {
+            let keys = RowKey::new(*number, Class::NONE)..=RowKey::new(*number, Class::MAX);
             let dead: Vec<RowKey> = self.rows.range(keys).map(|(key, _)| *key).collect();
             for key in dead {
-                self.discard_row(key, steps);
+                self.discard_row(key, writes);
             }
-            if let Some(known) = self.known.remove(&number) {
+            if let Some(known) = self.known.remove(number) {
                 self.ports.release(known.default_row);
-                self.asking.remove(number, &known.questions);
+                self.asking.remove(*number, &known.questions);
             }
             self.rulesets.free(number.0);
         }
+        !idle.is_empty()
     }
 
-    /// Deletes the rows of every class that no address and no prefix has, and frees their numbers. No program may
-    /// hold them any more.
-    pub(super) fn discard_classes(&mut self, steps: &mut Vec<Step>) {
-        for class in std::mem::take(&mut self.idle_classes) {
+    /// Deletes the rows of every class that no address and no prefix has had since before the last grace period began,
+    /// and frees their numbers.
+    pub(super) fn discard_classes(&mut self, writes: &mut Vec<Write>) {
+        for class in self.idle_classes.take_before(self.now) {
             let Some(signature) = self.numbers.free(class.0) else {
                 continue;
             };
             self.classes.remove(class, &signature);
             for ruleset in self.asking.about(&signature) {
-                self.discard_row(RowKey::new(ruleset, class), steps);
+                self.discard_row(RowKey::new(ruleset, class), writes);
             }
         }
     }
@@ -403,10 +414,10 @@ impl Record {
         ]
     }
 
-    fn discard_row(&mut self, key: RowKey, steps: &mut Vec<Step>) {
+    fn discard_row(&mut self, key: RowKey, writes: &mut Vec<Write>) {
         if let Some(sets) = self.rows.remove(&key) {
             self.ports.release(sets);
-            steps.push(Step::Write(Write::RemoveRow { key }));
+            writes.push(Write::RemoveRow { key });
         }
     }
 
@@ -441,7 +452,7 @@ impl Record {
             if let Some(number) = self.numbers.number_of(part.as_ref())
                 && self.numbers.leave(number)
             {
-                self.idle_classes.insert(Class(number));
+                self.idle_classes.insert(Class(number), self.now);
             }
         }
     }

@@ -112,7 +112,7 @@ impl NodeTables {
         self.cluster.set_attachments(records);
     }
 
-    /// What the engine does: facts, then policy.
+    /// What the engine does: facts, then policy, then what waits for a grace period.
     fn settle(&mut self) -> Result<()> {
         let view = self.cluster.view();
         let plan = self.planner.facts_change(&view.world)?;
@@ -126,6 +126,12 @@ impl NodeTables {
         let plan = self.planner.policy_change(&rulesets)?;
         self.tables.execute(&plan);
         self.planner.commit(plan);
+        while self.planner.waits_for_grace() {
+            self.planner.grace_begins();
+            let plan = self.planner.after_grace()?;
+            self.tables.execute(&plan);
+            self.planner.commit(plan);
+        }
         Ok(())
     }
 

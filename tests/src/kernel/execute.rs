@@ -7,7 +7,7 @@ use podgate_abi::{
     MAX_ADDRESSES, Origin as Birth, PolicyWord, PortSet, PortSetChunks, PrefixKey, PrefixWord,
     Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Word,
 };
-use podgate_enforcer::plan::{Plan, Step, Write};
+use podgate_enforcer::plan::{Plan, Write};
 
 use super::{FlowMemory, HZ, HostTables};
 
@@ -68,11 +68,8 @@ impl HostTables {
 
     /// Executes a plan to its end.
     pub fn execute(&mut self, plan: &Plan) {
-        for step in plan.steps() {
-            match step {
-                Step::Grace => {}
-                Step::Write(write) => self.apply(write),
-            }
+        for write in plan.writes() {
+            self.apply(write);
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podgate_abi::{Direction, Reason, Ruleset, Slot};
-use podgate_enforcer::plan::{Capacities, Plan, Planner, Step, Write, kernel_direction};
+use podgate_enforcer::plan::{Capacities, Plan, Planner, Write, kernel_direction};
 use podgate_policy::arbitrary;
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Connection, Direction as Judged, Subject, Transport, Verdict};
@@ -32,11 +32,7 @@ const CAPACITIES: Capacities = Capacities {
 
 /// Executes a plan, write by write; the flips go into `policies`.
 fn execute(kernel: &mut Kernel, policies: &mut BTreeMap<(Slot, Direction), Ruleset>, plan: &Plan) {
-    for step in plan.steps() {
-        let write = match step {
-            Step::Grace => continue,
-            Step::Write(write) => write,
-        };
+    for write in plan.writes() {
         match write {
             Write::Chunk { number, chunk } => kernel.put_chunk(*number, **chunk),
             Write::PortSet { number, chunks } => kernel.put_port_set(*number, *chunks),
@@ -118,6 +114,12 @@ fn the_kernel_says_what_the_oracle_says_over_random_worlds() {
         let plan = planner.policy_change(&attachments).expect("there is room");
         execute(&mut kernel, &mut policies, &plan);
         planner.commit(plan);
+        while planner.waits_for_grace() {
+            planner.grace_begins();
+            let plan = planner.after_grace().expect("there is room");
+            execute(&mut kernel, &mut policies, &plan);
+            planner.commit(plan);
+        }
 
         for (slot, subject) in (1..).zip(&subjects) {
             let own = addresses_of(&world, subject);

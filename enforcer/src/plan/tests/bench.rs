@@ -13,8 +13,8 @@ use podgate_policy::model::{ObjectName, Protocol, World};
 use podgate_policy::oracle::{has_known_endpoint, is_redirected};
 
 use super::frames::{Part, own_addresses, passes};
-use crate::plan::host::{Flows, HostTables};
-use crate::plan::{Capacities, Plan, PlanError, Planner, Step};
+use crate::plan::host::{Flows, HostTables, Step};
+use crate::plan::{Capacities, Plan, PlanError, Planner};
 
 /// Room for everything that the small universe can ask for.
 pub(super) const AMPLE: Capacities = Capacities {
@@ -78,6 +78,10 @@ pub(super) struct Bench {
     flows: Vec<(Slot, Connection)>,
     /// Those of them that a change of facts spared, which may pass or not until it is known who their endpoints are.
     lingering: BTreeSet<(Slot, Connection)>,
+    /// Those that are denied, and may not know it until a grace period is over.
+    unaware: BTreeSet<(Slot, Connection)>,
+    /// Whether a grace period has begun and is not over.
+    grace_is_underway: bool,
     /// Makes another sequence of a plan's steps, to see that it is noticed.
     mutant: Option<fn(Vec<Step>) -> Vec<Step>>,
 }
@@ -125,6 +129,8 @@ impl Bench {
             effort,
             flows: Vec::new(),
             lingering: BTreeSet::new(),
+            unaware: BTreeSet::new(),
+            grace_is_underway: false,
             mutant: None,
         }
     }
@@ -149,10 +155,8 @@ impl Bench {
             policies: self.world.policies.clone(),
             ..world.clone()
         };
-        let plan = match self.planner.facts_change(&facts) {
-            Ok(plan) => plan,
-            Err(PlanError::Full { .. }) => return self.refuse(),
-            Err(PlanError::Unfinished) => unreachable!("every plan is executed"),
+        let Some(plan) = self.plan(|planner| planner.facts_change(&facts))? else {
+            return self.refuse();
         };
         self.change_facts(facts, plan)?;
 
@@ -161,12 +165,28 @@ impl Bench {
             .iter()
             .map(|(slot, subject)| (*slot, Arc::new(compile_subject(&world, subject))))
             .collect();
-        let plan = match self.planner.policy_change(&rulesets) {
-            Ok(plan) => plan,
-            Err(PlanError::Full { .. }) => return self.refuse(),
-            Err(PlanError::Unfinished) => unreachable!("every plan is executed"),
+        let Some(plan) = self.plan(|planner| planner.policy_change(&rulesets))? else {
+            return self.refuse();
         };
         self.change_policy(world, attached, plan)
+    }
+
+    /// Makes a plan, if there is room for it once what nothing names is gone.
+    fn plan(
+        &mut self,
+        make: impl Fn(&mut Planner) -> Result<Plan, PlanError>,
+    ) -> Result<Option<Plan>, Wrong> {
+        loop {
+            match make(&mut self.planner) {
+                Ok(plan) => return Ok(Some(plan)),
+                Err(PlanError::Full { .. }) if self.planner.waits_for_grace() => {
+                    let steps = self.all_graces();
+                    self.stay(steps)?;
+                }
+                Err(PlanError::Full { .. }) => return Ok(None),
+                Err(PlanError::Unfinished) => unreachable!("every plan is executed"),
+            }
+        }
     }
 
     fn subjects(&self, world: &World) -> BTreeMap<Slot, Subject> {
@@ -178,13 +198,18 @@ impl Bench {
 
     fn refuse(&mut self) -> Result<(), Wrong> {
         self.refused += 1;
+        self.stay(Vec::new())
+    }
+
+    /// Executes steps that change no verdict.
+    fn stay(&mut self, steps: Vec<Step>) -> Result<(), Wrong> {
         let probes = self.probes(|bench, slot, connection| {
             let allowed = allows(&bench.world, &bench.attached[&slot], &connection);
             let mut probe = Probe::new(slot, connection, allowed, allowed);
             probe.lingers = [bench.lingering.contains(&(slot, connection)); 2];
             probe
         });
-        self.run(Vec::new(), 0, &probes)
+        self.run(steps, 0, &probes)
     }
 
     fn change_facts(&mut self, world: World, plan: Plan) -> Result<(), Wrong> {
@@ -240,13 +265,44 @@ impl Bench {
     }
 
     fn execute(&mut self, plan: Plan, probes: &[Probe]) -> Result<(), Wrong> {
-        let steps = plan.steps().to_vec();
-        match self.mutant {
-            None => self.run(steps, plan.in_force_after(), probes)?,
-            Some(mutant) => self.run(mutant(steps), usize::MAX, probes)?,
-        }
+        let mut steps: Vec<Step> = plan.writes().iter().cloned().map(Step::Write).collect();
         self.planner.commit(plan);
-        Ok(())
+        let in_force_after = steps.len();
+        match self.mutant {
+            None => {
+                for _ in 0..self.dice.below(5) {
+                    self.grace(&mut steps);
+                }
+                self.run(steps, in_force_after, probes)
+            }
+            Some(mutant) => {
+                steps.extend(self.all_graces());
+                self.run(mutant(steps), usize::MAX, probes)
+            }
+        }
+    }
+
+    /// A grace period begins; or the one that has begun is over, and what waited for it is done.
+    fn grace(&mut self, steps: &mut Vec<Step>) {
+        if self.grace_is_underway {
+            let plan = self.planner.after_grace().expect("tidying needs no room");
+            steps.push(Step::GraceOver);
+            steps.extend(plan.writes().iter().cloned().map(Step::Write));
+            self.planner.commit(plan);
+        } else {
+            self.planner.grace_begins();
+            steps.push(Step::GraceBegins);
+        }
+        self.grace_is_underway = !self.grace_is_underway;
+    }
+
+    /// Grace periods until nothing waits for one.
+    fn all_graces(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while self.grace_is_underway || self.planner.waits_for_grace() {
+            self.grace(&mut steps);
+        }
+        steps
     }
 
     /// The established flows, and new connections by chance.
@@ -292,8 +348,9 @@ impl Bench {
         }
     }
 
-    /// Executes the steps of a plan. After every write, and of packets that are on their way during some, each verdict is that
-    /// of before or that of after; in the end it is that of after. Then some of what passes is established.
+    /// Executes steps. After every write, and of packets that are on their way during some, each verdict is that of before
+    /// or that of after; in the end it is that of after, of established flows when nothing waits for a grace period.
+    /// Then some of what passes is established.
     fn run(
         &mut self,
         steps: Vec<Step>,
@@ -348,18 +405,27 @@ impl Bench {
                         },
                         probe.after,
                     ];
-                    let lingers = flow < flows.len() && probe.lingers[0];
-                    if !lingers && !expected.contains(&passed) {
+                    let may_be_either = flow < flows.len() && self.may_be_either(probe);
+                    if !may_be_either && !expected.contains(&passed) {
                         return Err(wrong("on the way", probe, passed, done, expected));
                     }
                 }
             }
         }
         self.tables.track(Flows::Tracked);
+        let unaware = flows.iter().filter(|probe| {
+            let end = (probe.slot, probe.connection);
+            !probe.after && (probe.before || self.unaware.contains(&end))
+        });
+        self.unaware = unaware
+            .filter(|_| self.planner.waits_for_grace())
+            .map(|probe| (probe.slot, probe.connection))
+            .collect();
         for probe in flows {
             for part in [Part::Reply, Part::Request, Part::Reply] {
                 let passed = passes(&self.tables, probe.slot, &probe.connection, part);
-                if passed != probe.after && !probe.lingers[1] {
+                let is_unaware = self.unaware.contains(&(probe.slot, probe.connection));
+                if passed != probe.after && !probe.lingers[1] && !is_unaware {
                     return Err(wrong(
                         "flow, in the end",
                         probe,
@@ -385,22 +451,23 @@ impl Bench {
         Ok(())
     }
 
-    /// Executes some steps while a packet is on its way: as many as fit between two grace periods, at most, since
-    /// no packet outlives one. How many.
+    /// Whether a flow may pass or not, because nobody has told it yet.
+    fn may_be_either(&self, probe: &Probe) -> bool {
+        probe.lingers[0] || self.unaware.contains(&(probe.slot, probe.connection))
+    }
+
+    /// Executes some steps while a packet is on its way. How many.
     fn overtake<'p>(
         &mut self,
         steps: &[Step],
         probes: &'p [Probe],
     ) -> Result<usize, (&'p Probe, bool)> {
-        let until_grace = steps
-            .iter()
-            .take_while(|step| **step != Step::Grace)
-            .count();
-        if until_grace == 0 || probes.is_empty() {
+        let lifetime = lifetime(steps);
+        if lifetime == 0 || probes.is_empty() {
             self.tables.execute(&steps[0]);
             return Ok(1);
         }
-        let count = 1 + self.dice.below(until_grace);
+        let count = 1 + self.dice.below(lifetime);
         let index = self.dice.below(probes.len());
         let probe = &probes[index];
         let part = if index < self.flows.len() {
@@ -414,8 +481,8 @@ impl Bench {
         self.tables.meanwhile(lookups, steps[..count].to_vec());
         let passed = passes(&self.tables, probe.slot, &probe.connection, part);
         self.tables.catch_up();
-        let lingers = index < self.flows.len() && probe.lingers[0];
-        if !lingers && passed != probe.before && passed != probe.after {
+        let may_be_either = index < self.flows.len() && self.may_be_either(probe);
+        if !may_be_either && passed != probe.before && passed != probe.after {
             return Err((probe, passed));
         }
         Ok(count)
@@ -427,6 +494,7 @@ impl Bench {
             self.tables.forget_flows();
             self.flows.clear();
             self.lingering.clear();
+            self.unaware.clear();
         }
         self.tables.track(Flows::Tracked);
         for probe in probes.iter().filter(|probe| probe.after) {
@@ -446,6 +514,17 @@ impl Bench {
             self.flows.push((probe.slot, probe.connection));
         }
     }
+}
+
+/// During how many of the steps a packet may be on its way that is there before the first: it does not outlive a grace
+/// period that begins after it.
+fn lifetime(steps: &[Step]) -> usize {
+    let begins = steps.iter().position(|step| *step == Step::GraceBegins);
+    let over = begins.and_then(|begins| {
+        let mut rest = (begins..).zip(&steps[begins..]);
+        rest.find(|(_, step)| **step == Step::GraceOver)
+    });
+    over.map_or(steps.len(), |(over, _)| over)
 }
 
 /// Whether a packet cannot say to which of two flows it belongs: the same, or of a protocol without ports.

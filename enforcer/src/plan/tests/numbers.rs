@@ -16,11 +16,12 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use super::bench::{AMPLE, slot_of};
-use crate::plan::{Plan, Planner, Rulesets, Step, Write};
+use super::bench::{AMPLE, Dice, slot_of};
+use crate::plan::host::Step;
+use crate::plan::{Plan, Planner, Rulesets, Write};
 
-/// What names what. Rulesets and classes that were named since the last grace period still count: a program may
-/// hold them.
+/// What names what. Rulesets and classes that were named when the grace period that ended last had not begun, or since,
+/// still count: a program may hold them.
 #[derive(Default)]
 struct Names {
     words: BTreeMap<(Slot, Direction), Ruleset>,
@@ -29,15 +30,25 @@ struct Names {
     rows: BTreeMap<RowKey, Row>,
     default_rows: HashMap<Ruleset, Row>,
     port_sets: HashMap<PortSet, PortSetChunks>,
-    left_rulesets: BTreeSet<Ruleset>,
-    left_classes: BTreeSet<Class>,
+    /// Left since the last grace period began.
+    left: Held,
+    /// Left before that.
+    leaving: Held,
+}
+
+/// What a program may hold.
+#[derive(Default)]
+struct Held {
+    rulesets: BTreeSet<Ruleset>,
+    classes: BTreeSet<Class>,
 }
 
 impl Names {
     fn rulesets(&self) -> BTreeSet<Ruleset> {
         self.words
             .values()
-            .chain(&self.left_rulesets)
+            .chain(&self.left.rulesets)
+            .chain(&self.leaving.rulesets)
             .copied()
             .collect()
     }
@@ -50,7 +61,8 @@ impl Names {
         let prefixes = self.prefixes.values().map(|word| word.broad());
         peers
             .chain(prefixes)
-            .chain(self.left_classes.iter().copied())
+            .chain(self.left.classes.iter().copied())
+            .chain(self.leaving.classes.iter().copied())
             .collect()
     }
 
@@ -78,9 +90,14 @@ impl Names {
 
     fn execute(&mut self, step: &Step) {
         let write = match step {
-            Step::Grace => {
-                self.left_rulesets.clear();
-                self.left_classes.clear();
+            Step::GraceBegins => {
+                let left = std::mem::take(&mut self.left);
+                self.leaving.rulesets.extend(left.rulesets);
+                self.leaving.classes.extend(left.classes);
+                return;
+            }
+            Step::GraceOver => {
+                self.leaving = Held::default();
                 return;
             }
             Step::Write(write) => write,
@@ -117,21 +134,23 @@ impl Names {
             }
             Write::Peer { address, word } => {
                 let old = self.peers.insert(*address, *word);
-                self.left_classes
+                self.left
+                    .classes
                     .extend(old.into_iter().flat_map(|old| [old.class(), old.broad()]));
             }
             Write::RemovePeer { address } => {
                 let old = self.peers.remove(address);
-                self.left_classes
+                self.left
+                    .classes
                     .extend(old.into_iter().flat_map(|old| [old.class(), old.broad()]));
             }
             Write::Prefix { key, word } => {
                 let old = self.prefixes.insert(*key, *word);
-                self.left_classes.extend(old.map(|old| old.broad()));
+                self.left.classes.extend(old.map(|old| old.broad()));
             }
             Write::RemovePrefix { key } => {
                 let old = self.prefixes.remove(key);
-                self.left_classes.extend(old.map(|old| old.broad()));
+                self.left.classes.extend(old.map(|old| old.broad()));
             }
             Write::Flip {
                 slot,
@@ -139,7 +158,7 @@ impl Names {
                 ruleset,
             } => {
                 let old = self.words.insert((*slot, *direction), *ruleset);
-                self.left_rulesets.extend(old);
+                self.left.rulesets.extend(old);
             }
             Write::Renew { slot, direction } => {
                 assert!(
@@ -203,24 +222,83 @@ fn sets_of(row: &Row) -> [PortSet; 4] {
     ]
 }
 
-/// Which steps of each plan are executed.
+/// Which steps are executed.
 type Kept = fn(&Step) -> bool;
 
-fn execute(names: &mut Names, planner: &mut Planner, plan: Plan, kept: Kept) {
-    for step in plan.steps().iter().filter(|step| kept(step)) {
-        names.execute(step);
+fn execute(names: &mut Names, planner: &mut Planner, plan: Plan) {
+    for write in plan.writes() {
+        names.execute(&Step::Write(write.clone()));
     }
     planner.commit(plan);
-    names.assert_minimal();
 }
 
-fn edit_one_after_another(edits: impl IntoIterator<Item = Edit>, baseline: Baseline, kept: Kept) {
+/// A grace period that begins and ends while plans are made and executed.
+struct Graces {
+    dice: Dice,
+    underway: bool,
+    kept: Kept,
+}
+
+impl Graces {
+    fn step(&self, names: &mut Names, step: Step) {
+        if (self.kept)(&step) {
+            names.execute(&step);
+        }
+    }
+
+    fn begin(&mut self, names: &mut Names, planner: &mut Planner) {
+        planner.grace_begins();
+        self.step(names, Step::GraceBegins);
+        self.underway = true;
+    }
+
+    fn end(&mut self, names: &mut Names, planner: &mut Planner) {
+        self.underway = false;
+        self.step(names, Step::GraceOver);
+        let plan = planner.after_grace().expect("room");
+        execute(names, planner, plan);
+    }
+
+    /// Time goes by.
+    fn go_on(&mut self, names: &mut Names, planner: &mut Planner) {
+        if self.dice.below(3) == 0 && self.underway {
+            self.end(names, planner);
+        }
+        if self.dice.below(2) == 0 && !self.underway {
+            self.begin(names, planner);
+        }
+    }
+
+    /// Until nothing waits for one.
+    fn calm(&mut self, names: &mut Names, planner: &mut Planner) {
+        while self.underway || planner.waits_for_grace() {
+            if !self.underway {
+                self.begin(names, planner);
+            }
+            self.end(names, planner);
+        }
+        names.assert_minimal();
+    }
+}
+
+fn edit_one_after_another(
+    edits: impl IntoIterator<Item = Edit>,
+    baseline: Baseline,
+    seed: u64,
+    kept: Kept,
+) {
     let (mut planner, mut names) = (Planner::new(AMPLE), Names::default());
+    let mut graces = Graces {
+        dice: Dice(seed),
+        underway: false,
+        kept,
+    };
     let mut world = World::default();
     for edit in edits {
         edit.apply(&mut world);
         let plan = planner.facts_change(&world).expect("room");
-        execute(&mut names, &mut planner, plan, kept);
+        execute(&mut names, &mut planner, plan);
+        graces.go_on(&mut names, &mut planner);
 
         let rulesets: Rulesets = arbitrary::subjects(&world, baseline)
             .iter()
@@ -231,9 +309,13 @@ fn edit_one_after_another(edits: impl IntoIterator<Item = Edit>, baseline: Basel
             .collect();
         let gone = |slot: &Slot| !rulesets.contains_key(slot);
         let left = names.words.extract_if(.., |(slot, _), _| gone(slot));
-        names.left_rulesets.extend(left.map(|(_, ruleset)| ruleset));
+        names.left.rulesets.extend(left.map(|(_, ruleset)| ruleset));
         let plan = planner.policy_change(&rulesets).expect("room");
-        execute(&mut names, &mut planner, plan, kept);
+        execute(&mut names, &mut planner, plan);
+        graces.go_on(&mut names, &mut planner);
+        if graces.dice.below(4) == 0 {
+            graces.calm(&mut names, &mut planner);
+        }
     }
 }
 
@@ -244,8 +326,9 @@ proptest! {
     fn numbers_are_used_again_only_when_no_packet_can_hold_them(
         baseline in arbitrary::baseline(),
         edits in vec(arbitrary::edit(), 60),
+        seed in any::<u64>(),
     ) {
-        edit_one_after_another(edits, baseline, |_| true);
+        edit_one_after_another(edits, baseline, seed, |_| true);
     }
 }
 
@@ -255,7 +338,7 @@ fn without_grace_periods_they_are_used_again_too_early() {
     let edits = vec(arbitrary::edit(), 500)
         .new_tree(&mut TestRunner::deterministic())
         .expect("nothing is filtered");
-    edit_one_after_another(edits.current(), Baseline::Standard, |step| {
-        *step != Step::Grace
+    edit_one_after_another(edits.current(), Baseline::Standard, 0, |step| {
+        *step != Step::GraceOver
     });
 }

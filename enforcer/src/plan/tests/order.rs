@@ -10,7 +10,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::bench::{AMPLE, Bench, Effort};
-use crate::plan::{Step, Write};
+use crate::plan::Write;
+use crate::plan::host::Step;
 
 const EFFORT: Effort = Effort {
     probes: 12,
@@ -167,7 +168,18 @@ fn without_grace_periods_packets_on_their_way_are_judged_wrong() {
     assert!(some_verdict_is_wrong(|steps| {
         steps
             .into_iter()
-            .filter(|step| *step != Step::Grace)
+            .filter(|step| match step {
+                Step::Write(_) => true,
+                Step::GraceBegins | Step::GraceOver => false,
+            })
             .collect()
+    }));
+}
+
+/// It waits for the packets that are on their way when it begins, and for no others.
+#[test]
+fn grace_periods_that_began_before_something_was_left_are_none() {
+    assert!(some_verdict_is_wrong(|steps| {
+        first(steps, |step| *step == Step::GraceBegins)
     }));
 }

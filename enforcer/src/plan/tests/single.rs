@@ -13,8 +13,8 @@ use podgate_policy::model::{
 
 use super::bench::{AMPLE, baseline_ruleset};
 use super::frames::{Part, own_addresses, passes};
-use crate::plan::host::HostTables;
-use crate::plan::{Plan, PlanError, Planner, Rulesets, Step, Table, Write};
+use crate::plan::host::{HostTables, Step};
+use crate::plan::{Plan, PlanError, Planner, Rulesets, Table, Write};
 
 const SLOT: Slot = 1;
 
@@ -87,11 +87,21 @@ fn tables() -> HostTables {
     tables
 }
 
-fn execute(tables: &HostTables, planner: &mut Planner, plan: Plan) {
-    for step in plan.steps() {
-        tables.execute(step);
+fn write(tables: &HostTables, planner: &mut Planner, plan: Plan) {
+    for write in plan.writes() {
+        tables.execute(&Step::Write(write.clone()));
     }
     planner.commit(plan);
+}
+
+/// Executes a plan, and what waits for a grace period then.
+fn execute(tables: &HostTables, planner: &mut Planner, plan: Plan) {
+    write(tables, planner, plan);
+    while planner.waits_for_grace() {
+        planner.grace_begins();
+        let plan = planner.after_grace().expect("room");
+        write(tables, planner, plan);
+    }
 }
 
 fn put_in_force(tables: &HostTables, planner: &mut Planner, world: &World) {
@@ -170,17 +180,17 @@ fn attack_12_a_restart_fills_a_table_set_of_its_own() {
     let restart = |new: &HostTables, filters_look_at: &HostTables| -> Vec<[bool; 2]> {
         let mut planner = Planner::new(AMPLE);
         let facts = planner.facts_change(&after).expect("room");
-        let mut steps = facts.steps().to_vec();
+        let mut writes = facts.writes().to_vec();
         planner.commit(facts);
         let policy = planner
             .policy_change(&Rulesets::unit(SLOT, Arc::new(rulesets(&after))))
             .expect("room");
-        steps.extend(policy.steps().iter().cloned());
-        let execute = |step: &Step| {
-            new.execute(step);
+        writes.extend_from_slice(policy.writes());
+        let execute = |write| {
+            new.execute(&Step::Write(write));
             seen(filters_look_at)
         };
-        steps.iter().map(execute).collect()
+        writes.into_iter().map(execute).collect()
     };
 
     let (old, new) = (in_force(), tables());
@@ -217,7 +227,7 @@ fn an_address_that_the_plugin_deleted_is_said_again() {
     assert!(!egress_passes(&tables, "10.0.0.1"));
 
     let plan = planner.facts_change(&world).expect("room");
-    assert_eq!(plan.steps().len(), 1, "nothing else is written");
+    assert_eq!(plan.writes().len(), 1, "nothing else is written");
     execute(&tables, &mut planner, plan);
     assert!(egress_passes(&tables, "10.0.0.1"));
 }
@@ -242,12 +252,12 @@ fn what_is_in_force_already_is_not_written_again() {
     put_in_force(&tables, &mut planner, &world);
 
     let plan = planner.facts_change(&world).expect("room");
-    assert_eq!(plan.steps(), []);
+    assert_eq!(plan.writes(), []);
     planner.commit(plan);
     let plan = planner
         .policy_change(&Rulesets::unit(SLOT, Arc::new(rulesets(&world))))
         .expect("room");
-    assert_eq!(plan.steps(), []);
+    assert_eq!(plan.writes(), []);
 }
 
 #[test]
@@ -286,11 +296,9 @@ fn a_fact_that_only_allows_more_renews_nothing_and_waits_for_nothing() {
     };
     world.pods.insert(ObjectName::new("x", "2"), Arc::new(pod));
     let plan = planner.facts_change(&world).expect("room");
-    assert!(
-        matches!(plan.steps(), [Step::Write(Write::Peer { .. })]),
-        "{plan:?}"
-    );
-    assert_eq!(plan.in_force_after(), 1);
+    assert!(matches!(plan.writes(), [Write::Peer { .. }]), "{plan:?}");
+    planner.commit(plan);
+    assert!(!planner.waits_for_grace());
 }
 
 #[test]

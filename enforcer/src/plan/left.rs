@@ -1,0 +1,70 @@
+//! What nothing names any more. A program may hold it until a grace period is over that began later.
+
+use imbl::OrdMap;
+
+/// How many grace periods have begun.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Era(u64);
+
+impl Era {
+    /// A grace period begins.
+    pub(super) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Things that were left, each in the era in which that came about last.
+#[derive(Debug, Clone)]
+pub(super) struct Left<T: Ord>(OrdMap<T, Era>);
+
+impl<T: Ord + Clone> Left<T> {
+    /// None.
+    pub(super) fn new() -> Self {
+        Self(OrdMap::new())
+    }
+
+    /// One was left, now.
+    pub(super) fn insert(&mut self, one: T, now: Era) {
+        self.0.insert(one, now);
+    }
+
+    /// One is taken up again.
+    pub(super) fn remove(&mut self, one: &T) {
+        self.0.remove(one);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes out those that were left before the last grace period began.
+    pub(super) fn take_before(&mut self, now: Era) -> Vec<T> {
+        let before = self.0.iter().filter(|(_, era)| **era < now);
+        let before: Vec<T> = before.map(|(one, _)| one.clone()).collect();
+        for one in &before {
+            self.0.remove(one);
+        }
+        before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_again_waits_for_a_grace_period_that_begins_later() {
+        let (first, second) = (Era::default().next(), Era::default().next().next());
+        let mut left = Left::new();
+        left.insert('a', Era::default());
+        left.insert('b', Era::default());
+        left.remove(&'b');
+        left.insert('b', first);
+        left.insert('c', first);
+        left.remove(&'c');
+        assert_eq!(left.take_before(first), ['a']);
+        assert_eq!(left.take_before(first), []);
+        assert_eq!(left.take_before(second), ['b']);
+        assert!(left.is_empty());
+    }
+}
