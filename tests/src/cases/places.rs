@@ -125,7 +125,7 @@ impl Places {
     fn place(&self, place: &str) -> Result<String, String> {
         let unknown = || {
             format!(
-                "<{place}> is no place: write <x/a ipv4>, <outside ipv6>, <node-1 ipv4> or <node-1 pods ipv6>"
+                "<{place}> is no place: write <x/a ipv4>, <service x/s ipv4>, <outside ipv6>, <node-1 ipv4> or <node-1 pods ipv6>"
             )
         };
         let words: Vec<&str> = place.split_whitespace().collect();
@@ -140,6 +140,10 @@ impl Places {
             _ => Err(unknown()),
         };
         match who {
+            ["service", name] => {
+                let service = object_name(name).and_then(|name| self.services.get(&name));
+                Ok(service.ok_or_else(unknown)?.of(family).to_string())
+            }
             ["outside"] => Ok(self.outside.of(family).to_string()),
             [name, "pods"] => Ok(node(name)?.pods[family as usize].clone()),
             [name] if name.contains('/') => {

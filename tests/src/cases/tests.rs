@@ -13,10 +13,9 @@ use super::tables::Tables;
 const ITEMS: std::ops::RangeInclusive<u8> = 1..=51;
 
 /// Items that no connection of these worlds can show, and what shows them.
-const SHOWN_ELSEWHERE: [(u8, &str); 10] = [
+const SHOWN_ELSEWHERE: [(u8, &str); 9] = [
     (1, "the converters' tests"),
     (7, "the manifest reader's tests"),
-    (18, "the Services' tests"),
     (27, "level kernel: headers, fragments"),
     (31, "level cluster: pods that are ending"),
     (34, "the Services' tests"),

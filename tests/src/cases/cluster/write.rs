@@ -39,19 +39,19 @@ impl InCluster<'_> {
                 self.wait_for_account(name)?;
             }
         }
+        for (name, spec) in &state.services {
+            if self.state.services.get(name) != Some(spec) {
+                self.api.apply(&[service::object(name, spec, None)])?;
+                let addresses = self.service_addresses(name)?;
+                self.places.services.insert(name.clone(), addresses);
+            }
+        }
         for (name, spec) in &state.policies {
             let filled = self.places.filled(spec);
             let spec = filled.map_err(|reason| anyhow!("policy {name}: {reason}"))?;
             if self.policies.get(name) != Some(&spec) {
                 objects.push(world::policy(name, &spec));
                 self.policies.insert(name.clone(), spec);
-            }
-        }
-        for (name, spec) in &state.services {
-            if self.state.services.get(name) != Some(spec) {
-                self.api.apply(&[service::object(name, spec, None)])?;
-                let addresses = self.service_addresses(name)?;
-                self.places.services.insert(name.clone(), addresses);
             }
         }
         let mut new_pods = Vec::new();
