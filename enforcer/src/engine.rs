@@ -252,6 +252,7 @@ impl Engine {
                 tracing::debug!("the kernel was counted too late for a scrape");
             }
         }
+        let links = self.of_attachments(links);
         let now = Instant::now();
         let upkeep = self.upkeep_due <= now;
         let mut changed = !dels.is_empty()

@@ -14,6 +14,7 @@ use podgate_datapath::sweep::{self, Swept};
 use super::Engine;
 use super::build::{copy_flows, take_over};
 use super::directory::Directory;
+use super::inbox::Links;
 use super::settle::take_lock;
 use crate::cluster::Cluster;
 
@@ -93,6 +94,16 @@ impl Engine {
             }
         }
         Ok((records, are_all))
+    }
+
+    /// Those of the interfaces that have an attachment, so that what others do on theirs costs no look at all files and
+    /// interfaces. All of them while there may be attachments that are not known yet.
+    pub(super) fn of_attachments(&self, links: Links) -> Links {
+        if links == Links::None || !Directory::now(&self.paths).is_still(&self.directory) {
+            return links;
+        }
+        let ours = self.cluster.records().map(|record| record.host_ifindex);
+        links.among(&ours.collect())
     }
 
     /// Sweeps attachments whose interface is gone, puts back filters, and looks who stands before them, on these

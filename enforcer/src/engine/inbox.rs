@@ -55,6 +55,22 @@ impl Links {
             Self::All => {}
         }
     }
+
+    /// Those of them that are among these; where any may have changed, all.
+    pub(super) fn among(self, ours: &BTreeSet<Ifindex>) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::All => Self::All,
+            Self::Some(interfaces) => {
+                let both: BTreeSet<_> = interfaces.intersection(ours).copied().collect();
+                if both.is_empty() {
+                    Self::None
+                } else {
+                    Self::Some(both)
+                }
+            }
+        }
+    }
 }
 
 /// Events by what is to be done about them.
@@ -146,6 +162,17 @@ mod tests {
             container_id: container_id.into(),
             ifname: "eth0".into(),
         }
+    }
+
+    #[test]
+    fn interfaces_of_others_are_none_and_where_any_may_have_changed_all_have() {
+        let ours = [Ifindex(7), Ifindex(8)].into();
+        let some =
+            |interfaces: &[u32]| Links::Some(interfaces.iter().copied().map(Ifindex).collect());
+        assert_eq!(some(&[6, 9]).among(&ours), Links::None);
+        assert_eq!(some(&[6, 7]).among(&ours), some(&[7]));
+        assert_eq!(Links::None.among(&ours), Links::None);
+        assert_eq!(Links::All.among(&ours), Links::All);
     }
 
     #[test]
