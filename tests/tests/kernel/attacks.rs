@@ -9,17 +9,17 @@ use podgate_tests::frame::flag::{ACK, PSH, RST, SYN};
 use podgate_tests::frame::{packet, tcp, udp};
 use podgate_tests::kernel::{Kernel, PolicyOf, SLOT, Sizes};
 
-use crate::setting::{Began, FAMILIES, Family, RULESET, Scene};
+use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
 
 #[test]
 fn attack_04_a_flow_of_the_slots_last_pod_is_no_flow_of_this_one() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let (friend, stranger) = (scene.friend, scene.stranger);
-        scene.handshake(stranger, 999, 80, Began::Peer);
-        scene.handshake(stranger, 443, 2000, Began::Pod);
+        scene.handshake(stranger, 999, 80, End::Peer);
+        scene.handshake(stranger, 443, 2000, End::Pod);
         assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Allowed);
-        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.handshake(friend, 999, 80, End::Peer);
         // The same slot, perhaps the same interface and address: another pod. Even if its generation were one that
         // the flows carry, they are older than its birth.
         scene.attach(PolicyOf::both(RULESET), false);
@@ -56,7 +56,7 @@ fn attack_16_an_evicted_flow_is_picked_up_from_the_servers_side() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
         let friend = scene.friend;
-        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.handshake(friend, 999, 80, End::Peer);
         scene.kernel.forget_flows();
         // The pod is the server; its next packet looks as if it had begun the connection.
         assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::Allowed);
@@ -140,7 +140,7 @@ fn over_budget_a_flow_stays_embryonic_and_passes_all_the_same() {
         let mut scene = Scene::with_kernel(small(64, 4096, 2), family, PolicyOf::to_pod(RULESET));
         let friend = scene.friend;
         for port in 1000..1005 {
-            scene.handshake(friend, port, 80, Began::Peer);
+            scene.handshake(friend, port, 80, End::Peer);
         }
         assert_eq!(scene.kernel.flow_count(), 2);
         assert_eq!(scene.kernel.own_budgets(), [2, 3]);
@@ -171,7 +171,7 @@ fn attack_06_a_flood_of_new_flows_evicts_no_established_flow_of_another_pod() {
     let (pod, friend) = (scene.pod, scene.friend);
     // The victim's connections, and the same under another slot: the victim of the flood that this slot makes.
     for port in 0..32 {
-        scene.handshake(friend, 1000 + port, 80, Began::Peer);
+        scene.handshake(friend, 1000 + port, 80, End::Peer);
     }
     let victims = scene.kernel.move_flows_to_slot(3);
     assert_eq!(victims, 32);
@@ -204,44 +204,44 @@ fn attack_06_a_flood_of_new_flows_evicts_no_established_flow_of_another_pod() {
     assert_eq!(scene.kernel.kernel_flows_of_slot(0), 64);
 }
 
+/// Two hundred connections of the friend's that go on like this; none of them enters the flows.
+fn begun_and_not_entered(family: Family, steps: &[(End, u8)]) -> Scene {
+    let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+    for port in 1000..1200 {
+        let mut expected = Reason::Allowed;
+        for (end, flags) in steps {
+            assert_eq!(scene.segment(*end, port, *flags), expected, "{end:?}");
+            expected = Reason::Established;
+        }
+    }
+    assert_eq!(scene.kernel.flow_count(), 0);
+    scene
+}
+
 #[test]
 fn a_syn_flood_that_is_answered_does_not_enter_the_flows() {
     for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
-        let friend = scene.friend;
-        for port in 1000..1200 {
-            assert_eq!(
-                scene.peer_sends(friend, tcp(port, 80, SYN)),
-                Reason::Allowed
-            );
-            assert_eq!(
-                scene.pod_sends(friend, tcp(80, port, SYN | ACK)),
-                Reason::Established
-            );
-            assert_eq!(
-                scene.pod_sends(friend, tcp(80, port, SYN | ACK)),
-                Reason::Established
-            );
-            assert_eq!(
-                scene.peer_sends(friend, tcp(port, 80, RST)),
-                Reason::Established
-            );
-        }
-        assert_eq!(scene.kernel.flow_count(), 0);
+        let steps = [
+            (End::Peer, SYN),
+            (End::Pod, SYN | ACK),
+            (End::Pod, SYN | ACK),
+            (End::Peer, RST),
+        ];
+        let mut scene = begun_and_not_entered(family, &steps);
         // The third step, with data or without, enters it.
-        assert_eq!(
-            scene.peer_sends(friend, tcp(1300, 80, SYN)),
-            Reason::Allowed
-        );
-        assert_eq!(
-            scene.pod_sends(friend, tcp(80, 1300, SYN | ACK)),
-            Reason::Established
-        );
-        assert_eq!(
-            scene.peer_sends(friend, tcp(1300, 80, ACK | PSH)),
-            Reason::Established
-        );
+        assert_eq!(scene.segment(End::Peer, 1300, SYN), Reason::Allowed);
+        for (end, flags) in [(End::Pod, SYN | ACK), (End::Peer, ACK | PSH)] {
+            assert_eq!(scene.segment(end, 1300, flags), Reason::Established);
+        }
         assert_eq!(scene.kernel.flow_count(), 1);
+    }
+}
+
+#[test]
+fn attack_06_segments_that_are_answered_by_resets_do_not_enter_the_flows() {
+    for family in FAMILIES {
+        let steps = [(End::Peer, ACK), (End::Pod, RST), (End::Peer, ACK)];
+        begun_and_not_entered(family, &steps);
     }
 }
 
@@ -250,7 +250,7 @@ fn a_flow_whose_word_is_another_flows_is_none() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
         let (friend, stranger) = (scene.friend, scene.stranger);
-        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.handshake(friend, 999, 80, End::Peer);
         let key = |peer: IpAddr| FlowKey {
             peer: peer.into(),
             peer_port: 999,
@@ -286,7 +286,7 @@ fn counters_and_events_carry_the_reason() {
         let (pod, friend, stranger) = (scene.pod, scene.friend, scene.stranger);
         scene.kernel.take_events();
         // `Kernel::run` compares the counters with each packet; here, the events.
-        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.handshake(friend, 999, 80, End::Peer);
         assert_eq!(scene.peer_sends(stranger, udp(998, 53)), Reason::Policy);
         let events = scene.kernel.take_events();
         let [allowed, denied] = events[..] else {
@@ -303,28 +303,5 @@ fn counters_and_events_carry_the_reason() {
             assert!(event.when > 0);
         }
         assert_eq!((allowed.protocol, denied.protocol), (6, 17));
-    }
-}
-
-#[test]
-fn attack_06_segments_that_are_answered_by_resets_do_not_enter_the_flows() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
-        let friend = scene.friend;
-        for port in 1000..1200 {
-            assert_eq!(
-                scene.peer_sends(friend, tcp(port, 80, ACK)),
-                Reason::Allowed
-            );
-            assert_eq!(
-                scene.pod_sends(friend, tcp(80, port, RST)),
-                Reason::Established
-            );
-            assert_eq!(
-                scene.peer_sends(friend, tcp(port, 80, ACK)),
-                Reason::Established
-            );
-        }
-        assert_eq!(scene.kernel.flow_count(), 0);
     }
 }

@@ -5,76 +5,62 @@ use podgate_tests::frame::flag::{ACK, FIN, RST, SYN};
 use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
 
-use crate::setting::{Began, FAMILIES, RULESET, Scene};
+use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
 
-#[test]
-fn a_friend_may_connect_and_a_stranger_may_not() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
-        let (friend, stranger) = (scene.friend, scene.stranger);
-        for payload in [tcp(999, 80, SYN), udp(999, 53), sctp(999, 80)] {
-            assert_eq!(scene.peer_sends(friend, payload.clone()), Reason::Allowed);
-            assert_eq!(scene.peer_sends(stranger, payload), Reason::Policy);
-        }
-        let ping = echo_request(friend, 7);
-        assert_eq!(scene.peer_sends(friend, ping.clone()), Reason::Allowed);
-        assert_eq!(scene.peer_sends(stranger, ping), Reason::Policy);
-    }
+/// Both families, and in each of them both ends.
+fn ways() -> impl Iterator<Item = (Family, End)> {
+    FAMILIES
+        .into_iter()
+        .flat_map(|family| End::BOTH.map(|end| (family, end)))
 }
 
 #[test]
-fn the_pod_may_connect_to_a_friend_and_not_to_a_stranger() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
+fn friends_may_connect_either_way_and_strangers_may_not() {
+    for (family, begins) in ways() {
+        let mut scene = Scene::new(family, begins.policy());
         let (friend, stranger) = (scene.friend, scene.stranger);
-        for payload in [tcp(999, 80, SYN), udp(999, 53), sctp(999, 80)] {
-            assert_eq!(scene.pod_sends(friend, payload.clone()), Reason::Allowed);
-            assert_eq!(scene.pod_sends(stranger, payload), Reason::Policy);
+        for payload in [
+            tcp(999, 80, SYN),
+            udp(999, 53),
+            sctp(999, 80),
+            echo_request(friend, 7),
+        ] {
+            let allowed = scene.end_sends(begins, friend, payload.clone());
+            assert_eq!(allowed, Reason::Allowed);
+            assert_eq!(scene.end_sends(begins, stranger, payload), Reason::Policy);
         }
-        let ping = echo_request(friend, 7);
-        assert_eq!(scene.pod_sends(friend, ping.clone()), Reason::Allowed);
-        assert_eq!(scene.pod_sends(stranger, ping), Reason::Policy);
     }
 }
 
 #[test]
 fn answers_pass_whatever_the_other_direction_says() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
-        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+    for (family, asks) in ways() {
+        let mut scene = Scene::new(family, asks.policy());
+        let answers = asks.other();
+        scene.kernel.flip(answers.direction(), Ruleset::DENY_ALL);
         let friend = scene.friend;
-        scene.handshake(friend, 999, 80, Began::Peer);
-        for (request, answer) in [
-            (udp(999, 53), udp(53, 999)),
-            (sctp(999, 80), sctp(80, 999)),
-            (echo_request(friend, 7), echo_reply(friend, 7)),
-            (frame::other(50), frame::other(50)),
-        ] {
-            assert_eq!(scene.peer_sends(friend, request.clone()), Reason::Allowed);
-            assert_eq!(scene.pod_sends(friend, answer), Reason::Established);
-            assert_eq!(scene.peer_sends(friend, request), Reason::Established);
-        }
-
-        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
-        scene.handshake(friend, 443, 2000, Began::Pod);
-        for (request, answer) in [
+        scene.handshake(friend, 999, 80, asks);
+        for (question, answer) in [
             (udp(2000, 53), udp(53, 2000)),
             (sctp(2000, 80), sctp(80, 2000)),
             (echo_request(friend, 7), echo_reply(friend, 7)),
             (frame::other(50), frame::other(50)),
         ] {
-            assert_eq!(scene.pod_sends(friend, request.clone()), Reason::Allowed);
-            assert_eq!(scene.peer_sends(friend, answer), Reason::Established);
-            assert_eq!(scene.pod_sends(friend, request), Reason::Established);
+            for (end, payload, expected) in [
+                (asks, question.clone(), Reason::Allowed),
+                (answers, answer, Reason::Established),
+                (asks, question, Reason::Established),
+            ] {
+                assert_eq!(scene.end_sends(end, friend, payload), expected, "{end:?}");
+            }
         }
     }
 }
 
 #[test]
 fn what_looks_like_an_answer_to_nothing_is_judged() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
+    for (family, end) in ways() {
+        let mut scene = Scene::new(family, end.policy());
         let stranger = scene.stranger;
         for payload in [
             tcp(80, 2000, SYN | ACK),
@@ -84,17 +70,7 @@ fn what_looks_like_an_answer_to_nothing_is_judged() {
             sctp(80, 2000),
             echo_reply(stranger, 7),
         ] {
-            assert_eq!(scene.peer_sends(stranger, payload), Reason::Policy);
-        }
-        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
-        for payload in [
-            tcp(80, 2000, SYN | ACK),
-            tcp(80, 2000, ACK),
-            udp(53, 2000),
-            sctp(80, 2000),
-            echo_reply(stranger, 7),
-        ] {
-            assert_eq!(scene.pod_sends(stranger, payload), Reason::Policy);
+            assert_eq!(scene.end_sends(end, stranger, payload), Reason::Policy);
         }
     }
 }
@@ -132,7 +108,7 @@ fn a_closed_connection_does_not_open_a_new_one() {
         for end in [FIN | ACK, RST, RST | ACK] {
             let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
             let friend = scene.friend;
-            scene.handshake(friend, 999, 80, Began::Peer);
+            scene.handshake(friend, 999, 80, End::Peer);
             let last = tcp(80, 999, end);
             assert_eq!(scene.pod_sends(friend, last), Reason::Established);
             // What is still on its way passes, but a SYN is judged.
@@ -158,28 +134,13 @@ fn a_syn_in_an_open_connection_is_its_own_first_packet_again() {
 
 #[test]
 fn a_syn_from_the_other_side_is_another_connection() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
-        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
-        let friend = scene.friend;
-        scene.handshake(friend, 999, 80, Began::Peer);
-        assert_eq!(scene.pod_sends(friend, tcp(80, 999, SYN)), Reason::DenyAll);
-        assert_eq!(
-            scene.pod_sends(friend, tcp(80, 999, ACK)),
-            Reason::Established
-        );
-
-        let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
-        scene.handshake(friend, 80, 2000, Began::Pod);
-        assert_eq!(
-            scene.peer_sends(friend, tcp(80, 2000, SYN)),
-            Reason::DenyAll
-        );
-        assert_eq!(
-            scene.peer_sends(friend, tcp(80, 2000, ACK)),
-            Reason::Established
-        );
+    for (family, began) in ways() {
+        let mut scene = Scene::new(family, began.policy());
+        let other = began.other();
+        scene.kernel.flip(other.direction(), Ruleset::DENY_ALL);
+        scene.handshake(scene.friend, 999, 80, began);
+        assert_eq!(scene.segment(other, 999, SYN), Reason::DenyAll);
+        assert_eq!(scene.segment(other, 999, ACK), Reason::Established);
     }
 }
 
@@ -188,8 +149,8 @@ fn a_new_generation_has_established_flows_judged_again_by_their_first_direction(
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
         let friend = scene.friend;
-        scene.handshake(friend, 999, 80, Began::Peer);
-        scene.handshake(friend, 443, 2000, Began::Pod);
+        scene.handshake(friend, 999, 80, End::Peer);
+        scene.handshake(friend, 443, 2000, End::Pod);
         assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Allowed);
         // Still allowed: judged once, then established again.
         scene.kernel.renew();
@@ -254,7 +215,7 @@ fn a_flow_that_was_silent_for_too_long_is_none() {
         scene.kernel.age_flows(181);
         assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::DenyAll);
 
-        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.handshake(friend, 999, 80, End::Peer);
         scene.kernel.age_flows(86_300);
         assert_eq!(
             scene.pod_sends(friend, tcp(80, 999, ACK)),
@@ -263,7 +224,7 @@ fn a_flow_that_was_silent_for_too_long_is_none() {
         scene.kernel.age_flows(86_401);
         assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
 
-        scene.handshake(friend, 998, 80, Began::Peer);
+        scene.handshake(friend, 998, 80, End::Peer);
         let end = tcp(80, 998, FIN | ACK);
         assert_eq!(scene.pod_sends(friend, end.clone()), Reason::Established);
         scene.kernel.age_flows(121);
@@ -309,7 +270,7 @@ fn a_slot_without_a_record_drops_everything() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let friend = scene.friend;
-        scene.handshake(friend, 999, 80, Began::Peer);
+        scene.handshake(friend, 999, 80, End::Peer);
         scene.kernel.detach();
         assert_eq!(
             scene.peer_sends(friend, tcp(999, 80, ACK)),

@@ -7,7 +7,7 @@ use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{TCP, UDP, packet, tcp, udp};
 use podgate_tests::kernel::{Kernel, Origin, PolicyOf, SLOT, Sizes};
 
-use crate::setting::{Began, FAMILIES, Family, RULESET, Scene};
+use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
 
 /// How many entries of `embryonic` a slot may have; others may begin half as many.
 const SHARE: u16 = 8;
@@ -230,7 +230,7 @@ fn over_budget_the_flows_beyond_the_share_pass_from_where_they_stand() {
         let mut scene = Scene::with_kernel(kernel, family, PolicyOf::to_pod(RULESET));
         let friend = scene.friend;
         for port in 1000..1006 {
-            scene.handshake(friend, port, 80, Began::Peer);
+            scene.handshake(friend, port, 80, End::Peer);
         }
         assert_eq!(scene.kernel.flow_count(), 2);
         assert_eq!(places(&scene, friend, 1005, 80, TCP), CROWD);

@@ -121,31 +121,74 @@ impl Scene {
         self.kernel.run(Direction::ToPod, Origin::Elsewhere, frame)
     }
 
+    /// A packet between the pod and a peer, from one of the two.
+    pub(crate) fn end_sends(&mut self, end: End, peer: IpAddr, payload: Payload) -> Reason {
+        match end {
+            End::Pod => self.pod_sends(peer, payload),
+            End::Peer => self.peer_sends(peer, payload),
+        }
+    }
+
+    /// A segment of a connection between the friend's port and port 80 of the pod, from one of the two.
+    pub(crate) fn segment(&mut self, end: End, friends_port: u16, flags: u8) -> Reason {
+        let (from, to) = match end {
+            End::Pod => (80, friends_port),
+            End::Peer => (friends_port, 80),
+        };
+        self.end_sends(end, self.friend, frame::tcp(from, to, flags))
+    }
+
     /// The third step of a TCP handshake that the friend or the pod began, and the two before it.
-    pub(crate) fn handshake(&mut self, peer: IpAddr, peer_port: u16, pod_port: u16, by: Began) {
+    pub(crate) fn handshake(&mut self, peer: IpAddr, peer_port: u16, pod_port: u16, by: End) {
         use frame::flag::{ACK, SYN};
-        let out = |flags| frame::tcp(pod_port, peer_port, flags);
-        let back = |flags| frame::tcp(peer_port, pod_port, flags);
-        match by {
-            Began::Pod => {
-                assert_eq!(self.pod_sends(peer, out(SYN)), Reason::Allowed);
-                assert_eq!(self.peer_sends(peer, back(SYN | ACK)), Reason::Established);
-                assert_eq!(self.pod_sends(peer, out(ACK)), Reason::Established);
-            }
-            Began::Peer => {
-                assert_eq!(self.peer_sends(peer, back(SYN)), Reason::Allowed);
-                assert_eq!(self.pod_sends(peer, out(SYN | ACK)), Reason::Established);
-                assert_eq!(self.peer_sends(peer, back(ACK)), Reason::Established);
-            }
+        for (end, flags, expected) in [
+            (by, SYN, Reason::Allowed),
+            (by.other(), SYN | ACK, Reason::Established),
+            (by, ACK, Reason::Established),
+        ] {
+            let (from, to) = match end {
+                End::Pod => (pod_port, peer_port),
+                End::Peer => (peer_port, pod_port),
+            };
+            let reason = self.end_sends(end, peer, frame::tcp(from, to, flags));
+            assert_eq!(reason, expected, "{end:?}");
         }
     }
 }
 
-/// Who began a connection.
+/// One of the two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Began {
+pub(crate) enum End {
     /// The pod.
     Pod,
     /// The peer.
     Peer,
+}
+
+impl End {
+    /// Both.
+    pub(crate) const BOTH: [Self; 2] = [Self::Pod, Self::Peer];
+
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Pod => Self::Peer,
+            Self::Peer => Self::Pod,
+        }
+    }
+
+    /// The direction of what it sends.
+    pub(crate) const fn direction(self) -> Direction {
+        match self {
+            Self::Pod => Direction::FromPod,
+            Self::Peer => Direction::ToPod,
+        }
+    }
+
+    /// [`RULESET`] for what it sends, and nothing for what the other sends.
+    pub(crate) const fn policy(self) -> PolicyOf {
+        match self {
+            Self::Pod => PolicyOf::from_pod(RULESET),
+            Self::Peer => PolicyOf::to_pod(RULESET),
+        }
+    }
 }
