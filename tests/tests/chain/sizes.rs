@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData};
-use podgate_abi::{FlowState, FlowWord};
+use aya::maps::{Array, HashMap, Map, MapData};
+use podgate_abi::{FlowState, FlowWord, Limit};
 use podgate_datapath::Sizes;
 use podgate_datapath::flows::{Copied, Tracked};
 use podgate_datapath::lock::Lock;
@@ -120,20 +120,45 @@ fn put(set: &TableSet, flow: Tracked) {
     .unwrap();
 }
 
+/// What an enforcer left that is gone: its table set, with room for 1,024 flows, and a connection that stands in it.
+struct Left {
+    _connection: [TcpStream; 2],
+    pods: [Pod; 2],
+    old: TableSet,
+    node: Node,
+}
+
+impl Left {
+    fn new() -> Self {
+        let node = scene();
+        let enforcer = with_room(&node, "1024");
+        let pods = ["web", "friend"].map(|name| start(&node, name));
+        let _connection = connection(&pods[1], &pods[0]);
+        enforcer.kill();
+        Self {
+            _connection,
+            pods,
+            old: node.tables(),
+            node,
+        }
+    }
+
+    /// A table set that comes after it, with room for so many flows, as yet without any.
+    fn next(&self, flows: u32) -> TableSet {
+        let lock = Lock::take(&self.node.paths()).unwrap();
+        let wanted = Sizes {
+            flows,
+            ..small_tables()
+        };
+        TableSet::create(&self.node.paths(), &lock, &wanted).unwrap()
+    }
+}
+
 #[test]
 fn of_a_flow_that_two_sets_know_what_was_seen_last_is_copied() {
-    let node = scene();
-    let enforcer = with_room(&node, "1024");
-    let [web, friend] = ["web", "friend"].map(|name| start(&node, name));
-    let _connection = connection(&friend, &web);
-    enforcer.kill();
-    let old = node.tables();
-    let lock = Lock::take(&node.paths()).unwrap();
-    let wanted = Sizes {
-        flows: 2048,
-        ..small_tables()
-    };
-    let new = TableSet::create(&node.paths(), &lock, &wanted).unwrap();
+    let left = Left::new();
+    let old = &left.old;
+    let new = left.next(2048);
     assert!(new.tracked(MapName::Flows).unwrap().is_empty());
     let copied = new.copy_flows().unwrap();
     assert!(copied.copied > 0 && copied.left == 0, "{copied:?}");
@@ -142,7 +167,7 @@ fn of_a_flow_that_two_sets_know_what_was_seen_last_is_copied() {
         flows.sort_by_key(|flow| (flow.key.slot, flow.key.peer_port));
         flows
     };
-    let flows = sorted(&old);
+    let flows = sorted(old);
     assert_eq!(flows.len(), 2);
     assert_eq!(sorted(&new), flows);
     assert_eq!(new.copy_flows().unwrap(), Copied::default());
@@ -159,20 +184,32 @@ fn of_a_flow_that_two_sets_know_what_was_seen_last_is_copied() {
         ..flow
     };
     let ended = [closing(flows[0]), closing(flows[1])];
-    put(&old, ended[0]);
+    put(old, ended[0]);
     put(&new, ended[1]);
     assert_eq!(new.copy_flows().unwrap().copied, 1);
     assert_eq!(sorted(&new), ended);
 }
 
+/// What a set lets one attachment have.
+fn limits(set: &TableSet) -> [u64; 2] {
+    let map = Map::Array(MapData::from_pin(set.pin(MapName::Limits)).unwrap());
+    let map: Array<_, u64> = map.try_into().unwrap();
+    [Limit::Flows, Limit::Embryonic].map(|limit| map.get(&(limit as u32), 0).unwrap())
+}
+
+#[test]
+fn a_set_that_is_being_made_leaves_the_limits_of_the_one_in_force_alone() {
+    let left = Left::new();
+    let before = limits(&left.old);
+    let new = left.next(64);
+    assert_ne!(limits(&new), before);
+    assert_eq!(limits(&left.old), before);
+}
+
 #[test]
 fn a_smaller_table_gets_the_flows_that_were_seen_last() {
-    let node = scene();
-    let enforcer = with_room(&node, "1024");
-    let [web, friend] = ["web", "friend"].map(|name| start(&node, name));
-    let _connection = connection(&friend, &web);
-    enforcer.kill();
-    let old = node.tables();
+    let left = Left::new();
+    let old = &left.old;
     let flow = old.tracked(MapName::Flows).unwrap()[0];
     for number in 0..200 {
         let key = podgate_abi::FlowKey {
@@ -186,14 +223,9 @@ fn a_smaller_table_gets_the_flows_that_were_seen_last() {
             flow.word.state(),
         );
         let seen = flow.seen + u64::from(number);
-        put(&old, Tracked { key, word, seen });
+        put(old, Tracked { key, word, seen });
     }
-    let lock = Lock::take(&node.paths()).unwrap();
-    let wanted = Sizes {
-        flows: 64,
-        ..small_tables()
-    };
-    let new = TableSet::create(&node.paths(), &lock, &wanted).unwrap();
+    let new = left.next(64);
     let copied = new.copy_flows().unwrap();
     assert_eq!(copied.left, 202 - 64);
     let flows = new.tracked(MapName::Flows).unwrap();
@@ -203,12 +235,13 @@ fn a_smaller_table_gets_the_flows_that_were_seen_last() {
 
 #[test]
 fn a_start_beside_flows_of_an_unknown_layout_begins_without_any_and_says_so() {
-    let node = scene();
-    let enforcer = with_room(&node, "1024");
-    let [web, friend] = ["web", "friend"].map(|name| start(&node, name));
-    let _connection = connection(&friend, &web);
-    enforcer.kill();
-    let pin = node.tables().pin(MapName::Flows);
+    let Left {
+        pods: [web, friend],
+        old,
+        node,
+        ..
+    } = Left::new();
+    let pin = old.pin(MapName::Flows);
     let shared = pin.parent().unwrap();
     std::fs::rename(shared, shared.with_file_name("shared-9999")).unwrap();
     let enforcer = with_room(&node, "1024");
