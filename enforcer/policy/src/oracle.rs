@@ -8,7 +8,7 @@ mod services;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-pub use services::{has_known_endpoint, is_redirected};
+pub use services::{is_redirected, needs_its_address};
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use crate::model::{
@@ -23,32 +23,53 @@ use crate::model::{
 /// dropped whoever is policed. One such rule is here all the same, because policy may lift it: a tunnel to an
 /// address of the own node needs a rule that names its port.
 pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Verdict {
+    let Some(policy) = policy_of(world, subject, connection.direction) else {
+        let tunnel = is_tunnel_to_own_node(world, connection);
+        return match subject.baseline {
+            Baseline::Standard => Verdict::when(!tunnel),
+            Baseline::Strict => Verdict::Deny,
+        };
+    };
+    Verdict::when(match connection.direction {
+        Direction::Ingress => policy.allows_literally(connection),
+        Direction::Egress => services::allows(&policy, connection),
+    })
+}
+
+/// Whether an established flow from `subject` goes on though `world` denies its connection: nothing that is known denies it.
+/// `needs_its_address` as [`needs_its_address`] had it when the flow was allowed, if the address stands for nothing now.
+pub fn spares(
+    world: &World,
+    subject: &Subject,
+    connection: &Connection,
+    needs_its_address: bool,
+) -> bool {
+    let policy = policy_of(world, subject, connection.direction);
+    let mut policy = policy.into_iter();
+    policy.any(|policy| services::spares(&policy, connection, needs_its_address))
+}
+
+/// What isolates a subject in a direction; none if nothing does.
+fn policy_of<'a>(
+    world: &'a World,
+    subject: &'a Subject,
+    direction: Direction,
+) -> Option<Policy<'a>> {
     let isolating: Vec<&NetworkPolicy> = world
         .policies
         .iter()
         .filter(|(name, _)| name.namespace == subject.name.namespace)
         .map(|(_, policy)| policy.as_ref())
-        .filter(|policy| selects(policy, subject) && isolates(policy, connection.direction))
+        .filter(|policy| selects(policy, subject) && isolates(policy, direction))
         .collect();
-
-    let tunnel = is_tunnel_to_own_node(world, connection);
-    if isolating.is_empty() {
-        return match subject.baseline {
-            Baseline::Standard => Verdict::when(!tunnel),
-            Baseline::Strict => Verdict::Deny,
-        };
-    }
-    let policy = Policy {
+    let is_isolated = !isolating.is_empty();
+    is_isolated.then(|| Policy {
         world,
         subject,
         rules: isolating
             .iter()
-            .flat_map(|policy| rules(policy, connection.direction))
+            .flat_map(|policy| rules(policy, direction))
             .collect(),
-    };
-    Verdict::when(match connection.direction {
-        Direction::Ingress => policy.allows_literally(connection),
-        Direction::Egress => services::allows(&policy, connection),
     })
 }
 

@@ -11,7 +11,6 @@ use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::ports::{PortSet, Row};
 use podgate_policy::compile::predicate::{Predicate, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
-use podgate_policy::compile::translation::Standing;
 use podgate_policy::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
 use podgate_policy::model::World;
 
@@ -126,7 +125,11 @@ impl Installed {
     /// Remembers what flows to an address may still be of, now that it says something new.
     fn linger(&mut self, address: IpAddr, new: &Arc<Signature>) {
         let mut said = self.said(address);
-        said.retain(|old| old != new && !spared(Direction::Egress, old, new).is_none());
+        said = said
+            .iter()
+            .filter_map(|old| new.sparing(old))
+            .map(Arc::new)
+            .collect();
         if said.is_empty() {
             self.lingering.remove(&address);
         } else {
@@ -222,7 +225,9 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
                     changes.iter().any(|(old, new)| {
                         let before = allowed(ruleset, direction, old);
                         let lost = before.without(&allowed(ruleset, direction, new));
-                        !lost.without(&spared(direction, old, new)).is_none()
+                        !lost
+                            .without(&spared(ruleset, direction, old, new))
+                            .is_none()
                     })
                 })
             });
@@ -250,22 +255,14 @@ fn changes(before: &Installed, facts: &Facts, moved: &Moved) -> BTreeSet<Change>
         .collect()
 }
 
-/// The ports that led to endpoints and do so no more, or to nobody who is known. Established flows through them go on:
-/// what went away is not denied.
-fn spared(direction: Direction, old: &Signature, new: &Signature) -> Row {
-    let ports = |signature: &Signature, wanted: &[Standing]| {
-        let mut row = Row::none();
-        let ports = signature.translation().map_or(&[][..], |of| of.ports());
-        for port in ports.iter().filter(|port| wanted.contains(&port.standing)) {
-            let number = PortSet::range(port.number, port.number);
-            row.ports_mut(port.protocol).add(&number);
-        }
-        row
-    };
+/// What established flows to an address may go on with, though a ruleset allows it no more: nothing that is known denies it.
+fn spared(ruleset: &Compiled, direction: Direction, old: &Signature, new: &Signature) -> Row {
     match direction {
         Direction::Ingress => Row::none(),
-        Direction::Egress => ports(old, &[Standing::Known, Standing::NotKnown])
-            .without(&ports(new, &[Standing::Known])),
+        Direction::Egress => match new.sparing(old) {
+            Some(spared) => allowed(ruleset, direction, &spared),
+            None => Row::none(),
+        },
     }
 }
 

@@ -6,3 +6,4 @@ mod numbers;
 mod order;
 mod room;
 mod single;
+mod spared;

@@ -277,12 +277,14 @@ impl Rules {
         for port in translation.ports() {
             let number = PortSet::range(port.number, port.number);
             claimed.ports_mut(port.protocol).add(&number);
-            let mut rows = port.endpoints.iter().map(|(endpoint, target)| {
+            let mut counting = port.endpoints.iter().chain(&port.doubtful).peekable();
+            let is_none = counting.peek().is_none();
+            let mut rows = counting.map(|(endpoint, target)| {
                 let row = self.literal_row(endpoint);
                 row.ports(port.protocol).contains(*target)
             });
             let allowed = match translation.egress {
-                ServiceEgress::All => !port.endpoints.is_empty() && rows.all(|allowed| allowed),
+                ServiceEgress::All => !is_none && rows.all(|allowed| allowed),
                 ServiceEgress::Any => rows.any(|allowed| allowed),
             };
             if !allowed {

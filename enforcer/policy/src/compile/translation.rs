@@ -41,9 +41,21 @@ pub struct TranslatedPort {
     pub number: u16,
     /// What is known of the endpoints.
     pub standing: Standing,
-    /// The endpoints that count, as what they answer and their target port. Where none is,
-    /// nothing is allowed.
+    /// The endpoints that are known, as what they answer and their target port.
     pub(super) endpoints: BTreeSet<(Arc<Signature>, u16)>,
+    /// Those that say that they are pods, of whom nobody is known: what their addresses answer. Where there are neither these
+    /// nor those, nothing is allowed.
+    pub(super) doubtful: BTreeSet<(Arc<Signature>, u16)>,
+}
+
+impl TranslatedPort {
+    fn is_at(&self, other: &Self) -> bool {
+        (self.protocol, self.number) == (other.protocol, other.number)
+    }
+
+    fn is_certain(&self) -> bool {
+        self.standing == Standing::Known && self.doubtful.is_empty()
+    }
 }
 
 /// What is known of a port's endpoints.
@@ -53,6 +65,66 @@ pub enum Standing {
     Known,
     /// There is none, or nobody knows who they are.
     NotKnown,
+}
+
+impl Signature {
+    /// What established flows are judged by at an address that has said `old` and says this now. What went away is not
+    /// denied: a port whose endpoints nobody knows any more still stands for those that it had. Nor is what is in doubt: an
+    /// endpoint that is not known does not count beside one that is. All else is as it is now, the address itself
+    /// included. None: there is no such port.
+    pub fn sparing(&self, old: &Self) -> Option<Self> {
+        let before = old.translation()?;
+        let now = self.translation();
+        let mut ports: BTreeSet<TranslatedPort> = now
+            .into_iter()
+            .flat_map(|now| &now.ports)
+            .cloned()
+            .collect();
+        let mut is_same = true;
+        for port in &before.ports {
+            let here: Vec<&TranslatedPort> = now
+                .into_iter()
+                .flat_map(|now| &now.ports)
+                .filter(|now| now.is_at(port))
+                .collect();
+            if !here.is_empty() && here.iter().all(|now| now.is_certain()) {
+                continue;
+            }
+            is_same = false;
+            let known = here.iter().filter(|now| now.standing == Standing::Known);
+            let known: Vec<TranslatedPort> = known
+                .map(|now| TranslatedPort {
+                    doubtful: BTreeSet::new(),
+                    ..(*now).clone()
+                })
+                .collect();
+            let spared = if known.is_empty() {
+                before
+                    .ports
+                    .iter()
+                    .filter(|old| old.is_at(port))
+                    .cloned()
+                    .collect()
+            } else {
+                known
+            };
+            ports.retain(|other| !other.is_at(port));
+            ports.extend(spared);
+        }
+        if is_same {
+            return None;
+        }
+        let still = |named: &&Arc<Predicate>| self.predicates().binary_search(named).is_ok();
+        let by_name = match now {
+            Some(now) => now.by_name.clone(),
+            None => before.by_name.iter().filter(still).cloned().collect(),
+        };
+        Some(self.translated(Translation {
+            by_name,
+            ports: ports.into_iter().collect(),
+            ..*now.unwrap_or(before).as_ref()
+        }))
+    }
 }
 
 impl Translation {

@@ -58,14 +58,28 @@ pub fn is_redirected(world: &World, connection: &Connection) -> bool {
     connection.direction == Direction::Egress && !claims(world, connection).is_empty()
 }
 
-/// Whether something is known of what the connection may come out at: only then a denial cuts what is established.
-pub fn has_known_endpoint(world: &World, connection: &Connection) -> bool {
-    claims(world, connection).iter().any(|claim| {
-        claim
-            .targets
-            .iter()
-            .any(|target| target.known != Known::NotYet)
-    })
+/// Whether a connection that nodes translate needs its very address allowed.
+pub fn needs_its_address(world: &World, connection: &Connection) -> bool {
+    let is_external = match world.service_options.external {
+        ExternalAddresses::Literal => true,
+        ExternalAddresses::Translated => is_node_address(world, connection.peer),
+    };
+    is_external && !is_cluster_address(world, connection.peer)
+}
+
+/// Whether an isolated pod may open the connection as far as the address itself and known endpoints go. Only where it may
+/// not a denial cuts what is established: neither what went away nor what is in doubt is denied.
+pub(super) fn spares(
+    policy: &Policy<'_>,
+    connection: &Connection,
+    needs_its_address: bool,
+) -> bool {
+    let claims = claims(policy.world, connection);
+    let known = claims.iter().filter(|claim| claim.is_known());
+    (!needs_its_address || policy.allows_literally(connection))
+        && known
+            .into_iter()
+            .all(|claim| claim.without_doubts().is_allowed(policy))
 }
 
 /// Whether a rule allows this very address, whatever stands behind it: by a block of it alone, by one inside the
@@ -96,6 +110,7 @@ struct Claim {
     targets: Vec<Target>,
 }
 
+#[derive(Clone)]
 struct Target {
     address: IpAddr,
     port: u16,
@@ -103,7 +118,7 @@ struct Target {
 }
 
 /// Whether it is known who an endpoint is.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
     /// Yes, or it does not say that it is a pod.
     Yes,
@@ -114,14 +129,27 @@ enum Known {
 }
 
 impl Claim {
+    /// Whether it is known of any endpoint who it is, or is not.
+    fn is_known(&self) -> bool {
+        let mut targets = self.targets.iter();
+        targets.any(|target| target.known != Known::NotYet)
+    }
+
+    fn without_doubts(&self) -> Self {
+        let known = self.targets.iter().filter(|t| t.known != Known::NotYet);
+        Self {
+            protocol: self.protocol,
+            targets: known.cloned().collect(),
+        }
+    }
+
+    /// An endpoint of which nobody is known is judged by its address, as anything that may be there.
     fn is_allowed(&self, policy: &Policy<'_>) -> bool {
-        let having = |known: Known| self.targets.iter().filter(move |t| t.known == known);
-        let is_contradicted = having(Known::Contradicted).next().is_some();
-        let counting: Vec<&Target> = if is_contradicted || having(Known::Yes).next().is_some() {
-            having(Known::Yes).collect()
-        } else {
-            having(Known::NotYet).collect()
-        };
+        let (contradicted, counting): (Vec<&Target>, Vec<&Target>) = self
+            .targets
+            .iter()
+            .partition(|target| target.known == Known::Contradicted);
+        let is_contradicted = !contradicted.is_empty();
         let mut allowed = counting.iter().map(|target| {
             policy.allows_literally(&Connection {
                 direction: Direction::Egress,

@@ -144,20 +144,36 @@ fn a_service_without_endpoints_is_denied_and_so_is_a_port_that_it_does_not_have(
     assert_egress(&open, CLUSTER, tcp(81), Deny);
 }
 
+/// Whoever may write EndpointSlices may name any address there, and a pod that never comes.
 #[test]
-fn a_pod_that_is_not_known_yet_counts_for_nothing_beside_one_that_is() {
+fn an_endpoint_whose_pod_nobody_knows_is_judged_by_its_address() {
     let mut world = with_service([egress([to(db(), 8080)])]);
-    endpoints(
-        &mut world,
-        [endpoint(X_DB, "db"), endpoint("10.0.0.200", "new")],
-    );
+    let new = endpoint("10.0.0.200", "new");
+    for endpoints_now in [vec![endpoint(X_DB, "db"), new.clone()], vec![new.clone()]] {
+        endpoints(&mut world, endpoints_now);
+        assert_egress(&world, CLUSTER, tcp(80), Deny);
+    }
+    endpoints(&mut world, [endpoint(X_DB, "db"), new.clone()]);
+    let any = World {
+        service_options: podgate_policy::model::ServiceOptions {
+            egress: ServiceEgress::Any,
+            ..world.service_options.clone()
+        },
+        ..world.clone()
+    };
+    assert_egress(&any, CLUSTER, tcp(80), Allow);
+    let pod = Pod {
+        labels: [("app".to_owned(), "db".to_owned())].into(),
+        addresses: vec!["10.0.0.200".parse().unwrap()],
+        ..Pod::default()
+    };
+    world
+        .pods
+        .insert(ObjectName::new("x", "new"), Arc::new(pod));
     assert_egress(&world, CLUSTER, tcp(80), Allow);
-    endpoints(&mut world, [endpoint("10.0.0.200", "new")]);
-    assert_egress(&world, CLUSTER, tcp(80), Deny);
-    let by_address = with_service([egress([to(block("10.0.0.0/24", &[]), 8080)])]);
-    let mut world = by_address;
-    endpoints(&mut world, [endpoint("10.0.0.200", "new")]);
-    assert_egress(&world, CLUSTER, tcp(80), Allow);
+    let mut by_address = with_service([egress([to(block("10.0.0.0/24", &[]), 8080)])]);
+    endpoints(&mut by_address, [new]);
+    assert_egress(&by_address, CLUSTER, tcp(80), Allow);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use podgate_policy::evaluate;
 use podgate_policy::model::{ObjectName, Protocol, World};
-use podgate_policy::oracle::{has_known_endpoint, is_redirected};
+use podgate_policy::oracle::{is_redirected, needs_its_address, spares};
 
 use super::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables, Step};
@@ -76,8 +76,9 @@ pub(super) struct Bench {
     effort: Effort,
     /// Established, each with its attachment.
     flows: Vec<(Slot, Connection)>,
-    /// Those of them that a change of facts spared, which may pass or not until it is known who their endpoints are.
-    lingering: BTreeSet<(Slot, Connection)>,
+    /// Those of them that a change of facts spared, which may pass or not until something that is known denies them; and
+    /// whether they need their very address.
+    lingering: BTreeMap<(Slot, Connection), bool>,
     /// Those that are denied, and may not know it until a grace period is over.
     unaware: BTreeSet<(Slot, Connection)>,
     /// Whether a grace period has begun and is not over.
@@ -92,8 +93,9 @@ struct Probe {
     connection: Connection,
     before: bool,
     after: bool,
-    /// Whether a denial may not reach it, because what it went to merely went away: on the way, and in the end.
-    lingers: [bool; 2],
+    /// Whether a denial may not reach it, because nothing that is known denies it, on the way and in the end; and whether
+    /// it needs its very address.
+    lingers: [Option<bool>; 2],
 }
 
 impl Probe {
@@ -103,7 +105,7 @@ impl Probe {
             connection,
             before,
             after,
-            lingers: [false; 2],
+            lingers: [None; 2],
         }
     }
 }
@@ -128,7 +130,7 @@ impl Bench {
             dice: Dice(seed),
             effort,
             flows: Vec::new(),
-            lingering: BTreeSet::new(),
+            lingering: BTreeMap::new(),
             unaware: BTreeSet::new(),
             grace_is_underway: false,
             mutant: None,
@@ -206,7 +208,8 @@ impl Bench {
         let probes = self.probes(|bench, slot, connection| {
             let allowed = allows(&bench.world, &bench.attached[&slot], &connection);
             let mut probe = Probe::new(slot, connection, allowed, allowed);
-            probe.lingers = [bench.lingering.contains(&(slot, connection)); 2];
+            let needs = bench.lingering.get(&(slot, connection)).copied();
+            probe.lingers = [needs, needs];
             probe
         });
         self.run(steps, 0, &probes)
@@ -223,11 +226,20 @@ impl Bench {
                 allows(&before, subject, &connection),
                 after,
             );
-            let lingered = bench.lingering.contains(&(slot, connection));
-            let is_spared = (lingered || is_redirected(&before, &connection))
-                && connection.direction == Direction::Egress
-                && !has_known_endpoint(&bench.world, &connection);
-            probe.lingers = [lingered || is_spared, is_spared && !after];
+            let lingered = bench.lingering.get(&(slot, connection)).copied();
+            let needed = lingered.or_else(|| {
+                let is_redirected = is_redirected(&before, &connection);
+                is_redirected.then(|| needs_its_address(&before, &connection))
+            });
+            let needed = needed.map(|needed| match is_redirected(&bench.world, &connection) {
+                true => needs_its_address(&bench.world, &connection),
+                false => needed,
+            });
+            let spared = needed.filter(|needed| {
+                connection.direction == Direction::Egress
+                    && spares(&bench.world, subject, &connection, *needed)
+            });
+            probe.lingers = [lingered.or(spared), spared.filter(|_| !after)];
             probe
         });
         self.execute(plan, &probes)
@@ -257,8 +269,8 @@ impl Bench {
             };
             let after = allows(&bench.world, &bench.attached[&slot], &connection);
             let mut probe = Probe::new(slot, connection, was, after);
-            let lingered = bench.lingering.contains(&(slot, connection));
-            probe.lingers = [lingered, lingered && !after];
+            let lingered = bench.lingering.get(&(slot, connection)).copied();
+            probe.lingers = [lingered, lingered.filter(|_| !after)];
             probe
         });
         self.execute(plan, &probes)
@@ -425,7 +437,7 @@ impl Bench {
             for part in [Part::Reply, Part::Request, Part::Reply] {
                 let passed = passes(&self.tables, probe.slot, &probe.connection, part);
                 let is_unaware = self.unaware.contains(&(probe.slot, probe.connection));
-                if passed != probe.after && !probe.lingers[1] && !is_unaware {
+                if passed != probe.after && probe.lingers[1].is_none() && !is_unaware {
                     return Err(wrong(
                         "flow, in the end",
                         probe,
@@ -436,9 +448,9 @@ impl Bench {
                 }
             }
         }
-        let lingering = flows.iter().filter(|probe| probe.lingers[1]);
+        let lingering = flows.iter();
         self.lingering = lingering
-            .map(|probe| (probe.slot, probe.connection))
+            .filter_map(|probe| Some(((probe.slot, probe.connection), probe.lingers[1]?)))
             .collect();
         self.tables.track(Flows::Ignored);
         for probe in fresh {
@@ -453,7 +465,7 @@ impl Bench {
 
     /// Whether a flow may pass or not, because nobody has told it yet.
     fn may_be_either(&self, probe: &Probe) -> bool {
-        probe.lingers[0] || self.unaware.contains(&(probe.slot, probe.connection))
+        probe.lingers[0].is_some() || self.unaware.contains(&(probe.slot, probe.connection))
     }
 
     /// Executes some steps while a packet is on its way. How many.

@@ -111,8 +111,9 @@ fn an_endpoint_on_another_node_is_judged_as_an_address_in_lists() {
         (endpoint("far", "10.0.1.6", json!("there")), Allow),
         (endpoint("far", "10.0.1.7", json!("there")), Deny),
         (endpoint("far", "10.0.1.7", json!(null)), Deny),
-        // A pod of this node that is not known yet may have the address before it is.
-        (endpoint("soon", "10.0.0.6", json!("here")), Allow),
+        // A pod of this node that is not known yet is the address that it has.
+        (endpoint("soon", "10.0.0.6", json!("here")), Deny),
+        (endpoint("soon", "10.0.1.6", json!("here")), Allow),
         (endpoint("other", "10.0.0.5", json!("here")), Deny),
     ] {
         let said = vec![endpoints(second.clone())];

@@ -39,9 +39,17 @@ pub(super) enum Claimant {
 pub(super) struct RedirectedPort {
     pub(super) protocol: Protocol,
     pub(super) number: u16,
+    pub(super) counting: Counting,
+}
+
+/// The endpoints that count, each with its target port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Counting {
     pub(super) standing: Standing,
-    /// The endpoints that count, each with its target port.
-    pub(super) endpoints: BTreeSet<(IpAddr, u16)>,
+    /// Those that are known.
+    pub(super) known: BTreeSet<(IpAddr, u16)>,
+    /// Those that say that they are pods, of whom nobody is known.
+    pub(super) doubtful: BTreeSet<(IpAddr, u16)>,
 }
 
 /// What one claimant says.
@@ -184,7 +192,8 @@ impl Redirects {
     fn targets_of(&self, address: IpAddr) -> BTreeSet<IpAddr> {
         let ports = self.ports_of(address).into_iter();
         ports
-            .flat_map(|port| port.endpoints.iter().map(|(target, _)| *target))
+            .flat_map(|port| port.counting.known.iter().chain(&port.counting.doubtful))
+            .map(|(target, _)| *target)
             .collect()
     }
 }
@@ -256,12 +265,10 @@ impl Facts {
         said.endpoints = endpoints.map(|endpoint| endpoint.address).collect();
         for port in &service.ports {
             let mut claim = |address: IpAddr, number, traffic| {
-                let (standing, endpoints) = self.counting(name, port, traffic, address);
                 let port = RedirectedPort {
                     protocol: port.protocol,
                     number,
-                    standing,
-                    endpoints,
+                    counting: self.counting(name, port, traffic, address),
                 };
                 said.ports.insert((address, port));
             };
@@ -303,8 +310,11 @@ impl Facts {
                     let port = RedirectedPort {
                         protocol: port.protocol,
                         number: port.number,
-                        standing: Standing::Known,
-                        endpoints,
+                        counting: Counting {
+                            standing: Standing::Known,
+                            known: endpoints,
+                            doubtful: BTreeSet::new(),
+                        },
                     };
                     said.ports.insert((host, port));
                 }
@@ -326,31 +336,37 @@ impl Facts {
             .filter_map(|(_, slice)| self.world.endpoint_slices.get(slice))
     }
 
-    /// The endpoints of a Service port that count, of the family of `address`. Of those that kube-proxy could choose
-    /// those that are known; if none is, all. A contradiction counts as known, and denies all where all must be
-    /// allowed.
+    /// The endpoints of a Service port that count, of the family of `address`: all that kube-proxy could choose. A
+    /// contradiction counts as known, and denies all where all must be allowed.
     fn counting(
         &self,
         service: &ObjectName,
         port: &ServicePort,
         traffic: TrafficPolicy,
         address: IpAddr,
-    ) -> (Standing, BTreeSet<(IpAddr, u16)>) {
-        let (mut known, mut others) = (BTreeSet::new(), BTreeSet::new());
+    ) -> Counting {
+        let (mut known, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
         let mut is_contradicted = false;
         for (endpoint, target) in self.usable(service, port, traffic, address) {
             match self.known(endpoint) {
                 Known::Yes => drop(known.insert((endpoint.address, target))),
-                Known::NotYet => drop(others.insert((endpoint.address, target))),
+                Known::NotYet => drop(doubtful.insert((endpoint.address, target))),
                 Known::Contradicted => is_contradicted = true,
             }
         }
-        if !is_contradicted && known.is_empty() {
-            return (Standing::NotKnown, others);
+        let standing = if known.is_empty() && !is_contradicted {
+            Standing::NotKnown
+        } else {
+            Standing::Known
+        };
+        if is_contradicted && self.world.service_options.egress == ServiceEgress::All {
+            known.clear();
+            doubtful.clear();
         }
-        match self.world.service_options.egress {
-            ServiceEgress::All if is_contradicted => (Standing::Known, BTreeSet::new()),
-            ServiceEgress::All | ServiceEgress::Any => (Standing::Known, known),
+        Counting {
+            standing,
+            known,
+            doubtful,
         }
     }
 

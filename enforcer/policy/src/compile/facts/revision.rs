@@ -406,17 +406,20 @@ impl<'a> Classifier<'a> {
         };
         let signature_of =
             |address: &IpAddr| untranslated.get(address).unwrap_or(of_blocks(*address));
+        let answering = |endpoints: &BTreeSet<(IpAddr, u16)>| {
+            let endpoints = endpoints.iter();
+            endpoints
+                .map(|(endpoint, target)| (Arc::clone(signature_of(endpoint)), *target))
+                .collect()
+        };
         let ports: BTreeSet<TranslatedPort> = ports
             .into_iter()
             .map(|port| TranslatedPort {
                 protocol: port.protocol,
                 number: port.number,
-                standing: port.standing,
-                endpoints: port
-                    .endpoints
-                    .iter()
-                    .map(|(endpoint, target)| (Arc::clone(signature_of(endpoint)), *target))
-                    .collect(),
+                standing: port.counting.standing,
+                endpoints: answering(&port.counting.known),
+                doubtful: answering(&port.counting.doubtful),
             })
             .collect();
         let itself = signature_of(&address);

@@ -1,0 +1,206 @@
+//! Established flows to Services, when what stands behind them changes: only what is known denies them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podgate_policy::compile::compile_subject;
+use podgate_policy::connection::{Baseline, Subject};
+use podgate_policy::model::{
+    Endpoint, EndpointSlice, EndpointState, ListName, Members, NamedPort, Namespace, Namespaces,
+    NetworkPolicy, ObjectName, Operator, Peer, Pod, PodReference, Port, Protocol, Requirement,
+    Rule, Selector, Service, ServicePort, World,
+};
+
+use super::bench::AMPLE;
+use crate::plan::{Planner, Rulesets, Write};
+
+const CLUSTER: &str = "10.96.0.1";
+const EXTERNAL: &str = "203.0.113.1";
+const GOOD: &str = "10.0.0.1";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn name(name: &str) -> ObjectName {
+    ObjectName::new("x", name)
+}
+
+fn list() -> ListName {
+    ListName("l".into())
+}
+
+/// Pod `good` is allowed by its label, the external address of Service `s` by a list. `good` is the Service's endpoint.
+fn world() -> World {
+    let mut world = World::default();
+    let namespace = Namespace::new("x", Default::default());
+    world.namespaces.insert("x".into(), namespace);
+    let service = Service {
+        cluster_addresses: vec![address(CLUSTER)],
+        external_addresses: vec![address(EXTERNAL)],
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            number: 80,
+            node_port: None,
+        }],
+        ..Service::default()
+    };
+    world.services.insert(name("s"), Arc::new(service));
+    let lists = [list()].into();
+    world.listed.insert(address(EXTERNAL), Arc::new(lists));
+    let selector = Selector::Requirements(vec![Requirement {
+        key: "app".into(),
+        operator: Operator::In(vec!["good".into()]),
+    }]);
+    let good = Peer::Pods {
+        namespaces: Namespaces::Own,
+        pods: selector,
+    };
+    let policy = NetworkPolicy {
+        members: Members::from(Selector::everything()),
+        isolates_ingress: false,
+        isolates_egress: true,
+        ingress: Vec::new(),
+        egress: vec![
+            Rule {
+                peers: vec![good],
+                ports: Vec::new(),
+            },
+            Rule {
+                peers: vec![Peer::Listed(list())],
+                ports: vec![Port::Range {
+                    protocol: Protocol::Tcp,
+                    first: 80,
+                    last: 80,
+                }],
+            },
+        ],
+    };
+    world.policies.insert(name("p"), Arc::new(policy));
+    add_pod(&mut world, "good", GOOD);
+    endpoints(&mut world, &[(GOOD, "good")]);
+    world
+}
+
+fn add_pod(world: &mut World, app: &str, at: &str) {
+    let pod = Pod {
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        addresses: vec![address(at)],
+        ..Pod::default()
+    };
+    let of_address = ObjectName::new("x", at);
+    let called = if app == "good" && at == GOOD {
+        name("good")
+    } else {
+        of_address
+    };
+    world.pods.insert(called, Arc::new(pod));
+}
+
+/// The Service has these endpoints, each an address and the pod that it says it is.
+fn endpoints(world: &mut World, endpoints: &[(&str, &str)]) {
+    let endpoint = |(at, pod): &(&str, &str)| Endpoint {
+        address: address(at),
+        state: EndpointState::Ready,
+        pod: Some(PodReference {
+            name: name(pod),
+            uid: None,
+        }),
+        node: None,
+    };
+    let slice = EndpointSlice {
+        service: Some("s".into()),
+        ports: vec![NamedPort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            number: 80,
+        }],
+        endpoints: endpoints.iter().map(endpoint).collect(),
+    };
+    world.endpoint_slices.insert(name("s-1"), Arc::new(slice));
+}
+
+/// A planner that has put a world in force for one isolated pod.
+struct Node {
+    planner: Planner,
+}
+
+impl Node {
+    fn of(world: &World) -> Self {
+        let mut planner = Planner::new(AMPLE);
+        let plan = planner.facts_change(world).expect("room");
+        planner.commit(plan);
+        let subject = Subject::new(name("judged"), &Pod::default(), Baseline::Standard);
+        let rulesets = Rulesets::unit(1, Arc::new(compile_subject(world, &subject)));
+        let plan = planner.policy_change(&rulesets).expect("room");
+        planner.commit(plan);
+        Self { planner }
+    }
+
+    /// Whether the pod's established flows are judged again when the facts become these.
+    fn renews(&mut self, world: &World) -> bool {
+        let plan = self.planner.facts_change(world).expect("room");
+        self.planner.commit(plan);
+        let mut renews = false;
+        while self.planner.waits_for_grace() {
+            self.planner.grace_begins();
+            let plan = self.planner.after_grace().expect("room");
+            let mut writes = plan.writes().iter();
+            renews |= writes.any(|write| matches!(write, Write::Renew { .. }));
+            self.planner.commit(plan);
+        }
+        renews
+    }
+}
+
+#[test]
+fn an_address_that_is_denied_itself_is_not_spared_because_its_endpoints_go() {
+    let mut world = world();
+    let mut node = Node::of(&world);
+    // Both in one transaction.
+    world.services.remove(&name("s"));
+    world.listed.remove(&address(EXTERNAL));
+    assert!(node.renews(&world));
+}
+
+#[test]
+fn an_address_that_is_denied_after_its_endpoints_went_is_not_spared() {
+    for endpoints_left in [&[][..], &[("10.0.0.9", "never")]] {
+        let mut world = world();
+        let mut node = Node::of(&world);
+        endpoints(&mut world, endpoints_left);
+        assert!(!node.renews(&world), "what went away is not denied");
+        world.listed.remove(&address(EXTERNAL));
+        assert!(node.renews(&world));
+    }
+}
+
+#[test]
+fn an_endpoint_in_doubt_cuts_nothing_until_it_is_known_to_be_denied() {
+    for (app, expected) in [("good", false), ("bad", true)] {
+        let mut world = world();
+        let mut node = Node::of(&world);
+        endpoints(&mut world, &[(GOOD, "good"), ("10.0.0.9", "10.0.0.9")]);
+        assert!(!node.renews(&world), "nobody is known there");
+        add_pod(&mut world, app, "10.0.0.9");
+        assert_eq!(node.renews(&world), expected, "{app}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_known_to_be_denied_cuts_whatever_else_is_in_doubt() {
+    let mut world = world();
+    let mut node = Node::of(&world);
+    add_pod(&mut world, "bad", "10.0.0.8");
+    assert!(!node.renews(&world));
+    endpoints(
+        &mut world,
+        &[
+            (GOOD, "good"),
+            ("10.0.0.8", "10.0.0.8"),
+            ("10.0.0.9", "never"),
+        ],
+    );
+    assert!(node.renews(&world));
+}
