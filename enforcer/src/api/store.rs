@@ -14,8 +14,8 @@ pub struct Store<K: Kind> {
     objects: BTreeMap<ObjectName, Stored<K::Value>>,
     /// Those of them with which something is wrong: few, and looked at with each update.
     wrong: BTreeSet<ObjectName>,
-    /// What a list has named so far, while one is being read.
-    listing: Option<BTreeSet<ObjectName>>,
+    /// The list that is being read, if one is.
+    listing: Option<Listing>,
     synced: bool,
     failure: Option<Failure>,
     /// When it was last heard that everything is known.
@@ -29,6 +29,25 @@ pub struct Store<K: Kind> {
 /// One question for an object, which tells its answer from those to other questions of the same name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
+
+/// A list of which the end has not come yet. All its pages are of one moment, before the first of them arrived.
+#[derive(Debug, Default)]
+struct Listing {
+    /// What it has named so far.
+    named: BTreeSet<ObjectName>,
+    /// Once it has named something: the first question that was asked later. It and all after it are answered from a
+    /// later moment than the list's.
+    newer_from: Option<Ticket>,
+    /// What answers to such questions said.
+    answered: BTreeSet<ObjectName>,
+}
+
+impl Listing {
+    /// Whether the answer to a question is newer than all that the list says.
+    fn is_before(&self, ticket: Ticket) -> bool {
+        self.newer_from.is_some_and(|newer| newer <= ticket)
+    }
+}
 
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,20 +111,29 @@ impl<K: Kind> Store<K> {
         }
         match said {
             Said::Listing => {
-                self.listing = Some(BTreeSet::new());
+                self.listing = Some(Listing::default());
                 Vec::new()
             }
             Said::Listed => {
                 self.synced = true;
-                self.asked.clear();
-                self.forget_unlisted()
+                let list = self.listing.take();
+                self.asked
+                    .retain(|ticket, _| list.as_ref().is_some_and(|list| list.is_before(*ticket)));
+                list.map_or_else(Vec::new, |list| self.forget_unlisted(&list))
             }
             Said::Object(seen) => {
                 let name = seen.name();
-                self.overtake(&name);
-                if let Some(listed) = &mut self.listing {
-                    listed.insert(name.clone());
-                } else if self.is_older(&name, seen.uid()) {
+                let is_older = if let Some(list) = &mut self.listing {
+                    list.newer_from.get_or_insert(self.next);
+                    list.named.insert(name.clone());
+                    self.asked
+                        .retain(|ticket, asked| *asked != name || list.is_before(*ticket));
+                    list.answered.contains(&name)
+                } else {
+                    self.overtake(&name);
+                    self.is_older(&name, seen.uid())
+                };
+                if is_older {
                     return Vec::new();
                 }
                 self.put(name, Stored::of(*seen, false))
@@ -148,6 +176,11 @@ impl<K: Kind> Store<K> {
             return Some(Vec::new());
         };
         self.overtake(&name);
+        if let Some(list) = &mut self.listing
+            && list.is_before(ticket)
+        {
+            list.answered.insert(name.clone());
+        }
         let change = self.put(name, Stored::of(seen, true));
         Some(change.into_iter().collect())
     }
@@ -221,12 +254,10 @@ impl<K: Kind> Store<K> {
         }
     }
 
-    fn forget_unlisted(&mut self) -> Vec<Changed<K::Value>> {
-        let Some(listed) = self.listing.take() else {
-            return Vec::new();
-        };
-        let unlisted = |name: &&ObjectName| !listed.contains(name);
-        let gone: Vec<ObjectName> = self.objects.keys().filter(unlisted).cloned().collect();
+    fn forget_unlisted(&mut self, list: &Listing) -> Vec<Changed<K::Value>> {
+        let is_gone =
+            |name: &&ObjectName| !list.named.contains(name) && !list.answered.contains(name);
+        let gone: Vec<ObjectName> = self.objects.keys().filter(is_gone).cloned().collect();
         for name in &gone {
             self.remove(name);
         }

@@ -308,9 +308,11 @@ enum Step {
     Read(u8),
     /// One of its answers arrives.
     Answer(u8),
-    /// The server is listed, and the list arrives but for its end.
+    /// The server is about to be listed.
     List,
-    /// The end of the list.
+    /// The list is made, if it is not yet, and one more of its objects arrives.
+    Page,
+    /// The rest of the list, and its end.
     Listed,
 }
 
@@ -326,9 +328,13 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..QUESTIONS).prop_map(Step::Read),
         3 => (0..QUESTIONS).prop_map(Step::Answer),
         1 => Just(Step::List),
+        2 => Just(Step::Page),
         1 => Just(Step::Listed),
     ]
 }
+
+/// What of a list has not arrived.
+type Rest = VecDeque<(u8, (u32, u8))>;
 
 /// A question, and what the server said to it, once it did: the object's UID and value, if there is one.
 type Asked = (Ticket, u8, Option<Option<(u32, u8)>>);
@@ -340,7 +346,8 @@ struct Race {
     births: u32,
     events: VecDeque<(u8, u32, Option<u8>)>,
     questions: BTreeMap<u8, Asked>,
-    listing: bool,
+    /// Some: a list was asked for; and once it is made, its rest.
+    listing: Option<Option<Rest>>,
     store: Store<Maps>,
     told: BTreeMap<ObjectName, Option<String>>,
 }
@@ -371,8 +378,27 @@ impl Race {
         });
     }
 
+    /// One more object of the list, if one is being read. Whether there was one.
+    fn page(&mut self) -> bool {
+        let Some(list) = &mut self.listing else {
+            return false;
+        };
+        let rest = list.get_or_insert_with(|| {
+            self.events.clear();
+            self.server.clone().into_iter().collect()
+        });
+        let Some((number, (uid, value))) = rest.pop_front() else {
+            return false;
+        };
+        let (of, uid) = (number.to_string(), uid.to_string());
+        let listed = object(&of, &uid, &value.to_string());
+        self.say(Said::Object(Box::new(listed)));
+        true
+    }
+
     fn listed(&mut self) {
-        if std::mem::take(&mut self.listing) {
+        while self.page() {}
+        if self.listing.take().is_some() {
             self.say(Said::Listed);
         }
     }
@@ -395,7 +421,7 @@ impl Race {
                     self.events.push_back((number, uid, None));
                 }
             }
-            Step::Arrive(_) if self.listing => {}
+            Step::Arrive(_) if self.listing.is_some() => {}
             Step::Arrive(events) => (0..events).for_each(|_| self.arrive()),
             Step::Ask(number) => {
                 let free = (0..QUESTIONS).find(|at| !self.questions.contains_key(at));
@@ -420,14 +446,11 @@ impl Race {
                 }
             }
             Step::List => {
-                self.listing = true;
-                self.events.clear();
+                self.listing = Some(None);
                 self.say(Said::Listing);
-                for (number, (uid, value)) in self.server.clone() {
-                    let (of, uid) = (number.to_string(), uid.to_string());
-                    let listed = object(&of, &uid, &value.to_string());
-                    self.say(Said::Object(Box::new(listed)));
-                }
+            }
+            Step::Page => {
+                self.page();
             }
             Step::Listed => self.listed(),
         }
@@ -458,4 +481,25 @@ proptest! {
             .collect();
         prop_assert_eq!(&race.told, &expected);
     }
+}
+
+/// The server answers a question that was asked when the first page of a list had arrived already: all pages are of an
+/// earlier moment, so neither a later page nor the end of the list says anything newer of the object.
+#[test]
+fn a_list_whose_first_page_is_older_than_an_answer_does_not_take_the_answer_back() {
+    let listing = || {
+        let mut store = Store::<Maps>::default();
+        store.take(Said::Object(Box::new(object("a", "old", "1"))));
+        store.take(Said::Listing);
+        store.take(seen("b", "1"));
+        let ticket = store.ask(name("a"));
+        store
+            .answered(ticket, Some(object("a", "new", "2")))
+            .unwrap();
+        store
+    };
+    let end = listing().take(Said::Listed);
+    let old = Said::Object(Box::new(object("a", "old", "1")));
+    let namesake = listing().take(old);
+    assert_eq!((end, namesake), (Vec::new(), Vec::new()));
 }
