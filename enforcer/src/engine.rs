@@ -132,6 +132,19 @@ struct Waiting {
     reply: oneshot::Sender<Reply>,
     /// Whether its pod was asked for.
     inquiry: Inquiry,
+    /// Whether attachment files were read since it came. Before, another attachment may have its name.
+    files_were_read: bool,
+}
+
+impl Waiting {
+    fn new(identity: Identity, reply: oneshot::Sender<Reply>) -> Self {
+        Self {
+            identity,
+            reply,
+            inquiry: Inquiry::None,
+            files_were_read: false,
+        }
+    }
 }
 
 impl Engine {
@@ -230,7 +243,7 @@ impl Engine {
             .is_some_and(|due| due <= now)
     }
 
-    /// Requests first, and against what is known already; then everything else.
+    /// First what is known: no ADD is answered by less than what was said before it came. Then ADDs, then interfaces.
     fn take(&mut self, inbox: Inbox) {
         let Inbox {
             adds,
@@ -257,8 +270,9 @@ impl Engine {
         let upkeep = self.upkeep_due <= now;
         let mut changed = !dels.is_empty()
             || node_addresses.is_some()
-            || upkeep
-            || links != Links::None
+            || source.is_some()
+            || !answers.is_empty()
+            || grace_is_over
             || self.is_due(now);
         for reply in dels {
             answer(reply, Reply::Done);
@@ -269,33 +283,30 @@ impl Engine {
         if let Some(addresses) = node_addresses {
             changed |= self.cluster.set_node_addresses(addresses);
         }
-        if !adds.is_empty() {
-            let identities = adds.into_iter().map(|(id, reply)| Waiting {
-                identity: identity(id),
-                reply,
-                inquiry: Inquiry::None,
-            });
-            self.waiting.extend(identities);
-            self.settle(source.is_some());
-        }
         if let Some(source) = source {
             self.source_wrong = source.wrong;
             self.cluster.apply(source.changes);
-            changed = true;
         }
         for (pod, answer) in answers {
             self.take_answer(&pod, answer);
-            changed = true;
         }
         if grace_is_over {
             self.grace = Grace::Over;
-            changed = true;
         }
         if upkeep {
             self.upkeep_due = now + UPKEEP;
             // Somebody may have changed a file in its place.
             self.directory = Directory::default();
         }
+        if !adds.is_empty() {
+            let waiting = adds
+                .into_iter()
+                .map(|(id, reply)| Waiting::new(identity(id), reply));
+            self.waiting.extend(waiting);
+            self.settle();
+            changed = false;
+        }
+        changed |= upkeep || links != Links::None;
         match links {
             Links::All => self.look_after_interfaces(None),
             Links::None | Links::Some(_) if upkeep => self.look_after_interfaces(None),
@@ -303,7 +314,7 @@ impl Engine {
             Links::None => {}
         }
         if changed {
-            self.settle(false);
+            self.settle();
         }
     }
 
@@ -356,7 +367,8 @@ impl Engine {
 
     fn outcome(&self, waiting: &mut Waiting, more_to_come: bool) -> Option<Reply> {
         let identity = &waiting.identity;
-        let progress = match self.cluster.record(identity) {
+        let record = self.cluster.record(identity);
+        let progress = match record.filter(|_| waiting.files_were_read) {
             None => Progress::NoFile,
             Some(_) if self.facts_missing => Progress::Underway,
             Some(record) => {

@@ -26,9 +26,16 @@ impl Engine {
     /// known of its addresses.
     pub(super) fn read_attachments(&mut self, lock: &Lock) -> Result<()> {
         let directory = Directory::now(&self.paths);
-        if directory.is_still(&self.directory) {
-            return Ok(());
+        if !directory.is_still(&self.directory) {
+            self.read_all_attachments(directory, lock)?;
         }
+        for waiting in &mut self.waiting {
+            waiting.files_were_read = true;
+        }
+        Ok(())
+    }
+
+    fn read_all_attachments(&mut self, directory: Directory, lock: &Lock) -> Result<()> {
         let (records, are_all) = self.attachments_now(lock)?;
         self.directory = if are_all {
             directory

@@ -34,6 +34,11 @@ impl Backoff {
         self.failures
     }
 
+    /// Whether now is a time for an attempt: an event that comes earlier is none.
+    pub(super) fn allows(&self, now: Instant) -> bool {
+        self.due.is_none_or(|due| due <= now)
+    }
+
     /// When to act next: while something fails at its next attempt, whatever else would be due; else `otherwise`.
     pub(super) fn due_or(&self, otherwise: Option<Instant>) -> Option<Instant> {
         self.due.or(otherwise)
@@ -65,6 +70,19 @@ mod tests {
         assert_eq!((backoff.due(), backoff.failures()), (None, 0));
         backoff.failed(now);
         assert_eq!(backoff.due(), Some(now + FIRST));
+    }
+
+    #[test]
+    fn an_event_before_the_next_attempt_is_due_is_no_attempt() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        assert!(backoff.allows(now));
+        backoff.failed(now);
+        assert!(!backoff.allows(now));
+        assert!(!backoff.allows(now + FIRST / 2));
+        assert!(backoff.allows(now + FIRST));
+        backoff.worked();
+        assert!(backoff.allows(now));
     }
 
     #[test]

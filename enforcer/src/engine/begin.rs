@@ -64,11 +64,7 @@ impl Engine {
             early.retain(|early| !early.add.reply.is_closed());
             early.extend(inbox.adds.into_iter().map(|(id, reply)| Early {
                 pod: None,
-                add: Waiting {
-                    identity: identity(id),
-                    reply,
-                    inquiry: Inquiry::None,
-                },
+                add: Waiting::new(identity(id), reply),
             }));
             let Some(update) = inbox.source else {
                 for early in &mut early {
@@ -92,7 +88,7 @@ impl Engine {
                 answer(reply, engine.status());
             }
             engine.waiting = early.into_iter().map(Early::into_waiting).collect();
-            engine.settle(false);
+            engine.settle();
             return Ok(Some(engine));
         }
     }

@@ -31,7 +31,20 @@ const REBUILD_AFTER: u32 = 5;
 
 impl Engine {
     /// Puts in force what is known, as far as that works now; answers and reports; sees to the next attempt.
-    pub(super) fn settle(&mut self, more_to_come: bool) {
+    pub(super) fn settle(&mut self) {
+        if self.backoff.allows(Instant::now()) {
+            self.attempt();
+        } else {
+            // ADDs are answered by what is known, and not by what was when the last attempt failed.
+            let view = self.cluster.view();
+            compile(&mut self.compiled, &view);
+            self.unknown = view.unknown;
+        }
+        self.answer_adds(false);
+        self.publish();
+    }
+
+    fn attempt(&mut self) {
         let mut result = self.try_to_settle();
         if result.is_err() && (self.backoff.failures() + 1).is_multiple_of(REBUILD_AFTER) {
             tracing::warn!("a change does not come to its end; a new table set is built");
@@ -53,8 +66,6 @@ impl Engine {
                 self.backoff.failed(Instant::now());
             }
         }
-        self.answer_adds(more_to_come);
-        self.publish();
     }
 
     fn try_to_settle(&mut self) -> Result<()> {
@@ -167,8 +178,8 @@ impl Engine {
     /// Does what waited for a grace period that is over; and if something waits for another, that begins.
     fn tidy(&mut self, lock: &Lock) -> Result<()> {
         if self.grace == Grace::Over {
-            self.grace = Grace::None;
             self.after_grace(lock)?;
+            self.grace = Grace::None;
         }
         if self.grace == Grace::None && self.built.planner.waits_for_grace() {
             self.built.planner.grace_begins();
