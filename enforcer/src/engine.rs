@@ -223,6 +223,7 @@ impl Engine {
         loop {
             let inbox = Inbox::gather(events, self.pause());
             if inbox.stop {
+                self.end();
                 tracing::info!("stopping; filters, rules and flows stay in force");
                 return;
             }
@@ -254,6 +255,7 @@ impl Engine {
             node_addresses,
             links,
             grace_is_over,
+            grace_was_refused,
             counts,
             // A source that has once been synced stays so.
             not_synced: _,
@@ -273,6 +275,7 @@ impl Engine {
             || source.is_some()
             || !answers.is_empty()
             || grace_is_over
+            || grace_was_refused
             || self.is_due(now);
         for reply in dels {
             answer(reply, Reply::Done);

@@ -43,6 +43,7 @@ impl Engine {
         condition: watch::Sender<Condition>,
         events: &Receiver<Event>,
     ) -> Result<Option<Self>> {
+        judge_again(&beginning.paths);
         let mut early: Vec<Early> = Vec::new();
         let mut reasons = Vec::new();
         loop {
@@ -92,6 +93,36 @@ impl Engine {
             return Ok(Some(engine));
         }
     }
+}
+
+/// An enforcer that was killed may have changed facts, and waited for a grace period before those flows are judged
+/// again that lost what allowed them. Nobody knows which: all are, by the tables as they stand, and what those allow goes on.
+fn judge_again(paths: &Paths) {
+    if let Err(error) = try_to_judge_again(paths) {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "connections that are not allowed any more may go on until the first table set is in force"
+        );
+    }
+}
+
+fn try_to_judge_again(paths: &Paths) -> Result<()> {
+    let mut sets = TableSet::list_sets(paths)?;
+    sets.retain(|set| set.abi == podgate_abi::ABI);
+    if sets.is_empty() {
+        return Ok(());
+    }
+    let _lock = take_lock(paths)?;
+    TableSet::grace()?;
+    // A set that is not whole, because its build was killed, keeps no other from it.
+    let renewed: Vec<_> = sets
+        .into_iter()
+        .map(|name| TableSet::at(paths, name).renew_generations())
+        .collect();
+    for renewed in renewed {
+        renewed?;
+    }
+    Ok(())
 }
 
 impl Early {

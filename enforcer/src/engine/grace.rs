@@ -1,7 +1,7 @@
 //! Grace periods, waited for on a thread of their own: each takes 8 to 20 ms, for which no ADD should wait.
 
-use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SendError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use podgate_datapath::tables::TableSet;
@@ -11,6 +11,12 @@ use super::Event;
 /// When a grace period is begun again that the kernel refused.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// A hundred times what one takes.
+const LATE: Duration = Duration::from_secs(2);
+
+/// After which a new table set is built, which needs none.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+
 /// How it stands with the planner's grace period.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Grace {
@@ -18,9 +24,31 @@ pub(super) enum Grace {
     #[default]
     None,
     /// One was, and is not over.
-    Underway,
+    Underway {
+        /// When.
+        since: Instant,
+    },
     /// One is over; what waited for it is still to be done.
     Over,
+}
+
+impl Grace {
+    /// Whether it takes so long that somebody should know.
+    pub(super) fn is_late(self, now: Instant) -> bool {
+        self.takes(LATE, now)
+    }
+
+    /// Whether it is not to be waited for any more.
+    pub(super) fn is_given_up(self, now: Instant) -> bool {
+        self.takes(GIVEN_UP, now)
+    }
+
+    fn takes(self, so_long: Duration, now: Instant) -> bool {
+        match self {
+            Self::None | Self::Over => false,
+            Self::Underway { since } => now.saturating_duration_since(since) >= so_long,
+        }
+    }
 }
 
 /// The thread.
@@ -37,12 +65,8 @@ impl Graces {
         std::thread::Builder::new()
             .name("grace".into())
             .spawn(move || {
-                for () in begun {
-                    wait();
-                    if engine.send(Event::GraceOver).is_err() {
-                        return;
-                    }
-                }
+                // The thread ends with whoever is to be told.
+                wait_for_each(&begun, &engine, TableSet::grace, RETRY).ok();
             })
             .context("start the thread that waits for grace periods")?;
         Ok(Self(begin))
@@ -55,14 +79,63 @@ impl Graces {
     }
 }
 
-fn wait() {
-    while let Err(error) = TableSet::grace() {
-        let error = anyhow::Error::from(error);
-        tracing::error!(
-            error = format!("{error:#}"),
-            "what was changed cannot be tidied up yet; it is tried again"
-        );
-        metrics::counter!("podgate_retries_total").increment(1);
-        std::thread::sleep(RETRY);
+fn wait_for_each<E: Into<anyhow::Error>>(
+    begun: &Receiver<()>,
+    engine: &Sender<Event>,
+    mut grace: impl FnMut() -> Result<(), E>,
+    retry: Duration,
+) -> Result<(), SendError<Event>> {
+    for () in begun {
+        while let Err(error) = grace() {
+            let error: anyhow::Error = error.into();
+            tracing::error!(
+                error = format!("{error:#}"),
+                "what was changed cannot be tidied up yet; it is tried again"
+            );
+            metrics::counter!("podgate_retries_total").increment(1);
+            engine.send(Event::GraceRefused)?;
+            std::thread::sleep(retry);
+        }
+        engine.send(Event::GraceOver)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_hears_of_every_grace_period_that_is_refused_before_it_is_over() {
+        let (begin, begun) = channel();
+        let (engine, events) = channel();
+        begin.send(()).unwrap();
+        drop(begin);
+        let mut answers = [Err(anyhow::anyhow!("no memory")), Ok(())].into_iter();
+        let grace = || answers.next().unwrap();
+        wait_for_each(&begun, &engine, grace, Duration::ZERO).unwrap();
+        drop(engine);
+        let events: Vec<Event> = events.iter().collect();
+        assert!(matches!(
+            events[..],
+            [Event::GraceRefused, Event::GraceOver]
+        ));
+    }
+
+    #[test]
+    fn a_grace_period_that_does_not_end_is_late_and_then_given_up() {
+        let since = Instant::now();
+        let underway = Grace::Underway { since };
+        for (grace, after, late, given_up) in [
+            (underway, Duration::ZERO, false, false),
+            (underway, LATE, true, false),
+            (underway, GIVEN_UP, true, true),
+            (Grace::None, GIVEN_UP, false, false),
+            (Grace::Over, GIVEN_UP, false, false),
+        ] {
+            let now = since + after;
+            let found = (grace.is_late(now), grace.is_given_up(now));
+            assert_eq!(found, (late, given_up), "{grace:?} after {after:?}");
+        }
     }
 }

@@ -29,6 +29,8 @@ pub enum Event {
     Node(Noticed),
     /// The grace period that was begun last is over.
     GraceOver,
+    /// The kernel refuses it. It is asked again.
+    GraceRefused,
     /// Somebody reads the metrics: count the kernel's first.
     Count(oneshot::Sender<()>),
     /// The enforcer stops. Filters, tables and pins stay.
@@ -94,6 +96,8 @@ pub(super) struct Inbox {
     pub(super) links: Links,
     /// Whether a grace period is over.
     pub(super) grace_is_over: bool,
+    /// Whether the kernel refused one.
+    pub(super) grace_was_refused: bool,
     /// Scrapes.
     pub(super) counts: Vec<oneshot::Sender<()>>,
     /// Whether the enforcer stops.
@@ -135,6 +139,7 @@ impl Inbox {
             }
             Event::Node(Noticed::Lost) => self.links = Links::All,
             Event::GraceOver => self.grace_is_over = true,
+            Event::GraceRefused => self.grace_was_refused = true,
             Event::Count(done) => self.counts.push(done),
             Event::Stop => self.stop = true,
         }

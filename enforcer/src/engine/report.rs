@@ -1,5 +1,7 @@
 //! What the engine says of itself: its condition, and figures.
 
+use std::time::Instant;
+
 use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction, Reason};
 
@@ -78,6 +80,13 @@ impl Engine {
                 "{dirty} attachments are dirty: an older policy is in force"
             ));
         }
+        let waits = self.built.planner.waits_for_grace();
+        if waits && self.grace.is_late(Instant::now()) {
+            reasons.push(
+                "a grace period of the kernel does not end: connections may go on that are not allowed any more; see the log"
+                    .to_owned(),
+            );
+        }
         for (slot, why) in self.built.unswapped.iter().chain(&self.shadowed) {
             let record = self.cluster.records().find(|record| record.slot == *slot);
             let identity = record.map(|record| record.identity.to_string());
@@ -112,6 +121,8 @@ impl Engine {
         ] {
             metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
         }
+        let late = u8::from(self.grace.is_late(Instant::now()));
+        metrics::gauge!("podgate_grace_period_late").set(late);
         for of in self.built.planner.occupancy() {
             let table = of.table.name();
             metrics::gauge!("podgate_table_entries", "table" => table).set(of.used);

@@ -76,6 +76,16 @@ impl Engine {
             );
             return self.rebuild_under(&lock);
         }
+        if self.built.planner.waits_for_grace() && self.grace.is_given_up(Instant::now()) {
+            tracing::warn!(
+                "a grace period does not end; a new table set is built, which needs none"
+            );
+            self.rebuild_under(&lock)?;
+            self.grace = Grace::Underway {
+                since: Instant::now(),
+            };
+            return Ok(());
+        }
         self.read_attachments(&lock)?;
         self.finish(&lock)?;
         self.settle_what_is_known(&lock)?;
@@ -183,8 +193,38 @@ impl Engine {
         }
         if self.grace == Grace::None && self.built.planner.waits_for_grace() {
             self.built.planner.grace_begins();
-            self.grace = Grace::Underway;
+            self.grace = Grace::Underway {
+                since: Instant::now(),
+            };
             self.graces.begin();
+        }
+        Ok(())
+    }
+
+    /// Does what waits for a grace period, which nobody else knows of: flows that lost what allowed them are to be
+    /// judged again.
+    pub(super) fn end(&mut self) {
+        if let Err(error) = self.try_to_end() {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "connections may go on that are not allowed any more, until the next start"
+            );
+        }
+    }
+
+    fn try_to_end(&mut self) -> Result<()> {
+        if !self.built.planner.waits_for_grace() && self.pending.is_none() {
+            return Ok(());
+        }
+        let lock = take_lock(&self.paths)?;
+        self.finish(&lock)?;
+        // What came to wait since one began waits for the next.
+        for grace in [std::mem::take(&mut self.grace), Grace::None] {
+            if grace == Grace::None {
+                self.built.planner.grace_begins();
+            }
+            TableSet::grace()?;
+            self.after_grace(&lock)?;
         }
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! The enforcer as a child process, and the directory of manifests that it follows.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use serde_json::json;
 
 use super::{Node, binary, wait_until};
 
@@ -48,13 +51,43 @@ impl Enforcer {
 
     /// Starts one, with more flags, and waits for nothing.
     pub fn begin(node: &Node, flags: &[&str]) -> Self {
+        let manifests = node.manifests();
+        let source = [
+            OsStr::new("manifests"),
+            OsStr::new("--manifests"),
+            manifests.as_os_str(),
+        ];
+        Self::begin_from(node, source, flags)
+    }
+
+    /// Starts one whose API server does not answer.
+    pub fn begin_without_api_server(node: &Node) -> Self {
+        let kubeconfig = node.dir().join("kubeconfig");
+        let nobody = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "c",
+        });
+        fs::write(&kubeconfig, nobody.to_string()).expect("write a kubeconfig");
+        let source = [
+            OsStr::new("networkpolicies"),
+            OsStr::new("--kubeconfig"),
+            kubeconfig.as_os_str(),
+        ];
+        Self::begin_from(node, source, &[])
+    }
+
+    fn begin_from(node: &Node, source: [&OsStr; 3], flags: &[&str]) -> Self {
         let paths = node.paths();
         let log = node.dir().join(format!("enforcer-{}.log", next_number()));
         let out = File::create(&log).expect("create a log");
         let mut command = Command::new(binary("podgate-enforcer"));
         command
-            .args(["--source", "manifests", "--manifests"])
-            .arg(node.manifests())
+            .arg("--source")
+            .args(source)
             .arg("--run-dir")
             .arg(paths.run)
             .arg("--bpffs-dir")

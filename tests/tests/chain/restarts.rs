@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use podgate_abi::{Direction, PolicyWord};
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::tables::TableSet;
 use podgate_tests::node::{
@@ -116,6 +117,33 @@ fn attack_12_no_verdict_is_wrong_while_enforcers_crash_and_start_with_other_poli
         nothing_is_orphaned(&node, 3);
     }
     watch.is_right();
+}
+
+/// A killed enforcer may have left flows that nobody allows any more, and the next one may wait long for its source.
+#[test]
+fn a_start_has_all_flows_judged_again_before_its_source_answers_and_those_allowed_go_on() {
+    let node = scene();
+    let enforcer = Enforcer::start(&node);
+    let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
+    let watch = Watch::new(&web, &friend, &stranger);
+    watch.goes_on(50);
+    let slot = web.record(&node).slot;
+    let words = || Direction::BOTH.map(|side| node.tables().read_word(slot, side).unwrap());
+    enforcer.kill();
+    let (set, before) = (node.tables().name(), words());
+    let _starting = Enforcer::begin_without_api_server(&node);
+    wait_until("both generations are new", || {
+        let same =
+            |(now, before): (PolicyWord, PolicyWord)| now.generation() == before.generation();
+        !words().into_iter().zip(before).any(same)
+    });
+    watch.goes_on(50);
+    watch.is_right();
+    assert_eq!(
+        words().map(PolicyWord::ruleset),
+        before.map(PolicyWord::ruleset)
+    );
+    assert_eq!(node.tables().name(), set);
 }
 
 #[test]
