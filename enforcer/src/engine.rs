@@ -57,6 +57,9 @@ pub use inbox::Event;
 /// How often everything is looked at, whether or not somebody said that it changed.
 const UPKEEP: Duration = Duration::from_secs(30);
 
+/// How long an ADD waits for an interface that does not obey: some looks at it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What an engine begins with.
 #[derive(Debug)]
 pub struct Beginning {
@@ -134,6 +137,7 @@ struct Waiting {
     inquiry: Inquiry,
     /// Whether attachment files were read since it came. Before, another attachment may have its name.
     files_were_read: bool,
+    since: Instant,
 }
 
 impl Waiting {
@@ -143,6 +147,7 @@ impl Waiting {
             reply,
             inquiry: Inquiry::None,
             files_were_read: false,
+            since: Instant::now(),
         }
     }
 }
@@ -376,7 +381,10 @@ impl Engine {
             Some(_) if self.facts_missing => Progress::Underway,
             Some(record) => {
                 let wanted = self.compiled.of(record.slot);
-                if wanted.is_some() && wanted == self.in_force.get(&record.slot.0) {
+                if let Some(why) = self.hindrance(record.slot) {
+                    let for_long = waiting.since.elapsed() >= PATIENCE;
+                    Progress::Hindered { why, for_long }
+                } else if wanted.is_some() && wanted == self.in_force.get(&record.slot.0) {
                     Progress::InForce
                 } else if self.unknown.contains(&record.slot) {
                     Progress::NotKnown
@@ -394,6 +402,14 @@ impl Engine {
             waiting.inquiry = self.inquire(identity);
         }
         progress.reply(identity, &waiting.inquiry, trouble, more_to_come)
+    }
+
+    /// Why an attachment is not judged by what is written for it, if that is so.
+    fn hindrance(&self, slot: Slot) -> Option<&str> {
+        let unswapped = self.built.unswapped.get(&slot);
+        unswapped
+            .or_else(|| self.shadowed.get(&slot))
+            .map(String::as_str)
     }
 
     fn take_note_of(&mut self, view: View) {

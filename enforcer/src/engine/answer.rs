@@ -10,7 +10,7 @@ const PATIENCE: u32 = 3;
 
 /// How far an attachment has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum Progress<'a> {
     /// It has no file.
     NoFile,
     /// Its policy is in force, and its addresses have their class.
@@ -19,6 +19,13 @@ pub(super) enum Progress {
     NotKnown,
     /// Something of it is still to be written.
     Underway,
+    /// All is written, and its interface does not obey: its filters run older tables, or others decide before them.
+    Hindered {
+        /// For people.
+        why: &'a str,
+        /// Whether its ADD has waited for the next look at interfaces in vain.
+        for_long: bool,
+    },
 }
 
 /// Whether the source was asked for the pod of an ADD that it had not told of.
@@ -53,7 +60,7 @@ pub(super) struct Trouble<'a> {
     pub(super) attempts: u32,
 }
 
-impl Progress {
+impl Progress<'_> {
     /// The answer; none while it is worth waiting. While there is `more_to_come`, a pod may still become known.
     pub(super) fn reply(
         self,
@@ -74,6 +81,8 @@ impl Progress {
                 Inquiry::Failed(why) => Some(Reply::Failed(why.clone())),
             },
             Self::Underway => given_up,
+            Self::Hindered { why, for_long } => for_long
+                .then(|| Reply::Failed(format!("attachment {identity} is not in force: {why}"))),
             // In trouble, its file may not have been read yet.
             Self::NoFile if trouble.is_some() => given_up,
             Self::NoFile => Some(Reply::Failed(format!(
@@ -113,6 +122,20 @@ mod tests {
         ] {
             let reply = progress.reply(&identity, &Inquiry::Done, trouble, more_to_come);
             assert_eq!(reply, expected, "{progress:?} {trouble:?} {more_to_come}");
+        }
+        for (for_long, expected) in [
+            (false, None),
+            (
+                true,
+                Some(Reply::Failed(
+                    "attachment c-eth0 is not in force: its qdisc".into(),
+                )),
+            ),
+        ] {
+            let why = "its qdisc";
+            let hindered = Progress::Hindered { why, for_long };
+            let reply = hindered.reply(&identity, &Inquiry::Done, None, false);
+            assert_eq!(reply, expected, "{hindered:?}");
         }
         let missing = Progress::NoFile.reply(&identity, &Inquiry::None, None, true);
         assert!(matches!(missing, Some(Reply::Failed(why)) if why.contains("c-eth0")));

@@ -11,11 +11,11 @@ use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{self, Reader, Record, Slot};
 use podgate_datapath::sweep::{self, Swept};
 
-use super::Engine;
 use super::build::{copy_flows, take_over};
 use super::directory::Directory;
 use super::inbox::Links;
 use super::settle::take_lock;
+use super::{Engine, Waiting};
 use crate::cluster::Cluster;
 
 /// When interfaces are looked after again that could not be.
@@ -121,7 +121,7 @@ impl Engine {
                 None => sweep_attachments(&self.paths, &lock)?,
                 Some(_) => {
                     self.read_attachments(&lock)?;
-                    let concerned = self.records_on(only);
+                    let concerned = with_file(&self.paths, self.records_on(only));
                     report(sweep::sweep_some(&self.paths, &lock, concerned)?);
                 }
             }
@@ -138,6 +138,22 @@ impl Engine {
             );
             metrics::counter!("podgate_retries_total").increment(1);
             self.upkeep_due = Instant::now() + RETRY;
+        }
+    }
+
+    /// What hinders may pass.
+    pub(super) fn look_soon(&mut self) {
+        self.upkeep_due = self.upkeep_due.min(Instant::now() + RETRY);
+    }
+
+    /// ADDs wait for that.
+    pub(super) fn look_soon_if_adds_are_hindered(&mut self) {
+        let is_hindered = |waiting: &Waiting| {
+            let record = self.cluster.record(&waiting.identity);
+            record.is_some_and(|record| self.hindrance(record.slot).is_some())
+        };
+        if self.waiting.iter().any(is_hindered) {
+            self.look_soon();
         }
     }
 
@@ -224,6 +240,16 @@ pub(super) fn read_attachments(
     })
 }
 
+/// Those of the attachments that their files name now. Others are only remembered, and the sweep of all attachments
+/// tells of their files.
+fn with_file(paths: &Paths, records: Vec<Record>) -> Vec<Record> {
+    let is_named = |known: &Record| {
+        let read = record::read(paths, &known.identity);
+        matches!(read, Ok(Some(found)) if found == *known)
+    };
+    records.into_iter().filter(is_named).collect()
+}
+
 /// Removes the attachments whose interface is gone.
 pub(super) fn sweep_attachments(paths: &Paths, lock: &Lock) -> Result<()> {
     report(sweep::sweep(paths, lock).context("sweep attachments")?);
@@ -240,5 +266,56 @@ fn report(swept: Swept) {
             error = format!("{error:#}"),
             "an attachment could not be swept"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use podgate_datapath::record::{Baseline, Generation, Hook, Identity};
+
+    use super::*;
+
+    #[test]
+    fn what_its_file_does_not_name_is_only_remembered() {
+        let run = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            run: run.path().to_owned(),
+            bpffs: run.path().to_owned(),
+        };
+        let lock = Lock::take(&paths).unwrap();
+        let written = |slot: u32| {
+            let record = Record {
+                identity: Identity {
+                    container_id: format!("c{slot}"),
+                    ifname: "eth0".into(),
+                },
+                network: "net".into(),
+                pod: None,
+                netns_inode: 1,
+                pod_ifindex: Ifindex(2),
+                host_ifindex: Ifindex(7),
+                host_mac: None,
+                addresses: Vec::new(),
+                baseline: Baseline::Allow,
+                hook: Hook::Clsact,
+                routes: false,
+                slot: Slot(slot),
+                birth: Generation(slot),
+            };
+            record::restore(&paths, &record, &lock).unwrap();
+            record
+        };
+        let [whole, damaged, gone, replaced] = [1, 2, 3, 4].map(written);
+        fs::write(paths.attachment(&damaged.identity), "{").unwrap();
+        fs::remove_file(paths.attachment(&gone.identity)).unwrap();
+        let another = Record {
+            birth: Generation(9),
+            ..replaced.clone()
+        };
+        record::restore(&paths, &another, &lock).unwrap();
+        let known = vec![whole.clone(), damaged, gone, replaced];
+        assert_eq!(with_file(&paths, known), [whole]);
     }
 }

@@ -41,6 +41,7 @@ impl Engine {
             self.unknown = view.unknown;
         }
         self.answer_adds(false);
+        self.look_soon_if_adds_are_hindered();
         self.publish();
     }
 
@@ -281,6 +282,9 @@ impl Engine {
         self.facts_due = None;
         self.counted.forget();
         self.take_note_of(view);
+        if !self.built.unswapped.is_empty() {
+            self.look_soon();
+        }
         Ok(())
     }
 }
