@@ -348,7 +348,8 @@ impl Planner {
         self.progress = Progress::Idle;
     }
 
-    /// Takes note that the plugin deleted what was said of an address. The next plan says it again.
+    /// Takes note that the plugin deleted what was said of an address. The next change of facts says whose it is; no
+    /// other plan does, as the facts that it knows are of the one before.
     pub fn address_was_deleted(&mut self, address: IpAddr) {
         self.installed.record.forget_address(address);
     }

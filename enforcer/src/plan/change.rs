@@ -68,7 +68,8 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     let mut after = before.clone();
     let mut writes = Vec::new();
     let (facts, evaluated) = before.facts.under(world, before.facts.questions());
-    let moved = Moved::between(&before.facts, &facts, before.record.lacking());
+    let mut moved = Moved::between(&before.facts, &facts, before.record.lacking());
+    moved.addresses.extend(before.record.forgotten());
     for loser in losers(before, &changes(before, &facts, &moved)) {
         after.renewals.insert(loser, after.record.now());
     }
@@ -107,7 +108,11 @@ impl Installed {
         let (facts, evaluated) = self
             .facts
             .under(self.facts.world(), self.record.questions());
-        let moved = Moved::between(&self.facts, &facts, self.record.lacking());
+        let mut moved = Moved::between(&self.facts, &facts, self.record.lacking());
+        let forgotten = self.record.forgotten();
+        moved
+            .addresses
+            .retain(|address| !forgotten.contains(address));
         self.move_to(facts, &moved, fresh, writes)?;
         Ok(evaluated)
     }

@@ -379,14 +379,18 @@ impl Record {
         self.forgotten.insert(address);
     }
 
-    /// What must be pointed to its class, whatever changed: addresses that were forgotten, and the prefix that is
-    /// always there.
+    /// What must be pointed to its class, whatever changed: the prefix that is always there.
     pub(super) fn lacking(&self) -> Moved {
         let is_missing = !self.prefixes.contains_key(&all_of_ipv4());
         Moved {
-            addresses: self.forgotten.iter().copied().collect(),
+            addresses: BTreeSet::new(),
             prefixes: is_missing.then(all_of_ipv4).into_iter().collect(),
         }
+    }
+
+    /// Addresses that were forgotten. Of whose they are now only new facts know.
+    pub(super) fn forgotten(&self) -> &OrdSet<IpAddr> {
+        &self.forgotten
     }
 
     pub(super) fn occupancy(&self) -> [Occupancy; 7] {

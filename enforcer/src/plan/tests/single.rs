@@ -347,3 +347,35 @@ fn occupancy_counts_what_is_stored() {
     ];
     assert_eq!(used, expected.map(|(table, used)| (table.name(), used)));
 }
+
+/// `Engine::settle_what_is_known`: the facts of an ADD are `Full`, so the engine waits for a grace period and calls
+/// `after_grace` before it plans them again.
+#[test]
+fn what_waited_for_a_grace_period_says_nothing_of_an_address_that_the_plugin_deleted() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let mut world = world(allowing(vec![with_label("1")], Vec::new()));
+    put_in_force(&tables, &mut planner, &world);
+    let other = allowing(vec![with_label("1"), with_label("2")], Vec::new());
+    world
+        .policies
+        .insert(ObjectName::new("x", "p"), Arc::new(other));
+    let plan = planner
+        .policy_change(&Rulesets::unit(SLOT, Arc::new(rulesets(&world))))
+        .expect("room");
+    write(&tables, &mut planner, plan);
+    // The plugin gives the address of pod 1 to another pod.
+    planner.address_was_deleted("10.0.0.1".parse().expect("an address"));
+    planner.grace_begins();
+    let plan = planner.after_grace().expect("room");
+    let peers = plan.writes().iter();
+    let peers: Vec<_> = peers
+        .filter(|write| matches!(write, Write::Peer { .. }))
+        .collect();
+    assert!(
+        !peers
+            .iter()
+            .any(|write| matches!(write, Write::Peer { address, .. }
+            if *address == podgate_abi::Address::from_ipv4([10, 0, 0, 1]))),
+        "it is said to be pod 1's again: {peers:?}"
+    );
+}
