@@ -93,7 +93,7 @@ pub struct Kernel {
     pub flows: FlowMap,
     /// Flows that were not answered.
     pub embryonic: FlowMap,
-    /// The same, of attachments that have used up their share.
+    /// What attachments have beyond their share or their budget.
     pub crowd: FlowMap,
     /// Verdicts on first fragments.
     pub fragments: HashMap<MapData, [u8; 40], u64>,

@@ -129,7 +129,8 @@ pub struct Case {
     is_current: u8,
     makes_flow: u8,
     is_error: u8,
-    padding: u8,
+    /// The flow was seen long enough ago to write down that it was seen now.
+    is_silent: u8,
 }
 
 #[inline(always)]

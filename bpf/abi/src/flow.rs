@@ -118,6 +118,12 @@ impl FlowWord {
         (self.0 >> 32) as u32
     }
 
+    /// Whether it was judged for an attachment that was there before the one of this birth. Generations wrap around.
+    #[inline(always)]
+    pub const fn is_older_than(self, birth: u32) -> bool {
+        (self.generation().wrapping_sub(birth) as i32) < 0
+    }
+
     /// Who began it.
     #[inline(always)]
     pub const fn initiator(self) -> Initiator {
@@ -137,7 +143,7 @@ impl FlowWord {
 pub struct FlowValue {
     /// A [`FlowWord`]. Replaced with the whole element, never written in place.
     pub word: Word,
-    /// When its last packet was seen, in jiffies. Written in place: it decides nothing but a time-out.
+    /// When its last packet passed, in jiffies. Written in place: it decides nothing but a time-out.
     pub seen: Word,
 }
 

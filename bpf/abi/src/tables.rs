@@ -8,9 +8,9 @@ use crate::{
 pub enum FlowTable {
     /// Answered, and within the budget of its attachment.
     Flows,
-    /// Seen in one direction only, or over budget. Nothing is ever evicted from it, and each attachment has a share.
+    /// Seen in one direction only. Nothing is ever evicted from it, and each attachment has a share.
     Embryonic,
-    /// The same, of attachments that have used up their share; the least recently used goes first.
+    /// What an attachment has beyond its share or its budget; the least recently used goes first.
     Crowd,
 }
 

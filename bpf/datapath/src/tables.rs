@@ -55,7 +55,7 @@ pub enum MapName {
     Flows,
     /// Connections seen in one direction only.
     Embryonic,
-    /// The same, of attachments that have used up their share.
+    /// What attachments have beyond their share or their budget.
     Crowd,
     /// Verdicts on first fragments.
     Fragments,

@@ -49,6 +49,15 @@ impl Kernel {
         self.set_budgets(super::SLOT, [0, 0]);
     }
 
+    /// Evicts the flows that stand in `crowd`, as others' would.
+    pub fn forget_crowd(&mut self) {
+        let keys: Vec<_> = self.crowd.keys().map(|key| key.expect("a key")).collect();
+        for key in keys {
+            self.crowd.remove(&key).expect("a flow is deleted");
+        }
+        self.host.crowd = FlowMemory::with_capacity(self.host.crowd.capacity());
+    }
+
     /// How many answered flows there are.
     pub fn flow_count(&self) -> usize {
         let count = self.flows.keys().count();

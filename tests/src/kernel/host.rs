@@ -30,7 +30,7 @@ pub struct HostTables {
     pub flows: FlowMemory,
     /// Flows that were not answered.
     pub embryonic: FlowMemory,
-    /// The same, of attachments that have used up their share.
+    /// What attachments have beyond their share or their budget.
     pub crowd: FlowMemory,
     /// Verdicts on first fragments.
     pub fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,

@@ -135,36 +135,6 @@ fn small(flows: u32, embryonic: u32, flows_per_attachment: u64) -> Kernel {
 }
 
 #[test]
-fn over_budget_a_flow_stays_embryonic_and_passes_all_the_same() {
-    for family in FAMILIES {
-        let mut scene = Scene::with_kernel(small(64, 4096, 2), family, PolicyOf::to_pod(RULESET));
-        let friend = scene.friend;
-        for port in 1000..1005 {
-            scene.handshake(friend, port, 80, End::Peer);
-        }
-        assert_eq!(scene.kernel.flow_count(), 2);
-        assert_eq!(scene.kernel.own_budgets(), [2, 3]);
-        for port in 1000..1005 {
-            assert_eq!(
-                scene.pod_sends(friend, tcp(80, port, ACK)),
-                Reason::Established
-            );
-            assert_eq!(
-                scene.peer_sends(friend, tcp(port, 80, ACK)),
-                Reason::Established
-            );
-        }
-        // Once there is room again, the next packet takes it.
-        scene.kernel.set_budgets(SLOT, [1, 3]);
-        assert_eq!(
-            scene.peer_sends(friend, tcp(1004, 80, ACK)),
-            Reason::Established
-        );
-        assert_eq!(scene.kernel.flow_count(), 3);
-    }
-}
-
-#[test]
 fn attack_06_a_flood_of_new_flows_evicts_no_established_flow_of_another_pod() {
     let mut scene = Scene::with_kernel(small(256, 256, 64), Family::V4, PolicyOf::both(RULESET));
     scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);

@@ -201,38 +201,6 @@ fn replies_to_what_went_out_under_the_baseline_are_not_orphaned_by_the_policy() 
 }
 
 #[test]
-fn a_flow_that_was_silent_for_too_long_is_none() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
-        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
-        let friend = scene.friend;
-        // Seconds that the state of the flow allows: one side heard, both heard, TCP established.
-        assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Allowed);
-        scene.kernel.age_flows(59);
-        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::Established);
-        scene.kernel.age_flows(61);
-        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::Established);
-        scene.kernel.age_flows(181);
-        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::DenyAll);
-
-        scene.handshake(friend, 999, 80, End::Peer);
-        scene.kernel.age_flows(86_300);
-        assert_eq!(
-            scene.pod_sends(friend, tcp(80, 999, ACK)),
-            Reason::Established
-        );
-        scene.kernel.age_flows(86_401);
-        assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
-
-        scene.handshake(friend, 998, 80, End::Peer);
-        let end = tcp(80, 998, FIN | ACK);
-        assert_eq!(scene.pod_sends(friend, end.clone()), Reason::Established);
-        scene.kernel.age_flows(121);
-        assert_eq!(scene.pod_sends(friend, end), Reason::DenyAll);
-    }
-}
-
-#[test]
 fn the_deny_all_baseline_drops_and_the_allow_all_baseline_passes() {
     for family in FAMILIES {
         for (policy, expected) in [

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Class, Direction, PortSet, Reason, Row, RowKey, RowSets, Ruleset};
+use podgate_abi::{Class, Direction, FlowKey, PortSet, Reason, Row, RowKey, RowSets, Ruleset};
 use podgate_tests::frame::{self, Payload};
-use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf};
+use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf, SLOT};
 
 /// Everything in a row.
 pub(crate) const ALL: RowSets = of(PortSet::ALL);
@@ -192,3 +192,34 @@ impl End {
         }
     }
 }
+
+/// In which of the tables beside `flows` this one stands: `embryonic`, `crowd`.
+pub(crate) fn places(
+    scene: &Scene,
+    peer: IpAddr,
+    peer_port: u16,
+    pod_port: u16,
+    protocol: u8,
+) -> [bool; 2] {
+    let key = FlowKey {
+        peer: peer.into(),
+        peer_port,
+        pod_port,
+        slot: SLOT as u16,
+        protocol,
+        padding: 0,
+    };
+    let bytes: [u8; 24] = bytemuck::cast(key);
+    let kernel = &scene.kernel;
+    let found = [&kernel.embryonic, &kernel.crowd].map(|table| table.get(&bytes, 0).is_ok());
+    let host = [&kernel.host.embryonic, &kernel.host.crowd].map(|table| table.get(&key).is_some());
+    assert_eq!(found, host, "kernel and host have it in the same tables");
+    found
+}
+
+/// In `embryonic` only, of these two.
+pub(crate) const EMBRYONIC: [bool; 2] = [true, false];
+/// In `crowd` only.
+pub(crate) const CROWD: [bool; 2] = [false, true];
+/// In neither.
+pub(crate) const NOWHERE: [bool; 2] = [false, false];

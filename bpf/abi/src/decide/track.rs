@@ -43,6 +43,7 @@ pub(super) fn find_flow<T: Tables>(
     case.is_error = u8::from(is_error);
     case.place = Place::NOWHERE;
     case.is_posing = 0;
+    case.is_silent = 0;
     case.flow = FlowWord::NONE;
     let case = black_box(case);
     if makes_flow || is_error {
@@ -139,7 +140,7 @@ fn look_up<T: Tables>(tables: &T, subject: &Subject, case: &mut Case) {
 
 /// The flow in `table`, if it is in time and not older than the attachment.
 #[inline(always)]
-fn find<T: Tables>(tables: &T, table: FlowTable, case: &Case, birth: u32) -> FlowWord {
+fn find<T: Tables>(tables: &T, table: FlowTable, case: &mut Case, birth: u32) -> FlowWord {
     let Some(entry) = tables.flow(table, &case.key) else {
         return FlowWord::NONE;
     };
@@ -149,20 +150,15 @@ fn find<T: Tables>(tables: &T, table: FlowTable, case: &Case, birth: u32) -> Flo
     let limit = i64::from(word.state().timeout(case.key.protocol)) * i64::from(tables.second());
     // The element may have been replaced under us, or the slot have been another attachment's. Judged afresh,
     // nothing is lost.
-    if !word.belongs_to(&case.key)
-        || age > limit
-        || (word.generation().wrapping_sub(birth) as i32) < 0
-    {
+    if !word.belongs_to(&case.key) || age > limit || word.is_older_than(birth) {
         return FlowWord::NONE;
     }
     // Every 64 jiffies is often enough for a time-out of seconds, and spares the cache line.
-    if age >= 64 {
-        value.seen.store(case.now);
-    }
+    case.is_silent = u8::from(age >= 64);
     word
 }
 
-/// Writes down how far the flow has come, where that changed.
+/// Writes down how far the flow of a packet that passes has come, where that changed, and else that it was seen.
 #[inline(always)]
 pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
     let is_initiators = case.initiator.sends(hook.direction);
@@ -194,23 +190,66 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
     let is_answered = state == FlowState::ESTABLISHED || state == FlowState::CLOSING;
     let word = FlowWord::new(&case.key, case.generation, case.initiator, state);
     let value = FlowValue::new(word, case.now);
-    // A flow over budget stays where it is, and is promoted once there is room.
+    // A flow over budget is promoted once there is room.
     if is_answered && case.place != Place::FLOWS && promote(tables, hook, case, &value) {
         return;
     }
-    if word == case.flow {
+    let waits_no_more = is_answered && case.place == Place::EMBRYONIC;
+    if word == case.flow && !waits_no_more {
+        if case.is_silent != 0 {
+            touch(tables, case);
+        }
         return;
     }
     // What stands somewhere stays there, whoever begins it anew: so no look-up finds an older one first. If it went
-    // away meanwhile, another CPU has promoted it, or it has timed out.
+    // away meanwhile, another CPU has moved it, or it has timed out.
     if case.place == Place::FLOWS {
         tables.put_flow(FlowTable::Flows, &case.key, &value, Put::Known);
     } else if case.place == Place::EMBRYONIC {
-        tables.put_flow(FlowTable::Embryonic, &case.key, &value, Put::Known);
+        let stands = tables.put_flow(FlowTable::Embryonic, &case.key, &value, Put::Known);
+        if stands && waits_no_more {
+            make_room(tables, hook, case, &value);
+        }
     } else if case.place == Place::CROWD {
-        tables.put_flow(FlowTable::Crowd, &case.key, &value, Put::Either);
+        tables.put_flow(FlowTable::Crowd, &case.key, &value, Put::Known);
     } else {
         begin(tables, hook, case, &value);
+    }
+}
+
+/// Writes down that the flow was seen just now.
+#[inline(always)]
+fn touch<T: Tables>(tables: &T, case: &Case) {
+    let entry = if case.place == Place::FLOWS {
+        tables.flow(FlowTable::Flows, &case.key)
+    } else if case.place == Place::EMBRYONIC {
+        tables.flow(FlowTable::Embryonic, &case.key)
+    } else {
+        tables.flow(FlowTable::Crowd, &case.key)
+    };
+    if let Some(entry) = entry
+        && entry.value().word() == case.flow
+    {
+        entry.value().seen.store(case.now);
+    }
+}
+
+/// Moves an answered flow that is over budget from `embryonic` to `crowd`: the share is for those that wait.
+#[inline(always)]
+fn make_room<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) {
+    // In both until the second step, so that whoever looks through the tables finds it.
+    if tables.put_flow(FlowTable::Crowd, &case.key, value, Put::Either) {
+        leave_embryonic(tables, hook, case);
+    }
+}
+
+/// Deletes a flow from `embryonic`. One CPU only is told that it was there, and that one subtracts it.
+#[inline(always)]
+fn leave_embryonic<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
+    if tables.remove_flow(FlowTable::Embryonic, &case.key)
+        && let Some(budget) = tables.budget(hook.slot)
+    {
+        budget.embryonic.subtract(1);
     }
 }
 
@@ -230,9 +269,7 @@ fn promote<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) -
     }
     // It stands in both until here, so that whoever looks through the tables, and at the first once more, finds it.
     if case.place == Place::EMBRYONIC {
-        if tables.remove_flow(FlowTable::Embryonic, &case.key) {
-            budget.embryonic.subtract(1);
-        }
+        leave_embryonic(tables, hook, case);
     } else {
         tables.remove_flow(FlowTable::Crowd, &case.key);
     }
@@ -242,12 +279,14 @@ fn promote<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) -
 /// Enters a new flow: into `embryonic` within the share of its attachment, else into `crowd`.
 ///
 /// So the entries of an attachment that has no more than its share wait undisturbed, whatever the others send and send
-/// again. Of what others begin only half the share is used: a crowd of clients leaves room for the pod's own.
+/// again. Of what others begin only half the share is used: a crowd of clients leaves room for the pod's own. What may be
+/// the pod's answer to one that was forgotten counts as theirs.
 #[inline(always)]
 fn begin<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) {
     if let Some(budget) = tables.budget(hook.slot) {
         let share = tables.limit(Limit::Embryonic);
-        let share = if hook.is_to_pod() { share / 2 } else { share };
+        let is_pods = !hook.is_to_pod() && case.initiator != Initiator::UNPROVEN;
+        let share = if is_pods { share } else { share / 2 };
         if Budget::is_below(&budget.embryonic, share) {
             if tables.put_flow(FlowTable::Embryonic, &case.key, value, Put::New) {
                 budget.embryonic.add(1);
