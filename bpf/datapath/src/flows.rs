@@ -1,4 +1,4 @@
-//! Upkeep of the tables of flows: what timed out goes, and what is left is counted.
+//! Upkeep of the tables of flows: what timed out goes, what belongs to nobody goes, and what is left is counted.
 
 use std::{
     io,
@@ -13,6 +13,9 @@ use crate::{
 };
 
 mod copy;
+mod holders;
+
+use holders::Holders;
 
 pub use copy::Copied;
 
@@ -45,7 +48,7 @@ pub struct Collected {
     pub kept: usize,
     /// Entries of `embryonic` that stand.
     pub waiting: usize,
-    /// Entries that had timed out, and were deleted.
+    /// Entries that had timed out, or whose attachment is gone, and were deleted.
     pub deleted: usize,
 }
 
@@ -77,16 +80,15 @@ impl TableSet {
     /// Opens all that a walk needs, so that it can end in a set that is unpinned meanwhile.
     fn open_counted(&self) -> Result<(), Failed> {
         self.array(MapName::Budgets)?;
+        self.array(MapName::Attachments)?;
         for table in COUNTED {
             self.map(table)?;
         }
         Ok(())
     }
 
-    /// Deletes the flows that have timed out at `now`, in jiffies as `bpf_jiffies64` counts them, and mends the counts
-    /// of what every slot has.
-    ///
-    /// A flow that a packet revives between look and deletion is lost, and found again by its next packets.
+    /// Deletes the flows that have timed out at `now`, in jiffies as `bpf_jiffies64` counts them, and those that belong
+    /// to no attachment any more, and mends the counts of what every slot has.
     ///
     /// # Errors
     /// When a table cannot be read or written.
@@ -107,9 +109,9 @@ impl TableSet {
         let budgets = self.array(MapName::Budgets)?;
         let second =
             sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
-        let has_timed_out = |flow: &Tracked| {
+        let has_timed_out = |flow: &Tracked, now: u64| {
             let timeout = u64::from(flow.word.state().timeout(flow.key.protocol));
-            now.is_some_and(|now| now.saturating_sub(flow.seen) > timeout * u64::from(second))
+            now.saturating_sub(flow.seen) > timeout * u64::from(second)
         };
         let mut collected = Collected::default();
         let mut deleted = 0;
@@ -117,9 +119,16 @@ impl TableSet {
         for ((word, table), stand) in COUNTED.into_iter().enumerate().zip(standing) {
             let count = |slot| budgets.element(slot).and_then(|words| words.get(word));
             let mut slots: Vec<Counted> = (0..).map_while(count).map(Counted::new).collect();
-            for flow in self.tracked(table)? {
+            let flows = self.tracked(table)?;
+            // In this order: whoever has one of these flows was there before it, and is seen.
+            let holders = Holders::of(self)?;
+            for flow in flows {
                 let slot = slots.get_mut(usize::from(flow.key.slot));
-                if !has_timed_out(&flow) {
+                let is_over =
+                    now.is_some_and(|now| has_timed_out(&flow, now) || !holders.have(&flow));
+                // It may have been begun anew, or been seen, since it was read a whole table ago. (Who comes between
+                // this look and the deletion is judged afresh.)
+                if !is_over || self.flow(table, &flow.key)?.is_some_and(|now| now != flow) {
                     slot.into_iter().for_each(|slot| slot.kept += 1);
                     *stand += 1;
                 } else if self.remove_flow(table, &flow.key)? {
@@ -151,6 +160,17 @@ impl TableSet {
             }
         }
         Ok(flows)
+    }
+
+    /// A flow as it stands now, if the table has it.
+    fn flow(&self, name: MapName, key: &FlowKey) -> Result<Option<Tracked>, Failed> {
+        let value = self
+            .map(name)?
+            .lookup(bytemuck::bytes_of(key))
+            .map_err(|e| Failed::new("read table", name.name(), e))?;
+        Ok(value
+            .map(|value| Tracked::new(*key, &value))
+            .filter(|flow| flow.word.belongs_to(key)))
     }
 
     fn remove_flow(&self, table: MapName, key: &FlowKey) -> Result<bool, Failed> {

@@ -14,4 +14,5 @@ mod rulesets;
 mod setting;
 mod time_outs;
 mod torn;
+mod upkeep;
 mod worlds;

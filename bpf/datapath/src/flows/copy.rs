@@ -2,9 +2,6 @@
 
 use std::cmp::Reverse;
 
-use podgate_abi::FlowKey;
-
-use super::Tracked;
 use crate::{
     Failed,
     bpffs::{self, SetName},
@@ -67,10 +64,8 @@ impl TableSet {
         let room = flows.len().min(to.capacity as usize);
         done.left += flows.len() - room;
         for flow in flows[..room].iter().rev() {
-            if self
-                .seen(name, &flow.key)?
-                .is_some_and(|seen| seen >= flow.seen)
-            {
+            let known = self.flow(name, &flow.key)?;
+            if known.is_some_and(|known| known.seen >= flow.seen) {
                 continue;
             }
             let value = [flow.word.0, flow.seen];
@@ -81,17 +76,5 @@ impl TableSet {
             }
         }
         Ok(())
-    }
-
-    /// When a flow was seen last, if the table has it.
-    fn seen(&self, name: MapName, key: &FlowKey) -> Result<Option<u64>, Failed> {
-        let value = self
-            .map(name)?
-            .lookup(bytemuck::bytes_of(key))
-            .map_err(|e| Failed::new("read table", name.name(), e))?;
-        Ok(value
-            .map(|value| Tracked::new(*key, &value))
-            .filter(|flow| flow.word.belongs_to(key))
-            .map(|flow| flow.seen))
     }
 }

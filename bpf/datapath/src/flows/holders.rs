@@ -1,0 +1,54 @@
+//! Whose a flow is: an attachment's that is there, in any table set that is pinned.
+
+use std::io;
+
+use podgate_abi::Origin;
+
+use super::Tracked;
+use crate::{
+    Failed,
+    tables::{MapName, TableSet, origin},
+};
+
+/// The attachments of a table set, and of all others, whose filters may use the same tables of flows.
+pub(super) struct Holders<'a> {
+    set: &'a TableSet,
+    /// None: they cannot all be read, so any flow may be somebody's.
+    others: Option<Vec<TableSet>>,
+}
+
+impl<'a> Holders<'a> {
+    /// Opens them all.
+    pub(super) fn of(set: &'a TableSet) -> Result<Self, Failed> {
+        let others = set.others()?;
+        let mut are_known = true;
+        for other in &others {
+            are_known &= other.name().abi == podgate_abi::ABI;
+            if are_known && let Err(error) = other.array(MapName::Attachments) {
+                // It was unpinned meanwhile. Where its attachments went to, the next walk sees.
+                if error.source.kind() != io::ErrorKind::NotFound {
+                    return Err(error);
+                }
+                are_known = false;
+            }
+        }
+        Ok(Self {
+            set,
+            others: are_known.then_some(others),
+        })
+    }
+
+    /// Whether the flow can be that of an attachment that is there.
+    pub(super) fn have(&self, flow: &Tracked) -> bool {
+        let Some(others) = &self.others else {
+            return true;
+        };
+        let slot = u32::from(flow.key.slot);
+        std::iter::once(self.set).chain(others).any(|set| {
+            set.array(MapName::Attachments).map_or(true, |records| {
+                let origin = records.element(slot).map_or(Origin::NONE, origin);
+                origin != Origin::NONE && !flow.word.is_older_than(origin.birth())
+            })
+        })
+    }
+}
