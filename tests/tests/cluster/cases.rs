@@ -15,7 +15,7 @@ const DEFINITION: &str = include_str!("../../../install/crds/policyendpoints.yam
 const ONLY: &str = "PODGATE_CASES";
 
 /// A part of a source's name, to try that one by hand.
-const ONLY_SOURCE: &str = "PODGATE_SOURCE";
+const ONLY_SOURCE: &str = "PODGATE_CASES_SOURCE";
 
 /// Whether a source is to be tried.
 fn is_wanted(source: Source) -> bool {
