@@ -270,19 +270,25 @@ impl TryFrom<Args> for Config {
                 bail!("--source manifests needs a directory: add --manifests DIR")
             }
             (SourceKind::Manifests, Some(_), Some(_)) => {
-                bail!("--source manifests reads no API server: leave out --kubeconfig")
+                bail!(
+                    "--source manifests reads no API server: leave out --kubeconfig (or PODGATE_KUBECONFIG)"
+                )
             }
             (SourceKind::NetworkPolicies, None, kubeconfig) => {
                 Source::NetworkPolicies(ApiServer { kubeconfig })
             }
             (SourceKind::NetworkPolicies, Some(_), _) => {
-                bail!("--source networkpolicies reads no files: leave out --manifests")
+                bail!(
+                    "--source networkpolicies reads no files: leave out --manifests (or PODGATE_MANIFESTS)"
+                )
             }
             (SourceKind::PolicyEndpoints, None, kubeconfig) => {
                 Source::PolicyEndpoints(ApiServer { kubeconfig })
             }
             (SourceKind::PolicyEndpoints, Some(_), _) => {
-                bail!("--source policyendpoints reads no files: leave out --manifests")
+                bail!(
+                    "--source policyendpoints reads no files: leave out --manifests (or PODGATE_MANIFESTS)"
+                )
             }
         };
         for (flag, path) in [("--run-dir", &run_dir), ("--bpffs-dir", &bpffs_dir)] {

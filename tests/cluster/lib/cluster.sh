@@ -114,7 +114,7 @@ wait_for() {
 		kill -0 "$(<"${log%.log}.pid")" 2>/dev/null || why="it has ended"
 		if [ -n "$why" ]; then
 			tail -n 15 "$log" >&2
-			fail "$what: $why. ${said##*$'\n'}. Logs are in $dir; tests/cluster/down --name $name takes it away"
+			fail "waited in vain until $what: $why. It said: $said. Logs are in $dir; tests/cluster/down --name $name takes it away"
 		fi
 		sleep 0.1
 	done
