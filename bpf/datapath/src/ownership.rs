@@ -1,5 +1,7 @@
 //! Whether an interface is still an attachment's. Numbers of interfaces are used again at once, at both ends, and so
 //! are those of namespaces (tried), so the hardware address and the slot in the filters are compared as well.
+//!
+//! Another slot alone is no stranger: an ADD that was repeated, and killed, left the filters of the one before.
 
 use std::{fs, os::fd::AsFd, path::PathBuf};
 
@@ -7,8 +9,8 @@ use podgate_abi::Direction;
 
 use crate::{
     filter,
-    netlink::{Kind, Link, NetlinkError, Netns, Socket},
-    record::Record,
+    netlink::{Ifindex, Kind, Link, NetlinkError, Netns, Socket},
+    record::{Record, Slot},
 };
 
 /// Where the runtimes keep the namespaces of pods.
@@ -26,15 +28,7 @@ pub(crate) fn stranger(
     if link.link != Some(record.pod_ifindex) {
         return Ok(Some("its other end has another number"));
     }
-    let mut carries_slot = false;
-    for direction in Direction::BOTH {
-        if let Some(ours) = filter::ours(socket, link.ifindex, direction)? {
-            if ours.slot() != Some(record.slot) {
-                return Ok(Some("it has a filter with another slot"));
-            }
-            carries_slot = true;
-        }
-    }
+    let carries_slot = carried(socket, link.ifindex)?.contains(&record.slot);
     // A filter does not outlive its interface, and udev may have changed the hardware address after ADD.
     if carries_slot {
         return Ok(None);
@@ -46,6 +40,17 @@ pub(crate) fn stranger(
         return Ok(Some("its other end is in another network namespace"));
     }
     Ok(None)
+}
+
+/// The slots that our filters on an interface name.
+pub(crate) fn carried(socket: &mut Socket, ifindex: Ifindex) -> Result<Vec<Slot>, NetlinkError> {
+    let mut carried = Vec::new();
+    for direction in Direction::BOTH {
+        let ours = filter::ours(socket, ifindex, direction)?;
+        // Without a class ID it is in slot 0, which nobody has.
+        carried.extend(ours.map(|filter| filter.slot().unwrap_or(Slot(0))));
+    }
+    Ok(carried)
 }
 
 /// Whether the other end is in the attachment's namespace; none if that namespace is nowhere to be found.

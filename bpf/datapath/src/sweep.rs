@@ -60,6 +60,7 @@ pub enum SwapError {
 
 impl TableSet {
     /// Replaces an attachment's programs by this set's, each in one step: a packet meets the old one or the new one.
+    /// Filters that name another slot, left by an ADD that was repeated and killed, name this one afterwards.
     /// Never makes a filter. The attachment's record and policy must be complete in this set.
     ///
     /// # Errors
@@ -192,18 +193,20 @@ fn remove_strangers(
     }
     for record in records {
         let ifindex = record.host_ifindex;
-        let stands = match links.get(&ifindex) {
-            // An interface has one attachment: the youngest.
-            Some(_) if youngest.get(&ifindex) != Some(&record.birth.0) => false,
-            Some(link) => stranger(socket, link, &record)
-                .map_err(|source| RemoveError::Netlink { ifindex, source })?
-                .is_none(),
-            None => false,
+        let removed = match links.get(&ifindex) {
+            // An interface has one attachment: the youngest. What filters are still there are to become its own, and
+            // drop everything until then.
+            Some(_) if youngest.get(&ifindex) != Some(&record.birth.0) => forget(paths, &record),
+            Some(link) => {
+                let stranger = stranger(socket, link, &record);
+                match stranger.map_err(|source| RemoveError::Netlink { ifindex, source })? {
+                    None => continue,
+                    Some(_) => remove_under(paths, &record.identity, lock),
+                }
+            }
+            None => remove_under(paths, &record.identity, lock),
         };
-        if stands {
-            continue;
-        }
-        match remove_under(paths, &record.identity, lock) {
+        match removed {
             Ok(()) => swept.removed.push(record),
             Err(error) => swept.errors.push(error),
         }
@@ -211,8 +214,20 @@ fn remove_strangers(
     Ok(())
 }
 
-/// Puts back an attachment's filters that somebody removed; whether any was missing. For the enforcer that holds the
-/// enforcer's lock.
+/// Removes an attachment's record and its file, if that is not a younger one's by now. Its filters stay.
+fn forget(paths: &Paths, record: &Record) -> Result<(), RemoveError> {
+    if let Some(error) = clear_everywhere(paths, record.slot).into_iter().next() {
+        return Err(error.into());
+    }
+    let file = record::read(paths, &record.identity)?;
+    if file.is_some_and(|file| file.birth == record.birth) {
+        record::delete(paths, &record.identity)?;
+    }
+    Ok(())
+}
+
+/// Puts back an attachment's filters that somebody removed, and has both name its slot; whether any was missing. For
+/// the enforcer that holds the enforcer's lock.
 ///
 /// # Errors
 /// When the interface is not the attachment's any more, or the kernel refuses.
@@ -244,8 +259,12 @@ pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, Sw
     for direction in Direction::BOTH {
         match filter::ours(&mut socket, ifindex, direction).map_err(netlink)? {
             Some(found) if found.slot() == Some(record.slot) => {}
-            Some(_) => return Err(another("it has a filter with another slot")),
-            None => {
+            found => {
+                missing |= found.is_none();
+                let how = match found {
+                    Some(_) => Put::Replace,
+                    None => Put::New,
+                };
                 let program = set.program(direction)?;
                 filter::put(
                     &mut socket,
@@ -253,10 +272,9 @@ pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, Sw
                     direction,
                     record.slot,
                     program.as_fd(),
-                    Put::New,
+                    how,
                 )
                 .map_err(netlink)?;
-                missing = true;
             }
         }
     }

@@ -10,6 +10,7 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{self, Reader, Record, Slot};
 use podgate_datapath::sweep::{self, Swept};
+use podgate_datapath::tables::TableSet;
 
 use super::build::{copy_flows, take_over};
 use super::directory::Directory;
@@ -56,6 +57,10 @@ impl Engine {
             .collect();
         for record in &records {
             self.compare_baseline(record);
+            if let Err(error) = finish_record(&self.built.set, record) {
+                let error = format!("{error:#}");
+                tracing::warn!(attachment = %record.identity, error, "it has no record, and drops everything");
+            }
             self.built.planner.attachment_was_replaced(record.slot.0);
             for address in &record.addresses {
                 self.built.planner.address_was_deleted(*address);
@@ -84,22 +89,30 @@ impl Engine {
         self.unreadable = unreadable;
         let mut are_all = self.unreadable.is_empty();
         let slots: BTreeSet<Slot> = records.iter().map(|record| record.slot).collect();
+        let mut stand_on = Vec::new();
         for known in self
             .cluster
             .records()
             .filter(|record| !slots.contains(&record.slot))
         {
-            let stands = self.built.set.read_attachment(known.slot)?;
-            if stands.origin().birth() == known.birth.0 {
-                tracing::warn!(attachment = %known.identity, "its file is gone, and it is not detached: it stays in force");
-                if let Err(error) = record::restore(&self.paths, known, lock) {
-                    self.unreadable
-                        .push(format!("{:#}", anyhow::Error::from(error)));
-                }
-                records.push(known.clone());
-                are_all = false;
+            let set = &self.built.set;
+            if set.read_attachment(known.slot)?.origin().birth() != known.birth.0 {
+                continue;
             }
+            let replaced_by = records.iter().find(|new| new.identity == known.identity);
+            if let Some(new) = replaced_by {
+                replace(set, known, new, lock)?;
+                continue;
+            }
+            tracing::warn!(attachment = %known.identity, "its file is gone, and it is not detached: it stays in force");
+            if let Err(error) = record::restore(&self.paths, known, lock) {
+                self.unreadable
+                    .push(format!("{:#}", anyhow::Error::from(error)));
+            }
+            stand_on.push(known.clone());
+            are_all = false;
         }
+        records.extend(stand_on);
         Ok((records, are_all))
     }
 
@@ -196,6 +209,31 @@ impl Engine {
             None => drop(self.shadowed.remove(&slot)),
         }
     }
+}
+
+/// Ends a repeated ADD that was killed before it had replaced what stood. Filters that cannot be replaced drop
+/// everything.
+fn replace(set: &TableSet, old: &Record, new: &Record, lock: &Lock) -> Result<()> {
+    tracing::warn!(attachment = %new.identity, "an ADD that was to replace it did not come to its end: it is finished");
+    finish_record(set, new)?;
+    let taken_over = take_over(set, new, lock);
+    set.clear_attachment(old.slot)?;
+    if let Err(error) = taken_over {
+        tracing::warn!(
+            attachment = %new.identity,
+            error = format!("{error:#}"),
+            "its filters could not be replaced; it is tried again"
+        );
+    }
+    Ok(())
+}
+
+/// Writes the record of an attachment whose ADD was killed before it came to that. No filter names it then.
+fn finish_record(set: &TableSet, record: &Record) -> Result<()> {
+    if set.read_attachment(record.slot)?.origin().birth() != record.birth.0 {
+        set.write_attachment(record)?;
+    }
+    Ok(())
 }
 
 /// What the files of attachments say.

@@ -8,8 +8,10 @@ use podgate_abi::Direction;
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::{Ifindex, Socket};
+use podgate_datapath::record::{self, Record, Slot};
+use podgate_datapath::tables::MapName;
 use podgate_datapath::{filter, sweep};
-use podgate_tests::node::{Call, Node, Pod, is_lost, outside_addresses, wait_until};
+use podgate_tests::node::{Call, Enforcer, Node, Pod, is_lost, outside_addresses, wait_until};
 use serde_json::json;
 
 /// How many instants of one ADD are tried.
@@ -165,5 +167,102 @@ fn wherever_the_first_add_of_a_node_is_killed_the_next_one_works() {
         assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
         let sets = podgate_datapath::tables::TableSet::list_sets(&node.paths()).unwrap();
         assert!(!sets.is_empty() && sets.len() <= 2, "{sets:?}");
+    }
+}
+
+/// What an ADD leaves that is repeated for a pod and killed after so many of its filters: file and record are new.
+fn repeat_and_kill(node: &Node, pod: &Pod, filters: usize) -> Record {
+    let set = node.tables();
+    let lock = Lock::take(&node.paths()).unwrap();
+    let old = pod.record(node);
+    let new = Record {
+        slot: Slot(old.slot.0 + 1),
+        birth: set.draw_generation().unwrap(),
+        ..old
+    };
+    record::restore(&node.paths(), &new, &lock).unwrap();
+    set.write_attachment(&new).unwrap();
+    let program = set.pin(MapName::Attachments).with_file_name("to_pod");
+    if filters > 0 {
+        node.sh(&format!(
+            "tc filter replace dev {} egress pref 2 handle 0x706f6467 \
+             bpf object-pinned {} classid 0:{:x} direct-action",
+            pod.host_end(node),
+            program.display(),
+            new.slot.0
+        ));
+    }
+    new
+}
+
+fn sweep_left_both_filters(filters: usize) {
+    let node = Node::new();
+    let conflist = node.ptp(json!({}));
+    let pod = Pod::start(&node, &conflist, "a");
+    let new = repeat_and_kill(&node, &pod, filters);
+    let paths = node.paths();
+    let swept = node.run(|| {
+        let lock = Lock::take(&paths).unwrap();
+        sweep::sweep(&paths, &lock).unwrap()
+    });
+    assert!(swept.errors.is_empty(), "{:?}", swept.errors);
+    assert_eq!(node.records(), std::slice::from_ref(&new));
+    for side in ["egress", "ingress"] {
+        let shown = node.sh(&format!(
+            "tc filter show dev {} {side}",
+            pod.host_end(&node)
+        ));
+        assert!(shown.contains("0x706f6467"), "{side} is open: {shown}");
+    }
+    let _enforcer = Enforcer::start(&node);
+    assert_eq!(node.run(|| standing(&new)).unwrap(), Standing::InForce);
+    assert_eq!(node.tables().born().unwrap(), [new.slot]);
+}
+
+#[test]
+fn a_repeated_add_that_was_killed_between_its_filters_leaves_no_direction_open() {
+    sweep_left_both_filters(1);
+}
+
+#[test]
+fn a_repeated_add_that_was_killed_before_its_filters_is_still_somebodys() {
+    sweep_left_both_filters(0);
+}
+
+#[test]
+fn a_repeated_add_that_is_killed_is_finished_by_the_enforcer_that_runs() {
+    for filters in [0, 1] {
+        let node = Node::new();
+        let conflist = node.ptp(json!({"waitMs": 5000}));
+        let _enforcer = Enforcer::start(&node);
+        let pod = Pod::start(&node, &conflist, "a");
+        let other = Pod::start(&node, &conflist, "b");
+        other.del(&node, &conflist).unwrap();
+        let new = repeat_and_kill(&node, &pod, filters);
+        wait_until("the filters are the new ADD's", || {
+            // Whatever wakes an enforcer.
+            let other = Pod::start(&node, &conflist, "b");
+            other.del(&node, &conflist).unwrap();
+            node.run(|| standing(&new)).unwrap() == Standing::InForce
+        });
+        assert_eq!(node.records(), std::slice::from_ref(&new));
+        assert_eq!(node.tables().born().unwrap(), [new.slot]);
+    }
+}
+
+#[test]
+fn the_del_after_a_repeated_add_that_was_killed_leaves_nothing() {
+    for filters in [0, 1] {
+        let node = Node::new();
+        let mut alone = node.ptp(json!({}));
+        alone.plugins.truncate(1);
+        let pod = Pod::start(&node, &alone, "a");
+        let [add, del] = calls(&node, &pod);
+        add.make(&node).ok();
+        repeat_and_kill(&node, &pod, filters);
+        del.make(&node).ok();
+        assert!(filtered(&node, &pod.host_end(&node)).is_empty());
+        assert!(node.records().is_empty());
+        assert_eq!(node.tables().born().unwrap(), []);
     }
 }

@@ -6,8 +6,9 @@ use super::{RemoveError, check_names};
 use crate::{
     Failed, Paths, filter,
     lock::Lock,
-    netlink::Socket,
-    record::{self, Identity, Record},
+    netlink::{Ifindex, LinkError, Socket},
+    ownership::{carried, stranger},
+    record::{self, Identity, Record, Slot},
     tables::TableSet,
 };
 
@@ -26,7 +27,7 @@ pub fn remove(paths: &Paths, identity: &Identity) -> Result<(), RemoveError> {
 }
 
 /// Empties a slot in every table set of this version's layout.
-pub(crate) fn clear_everywhere(paths: &Paths, slot: record::Slot) -> Vec<Failed> {
+pub(crate) fn clear_everywhere(paths: &Paths, slot: Slot) -> Vec<Failed> {
     match TableSet::list_sets(paths) {
         Ok(sets) => sets
             .into_iter()
@@ -50,42 +51,85 @@ pub(crate) fn remove_under(
         Err(_) => return record::delete(paths, identity).map_err(Into::into),
     };
     let mut errors = Vec::new();
+    let mut slots = vec![record.slot];
     match Socket::open() {
-        Ok(mut socket) => errors.extend(remove_filters(&mut socket, &record)),
+        Ok(mut socket) => {
+            match unfinished(paths, &mut socket, &record) {
+                Ok(left) => slots.extend(left),
+                Err(error) => errors.push(error),
+            }
+            errors.extend(remove_filters_of(&mut socket, record.host_ifindex, &slots));
+        }
         Err(source) => errors.push(RemoveError::Netlink {
             ifindex: record.host_ifindex,
             source,
         }),
     }
-    errors.extend(
-        clear_everywhere(paths, record.slot)
-            .into_iter()
-            .map(Into::into),
-    );
+    for slot in slots {
+        errors.extend(clear_everywhere(paths, slot).into_iter().map(Into::into));
+    }
     if errors.is_empty() {
         record::delete(paths, identity)?;
     }
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 
+/// The slots of what a repeated ADD was to replace, and did not come to, because it was killed: filters on the
+/// attachment's own interface name them, and no other attachment's file does.
+fn unfinished(
+    paths: &Paths,
+    socket: &mut Socket,
+    record: &Record,
+) -> Result<Vec<Slot>, RemoveError> {
+    let ifindex = record.host_ifindex;
+    let netlink = |source| RemoveError::Netlink { ifindex, source };
+    let mut slots: Vec<Slot> = carried(socket, ifindex).map_err(netlink)?;
+    slots.retain(|slot| *slot != record.slot);
+    if slots.is_empty() {
+        return Ok(slots);
+    }
+    let link = match socket.link_by_index(ifindex) {
+        Ok(link) => link,
+        Err(LinkError::Missing(_)) => return Ok(Vec::new()),
+        Err(LinkError::Netlink { source, .. }) => return Err(netlink(source)),
+    };
+    if stranger(socket, &link, record).map_err(netlink)?.is_some() {
+        return Ok(Vec::new());
+    }
+    for other in record::list(paths)? {
+        match other {
+            Ok(other) if other.identity == record.identity => {}
+            Ok(other) => slots.retain(|slot| *slot != other.slot),
+            // It may name any of them.
+            Err(_) => return Ok(Vec::new()),
+        }
+    }
+    Ok(slots)
+}
+
 /// Removes the filters that carry the record's slot from the record's interface, if they are there.
 pub(crate) fn remove_filters(socket: &mut Socket, record: &Record) -> Vec<RemoveError> {
-    let ifindex = record.host_ifindex;
+    remove_filters_of(socket, record.host_ifindex, &[record.slot])
+}
+
+/// Removes our filters if they name these slots. If one names another, none is removed: one direction alone would be
+/// open.
+fn remove_filters_of(socket: &mut Socket, ifindex: Ifindex, slots: &[Slot]) -> Vec<RemoveError> {
+    let netlink = |source| RemoveError::Netlink { ifindex, source };
+    // The interface's number may be another one's by now: the slot tells.
+    match carried(socket, ifindex) {
+        Ok(carried) if carried.iter().all(|slot| slots.contains(slot)) => {}
+        Ok(_) => return Vec::new(),
+        Err(error) => return vec![netlink(error)],
+    }
     let mut errors = Vec::new();
     for direction in Direction::BOTH {
-        // The interface's number may be another one's by now: the slot tells.
         let removed = match filter::ours(socket, ifindex, direction) {
-            Ok(Some(found)) if found.slot() == Some(record.slot) => {
-                filter::remove(socket, ifindex, direction)
-            }
-            Ok(Some(_) | None) => Ok(()),
+            Ok(Some(_)) => filter::remove(socket, ifindex, direction),
+            Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        errors.extend(
-            removed
-                .err()
-                .map(|source| RemoveError::Netlink { ifindex, source }),
-        );
+        errors.extend(removed.err().map(netlink));
     }
     errors
 }
