@@ -270,7 +270,8 @@ struct Installed {
     /// The rulesets in force.
     attachments: Rulesets,
     /// What an address said before the endpoints that its ports led to went away: flows through them go on, and are
-    /// judged again once it is known who takes their place.
+    /// judged again once it is known who takes their place, or that the address stands for nothing any more. At most
+    /// [`change::MOST_SPARED`] for each.
     lingering: OrdMap<IpAddr, BTreeSet<Arc<Signature>>>,
     /// Whose flows are to be judged again, because a change of facts took something away.
     renewals: Left<(Slot, Direction)>,

@@ -8,7 +8,7 @@ mod services;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-pub use services::{is_redirected, needs_its_address};
+pub use services::{is_redirected, may_be_redirected, needs_its_address};
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use crate::model::{

@@ -18,6 +18,10 @@ use super::moved::Moved;
 use super::record::Fresh;
 use super::{Installed, Plan, PlanError, Rulesets, Write, kernel_direction};
 
+/// What is remembered of one address for its established flows. Whoever may write EndpointSlices could let it grow; beyond
+/// this they are judged by what the address says now.
+pub(super) const MOST_SPARED: usize = 16;
+
 /// Both directions of policy.
 const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -70,11 +74,14 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     let (facts, evaluated) = before.facts.under(world, before.facts.questions());
     let mut moved = Moved::between(&before.facts, &facts, before.record.lacking());
     moved.addresses.extend(before.record.forgotten());
-    for loser in losers(before, &changes(before, &facts, &moved)) {
-        after.renewals.insert(loser, after.record.now());
-    }
+    let mut losing = BTreeSet::new();
     for address in &moved.addresses {
-        after.linger(*address, facts.signature_of(*address));
+        let changes = before.changes_of(*address, facts.signature_of(*address));
+        after.linger(*address, &changes);
+        losing.extend(changes.into_iter().filter(Change::may_lose));
+    }
+    for loser in losers(before, &losing) {
+        after.renewals.insert(loser, after.record.now());
     }
     after.move_to(facts, &moved, &mut Fresh::default(), &mut writes)?;
     Ok((after, Plan { writes, evaluated }))
@@ -127,18 +134,29 @@ impl Installed {
         said
     }
 
-    /// Remembers what flows to an address may still be of, now that it says something new.
-    fn linger(&mut self, address: IpAddr, new: &Arc<Signature>) {
-        let mut said = self.said(address);
-        said = said
-            .iter()
-            .filter_map(|old| new.sparing(old))
-            .map(Arc::new)
-            .collect();
-        if said.is_empty() {
+    /// All that established flows to an address may be of, each as it becomes `new`.
+    fn changes_of(&self, address: IpAddr, new: &Arc<Signature>) -> BTreeSet<Change> {
+        let said = self.said(address).into_iter();
+        let changes: BTreeSet<Change> = said.map(|old| Change::between(old, new)).collect();
+        let spared: BTreeSet<_> = changes.iter().flat_map(|change| &change.spared).collect();
+        if spared.len() <= MOST_SPARED {
+            return changes;
+        }
+        let cut = |change| Change {
+            spared: None,
+            ..change
+        };
+        changes.into_iter().map(cut).collect()
+    }
+
+    /// Remembers what flows to an address may still be of, now that it has changed.
+    fn linger(&mut self, address: IpAddr, changes: &BTreeSet<Change>) {
+        let spared = changes.iter().flat_map(|change| &change.spared);
+        let spared: BTreeSet<_> = spared.cloned().collect();
+        if spared.is_empty() {
             self.lingering.remove(&address);
         } else {
-            self.lingering.insert(address, said);
+            self.lingering.insert(address, spared);
         }
     }
 
@@ -209,7 +227,7 @@ fn differing<'a>(before: &'a Rulesets, wanted: &'a Rulesets) -> Vec<Differing<'a
 fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Side)> {
     let mut concerned: BTreeMap<Ruleset, BTreeSet<Change>> = BTreeMap::new();
     for change in changes {
-        let (old, new) = change;
+        let Change { old, new, .. } = change;
         let mut rulesets = before.record.rulesets_about(old);
         rulesets.extend(before.record.rulesets_about(new));
         if old.is_own_node() != new.is_own_node() {
@@ -227,12 +245,11 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
             let has_lost = *lost.entry(side).or_insert_with(|| {
                 let compiled = before.ruleset_of(slot, side);
                 compiled.is_some_and(|(ruleset, direction)| {
-                    changes.iter().any(|(old, new)| {
-                        let before = allowed(ruleset, direction, old);
-                        let lost = before.without(&allowed(ruleset, direction, new));
-                        !lost
-                            .without(&spared(ruleset, direction, old, new))
-                            .is_none()
+                    changes.iter().any(|change| {
+                        let before = allowed(ruleset, direction, &change.old);
+                        let lost = before.without(&allowed(ruleset, direction, &change.new));
+                        let spared = change.spared_by(ruleset, direction);
+                        !lost.without(&spared).is_none()
                     })
                 })
             });
@@ -245,29 +262,34 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
 }
 
 /// What an address said, and says.
-type Change = (Arc<Signature>, Arc<Signature>);
-
-/// What addresses said and say, wherever that changed and may allow less: more predicates never do.
-fn changes(before: &Installed, facts: &Facts, moved: &Moved) -> BTreeSet<Change> {
-    let addresses = moved.addresses.iter();
-    addresses
-        .flat_map(|address| {
-            let new = facts.signature_of(*address);
-            let said = before.said(*address).into_iter();
-            said.map(|old| (old, Arc::clone(new)))
-        })
-        .filter(|(old, new)| old != new && !only_gains(old, new))
-        .collect()
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Change {
+    old: Arc<Signature>,
+    new: Arc<Signature>,
+    /// What established flows are judged by meanwhile, where that is not `new`.
+    spared: Option<Arc<Signature>>,
 }
 
-/// What established flows to an address may go on with, though a ruleset allows it no more: nothing that is known denies it.
-fn spared(ruleset: &Compiled, direction: Direction, old: &Signature, new: &Signature) -> Row {
-    match direction {
-        Direction::Ingress => Row::none(),
-        Direction::Egress => match new.sparing(old) {
-            Some(spared) => allowed(ruleset, direction, &spared),
-            None => Row::none(),
-        },
+impl Change {
+    fn between(old: Arc<Signature>, new: &Arc<Signature>) -> Self {
+        Self {
+            spared: new.sparing(&old).map(Arc::new),
+            new: Arc::clone(new),
+            old,
+        }
+    }
+
+    /// Whether a ruleset may allow less with it: more predicates never do.
+    fn may_lose(&self) -> bool {
+        self.old != self.new && !only_gains(&self.old, &self.new)
+    }
+
+    /// What established flows may go on with, though a ruleset allows it no more: nothing that is known denies it.
+    fn spared_by(&self, ruleset: &Compiled, direction: Direction) -> Row {
+        match (direction, &self.spared) {
+            (Direction::Egress, Some(spared)) => allowed(ruleset, direction, spared),
+            (Direction::Egress, None) | (Direction::Ingress, _) => Row::none(),
+        }
     }
 }
 

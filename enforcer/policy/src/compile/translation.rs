@@ -71,22 +71,14 @@ impl Signature {
     /// What established flows are judged by at an address that has said `old` and says this now. What went away is not
     /// denied: a port whose endpoints nobody knows any more still stands for those that it had. Nor is what is in doubt: an
     /// endpoint that is not known does not count beside one that is. All else is as it is now, the address itself
-    /// included. None: there is no such port.
+    /// included. None: there is no such port, or the address stands for nothing any more.
     pub fn sparing(&self, old: &Self) -> Option<Self> {
-        let before = old.translation()?;
-        let now = self.translation();
-        let mut ports: BTreeSet<TranslatedPort> = now
-            .into_iter()
-            .flat_map(|now| &now.ports)
-            .cloned()
-            .collect();
+        let (before, now) = (old.translation()?, self.translation()?);
+        let mut ports: BTreeSet<TranslatedPort> = now.ports.iter().cloned().collect();
         let mut is_same = true;
         for port in &before.ports {
-            let here: Vec<&TranslatedPort> = now
-                .into_iter()
-                .flat_map(|now| &now.ports)
-                .filter(|now| now.is_at(port))
-                .collect();
+            let here: Vec<&TranslatedPort> =
+                now.ports.iter().filter(|now| now.is_at(port)).collect();
             if !here.is_empty() && here.iter().all(|now| now.is_certain()) {
                 continue;
             }
@@ -114,15 +106,10 @@ impl Signature {
         if is_same {
             return None;
         }
-        let still = |named: &&Arc<Predicate>| self.predicates().binary_search(named).is_ok();
-        let by_name = match now {
-            Some(now) => now.by_name.clone(),
-            None => before.by_name.iter().filter(still).cloned().collect(),
-        };
         Some(self.translated(Translation {
-            by_name,
+            by_name: now.by_name.clone(),
             ports: ports.into_iter().collect(),
-            ..*now.unwrap_or(before).as_ref()
+            ..**now
         }))
     }
 }

@@ -58,6 +58,14 @@ pub fn is_redirected(world: &World, connection: &Connection) -> bool {
     connection.direction == Direction::Egress && !claims(world, connection).is_empty()
 }
 
+/// Whether an address may stand for something else: Services have it, or it is the own node's.
+pub fn may_be_redirected(world: &World, address: IpAddr) -> bool {
+    let is_external = |service: &Service| service.external_addresses.contains(&address);
+    is_node_address(world, address)
+        || is_cluster_address(world, address)
+        || world.services.values().any(|service| is_external(service))
+}
+
 /// Whether a connection that nodes translate needs its very address allowed.
 pub fn needs_its_address(world: &World, connection: &Connection) -> bool {
     let is_external = match world.service_options.external {

@@ -10,7 +10,7 @@ use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use podgate_policy::evaluate;
 use podgate_policy::model::{ObjectName, Protocol, World};
-use podgate_policy::oracle::{is_redirected, needs_its_address, spares};
+use podgate_policy::oracle::{is_redirected, may_be_redirected, needs_its_address, spares};
 
 use super::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables, Step};
@@ -237,6 +237,7 @@ impl Bench {
             });
             let spared = needed.filter(|needed| {
                 connection.direction == Direction::Egress
+                    && may_be_redirected(&bench.world, connection.peer)
                     && spares(&bench.world, subject, &connection, *needed)
             });
             probe.lingers = [lingered.or(spared), spared.filter(|_| !after)];

@@ -12,6 +12,7 @@ use podgate_policy::model::{
 };
 
 use super::bench::AMPLE;
+use crate::plan::change::MOST_SPARED;
 use crate::plan::{Planner, Rulesets, Write};
 
 const CLUSTER: &str = "10.96.0.1";
@@ -203,4 +204,35 @@ fn an_endpoint_that_is_known_to_be_denied_cuts_whatever_else_is_in_doubt() {
         ],
     );
     assert!(node.renews(&world));
+}
+
+#[test]
+fn an_address_that_is_no_services_any_more_is_judged_by_itself_and_forgotten() {
+    for went_before in [false, true] {
+        let mut world = world();
+        let mut node = Node::of(&world);
+        if went_before {
+            endpoints(&mut world, &[]);
+            assert!(!node.renews(&world), "what went away is not denied");
+        }
+        world.services.remove(&name("s"));
+        assert!(node.renews(&world), "{went_before}");
+        assert!(node.planner.installed.lingering.is_empty());
+    }
+}
+
+#[test]
+fn what_is_remembered_of_an_address_is_bounded_and_its_flows_are_judged_again_beyond() {
+    let mut world = world();
+    let mut node = Node::of(&world);
+    let mut renewed = 0;
+    for port in 1..=100 {
+        endpoints(&mut world, &[("10.0.0.9", "never")]);
+        let slice = world.endpoint_slices.get_mut(&name("s-1")).expect("it is");
+        Arc::make_mut(slice).ports[0].number = port;
+        renewed += u32::from(node.renews(&world));
+        let mut remembered = node.planner.installed.lingering.values();
+        assert!(remembered.all(|said| said.len() <= MOST_SPARED));
+    }
+    assert_eq!(renewed, 1, "by then only doubts are left");
 }
