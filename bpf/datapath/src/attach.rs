@@ -14,6 +14,7 @@ use crate::{
     filter::{self, Put, Qdisc},
     lock::Lock,
     netlink::{Ifindex, Kind, Socket},
+    owed::{self, Debtor},
     record::{self, Baseline, Hook, Identity, PodName, Record},
     slots,
     tables::TableSet,
@@ -237,7 +238,8 @@ fn attach(
 }
 
 /// Deletes what every pinned set knows of the addresses that the attachment did not have before. If it knew anything,
-/// they were another pod's: the flows of all attachments are judged again.
+/// they were another pod's: the flows of all attachments are judged again. So they are if somebody else deleted
+/// addresses, and has not come to that.
 fn forget_addresses(
     paths: &Paths,
     current: &TableSet,
@@ -246,7 +248,7 @@ fn forget_addresses(
     lock: &Lock,
 ) -> Result<(), Failed> {
     let is_new = |address: &&IpAddr| old.is_none_or(|old| !old.addresses.contains(address));
-    let mut known_in = Vec::new();
+    let (mut sets, mut known) = (Vec::new(), false);
     for name in TableSet::list_sets(paths)? {
         // The layout of another version's tables is not known; whoever made it sweeps it.
         if name.abi != podgate_abi::ABI {
@@ -254,20 +256,20 @@ fn forget_addresses(
         }
         let other = (name != current.name()).then(|| TableSet::at(paths, name));
         let set = other.as_ref().unwrap_or(current);
-        let mut known = false;
         for address in record.addresses.iter().filter(is_new) {
-            known |= set.remove_peer(*address, lock)?;
+            known |= set.remove_peer(*address, Debtor::Plugin, lock)?;
         }
-        if known {
-            known_in.push(name);
-        }
+        sets.push(name);
     }
-    if known_in.is_empty() {
+    if !known && !owed::is_any(paths, lock) {
         return Ok(());
     }
     TableSet::grace()?;
-    for name in known_in {
+    for name in sets {
         TableSet::at(paths, name).renew_generations()?;
+    }
+    for by in Debtor::BOTH {
+        owed::paid(paths, by, lock)?;
     }
     Ok(())
 }

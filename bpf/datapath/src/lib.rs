@@ -14,6 +14,7 @@ pub mod flows;
 pub mod lock;
 pub mod netlink;
 mod object;
+pub mod owed;
 mod ownership;
 mod paths;
 pub mod record;

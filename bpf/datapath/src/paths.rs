@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::owed::Debtor;
+
 /// The two directories that plugin and enforcer share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
@@ -37,6 +39,14 @@ impl Paths {
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.run.join("config")
+    }
+
+    /// The notes of those who owe it to attachments to judge their flows again.
+    pub(crate) fn owed(&self, by: Debtor) -> PathBuf {
+        self.run.join(match by {
+            Debtor::Plugin => "owed-by-plugin",
+            Debtor::Enforcer => "owed-by-enforcer",
+        })
     }
 
     /// The link that names the current table set.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use podgate_abi::{Class, PolicyWord, PrefixKey, PrefixWord};
 use podgate_datapath::Failed;
 use podgate_datapath::lock::Lock;
+use podgate_datapath::owed::Debtor;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
 
@@ -99,7 +100,9 @@ pub(super) fn write(write: &Write, set: &TableSet, lock: &Lock) -> Result<(), Fa
         Write::Row { key, row } => set.put_row(*key, *row),
         Write::RemoveRow { key } => set.remove_row(*key).map(drop),
         Write::Peer { address, word } => set.put_peer(IpAddr::from(*address), *word, lock),
-        Write::RemovePeer { address } => set.remove_peer(IpAddr::from(*address), lock).map(drop),
+        Write::RemovePeer { address } => set
+            .remove_peer(IpAddr::from(*address), Debtor::Enforcer, lock)
+            .map(drop),
         Write::Prefix { key, word } => {
             let (prefix, length) = in_own_family(*key);
             set.put_prefix(prefix, length, *word)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use podgate_abi::Direction;
 use podgate_datapath::lock::Lock;
+use podgate_datapath::owed::{self, Debtor};
 use podgate_datapath::record::Record;
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes};
@@ -198,6 +199,9 @@ impl Engine {
                 since: Instant::now(),
             };
             self.graces.begin();
+        }
+        if !self.built.planner.waits_for_grace() {
+            owed::paid(&self.paths, Debtor::Enforcer, lock)?;
         }
         Ok(())
     }

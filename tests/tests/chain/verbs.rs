@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
-use podgate_abi::{Address, Class, PeerWord};
+use podgate_abi::{Address, Class, Direction, PeerWord};
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::lock::Lock;
+use podgate_datapath::owed::Debtor;
 use podgate_datapath::tables::MapName;
 use podgate_tests::kernel::ATTACHMENT_WORDS;
 use podgate_tests::node::{Call, Node, Pod, arrives};
@@ -316,6 +317,35 @@ fn an_add_that_somebody_stands_in_the_way_of_forgets_nobodys_address() {
     node.sh(&format!("tc filter del dev {host_end} ingress pref 1"));
     add.make(&node).ok();
     assert_eq!(node.tables().read_peer(address).unwrap(), None);
+}
+
+/// Whoever deleted it owes it to all attachments to judge their flows again, and may have died.
+#[test]
+fn an_address_whose_entry_is_gone_already_is_judged_anew_all_the_same() {
+    let node = Node::new();
+    let victim = Pod::start(&node, &node.ptp(json!({})), "victim");
+    let generation = || {
+        let slot = victim.record(&node).slot;
+        let word = node.tables().read_word(slot, Direction::ToPod).unwrap();
+        word.generation()
+    };
+    let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
+    let address = pod.addresses[0];
+    let known = PeerWord::new(Address::from(address), Class(7), Class::NONE, false);
+    let lock = Lock::take(&node.paths()).unwrap();
+    let tables = node.tables();
+    tables.put_peer(address, known, &lock).unwrap();
+    tables
+        .remove_peer(address, Debtor::Enforcer, &lock)
+        .unwrap();
+    drop(lock);
+    let before = generation();
+    add.make(&node).ok();
+    let after = generation();
+    assert_ne!(before, after, "the dead pod's flows go on as the new pod's");
+    // Nobody owes anything any more.
+    Pod::start(&node, &node.ptp(json!({})), "another");
+    assert_eq!(generation(), after);
 }
 
 #[test]

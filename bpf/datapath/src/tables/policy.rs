@@ -8,7 +8,11 @@ use podgate_abi::{
 };
 
 use super::{MapName, TableSet};
-use crate::{Failed, Sizes, lock::Lock};
+use crate::{
+    Failed, Sizes,
+    lock::Lock,
+    owed::{self, Debtor},
+};
 
 impl TableSet {
     pub(super) fn fill_constants(&self, sizes: &Sizes) -> Result<(), Failed> {
@@ -126,8 +130,13 @@ impl TableSet {
         )
     }
 
-    /// Deletes what is known of an address; whether there was anything.
-    pub fn remove_peer(&self, address: IpAddr, _lock: &Lock) -> Result<bool, Failed> {
+    /// Deletes what is known of an address; whether there was anything. Whoever does owes it to the attachments that
+    /// they judge their flows again; see [`owed`].
+    pub fn remove_peer(&self, address: IpAddr, by: Debtor, lock: &Lock) -> Result<bool, Failed> {
+        if self.read_peer(address)?.is_none() {
+            return Ok(false);
+        }
+        owed::note(&self.paths, by, lock)?;
         self.delete(MapName::Peers, bytemuck::bytes_of(&Address::from(address)))
     }
 
