@@ -329,7 +329,8 @@ impl Planner {
         !self.installed.renewals.is_empty() || self.installed.record.has_idle()
     }
 
-    /// Takes note that a grace period begins: one at a time, and none while a plan is being executed.
+    /// Takes note that a grace period begins, none while a plan is being executed; or that one is over since whose
+    /// beginning nothing was planned.
     pub fn grace_begins(&mut self) {
         self.installed.record.grace_begins();
     }

@@ -111,8 +111,10 @@ impl Engine {
                 Ok(()) => self.finish(lock)?,
                 // What nothing names any more may take the room: rather wait than build larger tables.
                 Err(PlanError::Full { .. }) if self.built.planner.waits_for_grace() => {
-                    self.built.planner.grace_begins();
+                    // Nothing is planned in between, so it may be noted when it is over: had it failed, the one that
+                    // the thread waits for would end too early for what was left since that one began.
                     TableSet::grace()?;
+                    self.built.planner.grace_begins();
                     self.after_grace(lock)?;
                 }
                 Err(error) => return self.make_room(lock, error),
