@@ -186,7 +186,7 @@ impl Engine {
             match take_over(&self.built.set, record, lock) {
                 Ok(()) => {
                     if self.built.unswapped.remove(&slot).is_some() {
-                        copy_flows(&self.built.set);
+                        copy_flows(&self.built.set, Some(slot));
                     }
                 }
                 Err(error) => {

@@ -66,7 +66,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         write(one, &set, lock).context("fill the new table set")?;
     }
     check(&set, &planner)?;
-    copy_flows(&set);
+    copy_flows(&set, None);
     set.name_current(lock)?;
     let mut unswapped = BTreeMap::new();
     for record in from.records {
@@ -79,7 +79,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
             unswapped.insert(record.slot, format!("{error:#}"));
         }
     }
-    copy_flows(&set);
+    copy_flows(&set, None);
     match sweep::unpin_unused_sets(paths, lock) {
         Ok(sets) => {
             for set in sets {
@@ -238,10 +238,14 @@ pub(super) fn grow(sizes: &mut Sizes, table: Table) -> bool {
     grows
 }
 
-/// Copies the flows of sets whose tables of flows have another size. Without them connections are judged anew, which is
-/// no reason to keep old policies in force.
-pub(super) fn copy_flows(set: &TableSet) {
-    match set.copy_flows() {
+/// Copies the flows of sets whose tables of flows have another size: all, or those of one attachment that came over
+/// later. Without them connections are judged anew, which is no reason to keep old policies in force.
+pub(super) fn copy_flows(set: &TableSet, only: Option<Slot>) {
+    let result = match only {
+        Some(slot) => set.copy_flows_of(slot),
+        None => set.copy_flows(),
+    };
+    match result {
         Ok(Copied { copied: 0, left: 0 }) => {}
         Ok(Copied { copied, left }) => {
             tracing::info!(copied, left, "copied the flows of older table sets")

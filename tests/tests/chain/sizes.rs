@@ -9,6 +9,7 @@ use podgate_abi::{FlowState, FlowWord, Limit};
 use podgate_datapath::Sizes;
 use podgate_datapath::flows::{Copied, Tracked};
 use podgate_datapath::lock::Lock;
+use podgate_datapath::record::Slot;
 use podgate_datapath::tables::{MapName, TableSet};
 use podgate_tests::node::{
     Enforcer, LOST, Node, Pod, Traffic, arrives, lets_in, namespace, pod, policy, small_tables,
@@ -188,6 +189,26 @@ fn of_a_flow_that_two_sets_know_what_was_seen_last_is_copied() {
     put(&new, ended[1]);
     assert_eq!(new.copy_flows().unwrap().copied, 1);
     assert_eq!(sorted(&new), ended);
+}
+
+#[test]
+fn an_attachment_that_comes_over_late_brings_only_its_own_flows() {
+    let left = Left::new();
+    let flow = left.old.tracked(MapName::Flows).unwrap()[0];
+    let mut key = flow.key;
+    key.slot += 100;
+    let word = FlowWord::new(
+        &key,
+        flow.word.generation(),
+        flow.word.initiator(),
+        flow.word.state(),
+    );
+    put(&left.old, Tracked { key, word, ..flow });
+    let new = left.next(2048);
+    new.copy_flows_of(Slot(key.slot.into())).unwrap();
+    let keys: Vec<_> = new.tracked(MapName::Flows).unwrap();
+    let keys: Vec<_> = keys.into_iter().map(|flow| flow.key).collect();
+    assert_eq!(keys, [key]);
 }
 
 /// What a set lets one attachment have.

@@ -2,9 +2,11 @@
 
 use std::cmp::Reverse;
 
+use super::Tracked;
 use crate::{
     Failed,
     bpffs::{self, SetName},
+    record::Slot,
     tables::{MapName, TableSet},
 };
 
@@ -30,13 +32,25 @@ impl TableSet {
     /// # Errors
     /// When a table cannot be read or written.
     pub fn copy_flows(&self) -> Result<Copied, Failed> {
+        self.copy_flows_if(|_| true)
+    }
+
+    /// The same for an attachment that came over later than the others, whose flows may have ended here meanwhile.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn copy_flows_of(&self, slot: Slot) -> Result<Copied, Failed> {
+        self.copy_flows_if(|flow| u32::from(flow.key.slot) == slot.0)
+    }
+
+    fn copy_flows_if(&self, concerned: impl Fn(&Tracked) -> bool) -> Result<Copied, Failed> {
         let mut done = Copied::default();
         for other in self.others()? {
             if !other.has_shared_tables() {
                 continue;
             }
             for table in COPIED {
-                self.copy_table(&other, table, &mut done)?;
+                self.copy_table(&other, table, &concerned, &mut done)?;
             }
         }
         self.recount()?;
@@ -52,12 +66,19 @@ impl TableSet {
         Ok(current.filter(|name| !Self::at(paths, *name).has_shared_tables()))
     }
 
-    fn copy_table(&self, other: &Self, name: MapName, done: &mut Copied) -> Result<(), Failed> {
+    fn copy_table(
+        &self,
+        other: &Self,
+        name: MapName,
+        concerned: impl Fn(&Tracked) -> bool,
+        done: &mut Copied,
+    ) -> Result<(), Failed> {
         let (from, to) = (other.map(name)?, self.map(name)?);
         if from.id == to.id {
             return Ok(());
         }
         let mut flows = other.tracked(name)?;
+        flows.retain(concerned);
         // Those that are longest silent stay behind; the others arrive oldest first, as a table that forgets the
         // least recently used one wants it.
         flows.sort_unstable_by_key(|flow| Reverse(flow.seen));
