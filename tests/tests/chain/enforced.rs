@@ -151,12 +151,12 @@ fn policies_that_come_change_and_go_take_effect_on_live_connections() {
     });
 }
 
-/// The table of flows that have been seen in one direction only, or have no place elsewhere.
-struct Embryonic(HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; 16]>);
+/// The table of flows that have no place elsewhere.
+struct Crowd(HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; 16]>);
 
-impl Embryonic {
+impl Crowd {
     fn of(node: &Node) -> Self {
-        let pin = node.tables().pin(MapName::Embryonic);
+        let pin = node.tables().pin(MapName::Crowd);
         let map = Map::HashMap(MapData::from_pin(pin).unwrap());
         Self(map.try_into().unwrap())
     }
@@ -180,7 +180,7 @@ impl Embryonic {
 
 #[test]
 fn attack_16_a_connection_picked_up_in_mid_stream_is_cut_by_a_revocation_all_the_same() {
-    // No connection has a place of its own.
+    // No connection has a place of its own: what is answered goes to the crowd.
     let node = Node::with_tables(Sizes {
         flows_per_attachment: 0,
         ..small_tables()
@@ -197,16 +197,16 @@ fn attack_16_a_connection_picked_up_in_mid_stream_is_cut_by_a_revocation_all_the
     assert!(connection.works(25 * LOST));
 
     let slot = web.record(&node).slot;
-    let mut embryonic = Embryonic::of(&node);
-    assert!(!embryonic.flows_of(slot).is_empty());
-    embryonic.evict(slot);
-    assert!(embryonic.flows_of(slot).is_empty());
+    let mut crowd = Crowd::of(&node);
+    assert!(!crowd.flows_of(slot).is_empty());
+    crowd.evict(slot);
+    assert!(crowd.flows_of(slot).is_empty());
 
     // The server speaks first, as if the pod had begun.
     connection.client.set_read_timeout(Some(25 * LOST)).unwrap();
     connection.server.write_all(b"y").unwrap();
     connection.client.read_exact(&mut [0]).unwrap();
-    assert!(!embryonic.flows_of(slot).is_empty());
+    wait_until("it is picked up", || !crowd.flows_of(slot).is_empty());
     node.apply("policy", &policy("p", "app: web", &lets_in("app: nobody")));
     wait_until("nobody is let in", || {
         is_lost(&friend.netns, &web.netns, web.addresses[0])
