@@ -9,6 +9,7 @@
 //! ```
 
 use std::time::Instant;
+use std::{iter, mem};
 
 use anyhow::Result;
 use kube::Client;
@@ -19,9 +20,9 @@ use tokio::task::JoinSet;
 use crate::api::health::{self, KindHealth};
 use crate::api::{Changed, Said, Store, follow};
 use crate::engine::Event;
-use crate::source::{Change, Freshness, Update, Wrong};
+use crate::source::{Change, Freshness};
 use crate::watched::{
-    self, EndpointSlices, Ends, Namespaces, PodChanges, Pods, Policies, Services, Watching,
+    self, EndpointSlices, Ends, Namespaces, PodChanges, Pods, Policies, Services, Told, Watching,
 };
 
 /// Something for the source.
@@ -49,8 +50,7 @@ struct Source {
     endpoint_slices: Store<EndpointSlices>,
     /// What the engine has not been told.
     changes: Vec<Change>,
-    /// Whether everything was known, and what was wrong, when the engine was told last.
-    told: Option<(bool, Wrong)>,
+    told: Told,
 }
 
 /// Follows the API server, tells the engine, and answers its questions, until it has ended.
@@ -126,21 +126,10 @@ impl Watching for Source {
 
     /// What the engine has not been told yet. What is known is told only once all of it is.
     fn news(&mut self, refused: Option<String>, _: Instant) -> Option<Event> {
-        let wrong = self.wrong(refused);
+        let wrong = health::wrong(self.kinds(), refused, iter::empty());
         let synced = self.kinds().iter().all(KindHealth::is_synced);
-        let same = self.told.as_ref() == Some(&(synced, wrong.clone()));
-        if same && (!synced || self.changes.is_empty()) {
-            return None;
-        }
-        self.told = Some((synced, wrong.clone()));
-        Some(if synced {
-            Event::Source(Update {
-                changes: std::mem::take(&mut self.changes),
-                wrong,
-            })
-        } else {
-            Event::NotSynced(wrong.errors)
-        })
+        let changes = synced.then(|| mem::take(&mut self.changes));
+        self.told.news(changes, wrong)
     }
 
     fn freshness(&self) -> Freshness {
@@ -173,15 +162,5 @@ impl Source {
             KindHealth::of(&self.services),
             KindHealth::of(&self.endpoint_slices),
         ]
-    }
-
-    fn wrong(&self, refused: Option<String>) -> Wrong {
-        Wrong {
-            errors: health::errors(self.kinds())
-                .into_iter()
-                .chain(refused)
-                .collect(),
-            warnings: health::first_of(health::complaints(self.kinds())),
-        }
     }
 }

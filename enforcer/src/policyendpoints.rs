@@ -35,8 +35,8 @@ use tokio::task::JoinSet;
 use crate::api::health::{self, KindHealth};
 use crate::api::{Changed, Kind, Said, Store, follow, follow_selected};
 use crate::engine::Event;
-use crate::source::{Change, Freshness, Update, Wrong};
-use crate::watched::{self, EndpointSlices, Ends, PodChanges, Pods, Services, Watching};
+use crate::source::{Change, Freshness};
+use crate::watched::{self, EndpointSlices, Ends, PodChanges, Pods, Services, Told, Watching};
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
 
@@ -70,8 +70,7 @@ struct Source {
     changes: Vec<Change>,
     /// Whether everything has been known once.
     is_synced: bool,
-    /// Whether that was so, and what was wrong, when the engine was told last.
-    told: Option<(bool, Wrong)>,
+    told: Told,
 }
 
 /// Follows the API server, tells the engine, and answers its questions, until it has ended.
@@ -170,22 +169,13 @@ impl Watching for Source {
     fn news(&mut self, refused: Option<String>, now: Instant) -> Option<Event> {
         let is_settled = self.state.settled_at().is_none_or(|at| at <= now);
         self.is_synced |= self.is_listed() && is_settled;
-        let mut changes = Vec::new();
-        if self.is_synced {
-            changes = self.state.update(now);
+        let changes = self.is_synced.then(|| {
+            let mut changes = self.state.update(now);
             changes.append(&mut self.changes);
-        }
-        let wrong = self.wrong(refused);
-        let same = self.told.as_ref() == Some(&(self.is_synced, wrong.clone()));
-        if same && changes.is_empty() {
-            return None;
-        }
-        self.told = Some((self.is_synced, wrong.clone()));
-        Some(if self.is_synced {
-            Event::Source(Update { changes, wrong })
-        } else {
-            Event::NotSynced(wrong.errors)
-        })
+            changes
+        });
+        let wrong = health::wrong(self.kinds(), refused, self.state.overdue());
+        self.told.news(changes, wrong)
     }
 
     fn freshness(&self) -> Freshness {
@@ -223,17 +213,6 @@ impl Source {
             KindHealth::of(&self.services),
             KindHealth::of(&self.endpoints),
         ]
-    }
-
-    fn wrong(&self, refused: Option<String>) -> Wrong {
-        let complaints = health::complaints(self.kinds());
-        Wrong {
-            errors: health::errors(self.kinds())
-                .into_iter()
-                .chain(refused)
-                .collect(),
-            warnings: health::first_of(self.state.overdue().chain(complaints)),
-        }
     }
 }
 

@@ -13,6 +13,7 @@ mod asking;
 mod kinds;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -29,6 +30,7 @@ use crate::engine::Event;
 use crate::source::{Answer, Freshness, Question};
 use asking::Asking;
 pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
+pub(crate) use told::Told;
 
 /// Messages on their way to the source; then the watches wait.
 const QUEUE: usize = 1024;

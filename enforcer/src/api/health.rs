@@ -3,6 +3,7 @@
 use super::follow::Failure;
 use super::kind::Kind;
 use super::store::Store;
+use crate::source::Wrong;
 
 /// How many complaints about single objects are told; the rest is counted.
 const TOLD: usize = 20;
@@ -53,20 +54,25 @@ impl<'a> KindHealth<'a> {
     }
 }
 
-/// What keeps these kinds from being known.
-pub(crate) fn errors<'a>(kinds: impl IntoIterator<Item = KindHealth<'a>>) -> Vec<String> {
-    kinds.into_iter().filter_map(|kind| kind.error()).collect()
-}
-
-/// What is wrong with single objects of these kinds.
-pub(crate) fn complaints<'a>(
+/// What is wrong with a source that has these kinds, `refused` with its direct questions, and `lacking` with what it makes
+/// of the kinds.
+pub(crate) fn wrong<'a>(
     kinds: impl IntoIterator<Item = KindHealth<'a>>,
-) -> impl Iterator<Item = String> {
-    kinds.into_iter().flat_map(|kind| kind.complaints)
+    refused: Option<String>,
+    lacking: impl Iterator<Item = String>,
+) -> Wrong {
+    let kinds: Vec<KindHealth<'_>> = kinds.into_iter().collect();
+    let errors = kinds.iter().filter_map(KindHealth::error);
+    let errors = errors.chain(refused).collect();
+    let complaints = kinds.into_iter().flat_map(|kind| kind.complaints);
+    Wrong {
+        errors,
+        warnings: first_of(lacking.chain(complaints)),
+    }
 }
 
 /// The first of what is said of single objects, and how many more there are.
-pub(crate) fn first_of(said: impl Iterator<Item = String>) -> Vec<String> {
+fn first_of(said: impl Iterator<Item = String>) -> Vec<String> {
     let mut said = said.fuse();
     let mut told: Vec<String> = said.by_ref().take(TOLD).collect();
     let more = said.count();
