@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use podgate_abi::{Direction, PolicyWord};
 use podgate_datapath::attach::{Standing, standing};
+use podgate_datapath::lock::Lock;
 use podgate_datapath::tables::TableSet;
 use podgate_tests::node::{
     Enforcer, Node, Pod, Traffic, arrives, is_lost, lets_in, namespace, pod, policy, wait_until,
@@ -298,10 +299,12 @@ fn attack_09_a_qdisc_that_comes_later_in_the_place_of_ours_is_told_of() {
     let enforcer = Enforcer::start(&node);
     let web = start(&node, "web");
     let host_end = web.host_end(&node);
-    // In one step, or the enforcer would have put clsact back.
+    // The enforcer puts clsact back as soon as it has the lock, and there is room for one of the two only.
+    let lock = Lock::take(&node.paths()).unwrap();
     node.sh(&format!(
-        "printf 'qdisc del dev {host_end} clsact\\nqdisc add dev {host_end} ingress\\n' | tc -batch -"
+        "tc qdisc del dev {host_end} clsact && tc qdisc add dev {host_end} ingress"
     ));
+    drop(lock);
     wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
     let (_, why) = enforcer.readiness(&node);
     assert!(why.contains("ingress") || why.contains("clsact"), "{why}");
