@@ -15,7 +15,7 @@ mod traffic;
 
 pub use client::{ConnectError, connect};
 pub use follow::{Failure, Said, follow, follow_selected};
-pub use kind::{Kind, Parts, Seen};
+pub use kind::{Kind, Missing, Parts, Seen};
 pub use store::{Changed, Store, Stored, Ticket};
 
 #[cfg(test)]

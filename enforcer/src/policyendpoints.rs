@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! follow::<PolicyEndpoints> ──┐
+//! follow::<ClusterPolicy…> ───┤
 //! follow::<OwnerPolicies> ────┼─ Message ──► Source: a store a kind ──► State ── Update ──► engine
 //! follow::<Pods>, this node's ┤                   ▲                      │ ▲                  │
 //! follow::<Services>, … ──────┘            answer │                 due ─┘ └─ time            │
@@ -19,6 +20,7 @@ mod settle;
 mod slice;
 mod standing;
 mod state;
+mod unsupported;
 
 #[cfg(test)]
 mod tests;
@@ -39,12 +41,15 @@ use crate::source::{Change, Freshness};
 use crate::watched::{self, EndpointSlices, Ends, PodChanges, Pods, Services, Told, Watching};
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
+use unsupported::ClusterPolicyEndpoints;
 
 /// Something for the source.
 #[derive(Debug)]
 enum Message {
     /// Of PolicyEndpoints.
     Slices(Said<PolicyEndpoints>),
+    /// Of ClusterPolicyEndpoints.
+    Unsupported(Said<ClusterPolicyEndpoints>),
     /// Of NetworkPolicies.
     Policies(Said<OwnerPolicies>),
     /// Of pods of this node.
@@ -61,6 +66,7 @@ struct Source {
     /// The name of this node.
     node: String,
     slices: Store<PolicyEndpoints>,
+    unsupported: Store<ClusterPolicyEndpoints>,
     policies: Store<OwnerPolicies>,
     pods: Store<Pods>,
     services: Store<Services>,
@@ -103,6 +109,8 @@ impl Watching for Source {
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Slices));
         let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Unsupported));
+        let (client, out) = both();
         watches.spawn(follow(client, out, Message::Policies));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Services));
@@ -119,6 +127,9 @@ impl Watching for Source {
             Message::Slices(said) => {
                 let changed = self.slices.take(said);
                 self.hear(changed, Heard::Slice, now);
+            }
+            Message::Unsupported(said) => {
+                self.unsupported.take(said);
             }
             Message::Policies(said) => {
                 let changed = self.policies.take(said);
@@ -181,6 +192,7 @@ impl Watching for Source {
     fn freshness(&self) -> Freshness {
         vec![
             self.slices.freshness(),
+            self.unsupported.freshness(),
             self.policies.freshness(),
             self.pods.freshness(),
             self.services.freshness(),
@@ -190,8 +202,13 @@ impl Watching for Source {
 }
 
 impl Source {
+    /// Whether everything is known that policy is made of.
     fn is_listed(&self) -> bool {
-        self.kinds().iter().all(KindHealth::is_synced)
+        self.slices.is_synced()
+            && self.policies.is_synced()
+            && self.pods.is_synced()
+            && self.services.is_synced()
+            && self.endpoints.is_synced()
     }
 
     fn hear<V>(
@@ -205,9 +222,10 @@ impl Source {
         }
     }
 
-    fn kinds(&self) -> [KindHealth<'_>; 5] {
+    fn kinds(&self) -> [KindHealth<'_>; 6] {
         [
             KindHealth::of(&self.slices),
+            KindHealth::of(&self.unsupported),
             KindHealth::of(&self.policies),
             KindHealth::of(&self.pods),
             KindHealth::of(&self.services),

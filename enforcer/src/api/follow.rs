@@ -22,7 +22,7 @@ use podgate_policy::model::ObjectName;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::kind::{Kind, Seen};
+use super::kind::{Kind, Missing, Seen};
 
 /// Objects in a page of a list, as client-go has it.
 const PAGE: u32 = 500;
@@ -186,6 +186,13 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                         kind = K::NAME,
                         "the watch fell behind; the kind is listed anew"
                     );
+                    self.pause().await;
+                    Next::List
+                }
+                Ended::Broken(Failure::NoSuchKind(_), _) if K::MISSING == Missing::Empty => {
+                    self.heard();
+                    self.say(Said::Listing).await?;
+                    self.say(Said::Listed).await?;
                     self.pause().await;
                     Next::List
                 }

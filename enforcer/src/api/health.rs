@@ -1,7 +1,7 @@
 //! What is wrong with the kinds that a source follows, and with single objects of them.
 
 use super::follow::Failure;
-use super::kind::Kind;
+use super::kind::{Kind, Missing};
 use super::store::Store;
 use crate::source::Wrong;
 
@@ -11,7 +11,7 @@ const TOLD: usize = 20;
 /// How one kind fares.
 pub(crate) struct KindHealth<'a> {
     name: &'static str,
-    when_missing: &'static str,
+    missing: Missing,
     is_synced: bool,
     failure: Option<&'a Failure>,
     complaints: Box<dyn Iterator<Item = String> + 'a>,
@@ -25,7 +25,7 @@ impl<'a> KindHealth<'a> {
             complaints.map(|(name, complaint)| format!("{} {name}: {complaint}", K::NAME));
         Self {
             name: K::NAME,
-            when_missing: K::WHEN_MISSING,
+            missing: K::MISSING,
             is_synced: store.is_synced(),
             failure: store.failure(),
             complaints: Box::new(complaints),
@@ -41,10 +41,12 @@ impl<'a> KindHealth<'a> {
     fn error(&self) -> Option<String> {
         let name = self.name;
         match self.failure? {
-            Failure::NoSuchKind(why) => Some(format!(
-                "watch {name}: the API server does not have them, and they are waited for{}: {why}",
-                self.when_missing
-            )),
+            Failure::NoSuchKind(why) => match self.missing {
+                Missing::Awaited(what_to_do) => Some(format!(
+                    "watch {name}: the API server does not have them, and they are waited for{what_to_do}: {why}"
+                )),
+                Missing::Empty => None,
+            },
             failure @ Failure::Refused(_) => Some(format!("watch {name}: {failure}")),
             failure @ Failure::Unreachable(_) if !self.is_synced => {
                 Some(format!("list {name}: {failure}"))

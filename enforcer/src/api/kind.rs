@@ -26,14 +26,23 @@ pub trait Kind: Debug + Clone + Send + Sync + 'static {
     const NAME: &'static str;
     /// Which of them are watched; an object that leaves the selection arrives as deleted.
     const FIELDS: Option<&'static str> = None;
-    /// What a person can do about an API server that does not have the kind, after a semicolon.
-    const WHEN_MISSING: &'static str = "";
+    /// What it means when the API server does not have the kind.
+    const MISSING: Missing = Missing::Awaited("");
 
     /// What is kept of an object, beside what is wrong with it.
     fn convert(object: &Self::Object) -> Converted<Self::Value>;
 
     /// What stands for an object that does not fit its type, and whose isolation must not be lost.
     fn salvage(parts: &Parts) -> Self::Value;
+}
+
+/// What it means when the API server does not have a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// An error, until it comes. With what a person can do about it, after a semicolon.
+    Awaited(&'static str),
+    /// There are no objects of it. It is looked whether it has come.
+    Empty,
 }
 
 /// An object that does not fit its type, part by part.

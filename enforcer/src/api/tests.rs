@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use axum::Router;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::WatchEvent;
 use kube::core::ObjectList;
@@ -13,6 +14,7 @@ use super::*;
 use crate::convert::Converted;
 
 mod broken_watches;
+mod missing_kinds;
 
 /// ConfigMaps, of which the field `v` is kept.
 #[derive(Debug, Clone)]
@@ -35,6 +37,15 @@ impl Kind for Maps {
     fn salvage(parts: &Parts) -> Option<String> {
         parts.metadata().labels?.get("team").cloned()
     }
+}
+
+/// A client of a server that answers so.
+async fn client_of(server: Router) -> kube::Client {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, server).await });
+    let config = kube::Config::new(address.parse().unwrap());
+    kube::Client::try_from(config).unwrap()
 }
 
 fn map(name: &str, uid: &str, value: &str) -> Value {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::object::PolicyEndpoint;
 use super::slice::{self, Slice};
 use super::state::OwnerPolicy;
-use crate::api::{Kind, Parts};
+use crate::api::{Kind, Missing, Parts};
 use crate::convert::{self, Converted};
 
 /// PolicyEndpoints.
@@ -21,8 +21,9 @@ impl Kind for PolicyEndpoints {
     type Value = Arc<Slice>;
 
     const NAME: &'static str = "policyendpoints";
-    const WHEN_MISSING: &'static str =
-        "; apply install/crds if the cluster's network policy controller does not";
+    const MISSING: Missing = Missing::Awaited(
+        "; apply install/crds if the cluster's network policy controller does not",
+    );
 
     fn convert(object: &Self::Object) -> Converted<Self::Value> {
         slice::convert(&object.metadata, &object.spec).map(|named| Arc::new(named.slice))

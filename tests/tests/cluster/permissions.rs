@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use podgate_tests::cluster::{Cluster, Enforcer, PodSpec, Readiness, Role, wait_for};
 
+const DEFINITIONS: [&str; 2] = [
+    include_str!("../../../install/crds/policyendpoints.yaml"),
+    include_str!("../../../install/crds/clusterpolicyendpoints.yaml"),
+];
+
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// How long what must not come is waited for.
@@ -11,18 +16,29 @@ const LOST: Duration = Duration::from_millis(400);
 
 const SOURCE: [&str; 2] = ["--source", "networkpolicies"];
 
+/// The source that needs what a controller has worked out.
+const WORKED_OUT: [&str; 2] = ["--source", "policyendpoints"];
+
 #[test]
 fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_is_ready_again() {
     let cluster = Cluster::alone();
+    for definition in DEFINITIONS {
+        cluster.apply(definition);
+    }
     let role = Role::shipped(&cluster);
     for permission in role.permissions() {
         let [group, resource, verb] = &permission;
-        // Another source reads PolicyEndpoints, and a single pod is asked for by an ADD only.
-        if group == "networking.k8s.aws" || verb == "get" {
+        // A single pod is asked for by an ADD only.
+        if verb == "get" {
             continue;
         }
+        let source = if group == "networking.k8s.aws" {
+            &WORKED_OUT
+        } else {
+            &SOURCE
+        };
         role.without(std::slice::from_ref(&permission));
-        let enforcer = Enforcer::begin(&cluster, "node1", &SOURCE);
+        let enforcer = Enforcer::begin(&cluster, "node1", source);
         let what = format!("{verb} {resource} is missed");
         wait_for(&what, LIMIT, || match enforcer.readiness() {
             Readiness::Ready(_) => false,

@@ -10,6 +10,7 @@ use podgate_tests::controller::{Controller, Written};
 
 const FLAGS: [&str; 2] = ["--source", "policyendpoints"];
 const CRD: &str = include_str!("../../../install/crds/policyendpoints.yaml");
+const CLUSTER_CRD: &str = include_str!("../../../install/crds/clusterpolicyendpoints.yaml");
 
 /// How long a connection that is denied is waited for.
 const DENIED: Duration = Duration::from_millis(700);
@@ -87,6 +88,29 @@ fn a_definition_that_is_missing_is_waited_for_and_said() {
     );
     cluster.apply(CRD);
     enforcer.wait_until_ready(COMES);
+}
+
+#[test]
+fn a_cluster_wide_policy_is_said_to_be_unsupported_as_long_as_it_is_there() {
+    let cluster = with_crd();
+    cluster.apply(CLUSTER_CRD);
+    let name = "crd/clusterpolicyendpoints.networking.k8s.aws";
+    cluster.wait(COMES, &["--for=condition=Established", name]);
+    let enforcer = Enforcer::start(&cluster, "node1", &FLAGS);
+    let says = || match enforcer.readiness() {
+        Readiness::Ready(said) => said.contains("ClusterNetworkPolicy isolate"),
+        Readiness::Not(said) => panic!("the enforcer is not ready: {said}"),
+    };
+    assert!(!says());
+    cluster.apply(
+        "{apiVersion: networking.k8s.aws/v1alpha1, kind: ClusterPolicyEndpoint, metadata: {name: isolate-x7k2p}, spec: {\
+         policyRef: {name: isolate}, tier: Admin, priority: 1, subject: {namespaces: {}}, \
+         ingress: [{cidr: 0.0.0.0/0, action: Deny}]}}",
+    );
+    wait_for("it is said", COMES, says);
+    assert!(enforcer.log().contains("ClusterNetworkPolicy isolate"));
+    cluster.kubectl(&["delete", name]);
+    wait_for("it is not said any more", COMES, || !says());
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use axum::Router;
 use axum::http::Uri;
 use tokio::sync::mpsc;
 
@@ -46,12 +45,7 @@ async fn said_of(watch: String) -> (mpsc::Receiver<Said<Maps>>, Arc<Mutex<Vec<&'
         asked.lock().unwrap().push(request);
         async move { answer }
     };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = format!("http://{}", listener.local_addr().unwrap());
-    let app = Router::new().fallback(answer);
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    let config = kube::Config::new(server.parse().unwrap());
-    let client = kube::Client::try_from(config).unwrap();
+    let client = client_of(Router::new().fallback(answer)).await;
     let (out, said) = mpsc::channel(1);
     tokio::spawn(follow::<Maps, _>(client, out, |said| said));
     (said, requests)

@@ -138,6 +138,30 @@ fn an_endpoint_on_another_node_is_judged_as_an_address_in_lists() {
 }
 
 #[test]
+fn a_cluster_wide_policy_is_told_of_and_nothing_waits_for_the_list_of_them() {
+    let (mut source, now) = (source(), Instant::now());
+    for message in listed_all() {
+        source.take(message, now);
+    }
+    assert!(matches!(source.news(None, now), Some(Event::Source(_))));
+    let seen = serde_json::from_value(json!({
+        "metadata": {"name": "isolate-x7k2p", "uid": "u", "resourceVersion": "1"},
+        "spec": {"policyRef": {"name": "isolate"}, "tier": "Admin"},
+    }));
+    let said = Said::Object(Box::new(seen.unwrap()));
+    source.take(Message::Unsupported(said), now);
+    let Some(Event::Source(update)) = source.news(None, now) else {
+        panic!("nothing is told")
+    };
+    assert!(update.changes.is_empty() && update.wrong.errors.is_empty());
+    let [warning] = update.wrong.warnings.as_slice() else {
+        panic!("{:?}", update.wrong)
+    };
+    let says = "ClusterNetworkPolicy isolate (tier Admin) is not enforced";
+    assert!(warning.contains(says), "{warning}");
+}
+
+#[test]
 fn nothing_is_due_before_every_kind_is_listed() {
     let (mut source, now) = (source(), Instant::now());
     source.take(a_slice("p-1"), now);
