@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -18,9 +19,6 @@ use crate::{Failed, Paths};
 
 /// How long somebody waits for the lock. The longest holder loads a table set, which takes about 0.1 s.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How long the waiting one sleeps between two attempts.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// The lock, held until it is dropped or its process ends.
 #[derive(Debug)]
@@ -60,26 +58,45 @@ impl Lock {
 
     /// Waits for the lock of an open file; none if the file has lost its name meanwhile: who comes later would lock
     /// another one.
-    fn of_file(mut file: File, path: &Path, deadline: Instant) -> Result<Option<Self>, Failed> {
-        loop {
-            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => {
-                    let is_named = is_named(&file, path).map_err(Failed::at("look at", path))?;
-                    return Ok(is_named.then_some(Self { _file: file }));
-                }
-                Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
-                Err((_, errno)) => return Err(Failed::at("lock", path)(errno.into())),
-            };
-            if Instant::now() >= deadline {
-                let why = "another podgate process holds it; look for one that hangs";
-                return Err(Failed::at("lock", path)(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    why,
-                )));
+    fn of_file(file: File, path: &Path, deadline: Instant) -> Result<Option<Self>, Failed> {
+        let failed = Failed::at("lock", path);
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+                in_turn(file, deadline).map_err(failed)?
             }
-            thread::sleep(PAUSE);
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        let is_named = is_named(&file, path).map_err(Failed::at("look at", path))?;
+        Ok(is_named.then_some(Self { _file: file }))
+    }
+}
+
+/// Waits for the lock in the kernel's queue, where nobody is overtaken by those who come later: of many plugins and an
+/// enforcer that ask again and again, some would be unlucky for long. `flock` knows no deadline, so a thread waits, and
+/// lets go of what it gets when nobody wants it any more.
+fn in_turn(mut file: File, deadline: Instant) -> io::Result<Flock<File>> {
+    let patience = deadline.saturating_duration_since(Instant::now());
+    let (result_in, result) = mpsc::channel();
+    let wait = move || {
+        let locked = loop {
+            match Flock::lock(file, FlockArg::LockExclusive) {
+                Ok(locked) => break Ok(locked),
+                Err((again, Errno::EINTR)) => file = again,
+                Err((_, errno)) => break Err(errno.into()),
+            }
+        };
+        drop(result_in.send(locked));
+    };
+    if !patience.is_zero() {
+        thread::Builder::new().name("lock".into()).spawn(wait)?;
+        match result.recv_timeout(patience) {
+            Ok(locked) => return locked,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
+    let why = "another podgate process holds it; look for one that hangs";
+    Err(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
 /// Whether `path` names this file.
@@ -104,6 +121,58 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), Failed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// How many wait for a lock of this file, as the kernel lists them.
+    fn in_the_queue(path: &Path) -> usize {
+        let file = format!(":{} ", fs::metadata(path).unwrap().ino());
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let waits = |line: &&str| line.contains("-> FLOCK") && line.contains(&file);
+        locks.lines().filter(waits).count()
+    }
+
+    #[test]
+    fn whoever_waits_longest_is_next() {
+        const WAITING: usize = 8;
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            run: dir.path().join("run"),
+            bpffs: dir.path().join("bpffs"),
+        };
+        let held = Lock::take(&paths).unwrap();
+        let (served_in, served) = mpsc::channel();
+        thread::scope(|scope| {
+            for number in 0..WAITING {
+                let (served, paths) = (served_in.clone(), &paths);
+                scope.spawn(move || {
+                    let _lock = Lock::take(paths).unwrap();
+                    served.send(number).unwrap();
+                });
+                let deadline = Instant::now() + PATIENCE;
+                while in_the_queue(&paths.lock()) <= number {
+                    assert!(Instant::now() < deadline, "{number} does not queue");
+                    thread::yield_now();
+                }
+            }
+            drop(held);
+        });
+        let order: Vec<_> = served.try_iter().collect();
+        assert_eq!(order, (0..WAITING).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn who_gave_up_does_not_get_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            run: dir.path().join("run"),
+            bpffs: dir.path().join("bpffs"),
+        };
+        let held = Lock::take(&paths).unwrap();
+        let soon = Instant::now() + Duration::from_millis(20);
+        let error = Lock::take_until(&paths, soon).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        Lock::take(&paths).unwrap();
+    }
 
     #[test]
     fn a_lock_that_somebody_holds_is_a_clear_error() {
