@@ -255,6 +255,14 @@ pub fn small_tables() -> Sizes {
     }
 }
 
+/// Settings of a plugin whose ADD answers when the pod's policy is in force, and fails when it does not come to that:
+/// without them, a machine that is busy makes pods that have their baseline only.
+pub fn in_force(mut settings: Value) -> Value {
+    settings["waitMs"] = 25_000.into();
+    settings["onTimeout"] = "fail".into();
+    settings
+}
+
 /// The addresses of the outside host of [`Node::outside`].
 pub fn outside_addresses() -> [IpAddr; 2] {
     [

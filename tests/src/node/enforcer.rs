@@ -123,6 +123,12 @@ impl Enforcer {
         get(node, HEALTH.into(), "/readyz").unwrap_or_default()
     }
 
+    /// Whether it is not ready, and this is among the reasons.
+    pub fn is_not_ready(&self, node: &Node, reason: &str) -> bool {
+        let (status, why) = self.readiness(node);
+        status == 503 && why.contains(reason)
+    }
+
     /// What `/metrics` says; empty when nobody answers.
     pub fn metrics(&self, node: &Node) -> String {
         let answer = get(node, METRICS.into(), "/metrics").unwrap_or_default();

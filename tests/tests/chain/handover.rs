@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use podgate_datapath::lock::Lock;
-use podgate_tests::node::{Enforcer, LOST, Node, Pod, lets_in, namespace, pod, policy, wait_until};
+use podgate_tests::node::{
+    Enforcer, LOST, Node, Pod, in_force, lets_in, namespace, pod, policy, wait_until,
+};
 use serde_json::json;
 
 #[test]
@@ -17,17 +19,14 @@ fn an_address_that_passes_from_friend_to_stranger_is_judged_by_who_has_it() {
     }
     node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
     let _enforcer = Enforcer::start(&node);
-    let web = Pod::start(&node, &node.ptp(json!({"waitMs": 5000})), "web");
+    let web = Pod::start(&node, &node.ptp(in_force(json!({}))), "web");
     let server = web
         .netns
         .run(|| UdpSocket::bind(SocketAddr::new(web.addresses[0], 7777)).unwrap())
         .unwrap();
     let addresses = json!([{"address": "10.96.0.200/24", "gateway": "10.96.0.1"}]);
     let ipam = json!({"type": "static", "addresses": addresses, "routes": [{"dst": "0.0.0.0/0"}]});
-    let conflist = node.conflist(
-        json!({"type": "ptp", "ipam": ipam}),
-        json!({"waitMs": 5000}),
-    );
+    let conflist = node.conflist(json!({"type": "ptp", "ipam": ipam}), in_force(json!({})));
 
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -11,7 +11,9 @@ use podgate_datapath::netlink::{Ifindex, Socket};
 use podgate_datapath::record::{self, Record, Slot};
 use podgate_datapath::tables::MapName;
 use podgate_datapath::{filter, sweep};
-use podgate_tests::node::{Call, Enforcer, Node, Pod, is_lost, outside_addresses, wait_until};
+use podgate_tests::node::{
+    Call, Enforcer, Node, Pod, in_force, is_lost, outside_addresses, wait_until,
+};
 use serde_json::json;
 
 /// How many instants of one ADD are tried.
@@ -233,7 +235,7 @@ fn a_repeated_add_that_was_killed_before_its_filters_is_still_somebodys() {
 fn a_repeated_add_that_is_killed_is_finished_by_the_enforcer_that_runs() {
     for filters in [0, 1] {
         let node = Node::new();
-        let conflist = node.ptp(json!({"waitMs": 5000}));
+        let conflist = node.ptp(in_force(json!({})));
         let _enforcer = Enforcer::start(&node);
         let pod = Pod::start(&node, &conflist, "a");
         let other = Pod::start(&node, &conflist, "b");

@@ -7,7 +7,9 @@ use podgate_abi::{Direction, Ruleset};
 use podgate_datapath::Paths;
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::tables::TableSet;
-use podgate_tests::node::{Enforcer, Node, Pod, arrives, is_lost, lets_in, namespace, pod, policy};
+use podgate_tests::node::{
+    Enforcer, Node, Pod, arrives, in_force, is_lost, lets_in, namespace, pod, policy,
+};
 use serde_json::json;
 
 #[test]
@@ -107,7 +109,7 @@ fn twenty_adds_race_for_an_enforcer_and_each_answers_when_its_own_policy_is_in_f
         node.apply(&name, &pod(&name, "app: web"));
     }
     let _enforcer = Enforcer::start(&node);
-    let conflist = node.ptp(json!({"waitMs": 10_000}));
+    let conflist = node.ptp(in_force(json!({})));
     let mut alone = conflist.clone();
     alone.plugins.truncate(1);
     let pods: Vec<Pod> = (0..20)

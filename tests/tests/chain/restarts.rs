@@ -7,7 +7,8 @@ use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::tables::TableSet;
 use podgate_tests::node::{
-    Enforcer, Node, Pod, Traffic, arrives, is_lost, lets_in, namespace, pod, policy, wait_until,
+    Enforcer, Node, Pod, Traffic, arrives, in_force, is_lost, lets_in, namespace, pod, policy,
+    wait_until,
 };
 use serde_json::json;
 
@@ -23,7 +24,7 @@ fn scene() -> Node {
 }
 
 fn start(node: &Node, name: &str) -> Pod {
-    Pod::start(node, &node.ptp(json!({"waitMs": 5000})), name)
+    Pod::start(node, &node.ptp(in_force(json!({}))), name)
 }
 
 /// Traffic that every state of these tests allows, and traffic that every state denies.
@@ -219,7 +220,7 @@ fn adds_that_meet_a_table_set_being_swapped_in_are_right() {
         ["web", "friend", "stranger"].map(|name| start(&node, name))
     };
     let watch = Watch::new(&web, &friend, &stranger);
-    let conflist = node.ptp(json!({"waitMs": 5000, "enforcingMode": "strict"}));
+    let conflist = node.ptp(in_force(json!({"enforcingMode": "strict"})));
     std::thread::scope(|scope| {
         let adding = scope.spawn(|| {
             for _ in 0..25 {
@@ -305,9 +306,9 @@ fn attack_09_a_qdisc_that_comes_later_in_the_place_of_ours_is_told_of() {
         "tc qdisc del dev {host_end} clsact && tc qdisc add dev {host_end} ingress"
     ));
     drop(lock);
-    wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
-    let (_, why) = enforcer.readiness(&node);
-    assert!(why.contains("ingress") || why.contains("clsact"), "{why}");
+    wait_until("the qdisc is told of", || {
+        enforcer.is_not_ready(&node, "qdisc ingress")
+    });
     node.sh(&format!("tc qdisc del dev {host_end} ingress"));
     let record = web.record(&node);
     wait_until("it is policed again", || {
@@ -349,18 +350,15 @@ fn a_run_directory_that_somebody_removed_is_made_again_with_all_that_the_next_st
     let enforcer = Enforcer::start(&node);
     let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
     let records = node.records();
-    std::fs::remove_dir_all(node.paths().run).unwrap();
+    // In one step, or what is made again meanwhile would be in the way.
+    let removed = node.dir().join("removed");
+    std::fs::rename(node.paths().run, &removed).unwrap();
+    std::fs::remove_dir_all(removed).unwrap();
     wait_until("the attachments have their files again", || {
         node.records() == records
     });
     // A pod that comes is policed from its first packet, by this enforcer and by none beside it.
-    let late = {
-        let mut late = Pod::bare("default", "unknown");
-        wait_until("plugins find the enforcer again", || {
-            late.add(&node, &node.ptp(json!({"waitMs": 5000}))).is_ok()
-        });
-        late
-    };
+    let late = start(&node, "unknown");
     assert!(is_lost(&late.netns, &web.netns, web.addresses[0]));
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
     let other = Enforcer::begin(
@@ -387,8 +385,9 @@ fn a_filter_that_somebody_hangs_up_before_ours_is_told_of_at_once() {
     node.sh(&format!(
         "tc filter add dev {host_end} egress pref 1 protocol all u32 match u32 0 0 action mirred egress redirect dev lo"
     ));
-    wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
-    assert!(enforcer.readiness(&node).1.contains("pref 1"));
+    wait_until("the filter is told of", || {
+        enforcer.is_not_ready(&node, "pref 1")
+    });
     node.sh(&format!("tc filter del dev {host_end} egress pref 1"));
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
 }

@@ -12,8 +12,8 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::record::Slot;
 use podgate_datapath::tables::{MapName, TableSet};
 use podgate_tests::node::{
-    Enforcer, LOST, Node, Pod, Traffic, arrives, lets_in, namespace, pod, policy, small_tables,
-    wait_until,
+    Enforcer, LOST, Node, Pod, Traffic, arrives, in_force, lets_in, namespace, pod, policy,
+    small_tables, wait_until,
 };
 use serde_json::json;
 
@@ -41,7 +41,7 @@ fn room(node: &Node) -> u32 {
 }
 
 fn start(node: &Node, name: &str) -> Pod {
-    Pod::start(node, &node.ptp(json!({"waitMs": 5000})), name)
+    Pod::start(node, &node.ptp(in_force(json!({}))), name)
 }
 
 /// A web server that the friend alone reaches, and a friend that nobody reaches.

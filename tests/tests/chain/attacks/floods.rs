@@ -5,7 +5,9 @@ use std::net::{IpAddr, UdpSocket};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use podgate_datapath::Sizes;
-use podgate_tests::node::{Enforcer, Node, Pod, lets_in, namespace, pod, policy, small_tables};
+use podgate_tests::node::{
+    Enforcer, Node, Pod, in_force, lets_in, namespace, pod, policy, small_tables,
+};
 use serde_json::json;
 
 use super::Receiver;
@@ -50,7 +52,7 @@ fn attack_06_a_pod_that_opens_flows_without_end_costs_no_other_its_slow_answer()
         );
     }
     let _enforcer = Enforcer::start(&node);
-    let chain = node.ptp(json!({"waitMs": 5000}));
+    let chain = node.ptp(in_force(json!({})));
     let [quiet, busy, server] =
         ["quiet", "busy", "server"].map(|name| Pod::start(&node, &chain, name));
     let listener = Receiver::new(&server.netns, server.addresses[0]);
