@@ -22,8 +22,8 @@ const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 const METRICS: &str = "127.0.0.1:8162";
 /// How long it may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
-/// How long it may take to end when asked.
-const STOP_LIMIT: Duration = Duration::from_secs(3);
+/// How long it may take to end when asked. It gives itself ten seconds.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// How many of its last log lines are shown when something is wrong.
 const LOG_LINES: usize = 40;
 

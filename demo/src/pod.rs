@@ -20,7 +20,7 @@ use crate::scenario::{Family, Star};
 use crate::star::{Order, Outcome, Said};
 
 /// How long the process in a pod may take to listen.
-const START_LIMIT: Duration = Duration::from_secs(5);
+const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// A pod, from its ADD to its DEL.
 pub(crate) struct Pod {

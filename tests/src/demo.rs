@@ -15,8 +15,8 @@ use crate::node::binary;
 
 pub use traces::Traces;
 
-/// How long it may take to end.
-const END_LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to end; for one that goes through all its steps, on a busy machine.
+const END_LIMIT: Duration = Duration::from_secs(120);
 
 /// The running demo. It is killed when the value is dropped.
 #[derive(Debug)]
