@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use podgate_abi::FlowState;
+
 use super::Tracked;
 use crate::{
     Failed,
@@ -79,9 +81,12 @@ impl TableSet {
         }
         let mut flows = other.tracked(name)?;
         flows.retain(concerned);
-        // Those that are longest silent stay behind; the others arrive oldest first, as a table that forgets the
-        // least recently used one wants it.
-        flows.sort_unstable_by_key(|flow| Reverse(flow.seen));
+        // What has ended stays behind first, then what is longest silent; the others arrive in this order, as a table
+        // that forgets the least recently used one wants it.
+        flows.sort_unstable_by_key(|flow| {
+            let has_ended = flow.word.state() == FlowState::CLOSING;
+            (has_ended, Reverse(flow.seen))
+        });
         let room = flows.len().min(to.capacity as usize);
         done.left += flows.len() - room;
         for flow in flows[..room].iter().rev() {
