@@ -11,8 +11,8 @@ const FOUND: Duration = Duration::from_secs(5);
 /// How long what must not come is waited for.
 pub const LOST: Duration = Duration::from_millis(200);
 
-/// Waits until `condition` holds; panics with `what` when it does not within a minute: an enforcer that had a fiftieth of
-/// a processor was not ready in half of that.
+/// Waits until `condition` holds; panics with `what` when it does not within a minute: an enforcer at nice 7 on a busy
+/// machine was not ready in half of that.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
