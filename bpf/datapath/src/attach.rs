@@ -14,7 +14,7 @@ use crate::{
     filter::{self, Put, Qdisc},
     lock::Lock,
     netlink::{Ifindex, Kind, Socket},
-    owed::{self, Debtor},
+    owed::{self, Owed},
     record::{self, Baseline, Hook, Identity, PodName, Record},
     slots,
     tables::TableSet,
@@ -239,7 +239,7 @@ fn attach(
 
 /// Deletes what every pinned set knows of the addresses that the attachment did not have before. If it knew anything,
 /// they were another pod's: the flows of all attachments are judged again. So they are if somebody else deleted
-/// addresses, and has not come to that.
+/// one of them, and has not come to that.
 fn forget_addresses(
     paths: &Paths,
     current: &TableSet,
@@ -257,19 +257,19 @@ fn forget_addresses(
         let other = (name != current.name()).then(|| TableSet::at(paths, name));
         let set = other.as_ref().unwrap_or(current);
         for address in record.addresses.iter().filter(is_new) {
-            known |= set.remove_peer(*address, Debtor::Plugin, lock)?;
+            known |= set.remove_peer(*address, Owed::ByPlugin, lock)?;
         }
         sets.push(name);
     }
-    if !known && !owed::is_any(paths, lock) {
+    if !known && !owed::is_any(paths, &record.addresses, lock) {
         return Ok(());
     }
     TableSet::grace()?;
     for name in sets {
         TableSet::at(paths, name).renew_generations()?;
     }
-    for by in Debtor::BOTH {
-        owed::paid(paths, by, lock)?;
+    for owed in Owed::ALL {
+        owed::paid(paths, owed, lock)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::owed::Debtor;
+use crate::owed::Owed;
 
 /// The two directories that plugin and enforcer share.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +42,11 @@ impl Paths {
     }
 
     /// The notes of those who owe it to attachments to judge their flows again.
-    pub(crate) fn owed(&self, by: Debtor) -> PathBuf {
-        self.run.join(match by {
-            Debtor::Plugin => "owed-by-plugin",
-            Debtor::Enforcer => "owed-by-enforcer",
+    pub(crate) fn owed(&self, owed: Owed) -> PathBuf {
+        self.run.join(match owed {
+            Owed::ByPlugin => "owed-by-plugin",
+            Owed::ByEnforcer => "owed-by-enforcer",
+            Owed::InGrace => "owed-in-grace",
         })
     }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use podgate_abi::{Class, PolicyWord, PrefixKey, PrefixWord};
 use podgate_datapath::Failed;
 use podgate_datapath::lock::Lock;
-use podgate_datapath::owed::Debtor;
+use podgate_datapath::owed::Owed;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
 
@@ -101,7 +101,7 @@ pub(super) fn write(write: &Write, set: &TableSet, lock: &Lock) -> Result<(), Fa
         Write::RemoveRow { key } => set.remove_row(*key).map(drop),
         Write::Peer { address, word } => set.put_peer(IpAddr::from(*address), *word, lock),
         Write::RemovePeer { address } => set
-            .remove_peer(IpAddr::from(*address), Debtor::Enforcer, lock)
+            .remove_peer(IpAddr::from(*address), Owed::ByEnforcer, lock)
             .map(drop),
         Write::Prefix { key, word } => {
             let (prefix, length) = in_own_family(*key);

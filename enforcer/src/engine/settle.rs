@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use podgate_abi::Direction;
 use podgate_datapath::lock::Lock;
-use podgate_datapath::owed::{self, Debtor};
+use podgate_datapath::owed::{self, Owed};
 use podgate_datapath::record::Record;
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes};
@@ -193,9 +193,11 @@ impl Engine {
     fn tidy(&mut self, lock: &Lock) -> Result<()> {
         if self.grace == Grace::Over {
             self.after_grace(lock)?;
+            owed::paid(&self.paths, Owed::InGrace, lock)?;
             self.grace = Grace::None;
         }
         if self.grace == Grace::None && self.built.planner.waits_for_grace() {
+            owed::grace_begins(&self.paths, lock)?;
             self.built.planner.grace_begins();
             self.grace = Grace::Underway {
                 since: Instant::now(),
@@ -203,7 +205,9 @@ impl Engine {
             self.graces.begin();
         }
         if !self.built.planner.waits_for_grace() {
-            owed::paid(&self.paths, Debtor::Enforcer, lock)?;
+            for owed in [Owed::ByEnforcer, Owed::InGrace] {
+                owed::paid(&self.paths, owed, lock)?;
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use aya::maps::{Array, Map, MapData};
 use podgate_abi::{Address, Class, Direction, PeerWord};
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::lock::Lock;
-use podgate_datapath::owed::Debtor;
+use podgate_datapath::owed::Owed;
 use podgate_datapath::tables::MapName;
 use podgate_tests::kernel::ATTACHMENT_WORDS;
 use podgate_tests::node::{Call, Node, Pod, arrives};
@@ -336,10 +336,12 @@ fn an_address_whose_entry_is_gone_already_is_judged_anew_all_the_same() {
     let tables = node.tables();
     tables.put_peer(address, known, &lock).unwrap();
     tables
-        .remove_peer(address, Debtor::Enforcer, &lock)
+        .remove_peer(address, Owed::ByEnforcer, &lock)
         .unwrap();
     drop(lock);
     let before = generation();
+    Pod::start(&node, &node.ptp(json!({})), "elsewhere");
+    assert_eq!(generation(), before, "it has an address of its own");
     add.make(&node).ok();
     let after = generation();
     assert_ne!(before, after, "the dead pod's flows go on as the new pod's");

@@ -11,7 +11,7 @@ use super::{MapName, TableSet};
 use crate::{
     Failed, Sizes,
     lock::Lock,
-    owed::{self, Debtor},
+    owed::{self, Owed},
 };
 
 impl TableSet {
@@ -132,11 +132,11 @@ impl TableSet {
 
     /// Deletes what is known of an address; whether there was anything. Whoever does owes it to the attachments that
     /// they judge their flows again; see [`owed`].
-    pub fn remove_peer(&self, address: IpAddr, by: Debtor, lock: &Lock) -> Result<bool, Failed> {
+    pub fn remove_peer(&self, address: IpAddr, by: Owed, lock: &Lock) -> Result<bool, Failed> {
         if self.read_peer(address)?.is_none() {
             return Ok(false);
         }
-        owed::note(&self.paths, by, lock)?;
+        owed::note(&self.paths, by, address, lock)?;
         self.delete(MapName::Peers, bytemuck::bytes_of(&Address::from(address)))
     }
 
