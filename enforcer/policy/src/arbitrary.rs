@@ -22,7 +22,7 @@ use crate::connection::{Baseline, Connection, Direction, Subject, Transport};
 use crate::model::{
     EndpointSlice, Labels, ListName, Members, NAMESPACE_NAME_LABEL, NamedPort, Namespace,
     Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Pod, PodUid, Port, Protocol,
-    Requirement, Rule, Selector, Service, World,
+    Requirement, Rule, Selector, Service, Started, World,
 };
 
 /// The names of the namespaces.
@@ -332,6 +332,11 @@ pub fn pod(index: usize) -> impl Strategy<Value = Pod> {
             move |(labels, addresses, ports, host_network, finished, (node, host_ports))| Pod {
                 labels,
                 addresses,
+                // As good as drawn: nothing else goes by how many names there are.
+                started: i64::try_from(ports.len())
+                    .ok()
+                    .filter(|names| *names > 0)
+                    .map(Started),
                 ports,
                 host_network,
                 finished,

@@ -128,6 +128,9 @@ pub struct Pod {
     pub node: Option<String>,
     /// Ports of its node that lead to it (`hostPort`); none in the node's network, where they are the node's own.
     pub host_ports: Vec<HostPort>,
+    /// When its node took it on (`status.startTime`); kept only beside `addresses`. Of all who claim an address, the one
+    /// who started last has it.
+    pub started: Option<Started>,
 }
 
 impl Pod {
@@ -136,6 +139,10 @@ impl Pod {
         !self.host_network && !self.finished
     }
 }
+
+/// When a pod was taken on by its node, in seconds of Unix time. One that does not say is older than all that do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Started(pub i64);
 
 /// A port that a container has given a name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

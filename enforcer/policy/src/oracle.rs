@@ -5,6 +5,7 @@
 
 mod services;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -117,7 +118,8 @@ fn is_tunnel_to_own_node(world: &World, connection: &Connection) -> bool {
 
 /// The pod that an address stands for: the selectable pod that has it, unless it is an address of the own node.
 ///
-/// When several pods claim one address, the first of them by (namespace, name) has it, never all of them (item 32).
+/// When several pods claim one address, the one that started last has it, never all of them (item 32); of those that
+/// started together, the first by (namespace, name).
 pub fn pod_at(world: &World, address: IpAddr) -> Option<(&ObjectName, &Pod)> {
     if is_node_address(world, address) {
         return None;
@@ -126,7 +128,8 @@ pub fn pod_at(world: &World, address: IpAddr) -> Option<(&ObjectName, &Pod)> {
         .pods
         .iter()
         .map(|(name, pod)| (name, pod.as_ref()))
-        .find(|(_, pod)| pod.is_selectable() && pod.addresses.contains(&address))
+        .filter(|(_, pod)| pod.is_selectable() && pod.addresses.contains(&address))
+        .min_by_key(|(name, pod)| (Reverse(pod.started), *name))
 }
 
 /// A selector that cannot be read selects every pod of the namespace: isolation stays.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use podgate_policy::model::{HostPort, NamedPort, ObjectName, Pod, PodUid, Protocol};
+use podgate_policy::model::{HostPort, NamedPort, ObjectName, Pod, PodUid, Protocol, Started};
 
 use super::{Complaints, Converted, FieldPath, addresses, names, selector};
 
@@ -35,6 +35,10 @@ pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
     let addresses = status
         .map(|s| pod_addresses(s, &mut complaints))
         .unwrap_or_default();
+    let started = status
+        .and_then(|s| s.start_time.as_ref())
+        .filter(|_| !addresses.is_empty())
+        .map(|time| Started(time.0.as_second()));
     let ports = spec.map(|s| ports(s, &mut complaints)).unwrap_or_default();
     let named_ports = named_ports(&ports, &mut complaints);
     let host_ports = if host_network {
@@ -56,6 +60,7 @@ pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
             .and_then(|s| s.node_name.clone())
             .filter(|_| !host_ports.is_empty()),
         host_ports,
+        started,
     };
     complaints.beside(IdentifiedPod {
         name,

@@ -1,6 +1,8 @@
 //! What becomes of single fields. Objects are written as JSON, as the API server sends them.
 
-use podgate_policy::model::{Namespaces, Operator, Peer, PodUid, Port, Protocol, Selector};
+use podgate_policy::model::{
+    Namespaces, Operator, Peer, PodUid, Port, Protocol, Selector, Started,
+};
 use serde_json::{Value, json};
 
 mod services;
@@ -404,6 +406,19 @@ fn addresses_are_those_of_both_families_once() {
         texts(&converted.complaints),
         ["status.podIPs[0].ip: \"10.0.0.x\" is not an IP address"]
     );
+}
+
+#[test]
+fn a_pod_has_its_start_as_soon_as_it_has_an_address() {
+    let start = "2026-11-21T10:00:01Z";
+    for (addresses, started) in [
+        (json!([{"ip": "10.0.0.1"}]), Some(Started(1_795_255_201))),
+        (json!([]), None),
+    ] {
+        let status = json!({"startTime": start, "podIPs": addresses});
+        let converted = pod(json!({"containers": []}), status);
+        assert_eq!(converted.value.pod.started, started);
+    }
 }
 
 #[test]

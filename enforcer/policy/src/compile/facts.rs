@@ -11,6 +11,7 @@ mod redirects;
 mod revision;
 mod workload;
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use ipnet::IpNet;
 
 use crate::compile::partition::Partition;
 use crate::compile::predicate::{Questions, Signature};
-use crate::model::{ListName, ObjectName, World};
+use crate::model::{ListName, ObjectName, Started, World};
 use redirects::Redirects;
 use revision::Revision;
 use workload::Workload;
@@ -34,8 +35,8 @@ pub struct Facts {
     workloads: OrdMap<Workload, Arc<Signature>>,
     /// The selectable pods of every workload.
     members: OrdSet<(Workload, ObjectName)>,
-    /// Which selectable pods claim an address.
-    claims: OrdSet<(IpAddr, ObjectName)>,
+    /// Which selectable pods claim an address, the one that started last first.
+    claims: OrdSet<Claim>,
     /// Which addresses are in a list.
     lists: OrdSet<(ListName, IpAddr)>,
     /// What Services and host ports say, asked for or not.
@@ -49,11 +50,14 @@ pub struct Facts {
     nothing: Arc<Signature>,
 }
 
+/// An address, and a pod that claims it, with its start.
+type Claim = (IpAddr, Reverse<Option<Started>>, ObjectName);
+
 impl Facts {
     /// The facts of `world` under `questions`. Looks at policies no more. Equal signatures are one allocation.
     ///
-    /// An address of the own node is nobody else's. Where several selectable pods claim an address, the first by
-    /// (namespace, name) has it.
+    /// An address of the own node is nobody else's. Where several selectable pods claim an address, the one that started
+    /// last has it; of those that started together, the first by (namespace, name).
     pub fn of(world: &World, questions: &Questions) -> Self {
         Self::default().under(world, questions).0
     }
@@ -101,8 +105,9 @@ impl Facts {
 
     /// The pod that has an address, unless it is the own node's.
     fn holder(&self, address: IpAddr) -> Option<&ObjectName> {
-        let first = (address, ObjectName::new("", ""));
-        let (claimed, name) = self.claims.range(first..).next()?;
+        let latest = Some(Started(i64::MAX));
+        let first = (address, Reverse(latest), ObjectName::new("", ""));
+        let (claimed, _, name) = self.claims.range(first..).next()?;
         (*claimed == address).then_some(name)
     }
 }

@@ -1,5 +1,6 @@
 //! From some facts to others: only what the difference can have changed is worked out anew.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -7,9 +8,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, ordmap, ordset};
 use ipnet::IpNet;
 
-use super::Facts;
 use super::redirects::Claimant;
 use super::workload::Workload;
+use super::{Claim, Facts};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
 use crate::compile::translation::{Meaning, TranslatedPort, Translation};
 use crate::model::{ObjectName, Pod, Selector, World};
@@ -240,7 +241,7 @@ impl<'a> Revision<'a> {
             self.next.workloads.remove(&workload);
         }
         for address in &pod.addresses {
-            self.next.claims.remove(&(*address, name.clone()));
+            self.next.claims.remove(&claim(*address, name, pod));
             self.stale.insert(*address);
         }
     }
@@ -257,7 +258,7 @@ impl<'a> Revision<'a> {
         }
         self.next.members.insert((workload, name.clone()));
         for address in &pod.addresses {
-            self.next.claims.insert((*address, name.clone()));
+            self.next.claims.insert(claim(*address, name, pod));
             self.stale.insert(*address);
         }
     }
@@ -310,6 +311,10 @@ impl<'a> Revision<'a> {
         self.next.addresses = addresses;
         (self.next, self.stale.len())
     }
+}
+
+fn claim(address: IpAddr, name: &ObjectName, pod: &Pod) -> Claim {
+    (address, Reverse(pod.started), name.clone())
 }
 
 /// The name of what differs, what it was, and what it is.
