@@ -74,6 +74,8 @@ struct Source {
     state: State,
     /// Changes of Services and EndpointSlices that the engine has not been told.
     changes: Vec<Change>,
+    /// When everything had been listed for the first time.
+    listed_at: Option<Instant>,
     /// Whether everything has been known once.
     is_synced: bool,
     told: Told,
@@ -153,6 +155,9 @@ impl Watching for Source {
                 self.changes.extend(changes);
             }
         }
+        if self.listed_at.is_none() && self.is_listed() {
+            self.listed_at = Some(now);
+        }
     }
 
     fn pods(&mut self) -> &mut Store<Pods> {
@@ -168,18 +173,16 @@ impl Watching for Source {
     fn due(&self) -> Option<Instant> {
         if self.is_synced {
             self.state.due()
-        } else if self.is_listed() {
-            self.state.settled_at()
         } else {
-            None
+            let settled_at = self.state.settled_at()?;
+            Some(settled_at.min(self.listed_at? + settle::PATIENCE))
         }
     }
 
     /// What the engine has not been told yet. It begins when every kind has been listed, and no slices are just being
-    /// written.
+    /// written; but whoever may write new ones all the time cannot keep it from that.
     fn news(&mut self, refused: Option<String>, now: Instant) -> Option<Event> {
-        let is_settled = self.state.settled_at().is_none_or(|at| at <= now);
-        self.is_synced |= self.is_listed() && is_settled;
+        self.is_synced |= self.listed_at.is_some() && self.due().is_none_or(|due| due <= now);
         let changes = self.is_synced.then(|| {
             let mut changes = self.state.update(now);
             changes.append(&mut self.changes);

@@ -13,7 +13,7 @@ use super::slice::{PolicyKey, Slice};
 /// another, at up to 20 requests a second.
 const QUIET: Duration = Duration::from_millis(300);
 /// After so long they are taken as they are: they are changed all the time.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The slices of one policy: those that were heard last, and what they meant when they were last complete.
 #[derive(Debug, Default)]

@@ -186,6 +186,29 @@ fn nothing_is_due_before_every_kind_is_listed() {
     assert_eq!(source.due(), None);
 }
 
+/// Whoever may write NetworkPolicies would keep every enforcer from starting.
+#[test]
+fn policies_that_come_all_the_time_hold_up_no_start() {
+    let (mut source, begin) = (source(), Instant::now());
+    for message in listed_all() {
+        source.take(message, begin);
+    }
+    let mut now = begin;
+    for number in 0.. {
+        let mut another = a_slice(&format!("{number}-1"));
+        if let Message::Slices(Said::Object(seen)) = &mut another {
+            Arc::make_mut(&mut seen.value).policy.name = ObjectName::new("ns", number.to_string());
+        }
+        source.take(another, now);
+        if let Some(Event::Source(_)) = source.news(None, now) {
+            break;
+        }
+        assert!(now < begin + 5 * Duration::from_secs(1), "{number}");
+        now = (now + 200 * MS).min(source.due().unwrap());
+    }
+    assert_eq!(now, begin + settle::PATIENCE);
+}
+
 #[test]
 fn the_engine_is_told_that_everything_was_listed_though_there_is_nothing() {
     let (mut source, now) = (source(), Instant::now());
