@@ -4,6 +4,7 @@ use super::super::kinds::{OwnerPolicies, PolicyEndpoints};
 use super::super::slice::{Entry, EntryPeer, EntryPorts, Owner};
 use super::*;
 use crate::api::{Kind, Seen};
+use podgate_policy::connection::Direction::Ingress;
 
 fn entries(list: Value) -> (Vec<Entry>, Vec<String>) {
     let spec = json!({"policyRef": {"name": "p", "namespace": "ns"}, "egress": list});
@@ -92,6 +93,82 @@ fn everything_that_controllers_write_is_accepted() {
     ] {
         assert_eq!(entries(written.clone()), (read, vec![]), "{written}");
     }
+}
+
+/// Each way to write a slice, at each level of it, and without complaint.
+#[test]
+fn one_slice_is_written_in_many_ways() {
+    let web = listed("web", "10.0.0.1");
+    let plain = spec(&["Ingress"], &[web], json!([from("fd00::1", 80)]));
+    let plain_slice = slice_of("ns", "p-1", plain.clone(), owned_by("p", "n"));
+    assert_eq!((plain_slice.pods.len(), plain_slice.ingress.len()), (1, 1));
+    for (pointer, written) in [
+        ("/podSelector", json!({"matchLabels": {"app": "old"}})),
+        ("/unknown", json!([{"x": 1}])),
+        ("/policyRef/unknown", json!(1)),
+        ("/podSelectorEndpoints/0/unknown", json!({})),
+        ("/podSelectorEndpoints/0/hostIP", json!("not read")),
+        ("/podSelectorEndpoints/0/podIP", json!("::ffff:10.0.0.1")),
+        ("/podSelectorEndpoints/1", listed("web", "10.0.0.1")),
+        ("/podIsolation/1", json!("Ingress")),
+        ("/ingress/0/unknown", json!([])),
+        ("/ingress/0/cidr", json!("fd00::1/128")),
+        ("/ingress/0/cidr", json!("FD00:0::0001")),
+        ("/ingress/0/except", json!(["10.0.0.0/8"])),
+        ("/ingress/0/domainName", json!("a.example")),
+        ("/ingress/0/ports/0/unknown", json!(true)),
+        ("/ingress/0/ports/0/protocol", json!(null)),
+        ("/ingress/0/ports/0/protocol", json!("")),
+        ("/ingress/0/ports/0/endPort", json!(80)),
+        ("/ingress/0/ports/1", json!({"port": 80})),
+        ("/ingress/1", from("fd00::1", 80)),
+        ("/egress", json!(null)),
+        ("/egress", json!([])),
+    ] {
+        let mut other = plain.clone();
+        let (parent, last) = pointer.rsplit_once('/').unwrap();
+        let parent = other.pointer_mut(parent).unwrap();
+        match parent.as_array_mut() {
+            Some(list) => list.push(written),
+            None => parent[last] = written,
+        }
+        let slice = slice_of("ns", "p-1", other, owned_by("p", "n"));
+        assert_eq!(slice, plain_slice, "{pointer}");
+    }
+}
+
+#[test]
+fn an_empty_slice_is_a_slice_and_changes_nothing_of_the_others() {
+    let empty = json!({"policyRef": {"name": "p", "namespace": "ns"}});
+    let mut desk = Desk::new();
+    desk.pod("web", Some(pod("web", "u", "web", Some("10.0.0.1"))));
+    desk.policy("p", Some(policy("n", true, false)));
+    let pods = [listed("web", "10.0.0.1")];
+    let whole = spec(&["Ingress"], &pods, json!([from("10.0.0.7", 80)]));
+    desk.slice("p-1", whole.clone(), owned_by("p", "n"));
+    desk.pass(300 * MS);
+    let before = desk.objects.clone();
+    // Twice the same, and one with nothing.
+    desk.slice("p-2", whole, owned_by("p", "n"));
+    desk.slice("p-3", empty, owned_by("p", "n"));
+    desk.pass(300 * MS);
+    assert_eq!(desk.objects, before);
+}
+
+#[test]
+fn slices_of_an_owner_that_is_not_there_do_nothing_until_it_comes() {
+    let mut desk = Desk::new();
+    desk.pod("web", Some(pod("web", "u", "web", Some("10.0.0.1"))));
+    let pods = [listed("web", "10.0.0.1")];
+    let slice = spec(&["Ingress"], &pods, json!([from("10.0.0.7", 80)]));
+    desk.slice("p-1", slice, owned_by("p", "n"));
+    desk.pass(Duration::from_secs(20));
+    assert!(!desk.is_isolated("web", Ingress));
+    assert!(desk.objects.policies.is_empty() && desk.objects.listed.is_empty());
+    assert_eq!(desk.warnings, [""; 0]);
+    desk.policy("p", Some(policy("n", true, false)));
+    assert!(desk.is_isolated("web", Ingress));
+    assert_eq!(desk.judge("web", Ingress, "10.0.0.7", 80), Verdict::Allow);
 }
 
 #[test]
