@@ -37,20 +37,35 @@ pub(super) async fn pod(
     deadline: Instant,
 ) -> Result<Option<Seen<Pods>>, Failure> {
     let api = Api::<Seen<Pods>>::namespaced(whom.client.clone(), &pod.namespace);
+    let is_it = |seen: &Seen<Pods>| cluster::is(pod, &name(pod), &seen.value);
     let found = match &whom.node {
         None => until(deadline, || api.get_opt(&pod.name)).await?,
         // The server says of which node a pod is, even of one that cannot be read here.
         Some(node) => {
-            let of_node = format!("metadata.name={},spec.nodeName={node}", pod.name);
+            let by_name = format!("metadata.name={}", pod.name);
+            let of_node = format!("{by_name},spec.nodeName={node}");
             let of_node = ListParams::default().fields(&of_node);
             let found = until(deadline, || api.list(&of_node)).await?;
-            found.items.into_iter().next()
+            let found = found.items.into_iter().next();
+            if found.is_none() && pod.uid.is_some() {
+                let anywhere = ListParams::default().fields(&by_name);
+                let anywhere = until(deadline, || api.list(&anywhere)).await?;
+                if anywhere.items.iter().any(is_it) {
+                    return Err(misnamed(pod, node));
+                }
+            }
+            found
         }
     };
-    Ok(found.filter(|seen| {
-        let is_it = cluster::is(pod, &name(pod), &seen.value);
-        is_it && !seen.value.pod.finished
-    }))
+    Ok(found.filter(|seen| is_it(seen) && !seen.value.pod.finished))
+}
+
+/// A pod with the UID that is added here is on no other node: this one has another name.
+fn misnamed(pod: &PodName, node: &str) -> Failure {
+    Failure::Refused(format!(
+        "the API server has the pod {}/{} on another node than {node:?}, which is no name of this one: give --node-name (MY_NODE_NAME) the node's name",
+        pod.namespace, pod.name
+    ))
 }
 
 /// In which directions the policies of its namespace isolate a pod; none if there is no such pod.

@@ -202,7 +202,7 @@ impl Asking {
         match failure {
             Some(why @ (Failure::Refused(_) | Failure::NoSuchKind(_))) => {
                 if self.refusal.is_none() {
-                    tracing::warn!(failure = %why, "the API server refuses questions for the pods of ADDs; see the RBAC rules");
+                    tracing::warn!(failure = %why, "questions to the API server for the pods of ADDs are of no use; see the RBAC rules and --node-name");
                 }
                 self.refusal = Some(Refusal {
                     question,

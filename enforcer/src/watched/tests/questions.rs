@@ -70,8 +70,12 @@ fn web() -> PodName {
 
 /// The next answer, and whether the store has the pod then.
 async fn answer(asking: &mut Asking) -> (Answer, bool) {
+    answer_for(asking, web()).await
+}
+
+async fn answer_for(asking: &mut Asking, pod: PodName) -> (Answer, bool) {
     let mut pods = Store::<Pods>::default();
-    assert_eq!(asking.ask(Question::Pod(web()), &mut pods), None);
+    assert_eq!(asking.ask(Question::Pod(pod), &mut pods), None);
     let ended = asking.next().await.unwrap();
     let (changes, answer) = asking.answered(ended, &mut pods);
     (answer.unwrap().1, !changes.is_empty())
@@ -86,6 +90,27 @@ async fn a_pod_of_another_node_is_none_for_a_source_that_knows_its_own_nodes() {
     ] {
         let mut asking = Asking::new(server(0).await, node.map(str::to_owned));
         assert_eq!(answer(&mut asking).await, (expected, is_known), "{node:?}");
+    }
+}
+
+/// Or every pod of the node would be unknown, and open under the standard baseline, and nobody would hear of it.
+#[tokio::test]
+async fn a_pod_that_is_added_here_and_is_on_another_node_tells_that_this_one_is_misnamed() {
+    for (uid, node, known, misnamed) in [
+        ("u", "there", true, false),
+        ("u", "here", false, true),
+        ("namesake", "here", false, false),
+    ] {
+        let mut asking = Asking::new(server(0).await, Some(node.to_owned()));
+        let pod = PodName {
+            uid: Some(uid.to_owned()),
+            ..web()
+        };
+        let (answer, is_known) = answer_for(&mut asking, pod).await;
+        assert_eq!(is_known, known, "{uid} {node}");
+        assert_eq!(matches!(answer, Answer::Failed(_)), misnamed, "{answer:?}");
+        let error = asking.error();
+        assert_eq!(error.is_some_and(|e| e.contains("--node-name")), misnamed);
     }
 }
 
