@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use podgate_policy::model::{ListName, NetworkPolicy, ObjectName, PodUid};
 
@@ -61,8 +61,21 @@ pub(crate) struct State {
     pod_changes: Vec<Change>,
     told: BTreeMap<PolicyKey, Told>,
     listed: BTreeMap<IpAddr, BTreeSet<ListName>>,
+    /// Lists that no policy has any more.
+    leaving: BTreeMap<ListName, Leaving>,
     /// Whether the engine was told anything. What there is before may be from before this enforcer.
     has_begun: bool,
+}
+
+/// How long a list outlives its policy: far longer than the engine needs from facts, which it writes first, to policy.
+/// An empty list would deny meanwhile what both policies allow.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A list that no policy has any more.
+#[derive(Debug)]
+struct Leaving {
+    until: Instant,
+    addresses: BTreeSet<IpAddr>,
 }
 
 /// What the engine was told of one policy.
@@ -126,7 +139,8 @@ impl State {
     pub(crate) fn due(&self) -> Option<Instant> {
         let sets = self.sets.values().filter_map(SliceSet::due);
         let standings = self.standings.values().filter_map(Standing::due);
-        sets.chain(standings).min()
+        let leaving = self.leaving.values().map(|list| list.until);
+        sets.chain(standings).chain(leaving).min()
     }
 
     /// When no policy's slices are being written any more, if nothing more is heard; nothing if none are.
@@ -152,6 +166,14 @@ impl State {
         let mut addresses = BTreeSet::new();
         for key in changed {
             self.tell(key, now, &mut policies, &mut addresses);
+        }
+        for (name, Leaving { addresses: all, .. }) in
+            self.leaving.extract_if(.., |_, list| list.until <= now)
+        {
+            for address in all {
+                unlist(&mut self.listed, &name, address);
+                addresses.insert(address);
+            }
         }
         self.has_begun = true;
         let pods = std::mem::take(&mut self.pod_changes).into_iter();
@@ -205,15 +227,24 @@ impl State {
             pairs.collect()
         };
         if !Arc::ptr_eq(&old.union, &new.union) {
-            let (before, after) = (pairs(&old.union), pairs(&new.union));
-            for (name, address) in before.difference(&after) {
-                if let Some(lists) = self.listed.get_mut(address) {
-                    lists.remove(name);
-                    if lists.is_empty() {
-                        self.listed.remove(address);
-                    }
+            let (mut before, after) = (pairs(&old.union), pairs(&new.union));
+            for name in new.union.lists.keys() {
+                if let Some(Leaving { addresses, .. }) = self.leaving.remove(name) {
+                    before.extend(addresses.into_iter().map(|address| (name.clone(), address)));
                 }
-                addresses.insert(*address);
+            }
+            for (name, address) in before.difference(&after) {
+                if new.union.lists.contains_key(name) {
+                    unlist(&mut self.listed, name, *address);
+                    addresses.insert(*address);
+                } else {
+                    let leaving = self.leaving.entry(name.clone());
+                    let leaving = leaving.or_insert_with(|| Leaving {
+                        until: now + FAREWELL,
+                        addresses: BTreeSet::new(),
+                    });
+                    leaving.addresses.insert(*address);
+                }
             }
             for (name, address) in after.difference(&before) {
                 self.listed
@@ -327,6 +358,16 @@ impl State {
         } else if !is_overdue && self.overdue.remove(key) {
             gauge.decrement(1);
             tracing::info!(policy = %key, "a policy has its PolicyEndpoints, or is gone");
+        }
+    }
+}
+
+/// An address is in a list no more.
+fn unlist(listed: &mut BTreeMap<IpAddr, BTreeSet<ListName>>, name: &ListName, address: IpAddr) {
+    if let Some(lists) = listed.get_mut(&address) {
+        lists.remove(name);
+        if lists.is_empty() {
+            listed.remove(&address);
         }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::slice::{self, Slice};
 use super::state::{Heard, OwnerPolicy, State};
 use crate::convert::pod::IdentifiedPod;
-use crate::source::Objects;
+use crate::source::{Change, Objects};
 
 mod controller;
 mod members;
@@ -31,6 +31,8 @@ struct Desk {
     state: State,
     now: Instant,
     objects: Objects,
+    /// When the last update had been half carried out: facts come before policy.
+    between: Objects,
     warnings: Vec<String>,
 }
 
@@ -40,6 +42,7 @@ impl Desk {
             state: State::default(),
             now: Instant::now(),
             objects: Objects::default(),
+            between: Objects::default(),
             warnings: Vec::new(),
         }
     }
@@ -60,7 +63,13 @@ impl Desk {
     }
 
     fn tell(&mut self) {
-        for change in self.state.update(self.now) {
+        let changes = self.state.update(self.now);
+        if !changes.is_empty() {
+            self.between = self.objects.clone();
+            let facts = changes.iter().filter(|c| !matches!(c, Change::Policy(..)));
+            facts.for_each(|fact| self.between.apply(fact.clone()));
+        }
+        for change in changes {
             self.objects.apply(change);
         }
         self.warnings = self.state.overdue().collect();
@@ -86,22 +95,26 @@ impl Desk {
 
     /// The verdict for a pod of `ns` that the source knows, on which oracle and compiler must agree.
     fn judge(&self, pod: &str, direction: Direction, peer: &str, port: u16) -> Verdict {
-        let name = ObjectName::new("ns", pod);
-        let pod = &self.objects.pods[&name];
-        let world = world_of(&self.objects);
-        let subject = Subject::new(name, &pod.pod, Baseline::Standard);
-        let connection = Connection {
-            direction,
-            peer: peer.parse().unwrap(),
-            transport: Transport::Port(Protocol::Tcp, port),
-        };
-        verdict(&world, &subject, &connection)
+        judge(&self.objects, pod, direction, peer, port)
     }
 
     /// Whether a pod is open in a direction to somebody whom no policy of these tests allows.
     fn is_isolated(&self, pod: &str, direction: Direction) -> bool {
         self.judge(pod, direction, "203.0.113.9", 9) == Verdict::Deny
     }
+}
+
+fn judge(objects: &Objects, pod: &str, direction: Direction, peer: &str, port: u16) -> Verdict {
+    let name = ObjectName::new("ns", pod);
+    let pod = &objects.pods[&name];
+    let world = world_of(objects);
+    let subject = Subject::new(name, &pod.pod, Baseline::Standard);
+    let connection = Connection {
+        direction,
+        peer: peer.parse().unwrap(),
+        transport: Transport::Port(Protocol::Tcp, port),
+    };
+    verdict(&world, &subject, &connection)
 }
 
 fn world_of(objects: &Objects) -> World {

@@ -104,3 +104,51 @@ fn an_address_that_comes_or_goes_changes_no_policy() {
     assert_eq!(desk.judge("web", Ingress, "10.0.0.6", 80), Allow);
     assert_eq!(desk.objects.policies, before);
 }
+
+/// Facts are written before policy, so a list of a policy that is being replaced must not be empty before the policy is.
+#[test]
+fn between_facts_and_policy_nothing_is_denied_that_is_allowed_before_and_after() {
+    let with = |entry: Value| {
+        let pods = [listed("web", "10.0.0.1")];
+        Some(spec(&["Ingress"], &pods, json!([entry])))
+    };
+    let a = "10.0.0.7";
+    for (what, edited) in [
+        (
+            "a port more",
+            with(json!({"cidr": a, "ports": [{"port": 80}, {"port": 81}]})),
+        ),
+        ("all ports", with(json!({"cidr": a}))),
+        ("a block", with(from("10.0.0.0/24", 80))),
+        ("the policy goes", None),
+    ] {
+        let mut desk = settled();
+        desk.no_slice("p-2");
+        desk.pass(300 * MS);
+        match edited {
+            Some(spec) => desk.slice("p-1", spec, owned_by("p", "n")),
+            None => desk.policy("p", None),
+        }
+        desk.pass(300 * MS);
+        assert_eq!(desk.judge("web", Ingress, a, 80), Allow, "{what}");
+        let between = judge(&desk.between, "web", Ingress, a, 80);
+        assert_eq!(between, Allow, "{what}");
+    }
+}
+
+#[test]
+fn a_list_that_comes_back_has_who_is_in_it_now() {
+    let mut desk = settled();
+    let both = |port| json!([from("10.0.0.7", port), from("10.0.0.6", port)]);
+    for ingress in [both(90), both(91), json!([from("10.0.0.7", 90)])] {
+        desk.slice("p-1", spec(&["Ingress"], &[], ingress), owned_by("p", "n"));
+        desk.pass(300 * MS);
+    }
+    assert_eq!(desk.judge("web", Ingress, "10.0.0.7", 90), Allow);
+    assert_eq!(desk.judge("web", Ingress, "10.0.0.6", 90), Deny);
+    desk.pass(10_000 * MS);
+    assert_eq!(desk.judge("web", Ingress, "10.0.0.7", 90), Allow);
+    assert_eq!(desk.state.due(), None);
+    // Of p-1 and of p-2.
+    assert_eq!(desk.objects.listed.len(), 2);
+}
