@@ -48,6 +48,13 @@ fn a_tunnel_to_the_node_is_no_answer_either() {
         assert_eq!(scene.node_sends(node, udp(8472, 5001)), Reason::Node);
         let friend = scene.friend;
         assert_eq!(scene.peer_sends(friend, udp(8472, 5000)), Reason::Allowed);
+        // IPIP, 6in4, GRE. Nothing stops an outside host from sending with an IPv6 address of the node's.
+        for protocol in [4, 41, 47] {
+            let tunnel = || frame::other(protocol);
+            assert_eq!(scene.peer_sends(node, tunnel()), Reason::Tunnel);
+            assert_eq!(scene.pod_sends(node, tunnel()), Reason::Tunnel);
+            assert_eq!(scene.peer_sends(friend, tunnel()), Reason::Allowed);
+        }
     }
 }
 
@@ -92,5 +99,22 @@ fn an_error_about_a_first_fragment_reaches_who_sent_it() {
         let other = frame::packet(pod, friend, udp(53, 998)).fragment(first);
         let error = frame::unreachable(stranger, &other.frame());
         assert_eq!(scene.peer_sends(stranger, error), Reason::Policy);
+    }
+}
+
+/// The packet inside is one of a connection that is allowed; what the pod has to say goes to somebody else.
+#[test]
+fn a_pod_sends_no_error_to_anybody_but_the_sender_of_what_it_is_about() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::both(RULESET));
+        let (pod, friend, stranger, node) = (scene.pod, scene.friend, scene.stranger, scene.node);
+        assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Allowed);
+        assert_eq!(scene.node_sends(node, udp(999, 53)), Reason::Node);
+        for peer in [friend, node] {
+            let received = frame::packet(peer, pod, udp(999, 53)).frame();
+            let error = frame::unreachable(peer, &received);
+            assert_eq!(scene.pod_sends(peer, error.clone()), Reason::Related);
+            assert_eq!(scene.pod_sends(stranger, error), Reason::Policy);
+        }
     }
 }

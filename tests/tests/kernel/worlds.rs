@@ -85,12 +85,19 @@ fn addresses_of(world: &World, subject: &Subject) -> Vec<IpAddr> {
     ]
 }
 
-/// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, and a tunnel to
-/// whoever listens.
-fn is_not_the_policys(own: &[IpAddr], connection: &Connection) -> bool {
-    connection.direction == Judged::Egress
-        && (own.contains(&connection.peer)
-            || (connection.peer == IpAddr::from([255; 4]) && connection.transport.is_tunnel()))
+/// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, a tunnel to whoever
+/// listens, and one from the node that the node did not make, which the pod could answer into.
+fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) -> bool {
+    let peer = connection.peer;
+    match (connection.direction, connection.transport) {
+        (Judged::Egress, transport) => {
+            own.contains(&peer) || (peer == IpAddr::from([255; 4]) && transport.is_tunnel())
+        }
+        (Judged::Ingress, transport @ Transport::Other(_)) => {
+            transport.is_tunnel() && world.node_addresses.contains(&peer)
+        }
+        (Judged::Ingress, Transport::Port(..)) => false,
+    }
 }
 
 #[test]
@@ -134,7 +141,7 @@ fn the_kernel_says_what_the_oracle_says_over_random_worlds() {
             };
             for _ in 0..CONNECTIONS {
                 let connection = any(&mut runner, arbitrary::connection());
-                if is_not_the_policys(&own, &connection) {
+                if is_not_the_policys(&world, &own, &connection) {
                     continue;
                 }
                 let pod = own[usize::from(connection.peer.is_ipv6())];

@@ -95,10 +95,10 @@ pub(super) fn judge<T: Tables>(
     }
     // Whoever is policed, no tunnel leads from a pod to the node unless a rule names it: what comes out of it is
     // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node's addresses.
-    // What comes from a tunnel's port at the node could be answered into the tunnel.
+    // What comes from a tunnel at the node could be answered into the tunnel.
     let (set, port) = if column == Column::UDP {
         (PortSet::TUNNEL_PORTS, peer_port)
-    } else if column == Column::REST && from_pod {
+    } else if column == Column::REST {
         (PortSet::TUNNEL_PROTOCOLS, u16::from(protocol))
     } else {
         return Reason::Allowed;
