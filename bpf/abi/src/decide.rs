@@ -11,7 +11,7 @@ use core::hint::black_box;
 use crate::packet::{Content, Part, parse};
 use crate::{
     Address, Attachment, Bytes, Direction, Event, FlowKey, FlowWord, FragmentKey, FragmentValue,
-    Initiator, Packet, PeerWord, Place, PolicyWord, Reason, Ruleset, Slot, Tables, Verdict,
+    Initiator, Life, Packet, PeerWord, Place, PolicyWord, Reason, Ruleset, Slot, Tables, Verdict,
     ethertype,
 };
 
@@ -49,12 +49,20 @@ impl Hook {
 struct Subject {
     to_pod: PolicyWord,
     from_pod: PolicyWord,
-    birth: u32,
+    life: Life,
     routes: bool,
     /// There is a policy in the packet's direction.
     is_policed: bool,
     /// The packet is from the pod, and the pod may speak for itself only.
     is_bound: bool,
+}
+
+impl Subject {
+    /// Names the policy of both directions, for the fragments that it lets follow a first one.
+    #[inline(always)]
+    const fn policy(&self) -> u32 {
+        self.to_pod.generation() ^ self.from_pod.generation().rotate_left(16)
+    }
 }
 
 /// Decides one packet, and remembers its flow.
@@ -78,7 +86,7 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     let subject = Subject {
         to_pod,
         from_pod,
-        birth: origin.birth(),
+        life: Life::new(origin.birth(), to_pod, from_pod),
         routes: origin.routes(),
         is_policed: judging.ruleset() != Ruleset::ALLOW_ALL,
         is_bound: !hook.is_to_pod() && !origin.routes(),
@@ -192,7 +200,9 @@ fn examine_packet<T: Tables>(
     if packet.part == Part::LATER {
         let key = fragment_key(hook, packet, pod, peer);
         return match tables.fragment(&key) {
-            Some(value) if value.passed(&key, tables.now(), tables.second()) => Reason::Fragment,
+            Some(value) if value.passed(&key, subject.policy(), tables.now(), tables.second()) => {
+                Reason::Fragment
+            }
             _ if subject.is_policed && !from_node => Reason::FragmentWithoutFirst,
             _ => unread,
         };
@@ -220,7 +230,7 @@ fn examine_packet<T: Tables>(
         let key = fragment_key(hook, packet, pod, peer);
         tables.put_fragment(
             &key,
-            FragmentValue::new(&key, reason.passes(), tables.now()),
+            FragmentValue::new(&key, subject.policy(), reason.passes(), tables.now()),
         );
     }
     reason

@@ -1,4 +1,4 @@
-use crate::{Address, Direction, Word};
+use crate::{Address, Direction, PolicyWord, Word};
 
 /// Key of `flows`, `embryonic` and `crowd`: oriented by the hook, so that both directions are one look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -84,6 +84,35 @@ impl FlowState {
     }
 }
 
+/// The generations of an attachment, from its birth to the latest in force.
+///
+/// Generations wrap around: they are compared by how far they lie behind the latest, never with the birth alone. On a
+/// busy node 2^31 of them are drawn in some weeks, and an attachment may live longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    birth: u32,
+    latest: u32,
+}
+
+impl Life {
+    /// That of an attachment with these words. One of them may have the generation of its birth for ever.
+    #[inline(always)]
+    pub const fn new(birth: u32, one: PolicyWord, other: PolicyWord) -> Self {
+        let (one, other) = (one.generation(), other.generation());
+        let is_one = one.wrapping_sub(birth) >= other.wrapping_sub(birth);
+        Self {
+            birth,
+            latest: if is_one { one } else { other },
+        }
+    }
+
+    /// The generation that changes whenever that of either direction does.
+    #[inline(always)]
+    pub const fn latest(self) -> u32 {
+        self.latest
+    }
+}
+
 /// The word of a flow: bits 63..32 generation, 31..30 initiator, 29..27 state, 26..0 tag of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
@@ -118,10 +147,13 @@ impl FlowWord {
         (self.0 >> 32) as u32
     }
 
-    /// Whether it was judged for an attachment that was there before the one of this birth. Generations wrap around.
+    /// Whether it was judged for an attachment that was there before the one of this life.
     #[inline(always)]
-    pub const fn is_older_than(self, birth: u32) -> bool {
-        (self.generation().wrapping_sub(birth) as i32) < 0
+    pub const fn is_older_than(self, life: Life) -> bool {
+        let behind = life.latest.wrapping_sub(self.generation());
+        // It is ahead of a packet whose attachment was renewed since it read the words.
+        let is_ahead = (behind as i32) < 0;
+        !is_ahead && behind > life.latest.wrapping_sub(life.birth)
     }
 
     /// Who began it.
@@ -219,7 +251,8 @@ pub struct FragmentKey {
     pub protocol: u8,
 }
 
-/// Value of `fragments`: bits 63..32 when, in jiffies; 31..1 tag of the key; 0 whether the first one was passed.
+/// Value of `fragments`: bits 63..32 when, in jiffies; 31..1 tag of the key and of the policy that judged; 0 whether the
+/// first one was passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
@@ -229,26 +262,28 @@ pub struct FragmentValue(pub u64);
 const FRAGMENT_TIMEOUT: u32 = 30;
 
 impl FragmentValue {
-    /// What the first fragment of `key` was judged.
+    /// What the first fragment of `key` was judged under `policy`, which names the generations of both directions.
     #[inline(always)]
-    pub const fn new(key: &FragmentKey, passed: bool, now: u64) -> Self {
-        Self((now as u32 as u64) << 32 | Self::tag(key) | passed as u64)
+    pub const fn new(key: &FragmentKey, policy: u32, passed: bool, now: u64) -> Self {
+        Self((now as u32 as u64) << 32 | Self::tag(key, policy) | passed as u64)
     }
 
     #[inline(always)]
-    const fn tag(key: &FragmentKey) -> u64 {
+    const fn tag(key: &FragmentKey, policy: u32) -> u64 {
         let ends = (key.slot as u32) << 16 | (key.direction as u32) << 8 | key.protocol as u32;
         let hash = key.peer.mix()
             ^ key.pod.mix().rotate_left(7)
-            ^ key.identification.wrapping_mul(0x9e37_79b1);
+            ^ key.identification.wrapping_mul(0x9e37_79b1)
+            ^ policy.wrapping_mul(0xc2b2_ae35);
         ((hash ^ ends.wrapping_mul(0x85eb_ca77)) as u64) & 0xffff_fffe
     }
 
-    /// Whether the first fragment of `key` was passed, lately enough. `second` is a second in jiffies.
+    /// Whether the first fragment of `key` was passed, under this `policy`, and lately enough. `second` is a second in
+    /// jiffies.
     #[inline(always)]
-    pub const fn passed(self, key: &FragmentKey, now: u64, second: u32) -> bool {
+    pub const fn passed(self, key: &FragmentKey, policy: u32, now: u64, second: u32) -> bool {
         let age = (now as u32).wrapping_sub((self.0 >> 32) as u32);
-        self.0 & 0xffff_fffe == Self::tag(key)
+        self.0 & 0xffff_fffe == Self::tag(key, policy)
             && self.0 & 1 == 1
             && age <= FRAGMENT_TIMEOUT * second
     }

@@ -26,7 +26,7 @@ pub use address::Address;
 pub use decide::{Case, Hook, decide};
 pub(crate) use flow::Place;
 pub use flow::{
-    Budget, FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator,
+    Budget, FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Life,
 };
 pub use layout::*;
 pub use packet::{Bytes, Packet, ethertype, parse};

@@ -118,11 +118,42 @@ fn a_fragment_follows_its_first_for_thirty_seconds_and_only_its_own() {
         ..key
     };
     let second = 250;
-    let passed = FragmentValue::new(&key, true, 1_000);
-    assert!(passed.passed(&key, 1_000 + 30 * 250, second));
-    assert!(!passed.passed(&key, 1_001 + 30 * 250, second));
-    assert!(!passed.passed(&other, 1_000, second));
-    assert!(!FragmentValue::new(&key, false, 1_000).passed(&key, 1_000, second));
+    let passed = FragmentValue::new(&key, 5, true, 1_000);
+    assert!(passed.passed(&key, 5, 1_000 + 30 * 250, second));
+    assert!(!passed.passed(&key, 5, 1_001 + 30 * 250, second));
+    assert!(!passed.passed(&other, 5, 1_000, second));
+    assert!(!passed.passed(&key, 6, 1_000, second));
+    let dropped = FragmentValue::new(&key, 5, false, 1_000);
+    assert!(!dropped.passed(&key, 5, 1_000, second));
+}
+
+#[test]
+fn a_flow_is_older_than_an_attachment_only_if_it_lies_further_back_than_its_birth() {
+    let half = 1 << 31;
+    for start in [1, half, u32::MAX - 5] {
+        let at = |age: u32| start.wrapping_add(age);
+        let word = |age| PolicyWord::new(Ruleset::DENY_ALL, at(age));
+        let flow = |age| FlowWord((u64::from(at(age))) << 32);
+        for age in [10, half - 1, half, u32::MAX - 10] {
+            // The other direction was never renewed.
+            for life in [
+                Life::new(start, word(age), word(0)),
+                Life::new(start, word(0), word(age)),
+            ] {
+                assert_eq!(life.latest(), at(age));
+                assert!(!flow(age).is_older_than(life), "the latest");
+                assert!(!flow(age + 3).is_older_than(life), "a moment ahead");
+                assert!(!flow(age - 9).is_older_than(life), "judged before");
+            }
+        }
+        let life = Life::new(start, word(10), word(4));
+        assert!(!flow(0).is_older_than(life), "of the birth");
+        assert!(
+            flow(0_u32.wrapping_sub(1)).is_older_than(life),
+            "of another"
+        );
+        assert!(flow(0_u32.wrapping_sub(1 << 30)).is_older_than(life));
+    }
 }
 
 #[test]

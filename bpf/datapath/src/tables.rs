@@ -27,7 +27,7 @@ mod policy;
 mod upkeep;
 
 pub use attachment::Changed;
-pub(crate) use attachment::origin;
+pub(crate) use attachment::{life, origin};
 pub use upkeep::Usage;
 
 /// The tables. Their names in the object are the names of their pins.

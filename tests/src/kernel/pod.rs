@@ -106,8 +106,13 @@ impl Kernel {
 
     /// A generation that nobody has had.
     pub fn draw_generation(&mut self) -> u32 {
-        self.last_generation += 1;
+        self.last_generation = self.last_generation.wrapping_add(1).max(1);
         self.last_generation
+    }
+
+    /// Others draw so many generations.
+    pub fn skip_generations(&mut self, by: u32) {
+        self.last_generation = self.last_generation.wrapping_add(by);
     }
 
     fn put_attachment(&mut self, attachment: Attachment) {

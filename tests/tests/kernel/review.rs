@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use podgate_abi::{Reason, Ruleset};
-use podgate_tests::frame::{self, DESTINATION_OPTIONS, Fragment, udp};
-use podgate_tests::kernel::PolicyOf;
+use podgate_tests::frame::{self, DESTINATION_OPTIONS, Fragment, flag, udp};
+use podgate_tests::kernel::{Origin, PolicyOf};
 
-use crate::setting::{FAMILIES, Family, RULESET, Scene};
+use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
 
 /// Headers that the stack reads to their end and the programs do not.
 fn hidden(packet: frame::Packet, family: Family) -> frame::Packet {
@@ -115,6 +115,58 @@ fn a_pod_sends_no_error_to_anybody_but_the_sender_of_what_it_is_about() {
             let error = frame::unreachable(peer, &received);
             assert_eq!(scene.pod_sends(peer, error.clone()), Reason::Related);
             assert_eq!(scene.pod_sends(stranger, error), Reason::Policy);
+        }
+    }
+}
+
+/// 2^31 generations are a month of a busy node: 100 attachments, each renewed ten times a second.
+#[test]
+fn an_attachment_keeps_its_flows_however_many_generations_were_drawn_since_its_birth() {
+    for age in [1 << 30, i32::MAX as u32, 1 << 31, u32::MAX - 100] {
+        for end in End::BOTH {
+            let mut scene = Scene::new(Family::V4, end.policy());
+            scene.kernel.skip_generations(age);
+            // One direction only: the other may have the generation of its birth for ever.
+            scene.kernel.flip(end.direction(), RULESET);
+            let friend = scene.friend;
+            scene.handshake(friend, 999, 80, end);
+            let data = scene.segment(end.other(), 999, flag::ACK);
+            assert_eq!(data, Reason::Established, "{age:#x} {end:?}");
+            scene.kernel.renew();
+            let judged = scene.segment(end, 999, flag::ACK);
+            assert_eq!(judged, Reason::Allowed, "{age:#x} {end:?}");
+            let data = scene.segment(end.other(), 999, flag::ACK);
+            assert_eq!(data, Reason::Established, "{age:#x} {end:?}");
+        }
+    }
+}
+
+#[test]
+fn fragments_of_a_datagram_do_not_outlive_what_allowed_its_first() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::both(RULESET));
+        let (pod, friend) = (scene.pod, scene.friend);
+        let part = |offset| Fragment {
+            identification: 9,
+            offset,
+            more: true,
+        };
+        for end in End::BOTH {
+            let (from, to) = match end {
+                End::Pod => (pod, friend),
+                End::Peer => (friend, pod),
+            };
+            let sends = |scene: &mut Scene, offset| {
+                let frame = frame::packet(from, to, udp(999, 53)).fragment(part(offset));
+                let origin = Origin::Elsewhere;
+                scene.kernel.run(end.direction(), origin, &frame.frame())
+            };
+            assert!(sends(&mut scene, 0).passes());
+            assert_eq!(sends(&mut scene, 2), Reason::Fragment);
+            scene.kernel.flip(end.direction(), Ruleset::DENY_ALL);
+            assert_eq!(sends(&mut scene, 2), Reason::FragmentWithoutFirst);
+            scene.kernel.flip(end.direction(), RULESET);
+            assert_eq!(sends(&mut scene, 2), Reason::FragmentWithoutFirst);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Case, Hook, Subject};
 use crate::packet::{Content, tcp};
 use crate::{
     Address, Budget, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord,
-    Initiator, Limit, Place, Put, Tables,
+    Initiator, Life, Limit, Place, Put, Tables,
 };
 
 /// Finds the packet's flow, and who began it.
@@ -99,8 +99,7 @@ impl Subject {
         let (to_pod, from_pod) = (self.to_pod.generation(), self.from_pod.generation());
         match initiator {
             Initiator::POD => from_pod,
-            // Generations grow, node-wide: the later one changes whenever either does.
-            Initiator::UNPROVEN if (to_pod.wrapping_sub(from_pod) as i32) < 0 => from_pod,
+            Initiator::UNPROVEN => self.life.latest(),
             _ => to_pod,
         }
     }
@@ -119,19 +118,19 @@ fn begins_another(flow: FlowWord, direction: Direction, from_node: bool) -> bool
 /// Looks through the tables, in the order in which a flow may have come from one to the next.
 #[inline(always)]
 fn look_up<T: Tables>(tables: &T, subject: &Subject, case: &mut Case) {
-    let mut flow = find(tables, FlowTable::Flows, case, subject.birth);
+    let mut flow = find(tables, FlowTable::Flows, case, subject.life);
     let mut place = Place::FLOWS;
     if flow == FlowWord::NONE {
-        flow = find(tables, FlowTable::Embryonic, case, subject.birth);
+        flow = find(tables, FlowTable::Embryonic, case, subject.life);
         place = Place::EMBRYONIC;
     }
     if flow == FlowWord::NONE {
-        flow = find(tables, FlowTable::Crowd, case, subject.birth);
+        flow = find(tables, FlowTable::Crowd, case, subject.life);
         place = Place::CROWD;
     }
     if flow == FlowWord::NONE {
         // Another CPU may have moved it here after the first look.
-        flow = find(tables, FlowTable::Flows, case, subject.birth);
+        flow = find(tables, FlowTable::Flows, case, subject.life);
         place = Place::FLOWS;
     }
     if flow == FlowWord::NONE {
@@ -143,7 +142,7 @@ fn look_up<T: Tables>(tables: &T, subject: &Subject, case: &mut Case) {
 
 /// The flow in `table`, if it is in time and not older than the attachment.
 #[inline(always)]
-fn find<T: Tables>(tables: &T, table: FlowTable, case: &mut Case, birth: u32) -> FlowWord {
+fn find<T: Tables>(tables: &T, table: FlowTable, case: &mut Case, life: Life) -> FlowWord {
     let Some(entry) = tables.flow(table, &case.key) else {
         return FlowWord::NONE;
     };
@@ -153,7 +152,7 @@ fn find<T: Tables>(tables: &T, table: FlowTable, case: &mut Case, birth: u32) ->
     let limit = i64::from(word.state().timeout(case.key.protocol)) * i64::from(tables.second());
     // The element may have been replaced under us, or the slot have been another attachment's. Judged afresh,
     // nothing is lost.
-    if !word.belongs_to(&case.key) || age > limit || word.is_older_than(birth) {
+    if !word.belongs_to(&case.key) || age > limit || word.is_older_than(life) {
         return FlowWord::NONE;
     }
     // Every 64 jiffies is often enough for a time-out of seconds, and spares the cache line.

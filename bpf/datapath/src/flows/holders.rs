@@ -2,12 +2,10 @@
 
 use std::io;
 
-use podgate_abi::Origin;
-
 use super::Tracked;
 use crate::{
     Failed,
-    tables::{MapName, TableSet, origin},
+    tables::{MapName, TableSet, life},
 };
 
 /// The attachments of a table set, and of all others, whose filters may use the same tables of flows.
@@ -46,8 +44,8 @@ impl<'a> Holders<'a> {
         let slot = u32::from(flow.key.slot);
         std::iter::once(self.set).chain(others).any(|set| {
             set.array(MapName::Attachments).map_or(true, |records| {
-                let origin = records.element(slot).map_or(Origin::NONE, origin);
-                origin != Origin::NONE && !flow.word.is_older_than(origin.birth())
+                let life = records.element(slot).and_then(life);
+                life.is_some_and(|life| !flow.word.is_older_than(life))
             })
         })
     }

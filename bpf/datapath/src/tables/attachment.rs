@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use podgate_abi::{Address, Attachment, Direction, Origin, PolicyWord};
+use podgate_abi::{Address, Attachment, Direction, Life, Origin, PolicyWord};
 
 use super::{MapName, TableSet};
 use crate::{
@@ -202,6 +202,14 @@ impl TableSet {
             }
         }
     }
+}
+
+/// The life of the attachment with these words; none if there is none.
+pub(crate) fn life(words: &[AtomicU64]) -> Option<Life> {
+    let [to_pod, from_pod] =
+        [0, 1].map(|word: usize| PolicyWord(words[word].load(Ordering::Acquire)));
+    let origin = origin(words);
+    (origin != Origin::NONE).then(|| Life::new(origin.birth(), to_pod, from_pod))
 }
 
 /// Where the attachment with these words comes from.
