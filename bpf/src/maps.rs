@@ -1,7 +1,8 @@
 //! The kernel's tables. The sizes here are the smallest that make sense; whoever loads the object sets others.
 
 use aya_ebpf::bindings::{
-    BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_NOEXIST,
+    BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FRAG_NEEDED,
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
     BPF_RB_NO_WAKEUP,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64};
@@ -85,6 +86,44 @@ fn read(word: *const u64) -> u64 {
     // SAFETY: `word` points into a live map element and is aligned; the kernel may replace its content at any
     // time, which a volatile read of one word cannot tear.
     unsafe { word.read_volatile() }
+}
+
+impl Maps<'_> {
+    /// What the node's routes say of a packet, and where it goes next, if anywhere.
+    #[inline(always)]
+    fn route(&self, interface: u32, source: Address, destination: Address) -> (u32, Address) {
+        const AF_INET: u32 = 2;
+        const AF_INET6: u32 = 10;
+        // `struct bpf_fib_lookup` by its words (Linux 4.18): 0 family and protocol, 2 interface, 4 to 7 source,
+        // 8 to 11 destination, where the next hop is put.
+        let mut lookup = [0_u32; 16];
+        let (from, to) = (source.words(), destination.words());
+        lookup[2] = interface;
+        if destination.is_ipv4() {
+            lookup[0] = AF_INET;
+            (lookup[4], lookup[8]) = (from[3], to[3]);
+        } else {
+            lookup[0] = AF_INET6;
+            [lookup[4], lookup[5], lookup[6], lookup[7]] = from;
+            [lookup[8], lookup[9], lookup[10], lookup[11]] = to;
+        }
+        // SAFETY: the context is this packet's, and `lookup` has the length that is told.
+        let result = unsafe {
+            bpf_fib_lookup(
+                self.0.skb.skb.cast(),
+                lookup.as_mut_ptr().cast(),
+                size_of_val(&lookup) as i32,
+                0,
+            )
+        };
+        let [.., a, b, c, d, _, _, _, _] = lookup;
+        let next_hop = if destination.is_ipv4() {
+            Address::from_ipv4_word(a)
+        } else {
+            Address::from_words([a, b, c, d])
+        };
+        (result as u32, next_hop)
+    }
 }
 
 impl Tables for Maps<'_> {
@@ -195,33 +234,19 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool {
-        const AF_INET: u32 = 2;
-        const AF_INET6: u32 = 10;
-        // `struct bpf_fib_lookup` by its words (Linux 4.18): 0 family and protocol, 2 interface, 4 to 7 source,
-        // 8 to 11 destination.
-        let mut lookup = [0_u32; 16];
-        let (from, to) = (source.words(), destination.words());
-        lookup[2] = interface;
-        if destination.is_ipv4() {
-            lookup[0] = AF_INET;
-            (lookup[4], lookup[8]) = (from[3], to[3]);
-        } else {
-            lookup[0] = AF_INET6;
-            [lookup[4], lookup[5], lookup[6], lookup[7]] = from;
-            [lookup[8], lookup[9], lookup[10], lookup[11]] = to;
-        }
-        // SAFETY: the context is this packet's, and `lookup` has the length that is told.
-        let result = unsafe {
-            bpf_fib_lookup(
-                self.0.skb.skb.cast(),
-                lookup.as_mut_ptr().cast(),
-                size_of_val(&lookup) as i32,
-                0,
-            )
-        };
         // Anything but "forwarded to somebody" has this answer where the node forwards at all: local, broadcast,
         // anycast, and no route.
-        result == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
+        self.route(interface, source, destination).0 == BPF_FIB_LKUP_RET_NOT_FWDED
+    }
+
+    #[inline(always)]
+    fn is_sent_on(&self, interface: u32, source: Address, destination: Address) -> bool {
+        let (result, next_hop) = self.route(interface, source, destination);
+        // The neighbour may not be known yet.
+        let is_forwarded = result == BPF_FIB_LKUP_RET_SUCCESS
+            || result == BPF_FIB_LKUP_RET_NO_NEIGH
+            || result == BPF_FIB_LKUP_RET_FRAG_NEEDED;
+        is_forwarded && next_hop != destination
     }
 
     #[inline(always)]

@@ -76,6 +76,12 @@ impl Address {
         self.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
     }
 
+    /// For its link only: link-local, or multicast of that scope (RFC 4291 sections 2.5.6 and 2.7).
+    #[inline(always)]
+    pub const fn is_of_link(self) -> bool {
+        self.is_link_local() || self.0[0] & 0xff0f_0000_u32.to_be() == 0xff02_0000_u32.to_be()
+    }
+
     /// An address that more than one host may take for its own: IPv4 and IPv6 multicast, and the IPv4 limited
     /// broadcast.
     #[inline(always)]

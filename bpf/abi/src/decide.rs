@@ -157,7 +157,7 @@ fn examine_packet<T: Tables>(
     };
     let owns_source = !subject.is_bound || attachment.owns(pod);
     if packet.content == Content::NEIGHBOUR {
-        return examine_neighbour(attachment, subject, packet, owns_source);
+        return examine_neighbour(tables, hook, attachment, subject, packet, owns_source);
     }
     if packet.content == Content::LISTENER && is_listener_discovery(subject, packet, owns_source) {
         return Reason::Neighbour;

@@ -30,7 +30,8 @@ pub enum Reason {
     /// Dropped: from the pod with a source address that is not its own.
     Spoofed = 36,
     /// Dropped: router advertisement, redirect of either family, or a neighbour advertisement for another's
-    /// address, from the pod; or neighbour discovery with a hop limit other than 255 (RFC 4861 section 7.1).
+    /// address, from the pod; or neighbour discovery with a hop limit other than 255 (RFC 4861 section 7.1), or from
+    /// the pod to somebody behind a router.
     ForgedNeighbour = 37,
     /// Dropped: a tunnel to the node that no rule names.
     Tunnel = 38,

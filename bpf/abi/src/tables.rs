@@ -66,6 +66,8 @@ pub trait Tables {
     /// Whether the node itself would take what comes in by `interface` for `destination`: by its routes, so that
     /// broadcast and anycast addresses count, of which `peers` knows nothing.
     fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool;
+    /// Whether the node would send what comes in by `interface` for `destination` on to a router.
+    fn is_sent_on(&self, interface: u32, source: Address, destination: Address) -> bool;
     /// What the first fragment was judged.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers what the first fragment was judged.

@@ -340,6 +340,10 @@ impl<'a> Tables for &'a HostTables {
         false
     }
 
+    fn is_sent_on(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+        false
+    }
+
     fn fragment(&self, _: &FragmentKey) -> Option<FragmentValue> {
         None
     }

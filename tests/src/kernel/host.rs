@@ -208,6 +208,10 @@ impl<'a> Tables for &'a HostTables {
         false
     }
 
+    fn is_sent_on(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+        false
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
         self.fragments.borrow().get(key).copied()
     }

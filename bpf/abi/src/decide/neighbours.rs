@@ -1,7 +1,7 @@
 //! What neighbours on a link say of themselves: ARP, neighbour discovery, multicast listeners.
 
-use super::Subject;
-use crate::{Address, Attachment, Bytes, Packet, Reason};
+use super::{Hook, Subject};
+use crate::{Address, Attachment, Bytes, Packet, Reason, Tables};
 
 /// ARP over Ethernet for IPv4 (RFC 826): from the pod only for its own address, or the probe of RFC 5227, whose
 /// sender is 0.0.0.0.
@@ -32,7 +32,9 @@ pub(super) fn examine_arp(
 
 /// Neighbour discovery (RFC 4861): without it IPv6 does not work, and who lies in it is taken for another.
 #[inline(always)]
-pub(super) fn examine_neighbour(
+pub(super) fn examine_neighbour<T: Tables>(
+    tables: &T,
+    hook: &Hook,
     attachment: &Attachment,
     subject: &Subject,
     packet: &Packet,
@@ -52,7 +54,12 @@ pub(super) fn examine_neighbour(
         NEIGHBOUR_ADVERTISEMENT => owns_source && attachment.owns(packet.about),
         _ => false,
     };
-    if is_honest {
+    // No policy is asked, so it must not leave the link: a router would take it to anybody, with what it carries.
+    let to = packet.destination;
+    let is_for_neighbours = to.is_of_link()
+        || (!to.is_multicast_or_broadcast()
+            && !tables.is_sent_on(hook.interface, packet.source, to));
+    if is_honest && is_for_neighbours {
         Reason::Neighbour
     } else {
         Reason::ForgedNeighbour

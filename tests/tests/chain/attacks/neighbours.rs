@@ -1,6 +1,6 @@
 //! Lies about who is where.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use podgate_abi::{Direction, Reason};
 use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, wait_until};
@@ -88,4 +88,68 @@ fn attack_18_no_advertisement_or_arp_for_anothers_address_leaves_a_pod() {
             assert!(seen.sees(25 * LOST, is_it), "the attack is none");
         }
     }
+}
+
+/// Neighbour discovery needs no rule, because it is for the link. With the hop limit that it has, a router takes it on.
+#[test]
+fn attack_18_neighbour_discovery_of_an_isolated_pod_goes_to_nobody_behind_a_router() {
+    let node = Node::new();
+    let open = node.ptp(json!({}));
+    let outside = node.outside();
+    node.sh("ip -6 route add 2001:db8:9::/64 via 2001:db8::2");
+    let seen = Frames::on(&outside, "eth0");
+    for chain in [
+        unpoliced(open),
+        node.ptp(json!({"enforcingMode": "strict"})),
+    ] {
+        let attacker = Pod::start(&node, &chain, "attacker");
+        let cable = Cable {
+            from: attacker.mac(),
+            to: node.mac(&attacker.host_end(&node)),
+        };
+        let frame = solicitation(cable, ipv6(&attacker), "2001:db8:9::2".parse().unwrap());
+        Frames::on(&attacker.netns, "eth0").send(&frame);
+        // All but the hardware addresses and the hop limit.
+        let is_it = |seen: &[u8]| seen.get(22..) == frame.get(22..);
+        if chain.plugins.len() == 2 {
+            assert!(!seen.sees(LOST, is_it));
+            let counted = node.tables().counters(Direction::FromPod).unwrap();
+            assert_eq!(counted[Reason::ForgedNeighbour as usize], 1);
+        } else {
+            assert!(seen.sees(25 * LOST, is_it), "the attack is none");
+        }
+    }
+}
+
+/// As who looks whether a neighbour is still there does.
+#[test]
+fn an_isolated_pod_asks_its_neighbours_on_a_bridge_by_all_their_addresses() {
+    let node = Node::new();
+    let _outside = node.outside();
+    node.sh("ip -6 route add default via 2001:db8::2");
+    let shut = node.bridge(json!({"enforcingMode": "strict"}));
+    let [one, other] = ["one", "other"].map(|name| Pod::start(&node, &shut, name));
+    let cable = Cable {
+        from: one.mac(),
+        to: other.mac(),
+    };
+    let seen = Frames::on(&other.netns, "eth0");
+    let frame = solicitation(cable, ipv6(&one), ipv6(&other));
+    Frames::on(&one.netns, "eth0").send(&frame);
+    assert!(seen.sees(25 * LOST, |seen| *seen == frame[..]));
+}
+
+/// "Who has this address?", asked of who has it.
+fn solicitation(cable: Cable, source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let mut rest = vec![0; 4];
+    rest.extend(target.octets());
+    cable.icmpv6(source, target, 135, &rest)
+}
+
+fn ipv6(pod: &Pod) -> Ipv6Addr {
+    let address = pod.addresses.iter().find_map(|address| match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(*address),
+    });
+    address.expect("an IPv6 address")
 }
