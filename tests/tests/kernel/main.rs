@@ -15,4 +15,5 @@ mod setting;
 mod time_outs;
 mod torn;
 mod upkeep;
+mod vintage;
 mod worlds;
