@@ -15,6 +15,7 @@ use crate::convert::Converted;
 
 mod broken_watches;
 mod missing_kinds;
+mod requests;
 
 /// ConfigMaps, of which the field `v` is kept.
 #[derive(Debug, Clone)]
