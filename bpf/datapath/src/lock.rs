@@ -5,7 +5,10 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +22,12 @@ use crate::{Failed, Paths};
 
 /// How long somebody waits for the lock. The longest holder loads a table set, which takes about 0.1 s.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many threads of a process wait for locks. Of podgate's own, two do at once.
+const THREADS: usize = 16;
+
+/// How long who asks again and again sleeps in between.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The lock, held until it is dropped or its process ends.
 #[derive(Debug)]
@@ -74,9 +83,17 @@ impl Lock {
 
 /// Waits for the lock in the kernel's queue, where nobody is overtaken by those who come later: of many plugins and an
 /// enforcer that ask again and again, some would be unlucky for long. `flock` knows no deadline, so a thread waits, and
-/// lets go of what it gets when nobody wants it any more.
+/// lets go of what it gets when nobody wants it any more. While somebody hangs with the lock, no more than [`THREADS`]
+/// are left behind; who comes then asks again and again.
 fn in_turn(mut file: File, deadline: Instant) -> io::Result<Flock<File>> {
-    let patience = deadline.saturating_duration_since(Instant::now());
+    static WAITING: AtomicUsize = AtomicUsize::new(0);
+    if Instant::now() >= deadline {
+        return Err(late());
+    }
+    let one_more = |waiting| (waiting < THREADS).then_some(waiting + 1);
+    if WAITING.fetch_update(Relaxed, Relaxed, one_more).is_err() {
+        return by_asking(file, deadline);
+    }
     let (result_in, result) = mpsc::channel();
     let wait = move || {
         let locked = loop {
@@ -86,17 +103,34 @@ fn in_turn(mut file: File, deadline: Instant) -> io::Result<Flock<File>> {
                 Err((_, errno)) => break Err(errno.into()),
             }
         };
+        WAITING.fetch_sub(1, Relaxed);
         drop(result_in.send(locked));
     };
-    if !patience.is_zero() {
-        thread::Builder::new().name("lock".into()).spawn(wait)?;
-        match result.recv_timeout(patience) {
-            Ok(locked) => return locked,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
+    if let Err(error) = thread::Builder::new().name("lock".into()).spawn(wait) {
+        WAITING.fetch_sub(1, Relaxed);
+        return Err(error);
     }
+    match result.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(locked) => locked,
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(late()),
+    }
+}
+
+fn by_asking(mut file: File, deadline: Instant) -> io::Result<Flock<File>> {
+    while Instant::now() < deadline {
+        thread::sleep(PAUSE);
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) => again,
+            Err((_, errno)) => return Err(errno.into()),
+        };
+    }
+    Err(late())
+}
+
+fn late() -> io::Error {
     let why = "another podgate process holds it; look for one that hangs";
-    Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 /// Whether `path` names this file.
