@@ -58,7 +58,7 @@ build_programs() {
 		flock 8
 	fi
 	if [ ! -e "$programs" ]; then
-		say "building the cluster's programs into $programs: about eight minutes on two cores, once"
+		say "building the cluster's programs into $programs: about ten minutes on two cores, once"
 		local building=$programs.building image
 		rm -rf "$building"
 		mkdir "$building"
