@@ -49,7 +49,7 @@ pub struct Args {
     /// The node's name, as the API server knows it; the host's name without it.
     #[arg(long, env = "MY_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
-    /// What a pod that no policy selects may do; each attachment keeps what it was made with.
+    /// The enforcingMode that conflists should have; they decide, and a pod that was added with another one is reported.
     #[arg(
         long,
         env = "NETWORK_POLICY_ENFORCING_MODE",
@@ -57,7 +57,7 @@ pub struct Args {
         default_value = "standard"
     )]
     enforcing_mode: EnforcingMode,
-    /// Namespaces whose pods always have the standard baseline, separated by commas.
+    /// The exemptNamespaces that conflists should have, separated by commas: always of the standard baseline.
     #[arg(
         long,
         env = "PODGATE_EXEMPT_NAMESPACES",

@@ -422,22 +422,23 @@ impl Engine {
         self.unknown = unknown;
     }
 
-    /// Reports an attachment that was made under another mode than this enforcer's.
+    /// Logs an attachment that was made under another mode than this enforcer's.
     fn compare_baseline(&self, record: &Record) {
-        let Some(pod) = &record.pod else { return };
-        let (wanted, found) = (
-            self.mode.baseline(&pod.namespace),
-            cluster::baseline_of(record),
-        );
-        if wanted != found {
+        if self.has_another_baseline(record) {
             tracing::warn!(
-                namespace = pod.namespace,
-                pod = pod.name,
-                ?found,
-                ?wanted,
+                attachment = %record.identity,
+                pod = ?record.pod,
+                baseline = ?record.baseline,
                 "an attachment keeps the baseline of its conflist, which is not that of --enforcing-mode and --exempt-namespaces",
             );
         }
+    }
+
+    /// Whether an attachment was made under another mode than this enforcer's.
+    fn has_another_baseline(&self, record: &Record) -> bool {
+        let wanted = |pod: &PodName| self.mode.baseline(&pod.namespace);
+        let pod = record.pod.as_ref();
+        pod.is_some_and(|pod| wanted(pod) != cluster::baseline_of(record))
     }
 }
 

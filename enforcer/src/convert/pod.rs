@@ -24,7 +24,7 @@ pub struct IdentifiedPod {
 /// Converts a Pod.
 ///
 /// Named ports are those of containers and of restartable init containers (`restartPolicy: Always`), as Kubernetes'
-/// own look-up has it; a pod being deleted stays as it is until its phase or its object goes (semantics.md 21, 31).
+/// own look-up has it; a pod being deleted stays as it is until its phase or its object goes.
 pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
     let mut complaints = Complaints::default();
     let name = object_name(&object.metadata, &mut complaints);

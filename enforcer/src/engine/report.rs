@@ -67,8 +67,24 @@ impl Engine {
         dirty.count()
     }
 
+    /// How many attachments were made under another mode than this enforcer's.
+    fn with_another_baseline(&self) -> usize {
+        let records = self.cluster.records();
+        records.filter(|it| self.has_another_baseline(it)).count()
+    }
+
     fn condition_now(&self) -> Condition {
-        let Wrong { errors, warnings } = self.source_wrong.clone();
+        let Wrong {
+            errors,
+            mut warnings,
+        } = self.source_wrong.clone();
+        let others = self.with_another_baseline();
+        if others > 0 {
+            warnings.push(format!(
+                "{others} attachments have another baseline than --enforcing-mode and --exempt-namespaces say: the conflist \
+                 with which a pod was added decides; the log names them"
+            ));
+        }
         let mut reasons = errors;
         reasons.extend(self.unreadable.iter().cloned());
         if let Some(trouble) = &self.trouble {
@@ -118,6 +134,7 @@ impl Engine {
             ("unknown", self.unknown.len()),
             ("not_swapped", self.built.unswapped.len()),
             ("shadowed", self.shadowed.len()),
+            ("other_baseline", self.with_another_baseline()),
         ] {
             metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
         }

@@ -344,3 +344,18 @@ fn while_somebody_holds_the_lock_a_change_is_reported_as_not_in_force() {
     });
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
 }
+
+#[test]
+fn a_pod_that_was_added_under_another_mode_than_the_enforcers_is_told_of() {
+    let node = Node::new();
+    let enforcer = Enforcer::begin(&node, &["--enforcing-mode", "strict"]);
+    let open = Pod::start(&node, &node.ptp(json!({})), "open");
+    wait_until("the pod is told of", || {
+        let (status, said) = enforcer.readiness(&node);
+        status == 200 && said.contains("warning: 1 attachments have another baseline")
+    });
+    let name = open.record(&node).identity.to_string();
+    assert!(enforcer.log().contains(&name), "{}", enforcer.log());
+    let figure = "podgate_attachments{state=\"other_baseline\"} 1";
+    assert!(enforcer.metrics(&node).contains(figure));
+}
