@@ -283,9 +283,13 @@ impl Engine {
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
         let view = self.cluster.view();
         compile(&mut self.compiled, &view);
+        // Now, because the pins of the old one's tables go; what is open stays readable.
+        self.count();
         let sizes = self.built.sizes;
         let (paths, cluster, compiled) = (&self.paths, &self.cluster, &self.compiled);
-        self.built = build_from(paths, lock, sizes, cluster, &view, compiled)?;
+        let built = build_from(paths, lock, sizes, cluster, &view, compiled)?;
+        self.count();
+        self.built = built;
         self.pending = None;
         self.in_force = self.compiled.rulesets().clone();
         self.facts_missing = false;

@@ -359,3 +359,22 @@ fn a_pod_that_was_added_under_another_mode_than_the_enforcers_is_told_of() {
     let figure = "podgate_attachments{state=\"other_baseline\"} 1";
     assert!(enforcer.metrics(&node).contains(figure));
 }
+
+#[test]
+fn what_was_counted_outlives_a_new_table_set() {
+    let (node, enforcer) = scene();
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
+    let [web, stranger] = ["web", "stranger"].map(|name| start(&node, name));
+    assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+    // Somebody takes a pin away: the next change is put in force by a new set.
+    std::fs::remove_file(node.paths().current()).unwrap();
+    node.apply("policy", &policy("p", "app: web", &lets_in("app: x")));
+    wait_until("there is a new table set", || {
+        let log = enforcer.log();
+        log.matches("a new table set is in force").count() > 1
+    });
+    let figure = "podgate_packets_total{direction=\"to_pod\",verdict=\"drop\",reason=\"policy\"} ";
+    let metrics = enforcer.metrics(&node);
+    let counted = metrics.lines().find_map(|line| line.strip_prefix(figure));
+    assert_ne!(counted.unwrap_or("0"), "0", "{metrics}");
+}
