@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use podgate_demo::netns::enter;
@@ -13,6 +13,12 @@ use serde_json::Value;
 
 use super::kubectl::run;
 use super::{AGNHOST, Cluster, wait_for};
+
+/// How long a server may take from the start of its container until it listens, on a busy machine.
+const LISTENS: Duration = Duration::from_secs(30);
+
+/// How long who was refused waits until he tries again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A pod that is to be started: agnhost's server, on TCP 80 and UDP 80 of both families.
 #[derive(Debug, Clone)]
@@ -145,15 +151,25 @@ impl<'a> Pod<'a> {
         self.cluster.try_kubectl(&[&exec, command].concat())
     }
 
-    /// Whether a TCP connection from the pod to this place is made within the time.
+    /// Whether a TCP connection from the pod to this place is made within the time. While it is refused it is tried
+    /// again: a container that has started may not listen yet.
     ///
     /// # Panics
-    /// When somebody refuses it, or nobody can be asked: that is no verdict.
+    /// When somebody refuses it for long, or nobody can be asked: that is no verdict.
     pub fn connects(&self, address: IpAddr, port: u16, limit: Duration) -> bool {
-        match self.connect(address, port, limit) {
-            Ok(_) => true,
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => false,
-            Err(e) => panic!("connect from {} to {address} {port}: {e}", self.name),
+        let deadline = Instant::now() + LISTENS;
+        loop {
+            match self.connect(address, port, limit) {
+                Ok(_) => return true,
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => return false,
+                Err(e)
+                    if e.kind() == io::ErrorKind::ConnectionRefused
+                        && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(e) => panic!("connect from {} to {address} {port}: {e}", self.name),
+            }
         }
     }
 
