@@ -14,7 +14,7 @@ use nix::{
 };
 use podgate_abi::ABI;
 
-use crate::{Failed, Paths};
+use crate::{Failed, Paths, error::if_there};
 
 /// Where a bpffs is mounted on every node.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
@@ -139,12 +139,7 @@ pub(crate) fn current(paths: &Paths) -> Result<Option<SetName>, Failed> {
 pub(crate) fn name_current(paths: &Paths, name: SetName) -> Result<(), Failed> {
     let link = paths.current();
     let temporary = paths.bpffs.join("unfinished-current");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Failed::at("remove link", &temporary)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
+    if_there(fs::remove_file(&temporary)).map_err(Failed::at("remove link", &temporary))?;
     symlink(name.to_string(), &temporary)
         .and_then(|()| fs::rename(&temporary, &link))
         .map_err(Failed::at("name the current table set by", &link))
@@ -200,10 +195,7 @@ mod tests {
     #[test]
     fn tables_that_sets_of_earlier_builds_share_go_with_the_last_such_set() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            run: dir.path().join("run"),
-            bpffs: dir.path().join("bpffs"),
-        };
+        let paths = Paths::below(&dir);
         let at = |name: &str| paths.bpffs.join(name);
         for name in ["1-7", "3-8/shared-3", "shared-1", "shared-x"] {
             fs::create_dir_all(at(name)).unwrap();

@@ -34,3 +34,11 @@ impl Failed {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }
+
+/// What need not be there is no error when it is missing.
+pub(crate) fn if_there(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -68,16 +68,20 @@ impl Lock {
     /// Waits for the lock of an open file; none if the file has lost its name meanwhile: who comes later would lock
     /// another one.
     fn of_file(file: File, path: &Path, deadline: Instant) -> Result<Option<Self>, Failed> {
-        let failed = Failed::at("lock", path);
-        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => {
-                in_turn(file, deadline).map_err(failed)?
-            }
-            Err((_, errno)) => return Err(failed(errno.into())),
-        };
+        let locked = attempt(file, FlockArg::LockExclusiveNonblock)
+            .and_then(|attempted| attempted.or_else(|file| in_turn(file, deadline)));
+        let file = locked.map_err(Failed::at("lock", path))?;
         let is_named = is_named(&file, path).map_err(Failed::at("look at", path))?;
         Ok(is_named.then_some(Self { _file: file }))
+    }
+}
+
+/// Asks for the lock once; gives the file back if it is to be asked again.
+fn attempt(file: File, how: FlockArg) -> io::Result<Result<Flock<File>, File>> {
+    match Flock::lock(file, how) {
+        Ok(locked) => Ok(Ok(locked)),
+        Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => Ok(Err(file)),
+        Err((_, errno)) => Err(errno.into()),
     }
 }
 
@@ -97,10 +101,10 @@ fn in_turn(mut file: File, deadline: Instant) -> io::Result<Flock<File>> {
     let (result_in, result) = mpsc::channel();
     let wait = move || {
         let locked = loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
-                Ok(locked) => break Ok(locked),
-                Err((again, Errno::EINTR)) => file = again,
-                Err((_, errno)) => break Err(errno.into()),
+            match attempt(file, FlockArg::LockExclusive) {
+                Ok(Err(again)) => file = again,
+                Ok(Ok(locked)) => break Ok(locked),
+                Err(error) => break Err(error),
             }
         };
         WAITING.fetch_sub(1, Relaxed);
@@ -119,10 +123,9 @@ fn in_turn(mut file: File, deadline: Instant) -> io::Result<Flock<File>> {
 fn by_asking(mut file: File, deadline: Instant) -> io::Result<Flock<File>> {
     while Instant::now() < deadline {
         thread::sleep(PAUSE);
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        file = match attempt(file, FlockArg::LockExclusiveNonblock)? {
             Ok(locked) => return Ok(locked),
-            Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) => again,
-            Err((_, errno)) => return Err(errno.into()),
+            Err(again) => again,
         };
     }
     Err(late())
@@ -168,10 +171,7 @@ mod tests {
     fn whoever_waits_longest_is_next() {
         const WAITING: usize = 8;
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            run: dir.path().join("run"),
-            bpffs: dir.path().join("bpffs"),
-        };
+        let paths = Paths::below(&dir);
         let held = Lock::take(&paths).unwrap();
         let (served_in, served) = mpsc::channel();
         thread::scope(|scope| {
@@ -196,10 +196,7 @@ mod tests {
     #[test]
     fn who_gave_up_does_not_get_it() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            run: dir.path().join("run"),
-            bpffs: dir.path().join("bpffs"),
-        };
+        let paths = Paths::below(&dir);
         let held = Lock::take(&paths).unwrap();
         let soon = Instant::now() + Duration::from_millis(20);
         let error = Lock::take_until(&paths, soon).unwrap_err();
@@ -211,10 +208,7 @@ mod tests {
     #[test]
     fn a_lock_that_somebody_holds_is_a_clear_error() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            run: dir.path().join("run"),
-            bpffs: dir.path().join("bpffs"),
-        };
+        let paths = Paths::below(&dir);
         let held = Lock::take(&paths).unwrap();
         let error = Lock::take_until(&paths, Instant::now()).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::TimedOut);

@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
 };
 
-use crate::{Failed, Paths, lock::Lock};
+use crate::{Failed, Paths, error::if_there, lock::Lock};
 
 /// Who deleted addresses; a note each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +43,8 @@ pub(crate) fn note(paths: &Paths, owed: Owed, address: IpAddr, _lock: &Lock) -> 
 /// Whether anybody owes for one of these addresses. A note that cannot be read may have named it.
 pub(crate) fn is_any(paths: &Paths, addresses: &[IpAddr], _lock: &Lock) -> bool {
     let names_one = |note: &str| {
-        let mut lines = note.lines().map(str::parse::<IpAddr>);
-        note.is_empty()
-            || lines.any(|line| line.is_err() || line.is_ok_and(|it| addresses.contains(&it)))
+        let mut noted = note.lines().map(|line| line.parse::<IpAddr>().ok());
+        note.is_empty() || noted.any(|address| address.is_none_or(|it| addresses.contains(&it)))
     };
     Owed::ALL
         .iter()
@@ -65,12 +64,7 @@ pub fn grace_begins(paths: &Paths, _lock: &Lock) -> Result<(), Failed> {
     if to.exists() {
         return Ok(());
     }
-    match fs::rename(&from, &to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Failed::at("rename note of deleted addresses", &from)(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    if_there(fs::rename(&from, &to)).map_err(Failed::at("rename note of deleted addresses", &from))
 }
 
 /// Takes note that a debt is paid: all flows are judged again that are older than a grace period.
@@ -79,12 +73,7 @@ pub fn grace_begins(paths: &Paths, _lock: &Lock) -> Result<(), Failed> {
 /// When the note cannot be deleted. ADDs of its addresses pay once more then.
 pub fn paid(paths: &Paths, owed: Owed, _lock: &Lock) -> Result<(), Failed> {
     let path = paths.owed(owed);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Failed::at("delete note of deleted addresses", &path)(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    if_there(fs::remove_file(&path)).map_err(Failed::at("delete note of deleted addresses", &path))
 }
 
 #[cfg(test)]
@@ -96,10 +85,7 @@ mod tests {
 
     fn run() -> (tempfile::TempDir, Paths, Lock) {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            run: dir.path().join("run"),
-            bpffs: dir.path().join("bpffs"),
-        };
+        let paths = Paths::below(&dir);
         let lock = Lock::take(&paths).unwrap();
         (dir, paths, lock)
     }

@@ -62,3 +62,14 @@ impl Paths {
         self.bpffs.join("generation")
     }
 }
+
+#[cfg(test)]
+impl Paths {
+    /// Those of a test.
+    pub(crate) fn below(dir: &tempfile::TempDir) -> Self {
+        Self {
+            run: dir.path().join("run"),
+            bpffs: dir.path().join("bpffs"),
+        }
+    }
+}

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Failed, Paths,
+    error::if_there,
     lock::{Lock, make_private_dir},
     netlink::Ifindex,
 };
@@ -286,24 +287,12 @@ pub(crate) fn write_private(path: &std::path::Path, bytes: &[u8]) -> io::Result<
 /// Deletes the file of an attachment, if there is one.
 pub(crate) fn delete(paths: &Paths, identity: &Identity) -> Result<(), Failed> {
     let path = paths.attachment(identity);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Failed::at("delete attachment", &path)(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    if_there(fs::remove_file(&path)).map_err(Failed::at("delete attachment", &path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    pub(super) fn paths(dir: &tempfile::TempDir) -> Paths {
-        Paths {
-            run: dir.path().join("run"),
-            bpffs: dir.path().join("bpffs"),
-        }
-    }
 
     pub(super) fn record(container_id: &str) -> Record {
         Record {
@@ -329,7 +318,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(&dir);
+        let paths = Paths::below(&dir);
         write(&paths, &record("a")).unwrap();
         assert_eq!(
             read(&paths, &record("a").identity).unwrap(),
@@ -343,7 +332,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_read_is_an_error_beside_the_others() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(&dir);
+        let paths = Paths::below(&dir);
         assert!(list(&paths).unwrap().is_empty());
         write(&paths, &record("a")).unwrap();
         fs::write(paths.attachments().join("b-eth0.json"), b"{\"format\":1,").unwrap();
@@ -361,7 +350,7 @@ mod tests {
     #[test]
     fn a_file_with_a_name_of_before_is_renamed_unless_its_attachment_was_made_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(&dir);
+        let paths = Paths::below(&dir);
         let lock = Lock::take(&paths).unwrap();
         let (old, new) = (record("a"), record("b"));
         for record in [&old, &new] {
@@ -384,7 +373,7 @@ mod tests {
     #[test]
     fn attachments_whose_names_run_into_each_other_have_two_files() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(&dir);
+        let paths = Paths::below(&dir);
         let of = |container_id: &str, ifname: &str| Record {
             identity: Identity {
                 container_id: container_id.into(),
@@ -403,7 +392,7 @@ mod tests {
     #[test]
     fn the_file_of_another_attachment_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(&dir);
+        let paths = Paths::below(&dir);
         write(&paths, &record("a")).unwrap();
         let other = Identity {
             container_id: "b".into(),

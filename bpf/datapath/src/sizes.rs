@@ -112,10 +112,7 @@ mod tests {
     #[test]
     fn sizes_are_read_as_they_were_written_and_default_without_a_file() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            run: dir.path().join("run"),
-            bpffs: dir.path().join("bpffs"),
-        };
+        let paths = Paths::below(&dir);
         assert_eq!(Sizes::read(&paths).unwrap(), Sizes::default());
         let sizes = Sizes {
             flows: 99,

@@ -99,7 +99,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{paths, record};
+    use super::super::tests::record;
     use super::super::{Slot, delete, write};
     use super::*;
 
@@ -112,7 +112,7 @@ mod tests {
     fn it_says_what_the_files_say_whatever_came_went_or_took_a_name() {
         for old in [Duration::ZERO, 2 * COARSE] {
             let dir = tempfile::tempdir().unwrap();
-            let paths = paths(&dir);
+            let paths = Paths::below(&dir);
             let mut reader = Reader::default();
             let mut said = || read(&mut reader, &paths, SystemTime::now() + old);
             assert_eq!(said(), []);
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn only_a_file_that_was_read_when_its_stamp_lay_back_is_not_read_again() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = paths(&dir);
+        let paths = Paths::below(&dir);
         write(&paths, &record("a")).unwrap();
         let now = SystemTime::now();
         let mut reader = Reader::default();
