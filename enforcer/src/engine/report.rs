@@ -73,12 +73,12 @@ impl Engine {
         records.filter(|it| self.has_another_baseline(it)).count()
     }
 
-    fn condition_now(&self) -> Condition {
+    /// `others` are [`Self::with_another_baseline`].
+    fn condition_now(&self, others: usize) -> Condition {
         let Wrong {
             errors,
             mut warnings,
         } = self.source_wrong.clone();
-        let others = self.with_another_baseline();
         if others > 0 {
             warnings.push(format!(
                 "{others} attachments have another baseline than --enforcing-mode and --exempt-namespaces say: the conflist \
@@ -120,7 +120,8 @@ impl Engine {
 
     /// Says how things are to whoever asks for health, and sets the gauges.
     pub(super) fn publish(&mut self) {
-        let now = self.condition_now();
+        let others = self.with_another_baseline();
+        let now = self.condition_now(others);
         self.condition.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -134,7 +135,7 @@ impl Engine {
             ("unknown", self.unknown.len()),
             ("not_swapped", self.built.unswapped.len()),
             ("shadowed", self.shadowed.len()),
-            ("other_baseline", self.with_another_baseline()),
+            ("other_baseline", others),
         ] {
             metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
         }
@@ -149,6 +150,12 @@ impl Engine {
 
     /// Adds what the kernel has counted, and reads what its tables cost.
     pub(super) fn count(&mut self) {
+        self.count_packets();
+        self.measure_tables();
+    }
+
+    /// Adds what the kernel has counted since this was asked last.
+    pub(super) fn count_packets(&mut self) {
         for (direction, name) in [
             (Direction::ToPod, "to_pod"),
             (Direction::FromPod, "from_pod"),
@@ -172,6 +179,9 @@ impl Engine {
                     .increment(more);
             }
         }
+    }
+
+    fn measure_tables(&self) {
         match self.built.set.usage() {
             Ok(tables) => {
                 for usage in tables {

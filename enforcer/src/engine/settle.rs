@@ -284,11 +284,11 @@ impl Engine {
         let view = self.cluster.view();
         compile(&mut self.compiled, &view);
         // Now, because the pins of the old one's tables go; what is open stays readable.
-        self.count();
+        self.count_packets();
         let sizes = self.built.sizes;
         let (paths, cluster, compiled) = (&self.paths, &self.cluster, &self.compiled);
         let built = build_from(paths, lock, sizes, cluster, &view, compiled)?;
-        self.count();
+        self.count_packets();
         self.built = built;
         self.pending = None;
         self.in_force = self.compiled.rulesets().clone();
