@@ -1,12 +1,17 @@
 //! `kubectl`, with what it says when it fails.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::Cluster;
+
+/// How long an API server may take until it serves a new kind, on a busy machine.
+const ESTABLISHED: Duration = Duration::from_secs(60);
 
 impl Cluster {
     /// What `kubectl` prints; panics with what it says if it fails.
@@ -37,6 +42,17 @@ impl Cluster {
     /// Makes or changes the objects of these YAML documents.
     pub fn apply(&self, yaml: &str) {
         self.try_apply(yaml).unwrap_or_else(|said| panic!("{said}"));
+    }
+
+    /// Has the API server know the kind that `install/crds/<plural>.yaml` defines.
+    pub fn define(&self, plural: &str) {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let file = checkout.join(format!("install/crds/{plural}.yaml"));
+        let definition = fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("read {}: {error}", file.display()));
+        self.apply(&definition);
+        let name = format!("crd/{plural}.networking.k8s.aws");
+        self.wait(ESTABLISHED, &["--for=condition=Established", &name]);
     }
 
     /// An object, as the API server has it.

@@ -123,6 +123,20 @@ fn put(set: &TableSet, flow: Tracked) {
     .unwrap();
 }
 
+/// Writes 200 more flows of the same two into it, each seen a jiffy later than the one before.
+fn put_like(set: &TableSet, flow: Tracked, state: FlowState) {
+    for number in 0..200 {
+        let key = podgate_abi::FlowKey {
+            peer_port: 5000 + number,
+            ..flow.key
+        };
+        let (generation, initiator) = (flow.word.generation(), flow.word.initiator());
+        let word = FlowWord::new(&key, generation, initiator, state);
+        let seen = flow.seen + u64::from(number);
+        put(set, Tracked { key, word, seen });
+    }
+}
+
 /// What an enforcer left that is gone: its table set, with room for 1,024 flows, and a connection that stands in it.
 struct Left {
     _connection: [TcpStream; 2],
@@ -234,20 +248,7 @@ fn a_smaller_table_gets_the_flows_that_were_seen_last() {
     let left = Left::new();
     let old = &left.old;
     let flow = old.tracked(MapName::Flows).unwrap()[0];
-    for number in 0..200 {
-        let key = podgate_abi::FlowKey {
-            peer_port: 5000 + number,
-            ..flow.key
-        };
-        let word = FlowWord::new(
-            &key,
-            flow.word.generation(),
-            flow.word.initiator(),
-            flow.word.state(),
-        );
-        let seen = flow.seen + u64::from(number);
-        put(old, Tracked { key, word, seen });
-    }
+    put_like(old, flow, flow.word.state());
     let new = left.next(64);
     let copied = new.copy_flows().unwrap();
     assert_eq!(copied.left, 202 - 64);
@@ -262,20 +263,7 @@ fn a_smaller_table_leaves_connections_behind_that_have_ended_and_not_those_that_
     let old = &left.old;
     let open = old.tracked(MapName::Flows).unwrap();
     let flow = open[0];
-    for number in 0..200 {
-        let key = podgate_abi::FlowKey {
-            peer_port: 5000 + number,
-            ..flow.key
-        };
-        let word = FlowWord::new(
-            &key,
-            flow.word.generation(),
-            flow.word.initiator(),
-            FlowState::CLOSING,
-        );
-        let seen = flow.seen + u64::from(number);
-        put(old, Tracked { key, word, seen });
-    }
+    put_like(old, flow, FlowState::CLOSING);
     let new = left.next(64);
     assert_eq!(new.copy_flows().unwrap().left, 202 - 64);
     let flows = new.tracked(MapName::Flows).unwrap();

@@ -8,9 +8,6 @@ use podgate_tests::cases::judge::run;
 use podgate_tests::cases::read;
 use podgate_tests::cluster::{Cluster, Enforcer, NODES};
 
-/// The definition of PolicyEndpoint, as we ship it.
-const DEFINITION: &str = include_str!("../../../install/crds/policyendpoints.yaml");
-
 /// A part of a case's name or place, to try cases by hand.
 const ONLY: &str = "PODGATE_CASES";
 
@@ -35,7 +32,7 @@ fn every_case_holds_between_real_pods_through_every_source() {
         .filter(|case| format!("{}: {}", case.file.display(), case.name).contains(&only))
         .collect();
     let cluster = Cluster::alone();
-    cluster.apply(DEFINITION);
+    cluster.define("policyendpoints");
     let mut judge = InCluster::new(&cluster).unwrap_or_else(|error| panic!("{error:#}"));
     let mut failures = Vec::new();
     for source in Source::ALL.into_iter().filter(|source| is_wanted(*source)) {

@@ -4,11 +4,6 @@ use std::time::Duration;
 
 use podgate_tests::cluster::{Cluster, Enforcer, PodSpec, Readiness, Role, wait_for};
 
-const DEFINITIONS: [&str; 2] = [
-    include_str!("../../../install/crds/policyendpoints.yaml"),
-    include_str!("../../../install/crds/clusterpolicyendpoints.yaml"),
-];
-
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// How long what must not come is waited for.
@@ -22,8 +17,8 @@ const WORKED_OUT: [&str; 2] = ["--source", "policyendpoints"];
 #[test]
 fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_is_ready_again() {
     let cluster = Cluster::alone();
-    for definition in DEFINITIONS {
-        cluster.apply(definition);
+    for plural in ["policyendpoints", "clusterpolicyendpoints"] {
+        cluster.define(plural);
     }
     let role = Role::shipped(&cluster);
     for permission in role.permissions() {

@@ -9,8 +9,6 @@ use podgate_tests::cluster::{
 use podgate_tests::controller::{Controller, Written};
 
 const FLAGS: [&str; 2] = ["--source", "policyendpoints"];
-const CRD: &str = include_str!("../../../install/crds/policyendpoints.yaml");
-const CLUSTER_CRD: &str = include_str!("../../../install/crds/clusterpolicyendpoints.yaml");
 
 /// How long a connection that is denied is waited for.
 const DENIED: Duration = Duration::from_millis(700);
@@ -24,12 +22,7 @@ const POLICY: &str = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, me
 
 fn with_crd() -> Alone {
     let cluster = Cluster::alone();
-    cluster.apply(CRD);
-    let established = [
-        "--for=condition=Established",
-        "crd/policyendpoints.networking.k8s.aws",
-    ];
-    cluster.wait(COMES, &established);
+    cluster.define("policyendpoints");
     cluster
 }
 
@@ -86,16 +79,14 @@ fn a_definition_that_is_missing_is_waited_for_and_said() {
             }
         },
     );
-    cluster.apply(CRD);
+    cluster.define("policyendpoints");
     enforcer.wait_until_ready(COMES);
 }
 
 #[test]
 fn a_cluster_wide_policy_is_said_to_be_unsupported_as_long_as_it_is_there() {
     let cluster = with_crd();
-    cluster.apply(CLUSTER_CRD);
-    let name = "crd/clusterpolicyendpoints.networking.k8s.aws";
-    cluster.wait(COMES, &["--for=condition=Established", name]);
+    cluster.define("clusterpolicyendpoints");
     let enforcer = Enforcer::start(&cluster, "node1", &FLAGS);
     let says = || match enforcer.readiness() {
         Readiness::Ready(said) => said.contains("ClusterNetworkPolicy isolate"),
@@ -109,7 +100,8 @@ fn a_cluster_wide_policy_is_said_to_be_unsupported_as_long_as_it_is_there() {
     );
     wait_for("it is said", COMES, says);
     assert!(enforcer.log().contains("ClusterNetworkPolicy isolate"));
-    cluster.kubectl(&["delete", name]);
+    let kind = "clusterpolicyendpoints.networking.k8s.aws";
+    cluster.kubectl(&["delete", "crd", kind]);
     wait_for("it is not said any more", COMES, || !says());
 }
 
