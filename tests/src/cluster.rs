@@ -230,3 +230,46 @@ fn script(name: &str) -> PathBuf {
         .join("cluster")
         .join(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A caller that holds a lock while it starts a daemon, as `flock FILE tests/cluster/up` does.
+    const CALLER: &str = r#"
+        set -eu
+        . "$1/lib/cluster.sh"
+        dir=$2 mark=PODGATE_TEST_PROCESS_OF=$2
+        mkdir "$dir/part"
+        exec 7>"$dir/lock"
+        flock 7
+        daemon part sleeper sleep 1000
+    "#;
+
+    #[test]
+    fn what_a_cluster_starts_holds_no_lock_of_its_caller() {
+        let directory = tempfile::tempdir().unwrap();
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
+        let started = Command::new("bash")
+            .args(["-c", CALLER, "caller"])
+            .args([&scripts, directory.path()])
+            .status()
+            .unwrap();
+        assert!(started.success());
+        let pid = fs::read_to_string(directory.path().join("part/sleeper.pid")).unwrap();
+        let pid = pid.trim();
+        let holds_lock = || {
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+            let mut files = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+            files.any(|file| file == directory.path().join("lock"))
+        };
+        let sleeps = || {
+            let program = fs::read_link(format!("/proc/{pid}/exe"));
+            program.is_ok_and(|path| path.file_name().is_none_or(|name| name != "bash"))
+        };
+        wait_for("the daemon runs", Duration::from_secs(20), sleeps);
+        let held = holds_lock();
+        Command::new("kill").arg(pid).status().unwrap();
+        assert!(!held, "the daemon has the caller's lock");
+    }
+}

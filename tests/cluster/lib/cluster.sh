@@ -54,12 +54,22 @@ in_node() {
 
 kubectl() { in_control_plane "$dir/bin/kubectl" --kubeconfig "$dir/control-plane/admin.kubeconfig" "$@"; }
 
+# Closes all descriptors but the standard ones: what a process that outlives this script would hold for its caller, such as
+# a lock or a pipe that somebody reads to its end. 255 is bash's own for the script, and closed by exec.
+close_inherited() {
+	local fd
+	for fd in "/proc/$BASHPID/fd/"*; do
+		fd=${fd##*/}
+		[ "$fd" -le 2 ] || [ "$fd" = 255 ] || eval "exec $fd>&-"
+	done
+}
+
 # Starts a process that outlives this script: daemon PART NAME COMMAND..., with its log and its id in the part's directory.
 # COMMAND is a program, or a function that ends in one: the id must be the daemon's.
 daemon() {
 	local part=$1 what=$2
 	shift 2
-	env "$mark" setsid "$@" >>"$dir/$part/$what.log" 2>&1 </dev/null &
+	{ close_inherited; exec env "$mark" setsid "$@"; } >>"$dir/$part/$what.log" 2>&1 </dev/null &
 	echo $! >"$dir/$part/$what.pid"
 }
 
