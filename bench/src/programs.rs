@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use aya::programs::SchedClassifier;
 use aya::{EbpfLoader, include_bytes_aligned};
+use podgate_datapath::SkbLayout;
 
 use crate::sample::Sample;
 
@@ -29,6 +30,10 @@ pub(crate) fn print() -> Result<()> {
         for _ in 0..LOADS {
             let mut loader = EbpfLoader::new();
             loader.override_global("HZ", &250_u32, true);
+            let skb = SkbLayout::of_kernel().unwrap_or_default();
+            for (name, value) in skb.globals() {
+                loader.override_global(name, value, true);
+            }
             for table in [
                 "attachments",
                 "rulesets",

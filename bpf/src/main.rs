@@ -8,11 +8,12 @@
 #![expect(unsafe_code, reason = "the kernel's memory is reached by raw pointers")]
 
 mod maps;
+mod skb;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use podgate_abi::{Bytes, Direction, Hook, Reason, Verdict, decide};
+use podgate_abi::{Bytes, Direction, Hook, Offload, Reason, Verdict, decide};
 
 /// Judges what goes to the pod: its ingress policy.
 #[classifier]
@@ -38,6 +39,11 @@ impl Bytes for Frame<'_> {
     #[inline(always)]
     fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.0.load::<[u32; N]>(offset as usize).ok()
+    }
+
+    #[inline(always)]
+    fn offload(&self) -> Offload {
+        skb::offload(self.0)
     }
 }
 

@@ -1,9 +1,13 @@
 //! Hand-made Ethernet frames, the impossible ones too.
 //!
 //! Everything is written out byte by byte: the odd frames are the point, and no library makes those. Checksums are
-//! zero, because the programs do not look at them. A test below reads the ordinary frames with etherparse.
+//! zero, because the programs do not look at them; [`Packet::frame_on`] fills them in. A test below reads the ordinary frames with etherparse.
+
+mod sums;
 
 use std::net::IpAddr;
+
+pub use sums::internet_sum;
 
 /// IPv4.
 pub const IPV4: u16 = 0x0800;

@@ -6,5 +6,6 @@ pub mod cluster;
 pub mod controller;
 pub mod demo;
 pub mod frame;
+pub mod hostile;
 pub mod kernel;
 pub mod node;

@@ -3,6 +3,7 @@
 //! Everything goes away when the value is dropped, a panicking test's too. Nothing has a name that two nodes could
 //! share, so tests run side by side.
 
+mod ears;
 mod enforcer;
 mod flow;
 mod frames;
@@ -25,9 +26,10 @@ use podgate_demo::netns::NetNs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use ears::Ears;
 pub use enforcer::{Enforcer, lets_in, namespace, pod, policy};
 pub use flow::Traffic;
-pub use frames::Frames;
+pub use frames::{Frames, Offload};
 pub use plugin::{Answer, Call, binary};
 pub use pod::Pod;
 pub use traffic::{LOST, arrives, connects, is_lost, wait_until};
@@ -207,6 +209,12 @@ impl Node {
         })
     }
 
+    /// What an interface of the node's says of checksums that are still to be computed: nothing, so that the kernel
+    /// computes them before it sends.
+    pub fn computes_checksums(&self, interface: &str) {
+        self.sh(&format!("ethtool -K {interface} tx off"));
+    }
+
     /// Names of the node's interfaces of the kind veth.
     pub fn veths(&self) -> Vec<String> {
         let listed = self.sh("ip -j link show type veth");
@@ -234,6 +242,15 @@ impl Node {
         );
         outside
     }
+}
+
+/// Connection tracking in a namespace, as kube-proxy or a service mesh bring it: it puts fragments together.
+pub fn track_connections(netns: &NetNs) {
+    sh(
+        netns,
+        "nft add table inet t && nft 'add chain inet t c { type filter hook prerouting priority 0; }' && \
+         nft add rule inet t c ct state new counter",
+    );
 }
 
 /// Sizes of tables that are made and filled quickly.

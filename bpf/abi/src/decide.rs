@@ -11,8 +11,8 @@ use core::hint::black_box;
 use crate::packet::{Content, Part, parse};
 use crate::{
     Address, Attachment, Bytes, Direction, Event, FlowKey, FlowWord, FragmentKey, FragmentValue,
-    Initiator, Life, Packet, PeerWord, Place, PolicyWord, Reason, Ruleset, Slot, Tables, Verdict,
-    ethertype,
+    Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Reason, Ruleset, Slot, Tables,
+    Verdict, ethertype,
 };
 
 mod judge;
@@ -91,7 +91,13 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         is_policed: judging.ruleset() != Ruleset::ALLOW_ALL,
         is_bound: !hook.is_to_pod() && !origin.routes(),
     };
+    let offload = if subject.is_policed || subject.is_bound {
+        bytes.offload()
+    } else {
+        Offload::NONE
+    };
     match hook.ethertype {
+        ethertype::ARP if offload != Offload::NONE => return Reason::OffloadMetadata,
         ethertype::IPV4 | ethertype::IPV6 => {}
         ethertype::ARP => return examine_arp(bytes, attachment, &subject),
         _ if subject.is_policed || subject.is_bound => return Reason::NotIp,
@@ -109,6 +115,9 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         } else {
             Reason::Unpoliced
         };
+    }
+    if !offload.spares(&case.packet) {
+        return Reason::OffloadMetadata;
     }
     examine_packet(tables, hook, attachment, &subject, black_box(case))
 }
@@ -137,6 +146,8 @@ pub struct Case {
     is_current: u8,
     makes_flow: u8,
     is_error: u8,
+    /// An ICMP error that may belong to a flow of the pod's.
+    is_due: u8,
     /// The flow was seen long enough ago to write down that it was seen now.
     is_silent: u8,
 }
@@ -208,7 +219,13 @@ fn examine_packet<T: Tables>(
         };
     }
 
+    // An error is about a packet of this pod's; any router may send it. What the pod sends goes to the sender of what it is
+    // about, or a connection with one peer would carry errors, and what is in them, to all others.
+    let is_due = packet.content == Content::ERROR
+        && (hook.is_to_pod() || packet.about == peer)
+        && (subject.routes || attachment.owns(packet.near));
     case.from_node = u8::from(from_node);
+    case.is_due = u8::from(is_due);
     let reason = examine_flow(tables, hook, subject, peer, black_box(case));
 
     let packet = &case.packet;

@@ -29,7 +29,7 @@ pub use flow::{
     Budget, FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Life,
 };
 pub use layout::*;
-pub use packet::{Bytes, Packet, ethertype, parse};
+pub use packet::{Bytes, Offload, Packet, ethertype, parse};
 pub use reason::{Reason, Verdict};
 pub use tables::{FlowEntry, FlowTable, Put, Tables};
 pub use word::Word;

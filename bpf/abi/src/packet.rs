@@ -5,6 +5,9 @@ use core::hint::black_box;
 use crate::{Address, Direction, Reason};
 
 mod icmp;
+mod offload;
+
+pub use offload::Offload;
 
 use icmp::{read_icmp, read_icmpv6};
 
@@ -24,16 +27,16 @@ pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const SCTP: u8 = 132;
 
-/// IPv6 extension headers that are followed: RFC 8200 section 4, RFC 6275, RFC 7401, RFC 5533.
+/// IPv6 extension headers that are followed: RFC 8200 section 4, RFC 4302.
+///
+/// Mobility (135), HIP (139) and Shim6 (140) look like extension headers (RFC 7045), but Linux does not follow them
+/// (`ipv6_ext_hdr`): it gives them to sockets of these protocols. They are protocols of their own here too.
 mod extension {
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
     pub(super) const AUTHENTICATION: u8 = 51;
     pub(super) const DESTINATION_OPTIONS: u8 = 60;
-    pub(super) const MOBILITY: u8 = 135;
-    pub(super) const HIP: u8 = 139;
-    pub(super) const SHIM6: u8 = 140;
 }
 
 /// How many extension headers are followed.
@@ -48,6 +51,11 @@ pub trait Bytes {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// `N` words of four bytes from `offset` on, as they lie in memory; none if the packet ends before.
     fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+    /// What the kernel is still to do to them.
+    #[inline(always)]
+    fn offload(&self) -> Offload {
+        Offload::NONE
+    }
 }
 
 impl Bytes for [u8] {
@@ -76,6 +84,8 @@ pub struct Packet {
     pub destination: Address,
     /// For an ICMP error the peer of the packet inside; for a neighbour advertisement its target; else `::`.
     pub about: Address,
+    /// For an ICMP error the pod's end of the packet inside; else `::`.
+    pub near: Address,
     /// The identification field, if it is a fragment.
     pub identification: u32,
     /// Source port; for an ICMP echo request its identifier; for an ICMP error that of the packet inside.
@@ -92,10 +102,11 @@ pub struct Packet {
     pub content: Content,
     /// More of the content: see there.
     pub detail: u8,
-    /// 1 if it has an IPv6 fragment header, even one that says that the datagram is whole.
+    /// 1 if it has an IPv6 fragment header, even one that says that the datagram is whole, or may have one: its headers
+    /// were not read to their end.
     pub has_fragment_header: u8,
-    /// Zero.
-    pub padding: [u8; 2],
+    /// Where in the frame the transport header stands.
+    pub transport: u16,
 }
 
 /// Which part of a datagram a packet is.
@@ -141,6 +152,8 @@ impl Content {
     pub const MESSAGE: Self = Self(9);
     /// An ICMP redirect (RFC 792): who believes it sends elsewhere.
     pub const REDIRECT: Self = Self(10);
+    /// Extension headers that receivers read in different ways: [`Order`].
+    pub const AMBIGUOUS: Self = Self(11);
 
     /// Why nothing can be said of what is above IP, if so.
     #[inline(always)]
@@ -149,6 +162,7 @@ impl Content {
             Self::CUT_SHORT => Some(Reason::BadTransportHeader),
             Self::TOO_MANY_HEADERS => Some(Reason::TooManyHeaders),
             Self::SOURCE_ROUTE => Some(Reason::SourceRoute),
+            Self::AMBIGUOUS => Some(Reason::AmbiguousHeaders),
             _ => None,
         }
     }
@@ -186,6 +200,7 @@ pub fn parse(
     packet: &mut Packet,
 ) -> Reason {
     packet.about = Address::UNSPECIFIED;
+    packet.near = Address::UNSPECIFIED;
     packet.identification = 0;
     packet.source_port = 0;
     packet.destination_port = 0;
@@ -193,7 +208,6 @@ pub fn parse(
     packet.content = Content::HIDDEN;
     packet.detail = 0;
     packet.has_fragment_header = 0;
-    packet.padding = [0; 2];
     let mut transport = Transport {
         offset: 0,
         length: 0,
@@ -203,6 +217,7 @@ pub fn parse(
     } else {
         parse_ipv6(bytes, packet, &mut transport)
     };
+    packet.transport = transport.offset as u16;
     if reason.passes() && packet.content == Content::HIDDEN && packet.part != Part::LATER {
         read_transport(bytes, packet, &transport, direction);
     }
@@ -307,9 +322,14 @@ fn parse_ipv6(
         offset: ETHERNET + 40,
         length: announced(rest >> 16),
     };
+    let mut order = Order::START;
     // Hidden from the compiler, which would write the loop out six times.
     let mut left = black_box(MAX_EXTENSIONS);
     while is_extension(next) {
+        if order.is_ambiguous(next) {
+            packet.content = Content::AMBIGUOUS;
+            break;
+        }
         if left == 0 {
             packet.content = Content::TOO_MANY_HEADERS;
             break;
@@ -346,31 +366,63 @@ fn parse_ipv6(
                 packet.part = Part::FIRST;
             }
         }
+        order = order.after(next);
         next = (extension >> 24) as u8;
         transport.offset += size;
         transport.length -= size;
     }
+    // What was not read to its end may have a fragment header where nobody looked.
+    packet.has_fragment_header |= u8::from(packet.content != Content::HIDDEN);
     packet.protocol = next;
     Reason::Allowed
+}
+
+/// The extension headers that must not come any more, as bits of their numbers.
+///
+/// A chain that receivers read in different ways has no ports that hold for all of them. Linux itself reads some in two
+/// ways, depending on whether connection tracking is on:
+/// - A fragment header behind anything but one leading hop-by-hop header. `nf_ct_frag6_reasm` removes it and leaves
+///   `IP6CB(skb)->nhoff` at the first header of the chain, so `ip6_protocol_deliver_rcu` takes what followed the fragment
+///   header for a header of the first one's kind; without tracking, `ipv6_frag_rcv` takes it for what it says.
+/// - Hop-by-hop options, a routing header or destination options behind a fragment header. A router with tracking
+///   reassembles the datagram and fragments it again, and `ip6_find_1stfragopt` puts the new fragment header behind them.
+/// - Hop-by-hop options that are not first. RFC 8200 section 4 and `inet6_protos` refuse them, `ipv6_skip_exthdr`, by which
+///   tracking finds the ports, passes over them.
+#[derive(Debug, Clone, Copy)]
+struct Order(u64);
+
+impl Order {
+    const START: Self = Self(0);
+
+    #[inline(always)]
+    const fn is_ambiguous(self, header: u8) -> bool {
+        self.0 >> (header & 63) & 1 != 0
+    }
+
+    /// What must not come behind `header` either. Without branches: the verifier follows each of them.
+    #[inline(always)]
+    const fn after(self, header: u8) -> Self {
+        let is_hop_by_hop = (header == extension::HOP_BY_HOP) as u64;
+        let is_fragment = (header == extension::FRAGMENT) as u64;
+        Self(
+            self.0
+                | 1 << extension::HOP_BY_HOP
+                | (1 - is_hop_by_hop) << extension::FRAGMENT
+                | is_fragment << extension::ROUTING
+                | is_fragment << extension::DESTINATION_OPTIONS,
+        )
+    }
 }
 
 /// As a set of bits: the kernel's verifier follows every branch of a comparison to the end.
 #[inline(always)]
 const fn is_extension(protocol: u8) -> bool {
-    const LOW: u64 = 1 << extension::HOP_BY_HOP
+    const EXTENSIONS: u64 = 1 << extension::HOP_BY_HOP
         | 1 << extension::ROUTING
         | 1 << extension::FRAGMENT
         | 1 << extension::AUTHENTICATION
         | 1 << extension::DESTINATION_OPTIONS;
-    const HIGH: u64 = 1 << (extension::MOBILITY - 128)
-        | 1 << (extension::HIP - 128)
-        | 1 << (extension::SHIM6 - 128);
-    let set = match protocol >> 6 {
-        0 => LOW,
-        2 => HIGH,
-        _ => 0,
-    };
-    set >> (protocol & 63) & 1 != 0
+    protocol < 64 && EXTENSIONS >> (protocol & 63) & 1 != 0
 }
 
 /// Reads the transport header. It must be there whole: what is split over fragments could be put together

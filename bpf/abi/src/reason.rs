@@ -49,6 +49,13 @@ pub enum Reason {
     FragmentWithoutFirst = 44,
     /// Dropped: a table entry was replaced while it was read, twice running.
     Torn = 45,
+    /// Dropped: IPv6 extension headers in an order that receivers read in different ways: a fragment header behind
+    /// anything but one leading hop-by-hop header, options or a routing header behind a fragment header, hop-by-hop
+    /// options that are not first.
+    AmbiguousHeaders = 46,
+    /// Dropped: what goes with the packet has the kernel write a checksum where none of the headers that were judged has
+    /// one, or segment what it cannot be.
+    OffloadMetadata = 47,
 }
 
 impl Reason {

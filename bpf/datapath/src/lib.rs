@@ -8,6 +8,7 @@
 
 pub mod attach;
 mod bpffs;
+mod btf;
 mod error;
 pub mod filter;
 pub mod flows;
@@ -25,6 +26,7 @@ mod sys;
 pub mod tables;
 
 pub use bpffs::SetName;
+pub use btf::SkbLayout;
 pub use error::Failed;
 pub use object::LoadError;
 pub use paths::Paths;

@@ -10,7 +10,7 @@ use aya::{EbpfLoader, include_bytes_aligned, programs::SchedClassifier};
 use podgate_abi::{Direction, Reason};
 
 use crate::{
-    Failed, Paths, Sizes,
+    Failed, Paths, Sizes, SkbLayout,
     bpffs::{self, SetName},
     lock::Lock,
     sys,
@@ -83,6 +83,11 @@ pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetNa
     let hz = sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
     let mut loader = EbpfLoader::new();
     loader.override_global("HZ", &hz, true);
+    // Without it the programs do not look at what goes with a packet. The enforcer says so.
+    let skb = SkbLayout::of_kernel().unwrap_or_default();
+    for (name, value) in skb.globals() {
+        loader.override_global(name, value, true);
+    }
     for map in MapName::ALL {
         if let Some(size) = map.size(sizes) {
             loader.map_max_entries(map.name(), size);

@@ -15,7 +15,7 @@ use podgate_datapath::flows::Copied;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
-use podgate_datapath::{Paths, Sizes, sweep};
+use podgate_datapath::{Paths, Sizes, SkbLayout, sweep};
 use podgate_policy::model::World;
 
 use super::execute::write;
@@ -34,6 +34,8 @@ pub(super) struct Built {
     pub(super) sizes: Sizes,
     /// Attachments whose filters are still an older set's, and why.
     pub(super) unswapped: BTreeMap<Slot, String>,
+    /// Why its programs do not look at checksums that are still to be computed, if they do not.
+    pub(super) blind: Option<String>,
 }
 
 /// What a table set is built from.
@@ -54,6 +56,14 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         tracing::warn!(
             %current,
             "the flows of the current table set have another version's layout: connections are judged anew",
+        );
+    }
+    let blind = SkbLayout::of_kernel().err().map(|error| error.to_string());
+    if let Some(error) = &blind {
+        tracing::warn!(
+            error,
+            "the kernel does not say where it keeps what goes with a packet: a pod with CAP_NET_RAW can have checksums \
+             written over the ports of what it sends; use a kernel with CONFIG_DEBUG_INFO_BTF, or drop CAP_NET_RAW",
         );
     }
     let set = TableSet::create(paths, lock, &sizes).context("make a new table set")?;
@@ -98,6 +108,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         planner,
         sizes,
         unswapped,
+        blind,
     })
 }
 

@@ -31,7 +31,7 @@ impl Counted {
 }
 
 /// Every reason with its name in metrics.
-const REASONS: [(Reason, &str); 22] = [
+const REASONS: [(Reason, &str); 24] = [
     (Reason::Established, "established"),
     (Reason::Allowed, "allowed"),
     (Reason::Unpoliced, "unpoliced"),
@@ -54,6 +54,8 @@ const REASONS: [(Reason, &str); 22] = [
     (Reason::MappedAddress, "mapped_address"),
     (Reason::FragmentWithoutFirst, "fragment_without_first"),
     (Reason::Torn, "torn"),
+    (Reason::AmbiguousHeaders, "ambiguous_headers"),
+    (Reason::OffloadMetadata, "offload_metadata"),
 ];
 
 impl Engine {
@@ -83,6 +85,11 @@ impl Engine {
             warnings.push(format!(
                 "{others} attachments have another baseline than --enforcing-mode and --exempt-namespaces say: the conflist \
                  with which a pod was added decides; the log names them"
+            ));
+        }
+        if let Some(error) = &self.built.blind {
+            warnings.push(format!(
+                "checksums that a pod with CAP_NET_RAW asks for are not looked at, and can change the ports of what it sends: {error}"
             ));
         }
         let mut reasons = errors;

@@ -4,6 +4,7 @@ use aya::maps::Map;
 use aya::programs::SchedClassifier;
 use aya::{EbpfLoader, include_bytes_aligned};
 use podgate_abi::{Budget, Class, FIRST_CHUNK, Limit, PortSet, Reason};
+use podgate_datapath::SkbLayout;
 
 use super::execute::constants;
 use super::{FlowMemory, HZ, HostTables, Kernel, SLOT};
@@ -52,6 +53,10 @@ impl Kernel {
     pub fn new(sizes: Sizes) -> Self {
         let mut loader = EbpfLoader::new();
         loader.override_global("HZ", &HZ, true);
+        let skb = SkbLayout::of_kernel().unwrap_or_default();
+        for (name, value) in skb.globals() {
+            loader.override_global(name, value, true);
+        }
         for (name, entries) in [
             ("attachments", 16),
             ("rulesets", 1024),

@@ -3,11 +3,15 @@
 //! A packet that must not arrive is first seen to arrive from a pod without podgate: so it is a real one.
 
 mod addresses;
+mod errors;
 mod floods;
 mod fragments;
 mod frames;
+mod hostile;
 mod neighbours;
 mod numbers;
+mod offloads;
+mod orders;
 mod tunnels;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -23,6 +27,14 @@ fn unpoliced(mut conflist: Conflist) -> Conflist {
         .plugins
         .retain(|plugin| plugin["type"] != "podgate");
     conflist
+}
+
+/// The `spec` of a policy that lets out datagrams to this port of the outside, and nothing else.
+fn lets_out_to(port: u16) -> String {
+    format!(
+        "policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: 192.0.2.0/24}}}}, {{ipBlock: {{cidr: '2001:db8::/64'}}}}], \
+         ports: [{{protocol: UDP, port: {port}}}]}}]"
+    )
 }
 
 /// A socket in a namespace on which a packet shows that it arrived.
@@ -46,10 +58,15 @@ impl Receiver {
     }
 
     fn got(&self, limit: Duration, data: &[u8]) -> bool {
+        self.got_some(limit, |buffer| buffer == data)
+    }
+
+    /// Whether something that `is_it` comes within `limit` of what came before it.
+    fn got_some(&self, limit: Duration, is_it: impl Fn(&[u8]) -> bool) -> bool {
         self.0.set_read_timeout(Some(limit)).expect("a limit");
         let mut buffer = [0; 4096];
         while let Ok((length, _)) = self.0.recv_from(&mut buffer) {
-            if buffer[..length] == *data {
+            if is_it(&buffer[..length]) {
                 return true;
             }
         }

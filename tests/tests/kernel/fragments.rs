@@ -149,13 +149,30 @@ fn attack_01_a_refragmented_ipv6_packet_seems_to_be_the_nodes() {
             (LATER, Reason::FragmentWithoutFirst),
             (LAST, Reason::FragmentWithoutFirst),
         ] {
-            let frame = packet(source, pod, udp(999, 53))
+            let plain = packet(source, pod, udp(999, 53)).fragment(part);
+            let behind_options = packet(source, pod, udp(999, 53))
                 .extension(frame::DESTINATION_OPTIONS, &options)
-                .fragment(part)
-                .frame();
-            let reason = scene.kernel.run(Direction::ToPod, Origin::Node, &frame);
-            assert_eq!(reason, expected);
+                .fragment(part);
+            for (packet, expected) in [
+                (plain, expected),
+                (behind_options, Reason::AmbiguousHeaders),
+            ] {
+                let frame = packet.frame();
+                let reason = scene.kernel.run(Direction::ToPod, Origin::Node, &frame);
+                assert_eq!(reason, expected);
+            }
         }
+    }
+    // Where the headers are not read as far as the fragment header, or there is another defect before it.
+    let seven = packet(node, pod, udp(999, 53)).padding_options(frame::DESTINATION_OPTIONS, 7);
+    let routed = packet(node, pod, udp(999, 53)).extension(frame::ROUTING, &[0, 0, 1, 0, 0, 0, 0]);
+    for (hidden, expected) in [
+        (seven, Reason::TooManyHeaders),
+        (routed, Reason::SourceRoute),
+    ] {
+        let frame = hidden.fragment(FIRST).frame();
+        let reason = scene.kernel.run(Direction::ToPod, Origin::Node, &frame);
+        assert_eq!(reason, expected);
     }
     // Whole, the node's own passes.
     assert_eq!(scene.node_sends(node, udp(999, 53)), Reason::Node);
@@ -218,5 +235,64 @@ fn an_error_makes_no_flow_and_lets_nothing_else_in() {
         assert_eq!(scene.peer_sends(stranger, short), Reason::Policy);
         let error = frame::unreachable(friend, &out);
         assert_eq!(scene.peer_sends(stranger, error), Reason::Related);
+    }
+}
+
+#[test]
+fn attack_34_an_error_about_anothers_packet_belongs_to_no_flow() {
+    for family in FAMILIES {
+        for direction in Direction::BOTH {
+            let mut scene = Scene::new(family, PolicyOf::both(RULESET));
+            let ports = scene.kernel.ports(&[53..=53]);
+            let only_ports = podgate_abi::RowSets {
+                rest: podgate_abi::PortSet::NONE,
+                ..crate::setting::of(ports)
+            };
+            scene
+                .kernel
+                .put_row(RULESET, crate::setting::FRIENDS, only_ports);
+            let (pod, friend, stranger) = (scene.pod, scene.friend, scene.stranger);
+            // Inside is what the pod sent, or what the friend sent to the pod; or to, or from, another one.
+            let (own, foreign) = match direction {
+                Direction::ToPod => ((pod, friend), (stranger, friend)),
+                Direction::FromPod => ((friend, pod), (friend, stranger)),
+            };
+            let flow = packet(own.0, own.1, udp(999, 53)).frame();
+            let error = |inside: (_, _)| {
+                let inside = packet(inside.0, inside.1, udp(999, 53)).frame();
+                packet(own.1, own.0, frame::unreachable(own.1, &inside)).frame()
+            };
+            let mut run = |way, frame: &[u8]| scene.kernel.run(way, Origin::Elsewhere, frame);
+            assert_eq!(run(direction.opposite(), &flow), Reason::Allowed);
+            assert_eq!(run(direction, &error(own)), Reason::Related);
+            assert_eq!(run(direction, &error(foreign)), Reason::Policy);
+            // A pod that routes has errors about what it forwarded.
+            scene.attach(PolicyOf::both(RULESET), true);
+            let mut run = |way, frame: &[u8]| scene.kernel.run(way, Origin::Elsewhere, frame);
+            assert_eq!(run(direction.opposite(), &flow), Reason::Allowed);
+            assert_eq!(run(direction, &error(foreign)), Reason::Related);
+        }
+    }
+}
+
+#[test]
+fn an_error_about_a_packet_with_an_impossible_header_is_a_message() {
+    let mut scene = Scene::new(Family::V4, PolicyOf::to_pod(RULESET));
+    let (pod, stranger) = (scene.pod, scene.stranger);
+    let out = packet(pod, stranger, udp(999, 53)).frame();
+    assert_eq!(scene.sends(&out), Reason::Allowed);
+    for (words, expected) in [
+        (5, Reason::Related),
+        (6, Reason::Related),
+        (1, Reason::Policy),
+    ] {
+        // The ports stand where a header of so many words ends.
+        let mut inside = out.clone();
+        inside.extend([0; 8]);
+        inside[14] = 0x40 | words;
+        let at = 14 + usize::from(words) * 4;
+        inside[at..at + 4].copy_from_slice(&[3, 231, 0, 53]);
+        let reason = scene.peer_sends(stranger, frame::unreachable(stranger, &inside));
+        assert_eq!(reason, expected, "{words} words");
     }
 }

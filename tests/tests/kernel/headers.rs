@@ -101,7 +101,7 @@ fn ports_are_found_behind_six_extension_headers_and_not_behind_seven() {
         .kernel
         .put_row(RULESET, crate::setting::FRIENDS, crate::setting::of(ports));
     let (pod, friend) = (scene.pod, scene.friend);
-    for kind in [frame::HOP_BY_HOP, frame::DESTINATION_OPTIONS, 135, 139, 140] {
+    for kind in [frame::DESTINATION_OPTIONS, frame::AUTHENTICATION] {
         for times in 1..=7 {
             scene.kernel.renew();
             for (port, expected) in [(80, Reason::Allowed), (81, Reason::Policy)] {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 static OBJECT: &[u8] = include_bytes!("../../../bpf/podgate.o");
 
 /// The helpers that the programs call (`include/uapi/linux/bpf.h`), all in Linux 5.8 at the latest: maps look up, update
-/// and delete; `skb_load_bytes`; `fib_lookup`; `jiffies64`; the ring buffer's reserve, submit and discard.
-const HELPERS: [i32; 9] = [1, 2, 3, 26, 69, 118, 131, 132, 133];
+/// and delete; `skb_load_bytes`; `fib_lookup`; `probe_read_kernel`; `jiffies64`; the ring buffer's reserve, submit and discard.
+const HELPERS: [i32; 10] = [1, 2, 3, 26, 69, 113, 118, 131, 132, 133];
 
 /// `SHF_EXECINSTR`.
 const EXECUTABLE: u64 = 4;

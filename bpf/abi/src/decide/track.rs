@@ -21,9 +21,6 @@ pub(super) fn find_flow<T: Tables>(
     let packet = &case.packet;
     let is_error = packet.content == Content::ERROR;
     let makes_flow = packet.content == Content::TCP || packet.content == Content::DATAGRAM;
-    // Any router may say what became of the pod's packet. What the pod says goes to the sender of what it is about,
-    // or a connection with one peer would carry errors, and what is in them, to all others.
-    let is_due = is_error && (hook.is_to_pod() || packet.about == peer);
     let (peer_port, pod_port) = if hook.is_to_pod() {
         (packet.source_port, packet.destination_port)
     } else {
@@ -49,7 +46,7 @@ pub(super) fn find_flow<T: Tables>(
     case.is_silent = 0;
     case.flow = FlowWord::NONE;
     let case = black_box(case);
-    if makes_flow || is_due {
+    if makes_flow || case.is_due != 0 {
         look_up(tables, subject, case);
     }
 

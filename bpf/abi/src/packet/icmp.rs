@@ -32,15 +32,17 @@ pub(super) fn read_icmp(
                 return;
             };
             let start = u32::from_be(start);
-            if start >> 28 != 4 || u32::from_be(fragmentation) & 0x1fff != 0 {
+            let header_length = (start >> 24 & 0xf) * 4;
+            if start >> 28 != 4 || header_length < 20 || u32::from_be(fragmentation) & 0x1fff != 0 {
                 return;
             }
-            let peer = match direction {
-                Direction::ToPod => destination,
-                Direction::FromPod => source,
+            let (near, far) = match direction {
+                Direction::ToPod => (source, destination),
+                Direction::FromPod => (destination, source),
             };
-            packet.about = Address::from_ipv4_word(peer);
-            let transport = offset + 8 + (start >> 24 & 0xf) * 4;
+            packet.near = Address::from_ipv4_word(near);
+            packet.about = Address::from_ipv4_word(far);
+            let transport = offset + 8 + header_length;
             read_inside(bytes, packet, (u32::from_be(rest) >> 16) as u8, transport);
         }
         _ => {}
@@ -76,11 +78,12 @@ pub(super) fn read_icmpv6(
             if u32::from_be(start) >> 28 != 6 {
                 return;
             }
-            let peer = match direction {
-                Direction::ToPod => [e, f, g, h],
-                Direction::FromPod => [a, b, c, d],
+            let (near, far) = match direction {
+                Direction::ToPod => ([a, b, c, d], [e, f, g, h]),
+                Direction::FromPod => ([e, f, g, h], [a, b, c, d]),
             };
-            packet.about = Address::from_words(peer);
+            packet.near = Address::from_words(near);
+            packet.about = Address::from_words(far);
             let mut next = (u32::from_be(rest) >> 8) as u8;
             let mut transport = offset + 48;
             // Of a fragmented datagram, the first fragment says whose it is. "Packet too big" may be about it.
