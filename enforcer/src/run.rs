@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use podgate_datapath::{Paths, Sizes};
+use podgate_datapath::{Paths, Sizes, release};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
@@ -46,6 +46,7 @@ pub async fn run(config: Config) -> Result<()> {
         flow_table_size,
         log_level: _,
     } = config;
+    release::require()?;
     tracing::info!(node = node_name, ?source, ?mode, "starting");
     let recorder = admin::install_recorder()?;
     let (condition_in, condition) = watch::channel(Condition::Starting(Vec::new()));

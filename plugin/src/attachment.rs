@@ -8,7 +8,7 @@ pub(crate) use podgate_datapath::{
 };
 use podgate_datapath::{
     attach::{self, Request},
-    record,
+    record, release,
 };
 
 use crate::{
@@ -17,6 +17,11 @@ use crate::{
     interface::PodInterface,
     invocation::Sandbox,
 };
+
+/// Refuses a kernel that podgate does not support.
+pub(crate) fn require_kernel() -> Result<(), PluginError> {
+    release::require().map_err(|error| PluginError::from_error(Code::Kernel, &error))
+}
 
 /// Polices a pod's interface with its baseline. Nothing is left behind when it fails.
 pub(crate) fn add(

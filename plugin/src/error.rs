@@ -36,6 +36,8 @@ pub(crate) enum Code {
     Check = 105,
     /// GC: some attachments could not be read or removed; the others were removed.
     Gc = 106,
+    /// The node's kernel is older than podgate supports.
+    Kernel = 107,
 }
 
 /// An error as the runtime gets to see it.

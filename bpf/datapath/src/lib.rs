@@ -19,6 +19,7 @@ pub mod owed;
 mod ownership;
 mod paths;
 pub mod record;
+pub mod release;
 mod sizes;
 mod slots;
 pub mod sweep;

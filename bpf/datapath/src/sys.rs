@@ -382,6 +382,19 @@ pub(crate) fn ticks_per_second() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("the coarse clock has no resolution"))
 }
 
+/// The kernel's release, as `uname -r` prints it.
+pub(crate) fn release() -> io::Result<String> {
+    let mut names = std::mem::MaybeUninit::<libc::utsname>::zeroed();
+    // SAFETY: `names` is valid for writing, and all zeros are a `utsname`.
+    let (result, names) = unsafe { (libc::uname(names.as_mut_ptr()), names.assume_init()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = names.release.iter().map(|byte| byte.cast_unsigned());
+    let text: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// The time as `bpf_jiffies64` tells it, give or take a second: Linux begins five minutes before the 32-bit counter
 /// wraps (`INITIAL_JIFFIES`), and counts with the monotonic clock.
 pub(crate) fn jiffies() -> io::Result<u64> {

@@ -30,6 +30,7 @@ pub(crate) fn add<'a>(
             "put podgate behind a main plugin (ptp, bridge, aws-cni) in the plugins of a conflist",
         )
     })?;
+    attachment::require_kernel()?;
     let interface = interface::look_up(&sandbox.netns, &sandbox.identity.ifname)?;
     let mut addresses = interface.addresses.clone();
     addresses.extend(prev_result::addresses(result));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use podgate_handoff::{Reply, Request};
 
 use crate::{
+    attachment,
     config::{Config, EnforcingMode},
     enforcer::{Enforcer, Patience},
     error::{Code, PluginError, chain},
@@ -15,6 +16,7 @@ const BUDGET: Duration = Duration::from_secs(1);
 
 /// In standard mode a pod starts without the enforcer too; in strict mode it would start without network.
 pub(crate) fn status(config: &Config<'_>) -> Result<(), PluginError> {
+    attachment::require_kernel()?;
     match config.settings.enforcing_mode {
         EnforcingMode::Standard => return Ok(()),
         EnforcingMode::Strict => {}

@@ -64,6 +64,7 @@ impl Answer {
 pub struct Call {
     environment: Vec<(&'static str, String)>,
     stdin: Vec<u8>,
+    on_linux_2_6: bool,
 }
 
 impl Call {
@@ -72,6 +73,7 @@ impl Call {
         Self {
             environment: vec![("CNI_COMMAND", verb.to_owned())],
             stdin: Vec::new(),
+            on_linux_2_6: false,
         }
     }
 
@@ -98,11 +100,26 @@ impl Call {
         self
     }
 
+    /// The kernel tells the plugin that it is 2.6, as it does under this personality.
+    #[must_use]
+    pub fn on_linux_2_6(mut self) -> Self {
+        self.on_linux_2_6 = true;
+        self
+    }
+
     /// Starts it on `node`.
     pub fn start(&self, node: &Node) -> Child {
         let mut child = node
             .run(|| {
-                Command::new(binary("podgate"))
+                let mut command = Command::new(if self.on_linux_2_6 {
+                    "/usr/bin/setarch".into()
+                } else {
+                    binary("podgate")
+                });
+                if self.on_linux_2_6 {
+                    command.arg("--uname-2.6").arg(binary("podgate"));
+                }
+                command
                     .env_clear()
                     .envs(self.environment.iter().map(|(name, value)| (name, value)))
                     .stdin(Stdio::piped())

@@ -9,6 +9,7 @@ mod interfaces;
 mod kills;
 mod neighbourhood;
 mod races;
+mod releases;
 mod restarts;
 mod shares;
 mod sizes;
