@@ -45,7 +45,7 @@ pub enum LoadError {
 
 fn explanation(error: &impl ToString) -> &'static str {
     if error.to_string().contains("Operation not permitted") {
-        " (are CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON there?)"
+        " (are CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON there, and before Linux 5.11 CAP_SYS_RESOURCE?)"
     } else {
         ""
     }
@@ -69,6 +69,7 @@ fn make_dir(path: &Path) -> Result<(), Failed> {
 /// Makes a table set: everything pinned, under its own name, not current. The current set hands its shared tables on
 /// to it, but for those that are to have another size: those are made anew, and empty.
 pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetName, LoadError> {
+    sys::lift_memory_limit();
     bpffs::ensure(paths)?;
     let name = bpffs::next(paths)?;
     make_generation(&paths.generation())?;

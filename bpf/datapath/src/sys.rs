@@ -15,10 +15,11 @@ use std::{
     path::Path,
     ptr::{self, NonNull},
     slice,
-    sync::atomic::AtomicU64,
+    sync::{Once, atomic::AtomicU64},
 };
 
 use bytemuck::{Pod, Zeroable};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 /// `enum bpf_cmd` of linux/bpf.h.
 #[derive(Clone, Copy)]
@@ -45,6 +46,15 @@ pub(crate) const MMAPABLE: u32 = 1 << 10;
 pub(crate) const TCX_INGRESS: u32 = 46;
 /// `BPF_TCX_EGRESS`.
 pub(crate) const TCX_EGRESS: u32 = 47;
+
+/// Lifts this process's limit on locked memory, which tables and programs count against before Linux 5.11: its default
+/// of 64 KiB to 8 MiB is less than the tables need. Without `CAP_SYS_RESOURCE` the limit stays, and making a table tells.
+pub(crate) fn lift_memory_limit() {
+    static LIFTED: Once = Once::new();
+    LIFTED.call_once(|| {
+        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
+    });
+}
 
 /// Runs one command; `attr` is the member of `union bpf_attr` that belongs to it.
 fn bpf<A: Pod>(command: Command, attr: &mut A) -> io::Result<i32> {
@@ -126,6 +136,7 @@ pub(crate) fn map_create(
     flags: u32,
     inner: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
+    lift_memory_limit();
     let mut attr = CreateAttr {
         map_type,
         key_size: 4,
