@@ -116,11 +116,23 @@ cargo_tests() {
 	say "$name: $ran passed, $bad failed"
 }
 
+# What a level took, against what it should take with warm caches and may take with cold ones: took LEVEL VERDICT SECONDS
+took() {
+	local note=
+	if [ -n "${long[$1]:-}" ]; then
+		note=', its long form'
+	elif [ "$3" -gt "${warm[$1]}" ]; then
+		note=', over what it should take with warm caches'
+	fi
+	printf '%-7s %-6s  %4d s, should take %4d s warm, may take %4d s%s' \
+		"$1" "$2" "$3" "${warm[$1]}" "${budget[$1]}" "$note"
+}
+
 # Runs the level; one that cannot run has failed, and the next one runs nevertheless.
 run_level() {
 	level_start=$SECONDS
 	local before=$((passed + failed)) failed_before=$failed verdict=passed
-	say "level $level, at most ${budget[$level]} s"
+	say "level $level${long[$level]:+ in its long form}, at most ${budget[$level]} s"
 	if (needs_to_build && "needs_$level"); then
 		"level_$level"
 		[ $((passed + failed)) -gt "$before" ] || failed_step "nothing ran"
@@ -128,7 +140,7 @@ run_level() {
 		failed_step "it cannot run: $(cat "$scratch/why")"
 	fi
 	[ "$failed" = "$failed_before" ] || verdict=FAILED
-	results+=("$(printf '%-7s %-6s  %4d s of %4d s' "$level" "$verdict" $((SECONDS - level_start)) "${budget[$level]}")")
+	results+=("$(took "$level" "$verdict" $((SECONDS - level_start)))")
 	say "level ${results[-1]}"
 }
 
@@ -136,6 +148,7 @@ run_level() {
 summary() {
 	printf '\n'
 	printf '%s\n' "${results[@]}"
+	printf '%-7s %-6s  %4d s\n' all '' $((SECONDS - began))
 	[ "$failed" = 0 ] || printf 'failed: %s\n' "${failures[@]}"
 	printf '%d passed, %d failed\n' "$passed" "$failed"
 	[ "$failed" = 0 ]

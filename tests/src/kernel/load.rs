@@ -3,10 +3,12 @@
 use aya::maps::Map;
 use aya::programs::SchedClassifier;
 use aya::{EbpfLoader, include_bytes_aligned};
-use podgate_abi::{Budget, Class, FIRST_CHUNK, Limit, PortSet, Reason};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use podgate_abi::{Budget, Class, Direction, FIRST_CHUNK, Limit, PortSet, Reason};
 use podgate_datapath::SkbLayout;
 
 use super::execute::constants;
+use super::wire::Wire;
 use super::{FlowMemory, HZ, HostTables, Kernel, SLOT};
 
 /// The object under test.
@@ -51,6 +53,8 @@ impl Kernel {
     /// # Panics
     /// When the kernel refuses the object, or there is no right to load it.
     pub fn new(sizes: Sizes) -> Self {
+        // Tables count against it before Linux 5.11. Where it may not be lifted, loading tells whether it matters.
+        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
         let mut loader = EbpfLoader::new();
         loader.override_global("HZ", &HZ, true);
         let skb = SkbLayout::of_kernel().unwrap_or_default();
@@ -79,11 +83,14 @@ impl Kernel {
         let mut ebpf = loader
             .load(OBJECT)
             .expect("load the eBPF object (are you root?)");
-        for name in ["to_pod", "from_pod"] {
-            let program = ebpf.program_mut(name).expect("the object has the program");
+        for direction in Direction::BOTH {
+            let program = ebpf
+                .program_mut(super::name(direction))
+                .expect("the object has the program");
             let program: &mut SchedClassifier = program.try_into().expect("it is a classifier");
             program.load().expect("the kernel accepts the program");
         }
+        let wire = Wire::is_needed(OBJECT).then(|| Wire::new(&mut ebpf));
         let number = |name: &str| -> u32 {
             let map = ebpf.map(name).expect(name);
             let Map::HashMap(map) = map else {
@@ -120,6 +127,7 @@ impl Kernel {
                 ..HostTables::default()
             },
             ebpf,
+            wire,
             counted: [0; 2 * Reason::COUNT as usize],
             next_port_set: PortSet::FIRST.0,
             next_chunk: FIRST_CHUNK,

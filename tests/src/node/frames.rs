@@ -126,6 +126,19 @@ impl Frames {
         Errno::result(result).expect("set an option of a packet socket");
     }
 
+    /// Whether a frame that `is_it` is among those that have come since the last look. Takes them up to it.
+    pub fn saw(&self, is_it: impl Fn(&[u8]) -> bool) -> bool {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) if is_it(&buffer[..length]) => return true,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return false,
+                Err(error) => panic!("receive a frame: {error}"),
+            }
+        }
+    }
+
     /// Whether a frame that `is_it` comes within `limit`.
     pub fn sees(&self, limit: Duration, is_it: impl Fn(&[u8]) -> bool) -> bool {
         let deadline = Instant::now() + limit;

@@ -86,3 +86,14 @@ fn the_object_has_no_instruction_and_no_helper_that_linux_5_10_does_not_know() {
         "no calls were found"
     );
 }
+
+#[test]
+fn the_oldest_release_supported_is_the_oldest_kernel_tested() {
+    let pins = include_str!("../../kernels/pins");
+    let first = pins
+        .lines()
+        .find(|line| !line.starts_with('#'))
+        .and_then(|line| line.split(' ').next());
+    let oldest = podgate_datapath::release::OLDEST.to_string();
+    assert_eq!(first, Some(oldest.as_str()));
+}

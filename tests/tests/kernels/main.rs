@@ -1,0 +1,4 @@
+//! Level `kernels`: what needs a kernel that this machine may not have. `tests/kernels/run` runs it in its guests, beside
+//! tests of the levels `kernel` and `chain` that `tests/kernels/selection` names.
+
+mod sctp;
