@@ -3,7 +3,7 @@
 
 # Programs of this machine that tests and CNI plugins call.
 tools=(/bin/sh ip tc nft sleep cat setarch /usr/lib/cni/ptp /usr/lib/cni/bridge /usr/lib/cni/host-local /usr/lib/cni/bandwidth
-	/usr/lib/cni/portmap /usr/lib/cni/macvlan)
+	/usr/lib/cni/portmap /usr/lib/cni/macvlan /usr/lib/cni/static)
 
 # Packs a directory into an initramfs: pack DIRECTORY FILE
 pack() { (cd "$1" && find . | busybox cpio -o -H newc 2>/dev/null) >"$2"; }
