@@ -316,6 +316,14 @@ impl Selector {
             Self::Invalid => false,
         }
     }
+
+    /// The same, where the values of each requirement are sorted, as they are in a predicate.
+    pub fn matches_sorted(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Requirements(requirements) => requirements.iter().all(|r| r.holds_sorted(labels)),
+            Self::Invalid => false,
+        }
+    }
 }
 
 /// One requirement on one label.
@@ -343,10 +351,19 @@ pub enum Operator {
 impl Requirement {
     /// Whether `labels` satisfy it.
     pub fn holds(&self, labels: &Labels) -> bool {
+        self.holds_by(labels, |values, value| values.contains(value))
+    }
+
+    /// The same, where values are sorted.
+    fn holds_sorted(&self, labels: &Labels) -> bool {
+        self.holds_by(labels, |values, value| values.binary_search(value).is_ok())
+    }
+
+    fn holds_by(&self, labels: &Labels, contains: fn(&[String], &String) -> bool) -> bool {
         let value = labels.get(&self.key);
         match &self.operator {
-            Operator::In(values) => value.is_some_and(|v| values.contains(v)),
-            Operator::NotIn(values) => value.is_none_or(|v| !values.contains(v)),
+            Operator::In(values) => value.is_some_and(|v| contains(values, v)),
+            Operator::NotIn(values) => value.is_none_or(|v| !contains(values, v)),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
         }

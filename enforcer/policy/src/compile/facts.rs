@@ -65,10 +65,24 @@ impl Facts {
     /// What becomes of these facts in another world and under other questions, and for how many addresses that had
     /// to be worked out anew.
     pub fn under(&self, world: &World, questions: &Questions) -> (Self, usize) {
+        let unlimited = self.within(world, questions, usize::MAX);
+        unlimited.expect("no count exceeds the highest number")
+    }
+
+    /// The same, given up as soon as more than `most` blocks hold at all boundaries together: blocks inside each other
+    /// multiply that, and it is what their evaluation costs. It is asked after each block that comes.
+    pub fn within(
+        &self,
+        world: &World,
+        questions: &Questions,
+        most: usize,
+    ) -> Option<(Self, usize)> {
         let mut revision = Revision::of(self);
-        revision.ask(questions);
+        if !revision.ask(questions, most) {
+            return None;
+        }
         revision.look_at(world);
-        revision.finish()
+        Some(revision.finish())
     }
 
     /// What was asked.

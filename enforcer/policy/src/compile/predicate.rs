@@ -1,7 +1,9 @@
 //! What policies ask about a peer's address, and the answers that an address gives.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use imbl::OrdSet;
 use ipnet::IpNet;
@@ -69,14 +71,16 @@ impl Predicate {
                     .map(IpNet::trunc)
                     .filter(|hole| cidr.contains(hole))
                     .collect();
-                let widest = inside.iter().filter(|hole| {
-                    !inside
-                        .iter()
-                        .any(|other| other != *hole && other.contains(*hole))
-                });
+                // A hole sorts before those that it contains.
+                let mut widest: Vec<IpNet> = Vec::with_capacity(inside.len());
+                for hole in inside {
+                    if !widest.last().is_some_and(|last| last.contains(&hole)) {
+                        widest.push(hole);
+                    }
+                }
                 Some(Self::Block {
                     cidr,
-                    except: widest.copied().collect(),
+                    except: widest,
                 })
             }
             Peer::Listed(list) => Some(Self::Listed(list.clone())),
@@ -133,6 +137,14 @@ pub struct PortName {
 }
 
 impl PortName {
+    /// The name that a port goes by.
+    pub fn of(port: &NamedPort) -> Self {
+        Self {
+            protocol: port.protocol,
+            name: port.name.clone(),
+        }
+    }
+
     /// Whether `port` goes by this name.
     pub fn names(&self, port: &NamedPort) -> bool {
         self.protocol == port.protocol && self.name == port.name
@@ -160,7 +172,7 @@ impl Questions {
 }
 
 /// What one address answers to a set of questions. A class is a signature with a number.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default)]
 pub struct Signature {
     /// The predicates that hold, sorted, none twice.
     predicates: Vec<Arc<Predicate>>,
@@ -168,6 +180,60 @@ pub struct Signature {
     ports: Vec<NamedPort>,
     /// What the address stands for before the node translates it; none where only for itself.
     translation: Option<Arc<Translation>>,
+    /// A hash of the rest, once it was asked for. What changes the rest empties it.
+    hash: OnceLock<u64>,
+}
+
+/// Keyed once for each process, so that nobody outside can make contents collide.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Signature {
+    fn content(&self) -> (&[Arc<Predicate>], &[NamedPort], &Option<Arc<Translation>>) {
+        (&self.predicates, &self.ports, &self.translation)
+    }
+
+    fn hash_of_content(&self) -> u64 {
+        *self.hash.get_or_init(|| HASHER.hash_one(self.content()))
+    }
+}
+
+impl PartialEq for Signature {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+            || (self.hash_of_content() == other.hash_of_content()
+                && self.content() == other.content())
+    }
+}
+
+impl Eq for Signature {}
+
+impl PartialOrd for Signature {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Signature {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if std::ptr::eq(self, other) {
+            return Ordering::Equal;
+        }
+        // Predicates are shared by most signatures: what is one allocation is not compared.
+        let pairs = self.predicates.iter().zip(&other.predicates);
+        let mut orderings = pairs
+            .filter(|(one, other)| !Arc::ptr_eq(one, other))
+            .map(|(one, other)| one.cmp(other));
+        orderings
+            .find(|ordering| ordering.is_ne())
+            .unwrap_or_else(|| self.predicates.len().cmp(&other.predicates.len()))
+            .then_with(|| (&self.ports, &self.translation).cmp(&(&other.ports, &other.translation)))
+    }
+}
+
+impl Hash for Signature {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash_of_content());
+    }
 }
 
 impl Signature {
@@ -179,7 +245,7 @@ impl Signature {
         let mut signature = Self {
             predicates: predicates.into_iter().collect(),
             ports: ports.into_iter().collect(),
-            translation: None,
+            ..Self::default()
         };
         signature.predicates.sort();
         signature.predicates.dedup();
@@ -191,6 +257,7 @@ impl Signature {
     /// One more predicate holds.
     pub fn insert(&mut self, predicate: &Arc<Predicate>) {
         if let Err(place) = self.predicates.binary_search(predicate) {
+            self.hash = OnceLock::new();
             self.predicates.insert(place, Arc::clone(predicate));
         }
     }
@@ -201,6 +268,7 @@ impl Signature {
             .predicates
             .binary_search_by(|holding| holding.as_ref().cmp(predicate));
         if let Ok(place) = place {
+            self.hash = OnceLock::new();
             self.predicates.remove(place);
         }
     }
@@ -220,6 +288,7 @@ impl Signature {
     pub fn translated(&self, translation: Translation) -> Self {
         Self {
             translation: Some(Arc::new(translation)),
+            hash: OnceLock::new(),
             ..self.clone()
         }
     }
@@ -264,6 +333,7 @@ impl Signature {
                 .as_ref()
                 .and_then(|translation| translation.broad())
                 .map(Arc::new),
+            hash: OnceLock::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rulesets: the compiled policy of one direction, as content that pods share when it is equal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use crate::compile::ports::{PortSet, Row};
@@ -37,7 +37,7 @@ pub struct Rules {
     /// What is allowed with every peer.
     any: Ports,
     /// What is allowed beyond that with the peers for which a predicate holds. None is empty.
-    by_predicate: BTreeMap<Arc<Predicate>, Ports>,
+    by_predicate: BTreeMap<Arc<Predicate>, Arc<Ports>>,
 }
 
 /// What the rules for some peers allow, before it is known which numbers the peer calls by which name.
@@ -69,11 +69,16 @@ impl Ports {
         }
     }
 
-    /// Adds all that `other` allows.
-    pub fn add(&mut self, other: &Self) {
-        self.everything |= other.everything;
-        self.numbered.add(&other.numbered);
-        self.named.extend(other.named.iter().cloned());
+    /// All that any of `parts` allows.
+    pub fn union(parts: &[&Self]) -> Self {
+        Self {
+            everything: parts.iter().any(|ports| ports.everything),
+            numbered: Row::union(parts.iter().map(|ports| &ports.numbered)),
+            named: parts
+                .iter()
+                .flat_map(|ports| ports.named.iter().cloned())
+                .collect(),
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -83,7 +88,7 @@ impl Ports {
     /// Adds the numbers that the peer calls by the names.
     fn add_named(&self, peer: &Signature, row: &mut Row) {
         for port in peer.ports() {
-            if self.named.iter().any(|name| name.names(port)) {
+            if self.named.contains(&PortName::of(port)) {
                 row.ports_mut(port.protocol)
                     .add(&PortSet::range(port.number, port.number));
             }
@@ -149,18 +154,25 @@ impl Ruleset {
     pub fn isolated(
         direction: Direction,
         any: Ports,
-        by_predicate: BTreeMap<Arc<Predicate>, Ports>,
+        by_predicate: BTreeMap<Arc<Predicate>, Arc<Ports>>,
     ) -> Self {
         let any = any.canonical(direction);
+        // Many predicates have the same ports, and those are worked out once.
+        let mut known: HashMap<(*const Ports, bool), Arc<Ports>> = HashMap::new();
         let by_predicate: BTreeMap<_, _> = by_predicate
-            .into_iter()
+            .iter()
             .map(|(predicate, ports)| {
-                let ports = if speaks_of_services(&predicate, direction, &any) {
-                    ports.canonical(direction)
-                } else {
-                    ports.beyond(&any, direction)
-                };
-                (predicate, ports)
+                let by_name = speaks_of_services(predicate, direction, &any);
+                let worked_out = known
+                    .entry((Arc::as_ptr(ports), by_name))
+                    .or_insert_with(|| {
+                        Arc::new(if by_name {
+                            ports.as_ref().clone().canonical(direction)
+                        } else {
+                            ports.beyond(&any, direction)
+                        })
+                    });
+                (Arc::clone(predicate), Arc::clone(worked_out))
             })
             .filter(|(_, ports)| !ports.is_empty())
             .collect();
@@ -212,20 +224,22 @@ impl Rules {
     /// What is allowed with the address itself.
     fn literal_row(&self, peer: &Signature) -> Row {
         let own_node = self.direction == Direction::Egress && peer.is_own_node();
-        let mut row = if own_node {
-            OWN_NODE.clone()
-        } else {
-            Row::none()
-        };
-        let special = peer
+        // What many predicates share counts once.
+        let mut special: Vec<&Ports> = peer
             .predicates()
             .iter()
-            .filter_map(|predicate| self.by_predicate.get(predicate));
-        for ports in std::iter::once(&self.any).chain(special) {
-            if ports.everything && !own_node {
-                return Row::all();
-            }
-            row.add(&ports.numbered);
+            .filter_map(|predicate| self.by_predicate.get(predicate))
+            .map(AsRef::as_ref)
+            .collect();
+        special.sort_unstable_by_key(|ports| std::ptr::from_ref::<Ports>(ports));
+        special.dedup_by_key(|ports| std::ptr::from_ref::<Ports>(ports));
+        let all = std::iter::once(&self.any).chain(special.iter().copied());
+        if !own_node && all.clone().any(|ports| ports.everything) {
+            return Row::all();
+        }
+        let always = own_node.then_some(&*OWN_NODE);
+        let mut row = Row::union(always.into_iter().chain(all.clone().map(|it| &it.numbered)));
+        for ports in all {
             ports.add_named(peer, &mut row);
         }
         row
@@ -296,7 +310,8 @@ impl Rules {
     }
 
     fn questions(&self) -> Questions {
-        let all_ports = std::iter::once(&self.any).chain(self.by_predicate.values());
+        let special = self.by_predicate.values().map(AsRef::as_ref);
+        let all_ports = std::iter::once(&self.any).chain(special);
         Questions {
             predicates: self.by_predicate.keys().cloned().collect(),
             port_names: all_ports

@@ -44,13 +44,17 @@ impl<'a> Revision<'a> {
         }
     }
 
-    /// Other questions of the same world.
-    pub(super) fn ask(&mut self, questions: &Questions) {
+    /// Other questions of the same world. Whether at most `most` blocks hold at all boundaries together; if not, these
+    /// facts lead nowhere.
+    pub(super) fn ask(&mut self, questions: &Questions, most: usize) -> bool {
         let before = self.before;
         for difference in before.questions.predicates.diff(&questions.predicates) {
             match difference {
                 ordset::DiffItem::Add(predicate) => {
                     self.next.partition.add(predicate);
+                    if self.next.partition.mass() > most {
+                        return false;
+                    }
                     self.follow(predicate, Signature::insert);
                 }
                 ordset::DiffItem::Remove(predicate) => {
@@ -60,7 +64,7 @@ impl<'a> Revision<'a> {
             }
         }
         let names = before.questions.port_names.diff(&questions.port_names);
-        let names: Vec<&PortName> = names
+        let names: BTreeSet<&PortName> = names
             .map(|difference| match difference {
                 ordset::DiffItem::Add(name) | ordset::DiffItem::Remove(name) => name,
             })
@@ -70,11 +74,13 @@ impl<'a> Revision<'a> {
         }
         self.next.questions = questions.clone();
         if !names.is_empty() {
-            let called = self.next.workloads.keys().filter(|workload| {
-                workload.has_port(|port| names.iter().any(|name| name.names(port)))
-            });
+            let called =
+                self.next.workloads.keys().filter(|workload| {
+                    workload.has_port(|port| names.contains(&PortName::of(port)))
+                });
             self.anew.extend(called.cloned());
         }
+        true
     }
 
     /// Changes the answers of every workload to one predicate, where it holds; notes the addresses that it is about.
@@ -111,7 +117,7 @@ impl<'a> Revision<'a> {
     fn seen_from(&self, namespaces: &Selector, pods: &Selector) -> Vec<Workload> {
         let known = self.before.world.namespaces.iter();
         known
-            .filter(|(_, namespace)| namespaces.matches(&namespace.labels))
+            .filter(|(_, namespace)| namespaces.matches_sorted(&namespace.labels))
             .flat_map(|(name, _)| workloads_in(&self.next.workloads, name))
             .filter(|workload| workload.matches(pods))
             .cloned()
