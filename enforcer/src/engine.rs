@@ -95,6 +95,10 @@ pub struct Engine {
     directory: Directory,
     reader: Reader,
     built: Built,
+    /// How large tables are to be, unless they must be larger.
+    sizes: Sizes,
+    /// Whether some were larger than they need to be when they were looked at last.
+    seen_too_large: bool,
     /// The facts of the last plan of facts.
     facts: World,
     /// Whether `peers` lacks an address, whatever the facts are.
@@ -185,7 +189,7 @@ impl Engine {
         let view = cluster.view();
         let mut compiled = Compiled::default();
         settle::compile(&mut compiled, &view);
-        let built = settle::build_from(&paths, &lock, sizes, &cluster, &view, &compiled)
+        let built = settle::build_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
             .context("put the first table set in force")?;
         drop(lock);
         let mut engine = Self {
@@ -197,6 +201,8 @@ impl Engine {
             directory: Directory::default(),
             reader,
             built,
+            sizes,
+            seen_too_large: false,
             in_force: compiled.rulesets().clone(),
             compiled,
             facts: World::default(),
@@ -305,6 +311,7 @@ impl Engine {
             self.upkeep_due = now + UPKEEP;
             // Somebody may have changed a file in its place.
             self.directory = Directory::default();
+            self.shrink();
         }
         if !adds.is_empty() {
             let waiting = adds

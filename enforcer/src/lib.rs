@@ -23,6 +23,7 @@ pub mod node;
 pub mod plan;
 pub mod policyendpoints;
 pub mod run;
+pub mod share;
 pub mod socket;
 pub mod source;
 pub mod upkeep;

@@ -178,6 +178,17 @@ pub enum Table {
 }
 
 impl Table {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Rulesets,
+        Self::Rows,
+        Self::Peers,
+        Self::Prefixes,
+        Self::PortSets,
+        Self::Chunks,
+        Self::Classes,
+    ];
+
     /// Its name, as in the kernel and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -222,6 +233,12 @@ pub enum PlanError {
         table: Table,
         /// For how many entries it has room.
         capacity: u32,
+    },
+    /// Blocks hold inside each other in too many places.
+    #[error("planning table writes: the blocks of all policies overlap in more than {most} places")]
+    Overlapping {
+        /// In how many they may.
+        most: usize,
     },
     /// The plan before this one was not executed to its end.
     #[error(
@@ -302,6 +319,11 @@ impl Planner {
             },
             progress: Progress::Idle,
         }
+    }
+
+    /// The tables are made this large, and what was planned until now fits.
+    pub fn limit_to(&mut self, capacities: Capacities) {
+        self.installed.record.limit_to(capacities);
     }
 
     /// Plans that exactly these attachments have exactly these rulesets.

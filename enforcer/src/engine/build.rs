@@ -19,7 +19,7 @@ use podgate_datapath::{Paths, Sizes, SkbLayout, sweep};
 use podgate_policy::model::World;
 
 use super::execute::write;
-use crate::plan::{Capacities, Plan, PlanError, Planner, Rulesets, Table, Write};
+use crate::plan::{Capacities, Occupancy, Plan, PlanError, Planner, Rulesets, Table, Write};
 
 /// Generations further ahead than this are behind: the counter goes round.
 const SANE: u32 = 1 << 31;
@@ -183,26 +183,25 @@ fn keep_policed(paths: &Paths, set: &TableSet, from: Plans<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A planner and all writes that fill an empty set, in tables that have room for twice that.
+/// A planner and all writes that fill an empty set, in tables that have room for twice that, as far as they grow. It is
+/// planned once, in tables as large as they can be.
 fn fit(mut sizes: Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>, Sizes)> {
     let highest = from.records.iter().map(|record| record.slot.0).max();
     sizes.attachments = sizes.attachments.max(highest.unwrap_or(0) + 1);
-    loop {
-        match plan_everything(&sizes, from) {
-            Ok((planner, writes)) => {
-                let mut roomy = true;
-                for of in planner.occupancy() {
-                    let tight = u64::from(of.used) * 2 > u64::from(of.capacity);
-                    roomy &= !(tight && grow(&mut sizes, of.table));
-                }
-                if roomy {
-                    return Ok((planner, writes, sizes));
-                }
-            }
-            Err(PlanError::Full { table, .. }) if grow(&mut sizes, table) => {}
-            Err(error) => bail!(error),
-        }
+    let mut largest = sizes;
+    for table in Table::ALL {
+        while grow(&mut largest, table) {}
     }
+    let (mut planner, writes) = plan_everything(&largest, from)?;
+    for of in planner.occupancy() {
+        let is_tight = |sizes: &mut Sizes| {
+            size_of(sizes, of.table)
+                .is_some_and(|(size, _)| u64::from(of.used) * 2 > (*size).into())
+        };
+        while is_tight(&mut sizes) && grow(&mut sizes, of.table) {}
+    }
+    planner.limit_to(capacities(&sizes));
+    Ok((planner, writes, sizes))
 }
 
 fn plan_everything(sizes: &Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>), PlanError> {
@@ -232,14 +231,8 @@ fn capacities(sizes: &Sizes) -> Capacities {
 
 /// Doubles a table; whether it could.
 pub(super) fn grow(sizes: &mut Sizes, table: Table) -> bool {
-    let (size, most) = match table {
-        Table::Rulesets => (&mut sizes.rulesets, 1 << 14),
-        Table::Rows => (&mut sizes.rows, 1 << 24),
-        Table::Peers => (&mut sizes.peers, 1 << 22),
-        Table::Prefixes => (&mut sizes.prefixes, 1 << 20),
-        Table::PortSets => (&mut sizes.portsets, 1 << 16),
-        Table::Chunks => (&mut sizes.chunks, 1 << 16),
-        Table::Classes => return false,
+    let Some((size, most)) = size_of(sizes, table) else {
+        return false;
     };
     let larger = size.saturating_mul(2).min(most);
     let grows = larger > *size;
@@ -247,6 +240,29 @@ pub(super) fn grow(sizes: &mut Sizes, table: Table) -> bool {
         *size = larger;
     }
     grows
+}
+
+/// Whether a table has grown beyond what was asked for and is not filled to a quarter any more.
+pub(super) fn is_too_large(asked: &Sizes, now: &Sizes, occupancy: &[Occupancy]) -> bool {
+    let (mut asked, mut now) = (*asked, *now);
+    occupancy.iter().any(|of| {
+        let sizes = size_of(&mut asked, of.table).zip(size_of(&mut now, of.table));
+        sizes.is_some_and(|((asked, _), (now, _))| *now > *asked && of.used < *now / 4)
+    })
+}
+
+/// The size of a table, and its limit; none if it has no size of its own.
+fn size_of(sizes: &mut Sizes, table: Table) -> Option<(&mut u32, u32)> {
+    Some(match table {
+        Table::Rulesets => (&mut sizes.rulesets, 1 << 14),
+        // A table of 2^18 takes 50 MB, and the one that it replaces is still there.
+        Table::Rows => (&mut sizes.rows, 1 << 18),
+        Table::Peers => (&mut sizes.peers, 1 << 22),
+        Table::Prefixes => (&mut sizes.prefixes, 1 << 20),
+        Table::PortSets => (&mut sizes.portsets, 1 << 16),
+        Table::Chunks => (&mut sizes.chunks, 1 << 16),
+        Table::Classes => return None,
+    })
 }
 
 /// Copies the flows of sets whose tables of flows have another size: all, or those of one attachment that came over
@@ -367,6 +383,28 @@ mod tests {
             .into_iter()
             .find(|of| of.table == Table::Peers);
         assert_eq!(peers.unwrap().used, 300);
+    }
+
+    #[test]
+    fn a_table_is_too_large_when_it_has_grown_and_is_not_filled_to_a_quarter() {
+        let asked = Sizes::default();
+        let grown = Sizes {
+            rows: asked.rows * 2,
+            ..asked
+        };
+        let rows = |used, capacity| Occupancy {
+            table: Table::Rows,
+            used,
+            capacity,
+        };
+        assert!(!is_too_large(&asked, &asked, &[rows(0, asked.rows)]));
+        let quarter = grown.rows / 4;
+        assert!(is_too_large(
+            &asked,
+            &grown,
+            &[rows(quarter - 1, grown.rows)]
+        ));
+        assert!(!is_too_large(&asked, &grown, &[rows(quarter, grown.rows)]));
     }
 
     #[test]

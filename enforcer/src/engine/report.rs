@@ -92,6 +92,12 @@ impl Engine {
                 "checksums that a pod with CAP_NET_RAW asks for are not looked at, and can change the ports of what it sends: {error}"
             ));
         }
+        for (namespace, why) in self.compiled.suspended() {
+            warnings.push(format!(
+                "namespace {namespace} is suspended: {why}; its pods on this node are denied in the directions that its \
+                 policies isolate, until these policies, or those of others, ask for less"
+            ));
+        }
         let mut reasons = errors;
         reasons.extend(self.unreadable.iter().cloned());
         if let Some(trouble) = &self.trouble {
@@ -146,6 +152,8 @@ impl Engine {
         ] {
             metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
         }
+        let suspended = self.compiled.suspended().len();
+        metrics::gauge!("podgate_namespaces_suspended").set(figure(suspended as u64));
         let late = u8::from(self.grace.is_late(Instant::now()));
         metrics::gauge!("podgate_grace_period_late").set(late);
         for of in self.built.planner.occupancy() {

@@ -22,6 +22,9 @@ use super::{Installed, Plan, PlanError, Rulesets, Write, kernel_direction};
 /// this they are judged by what the address says now.
 pub(super) const MOST_SPARED: usize = 16;
 
+/// How many blocks may hold at all boundaries together; the blocks of one namespace are weighed before they come here.
+const MOST_OVERLAPS: usize = 600_000;
+
 /// Both directions of policy.
 const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -114,7 +117,10 @@ impl Installed {
     ) -> Result<usize, PlanError> {
         let (facts, evaluated) = self
             .facts
-            .under(self.facts.world(), self.record.questions());
+            .within(self.facts.world(), self.record.questions(), MOST_OVERLAPS)
+            .ok_or(PlanError::Overlapping {
+                most: MOST_OVERLAPS,
+            })?;
         let mut moved = Moved::between(&self.facts, &facts, self.record.lacking());
         let forgotten = self.record.forgotten();
         moved

@@ -185,7 +185,7 @@ impl Bench {
                     let steps = self.all_graces();
                     self.stay(steps)?;
                 }
-                Err(PlanError::Full { .. }) => return Ok(None),
+                Err(PlanError::Full { .. } | PlanError::Overlapping { .. }) => return Ok(None),
                 Err(PlanError::Unfinished) => unreachable!("every plan is executed"),
             }
         }
