@@ -7,6 +7,7 @@ mod ears;
 mod enforcer;
 mod flow;
 mod frames;
+mod memory;
 mod plugin;
 mod pod;
 mod traffic;

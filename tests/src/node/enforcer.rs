@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::memory::MemoryLimit;
 use super::{Node, binary, wait_until};
 
 const HEALTH: ([u8; 4], u16) = ([127, 0, 0, 1], 8163);
@@ -20,6 +21,8 @@ const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 8162);
 pub struct Enforcer {
     child: Child,
     log: PathBuf,
+    /// Dropped after it has ended.
+    limit: Option<MemoryLimit>,
 }
 
 impl Drop for Enforcer {
@@ -39,14 +42,28 @@ impl Drop for Enforcer {
 impl Enforcer {
     /// Starts one on the node's manifests, and waits until it is ready.
     pub fn start(node: &Node) -> Self {
+        let enforcer = Self::begin(node, &[]);
+        enforcer.when_ready(node)
+    }
+
+    /// Starts one that is killed when it takes more memory than so many bytes, and waits until it is ready.
+    pub fn start_within(node: &Node, bytes: u64) -> Self {
         let mut enforcer = Self::begin(node, &[]);
+        let limit = MemoryLimit::new(&format!("enforcer-{}", next_number()), bytes);
+        limit.hold(enforcer.child.id());
+        enforcer.limit = Some(limit);
+        enforcer.when_ready(node)
+    }
+
+    fn when_ready(mut self, node: &Node) -> Self {
+        let enforcer = &mut self;
         wait_until("the enforcer is ready", || {
             if let Some(status) = enforcer.child.try_wait().expect("look after the enforcer") {
                 panic!("the enforcer ended: {status}");
             }
             enforcer.readiness(node).0 == 200
         });
-        enforcer
+        self
     }
 
     /// Starts one, with more flags, and waits for nothing.
@@ -103,7 +120,11 @@ impl Enforcer {
             .stdout(out.try_clone().expect("a log"))
             .stderr(out);
         let child = node.run(|| command.spawn()).expect("start the enforcer");
-        Self { child, log }
+        Self {
+            child,
+            log,
+            limit: None,
+        }
     }
 
     /// Ends it as a crash does.

@@ -13,4 +13,5 @@ mod releases;
 mod restarts;
 mod shares;
 mod sizes;
+mod tenants;
 mod verbs;
