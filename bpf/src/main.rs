@@ -67,7 +67,14 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
         interface,
     };
     match decide(&maps::Maps(ctx), &Frame(ctx), &hook) {
-        Verdict::Pass(reason) => finish(direction, reason, TC_ACT_UNSPEC),
+        Verdict::Pass(reason) => {
+            if direction == Direction::FromPod {
+                // The guard behind us lets nothing else through.
+                // SAFETY: as above.
+                unsafe { (*skb).priority = podgate_abi::PASSED_PRIORITY };
+            }
+            finish(direction, reason, TC_ACT_UNSPEC)
+        }
         Verdict::Drop(reason) => finish(direction, reason, TC_ACT_SHOT),
     }
 }

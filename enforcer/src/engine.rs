@@ -18,6 +18,7 @@ mod directory;
 mod execute;
 mod grace;
 mod inbox;
+mod links;
 mod report;
 mod settle;
 
@@ -40,6 +41,7 @@ use crate::admin::Condition;
 use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
 use crate::compiled::Compiled;
+use crate::guard::Guard;
 use crate::plan::Rulesets;
 use crate::source::{Answer, Objects, Question, Wrong};
 use answer::{Inquiry, Progress, Trouble};
@@ -75,6 +77,8 @@ pub struct Beginning {
     pub services: ServiceOptions,
     /// The node's addresses.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// What is wrong with the guard behind the filters.
+    pub guard: Guard,
     /// Who waits for grace periods, and tells this engine.
     pub graces: Graces,
     /// Where the source takes questions; none if it tells all that it knows anyway.
@@ -120,6 +124,10 @@ pub struct Engine {
     upkeep_due: Instant,
     /// Attachments on whose interface others decide before us, and who.
     shadowed: BTreeMap<Slot, String>,
+    /// What is wrong with the guard behind the filters.
+    guard: Guard,
+    /// What is known of the node's interfaces.
+    links: links::Links,
     counted: Counted,
     condition: watch::Sender<Condition>,
 }
@@ -174,6 +182,7 @@ impl Engine {
             node_name,
             services,
             node_addresses,
+            guard,
             graces,
             questions,
         } = beginning;
@@ -218,6 +227,8 @@ impl Engine {
             backoff: Backoff::default(),
             upkeep_due: Instant::now(),
             shadowed: BTreeMap::new(),
+            guard,
+            links: links::Links::default(),
             counted: Counted::default(),
             condition,
         };
@@ -245,7 +256,10 @@ impl Engine {
     /// How long nothing is due.
     fn pause(&self) -> Duration {
         let due = self.backoff.due_or(self.facts_due);
-        let next = due.map_or(self.upkeep_due, |due| due.min(self.upkeep_due));
+        let next = [due, self.links.due()]
+            .into_iter()
+            .flatten()
+            .fold(self.upkeep_due, Instant::min);
         next.saturating_duration_since(Instant::now())
     }
 
@@ -264,7 +278,9 @@ impl Engine {
             source,
             answers,
             node_addresses,
+            guard,
             links,
+            changed_links,
             grace_is_over,
             grace_was_refused,
             counts,
@@ -278,11 +294,15 @@ impl Engine {
                 tracing::debug!("the kernel was counted too late for a scrape");
             }
         }
-        let links = self.of_attachments(links);
         let now = Instant::now();
+        if !changed_links.is_empty() || links != Links::None {
+            self.links.look_soon(now);
+        }
+        let links = self.of_attachments(links);
         let upkeep = self.upkeep_due <= now;
         let mut changed = !dels.is_empty()
             || node_addresses.is_some()
+            || guard.is_some()
             || source.is_some()
             || !answers.is_empty()
             || grace_is_over
@@ -296,6 +316,9 @@ impl Engine {
         }
         if let Some(addresses) = node_addresses {
             changed |= self.cluster.set_node_addresses(addresses);
+        }
+        if let Some(guard) = guard {
+            self.guard = guard;
         }
         if let Some(source) = source {
             self.source_wrong = source.wrong;
@@ -312,6 +335,7 @@ impl Engine {
             // Somebody may have changed a file in its place.
             self.directory = Directory::default();
             self.shrink();
+            self.links.look_soon(now);
         }
         if !adds.is_empty() {
             let waiting = adds
@@ -328,6 +352,13 @@ impl Engine {
             Links::Some(interfaces) => self.look_after_interfaces(Some(&interfaces)),
             Links::None => {}
         }
+        // What is no longer in its group is marked again.
+        let unmarked = self.unmarked(&changed_links);
+        if !unmarked.is_empty() {
+            self.look_after_interfaces(Some(&unmarked));
+        }
+        // After ADDs and sweeps, so that it is known what explains an interface.
+        changed |= self.look_at_links(now);
         if changed {
             self.settle();
         }

@@ -19,6 +19,8 @@ use podgate_datapath::filter;
 use podgate_datapath::netlink::{Ifindex, Socket};
 use tokio::sync::oneshot;
 
+use crate::guard::Guard;
+
 /// Something that concerns attachments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Noticed {
@@ -26,8 +28,12 @@ pub enum Noticed {
     Addresses(BTreeSet<IpAddr>),
     /// The interface is gone; its number may be another's already.
     LinkGone(Ifindex),
+    /// The interface is new, or is not as it was.
+    LinkChanged(Ifindex),
     /// On the interface a filter or a queueing discipline was removed, or somebody else hung a filter up.
     FiltersChanged(Ifindex),
+    /// What is wrong with the guard behind the filters, now that it is something else.
+    Guard(Guard),
     /// The kernel dropped messages: anything may have changed.
     Lost,
 }
@@ -42,6 +48,7 @@ mod group {
 
 /// Message types of `linux/rtnetlink.h`.
 mod kind {
+    pub(super) const NEW_LINK: u16 = 16;
     pub(super) const DELETED_LINK: u16 = 17;
     pub(super) const NEW_ADDRESS: u16 = 20;
     pub(super) const DELETED_ADDRESS: u16 = 21;
@@ -219,6 +226,10 @@ impl News {
             let interface = interface.map(|bytes| Ifindex(u32::from_ne_bytes(bytes)));
             match (header, interface) {
                 (kind::NEW_ADDRESS | kind::DELETED_ADDRESS, _) => self.addresses = true,
+                // Of other families are the kernel's words about a bridge's ports and about IPv6.
+                (kind::NEW_LINK, Some(interface)) if body.first() == Some(&0) => {
+                    self.noticed.push(Noticed::LinkChanged(interface));
+                }
                 (kind::DELETED_LINK, Some(interface)) => {
                     self.noticed.push(Noticed::LinkGone(interface))
                 }
@@ -289,6 +300,7 @@ mod tests {
             News {
                 addresses: true,
                 noticed: vec![
+                    Noticed::LinkChanged(Ifindex(1)),
                     Noticed::LinkGone(Ifindex(2)),
                     Noticed::FiltersChanged(Ifindex(4)),
                     Noticed::FiltersChanged(Ifindex(5)),

@@ -13,6 +13,7 @@ use crate::admin::{self, Condition};
 use crate::api;
 use crate::args::{ApiServer, Config, Source};
 use crate::engine::{Beginning, Engine, Event, Graces};
+use crate::guard;
 use crate::life::Life;
 use crate::manifests::{self, Snapshot};
 use crate::networkpolicies;
@@ -90,6 +91,12 @@ pub async fn run(config: Config) -> Result<()> {
             .send(Event::Node(noticed))
             .map_err(|_| node::Stopped)
     })?;
+    let from_guard = events_in.clone();
+    let guard = guard::follow(move |guard| {
+        from_guard
+            .send(Event::Node(Noticed::Guard(guard)))
+            .map_err(|_| node::Stopped)
+    })?;
     let to_engine = events_in.clone();
     let socket = Socket::bind(&paths.run, ROOT, Limits::default())?;
     let serving = tokio::spawn(socket.serve(move |handoff| {
@@ -117,6 +124,7 @@ pub async fn run(config: Config) -> Result<()> {
         node_name,
         services,
         node_addresses: node.addresses,
+        guard: guard.guard,
         graces: Graces::start(events_in.clone())?,
         questions: answers_questions.then_some(questions_in),
     };
@@ -130,6 +138,7 @@ pub async fn run(config: Config) -> Result<()> {
         ended = life.keep(|| drop(events_in.send(Event::Node(Noticed::Lost)))) => Some(ended),
         // Both run for life: whoever starts us anew mends it, and until then nothing is decided otherwise.
         _ = node.alive => Some(Err(anyhow!("the thread that listens to netlink ended by itself"))),
+        _ = guard.alive => Some(Err(anyhow!("the thread that keeps the guard ended by itself"))),
         _ = flows => Some(Err(anyhow!("the thread that collects flows ended by itself"))),
     };
     serving.abort();

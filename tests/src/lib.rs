@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod controller;
 pub mod demo;
 pub mod frame;
+pub mod ground;
 pub mod hostile;
 pub mod kernel;
 pub mod node;

@@ -7,7 +7,7 @@
 use crate::{Address, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets.
 pub const SHARED_ABI: u32 = 3;
@@ -35,6 +35,11 @@ pub type Slot = u32;
 
 /// The highest slot.
 pub const MAX_SLOT: Slot = 0xffff;
+
+/// What `from_pod` writes into `skb->priority` of what it passes, and the guard behind it looks for: "pod". The crossing of
+/// a veth zeroes the field, so a pod cannot bring it. The lowest four bits, by which queueing disciplines sort, are 0, as in a packet whose
+/// priority nobody set.
+pub const PASSED_PRIORITY: u32 = 0x706f_6400;
 
 /// How many addresses of its own an attachment can have, link-local ones included.
 pub const MAX_ADDRESSES: usize = 6;

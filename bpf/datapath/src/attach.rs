@@ -1,7 +1,7 @@
 //! Attachments come and go: ADD, DEL and CHECK as the datapath sees them.
 //!
 //! ```text
-//! lock ─► table set ─► slot, birth ─► file ─► record ─► peers ─► filters ─► read back
+//! lock ─► table set ─► slot, birth ─► mark ─► file ─► record ─► peers ─► filters ─► read back
 //! ```
 //! No packet ever meets a filter without a record, and an empty record drops. What fails is undone in reverse.
 
@@ -12,7 +12,9 @@ use podgate_abi::{Address, Class, Direction, PeerWord};
 use crate::{
     Failed, Paths, Sizes,
     filter::{self, Put, Qdisc},
+    guard,
     lock::Lock,
+    mark,
     netlink::{Ifindex, Kind, Socket},
     owed::{self, Owed},
     record::{self, Baseline, Hook, Identity, PodName, Record},
@@ -191,6 +193,14 @@ fn attach(
             source,
         }
     };
+    guard::ensure().map_err(|(family, source)| AddError::Guard {
+        family: family.name(),
+        source,
+    })?;
+    // First: what the file says is found by it, whatever becomes of this ADD.
+    socket
+        .set_group(ifindex, mark::group(record.slot))
+        .map_err(netlink("mark"))?;
     record::write(paths, record)?;
     set.write_attachment(record)?;
     let own = socket

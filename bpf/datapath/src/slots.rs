@@ -2,14 +2,14 @@
 //!
 //! Slots are given out in a circle. The last one stands beside the counter of generations, so the never-used ones
 //! come first, and a freed one rests while all others are given out; when the circle has closed, a grace period is
-//! waited for as well. A slot is free when its record is empty in the current set, no file names it, and no filter.
+//! waited for as well. A slot is free when its record is empty in the current set, no file names it, no filter and no mark.
 
 use std::{collections::BTreeSet, io, sync::atomic::Ordering};
 
 use podgate_abi::Origin;
 
 use crate::{
-    Failed, Paths, filter,
+    Failed, Paths, filter, mark,
     netlink::Socket,
     record::{self, Slot},
     tables::{MapName, TableSet, origin},
@@ -77,7 +77,7 @@ pub(crate) fn allocate(paths: &Paths, set: &TableSet, socket: &mut Socket) -> Re
     Ok(Slot(next.last))
 }
 
-/// The slots that files or filters name.
+/// The slots that files, filters or marks name.
 pub(crate) fn names(paths: &Paths, socket: &mut Socket) -> Result<BTreeSet<u32>, Failed> {
     let mut named = BTreeSet::new();
     // A file that cannot be read names nothing that we could know; its filters do.
@@ -92,6 +92,10 @@ pub(crate) fn names(paths: &Paths, socket: &mut Socket) -> Result<BTreeSet<u32>,
             .filter_map(|(_, filter)| filter.slot())
             .map(|slot| slot.0),
     );
+    let links = socket
+        .links()
+        .map_err(|e| Failed::new("list", "all interfaces", io::Error::other(e)))?;
+    named.extend(links.iter().filter_map(mark::slot).map(|slot| slot.0));
     Ok(named)
 }
 

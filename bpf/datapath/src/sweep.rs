@@ -13,8 +13,9 @@ use crate::{
     bpffs::{self, SetName},
     filter::{self, Put, Qdisc},
     lock::Lock,
+    mark,
     netlink::{Ifindex, Link, LinkError, NetlinkError, Socket},
-    ownership::{in_its_namespace, stranger},
+    ownership::stranger,
     record::{self, Record},
     slots,
     tables::TableSet,
@@ -92,6 +93,8 @@ impl TableSet {
             )
             .map_err(netlink)?;
         }
+        // Not before the filters run programs that tell the guard of what they pass.
+        mark::put(&mut socket, &link, record).map_err(netlink)?;
         Ok(())
     }
 }
@@ -234,18 +237,14 @@ fn forget(paths: &Paths, record: &Record) -> Result<(), RemoveError> {
 pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, SwapError> {
     let ifindex = record.host_ifindex;
     let netlink = |source| SwapError::Netlink { ifindex, source };
-    let another = |why| SwapError::Another {
-        ifindex,
-        identity: record.identity.clone(),
-        why,
-    };
     let mut socket = Socket::open().map_err(netlink)?;
     let link = socket.link_by_index(ifindex)?;
     if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
-        return Err(another(why));
-    }
-    if in_its_namespace(&mut socket, &link, record).map_err(netlink)? != Some(true) {
-        return Err(another("its network namespace cannot be found"));
+        return Err(SwapError::Another {
+            ifindex,
+            identity: record.identity.clone(),
+            why,
+        });
     }
     match filter::ensure_clsact(&mut socket, ifindex).map_err(netlink)? {
         Qdisc::Clsact => {}
@@ -279,6 +278,26 @@ pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, Sw
         }
     }
     Ok(missing)
+}
+
+/// Marks the host end of an attachment again whose mark somebody removed; whether that was so. Its filters run this
+/// version's programs.
+///
+/// # Errors
+/// When the interface is not the attachment's any more, or the kernel refuses.
+pub fn restore_mark(record: &Record, _lock: &Lock) -> Result<bool, SwapError> {
+    let ifindex = record.host_ifindex;
+    let netlink = |source| SwapError::Netlink { ifindex, source };
+    let mut socket = Socket::open().map_err(netlink)?;
+    let link = socket.link_by_index(ifindex)?;
+    if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
+        return Err(SwapError::Another {
+            ifindex,
+            identity: record.identity.clone(),
+            why,
+        });
+    }
+    mark::put(&mut socket, &link, record).map_err(netlink)
 }
 
 /// Unpins every table set that is not current and whose programs no filter runs. Tells which.

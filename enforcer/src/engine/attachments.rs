@@ -195,6 +195,8 @@ impl Engine {
             }
             // Somebody may stand before what was put back.
             standing = attach::standing(record);
+        } else {
+            restore_mark(record, lock);
         }
         let in_the_way = match standing {
             Ok(Standing::Shadowed { by }) => {
@@ -207,6 +209,26 @@ impl Engine {
         match in_the_way {
             Some(what) => drop(self.shadowed.insert(slot, what)),
             None => drop(self.shadowed.remove(&slot)),
+        }
+    }
+}
+
+/// Marks a host end again. What it is without the mark is told by its filters.
+fn restore_mark(record: &Record, lock: &Lock) {
+    match sweep::restore_mark(record, lock) {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!(
+            attachment = %record.identity,
+            interface = %record.host_ifindex,
+            "the group of its host end was changed on the node, and is set again"
+        ),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(
+                attachment = %record.identity,
+                error = format!("{error:#}"),
+                "the group of its host end could not be set again; it is tried again"
+            );
         }
     }
 }

@@ -55,6 +55,9 @@ impl Engine {
             if let Some(addresses) = inbox.node_addresses {
                 beginning.node_addresses = addresses;
             }
+            if let Some(guard) = inbox.guard {
+                beginning.guard = guard;
+            }
             for reply in inbox.dels {
                 answer(reply, Reply::Done);
             }

@@ -10,6 +10,7 @@ use podgate_datapath::record::PodName;
 use podgate_handoff::{AttachmentId, Reply, Request};
 use tokio::sync::oneshot;
 
+use crate::guard::Guard;
 use crate::node::Noticed;
 use crate::socket::Handoff;
 use crate::source::{Answer, Update};
@@ -92,8 +93,12 @@ pub(super) struct Inbox {
     pub(super) answers: Vec<(PodName, Answer)>,
     /// The newest addresses of the node.
     pub(super) node_addresses: Option<BTreeSet<IpAddr>>,
+    /// What is wrong with the guard, if that is something else now.
+    pub(super) guard: Option<Guard>,
     /// Where interfaces went away or filters changed.
     pub(super) links: Links,
+    /// Interfaces that came or changed.
+    pub(super) changed_links: BTreeSet<Ifindex>,
     /// Whether a grace period is over.
     pub(super) grace_is_over: bool,
     /// Whether the kernel refused one.
@@ -136,6 +141,10 @@ impl Inbox {
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
             Event::Node(Noticed::LinkGone(interface) | Noticed::FiltersChanged(interface)) => {
                 self.links.add(interface);
+            }
+            Event::Node(Noticed::Guard(guard)) => self.guard = Some(guard),
+            Event::Node(Noticed::LinkChanged(interface)) => {
+                self.changed_links.insert(interface);
             }
             Event::Node(Noticed::Lost) => self.links = Links::All,
             Event::GraceOver => self.grace_is_over = true,

@@ -1,9 +1,11 @@
 //! What the engine says of itself: its condition, and figures.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction, Reason};
+use podgate_datapath::guard::{self, Family};
 
 use super::Engine;
 use crate::admin::Condition;
@@ -11,17 +13,20 @@ use crate::source::Wrong;
 
 /// The kernel's counters as they were when they were added to ours. A new table set begins at zero.
 #[derive(Debug, Default)]
-pub(super) struct Counted([Vec<u64>; 2]);
+pub(super) struct Counted {
+    packets: [Vec<u64>; 2],
+    unjudged: BTreeMap<Family, u64>,
+}
 
 impl Counted {
     /// The table set is another one.
     pub(super) fn forget(&mut self) {
-        *self = Self::default();
+        self.packets = Default::default();
     }
 
     /// How much each counter of a direction has grown.
     fn growth(&mut self, direction: Direction, now: Vec<u64>) -> Vec<u64> {
-        let before = std::mem::replace(&mut self.0[direction as usize], now.clone());
+        let before = std::mem::replace(&mut self.packets[direction as usize], now.clone());
         let before = before.into_iter().chain(std::iter::repeat(0));
         now.iter()
             .zip(before)
@@ -98,7 +103,10 @@ impl Engine {
                  policies isolate, until these policies, or those of others, ask for less"
             ));
         }
+        warnings.extend(self.links.reports().iter().cloned());
+        warnings.extend(self.guard.unsupported.iter().cloned());
         let mut reasons = errors;
+        reasons.extend(self.guard.failed.iter().cloned());
         reasons.extend(self.unreadable.iter().cloned());
         if let Some(trouble) = &self.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
@@ -166,6 +174,7 @@ impl Engine {
     /// Adds what the kernel has counted, and reads what its tables cost.
     pub(super) fn count(&mut self) {
         self.count_packets();
+        self.count_unjudged();
         self.measure_tables();
     }
 
@@ -193,6 +202,20 @@ impl Engine {
                 metrics::counter!("podgate_packets_total", "direction" => name, "verdict" => verdict, "reason" => label)
                     .increment(more);
             }
+        }
+    }
+
+    /// Adds what the guard has dropped since this was asked last. It begins at zero whenever it is put there.
+    fn count_unjudged(&mut self) {
+        for family in Family::ALL {
+            let Ok(now) = guard::dropped(family) else {
+                // That it does not stand is told already.
+                continue;
+            };
+            let before = self.counted.unjudged.insert(family, now).unwrap_or(0);
+            let more = if now < before { now } else { now - before };
+            metrics::counter!("podgate_unjudged_packets_total", "family" => family.name())
+                .increment(more);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The enforcer as a child process, and the directory of manifests that it follows.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -56,25 +56,44 @@ impl Enforcer {
     }
 
     fn when_ready(mut self, node: &Node) -> Self {
-        let enforcer = &mut self;
         wait_until("the enforcer is ready", || {
-            if let Some(status) = enforcer.child.try_wait().expect("look after the enforcer") {
+            if let Some(status) = self.child.try_wait().expect("look after the enforcer") {
                 panic!("the enforcer ended: {status}");
             }
-            enforcer.readiness(node).0 == 200
+            self.readiness(node).0 == 200
         });
         self
     }
 
+    /// Starts one that sees what a pod of the host network sees: its own processes and mounts, and no namespaces of
+    /// other pods, by name or by process. Waits until it is ready.
+    pub fn start_in_a_pod(node: &Node) -> Self {
+        let hide = "mount -t tmpfs hidden /run/netns && exec \"$@\"";
+        let unshare = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            hide,
+            "sh",
+        ];
+        fs::create_dir_all("/run/netns").expect("make the directory of namespaces");
+        let enforcer = Self::begin_by(node, &unshare, Self::manifests_of(node), &[]);
+        enforcer.when_ready(node)
+    }
+
     /// Starts one, with more flags, and waits for nothing.
     pub fn begin(node: &Node, flags: &[&str]) -> Self {
-        let manifests = node.manifests();
-        let source = [
-            OsStr::new("manifests"),
-            OsStr::new("--manifests"),
-            manifests.as_os_str(),
-        ];
-        Self::begin_from(node, source, flags)
+        Self::begin_by(node, &[], Self::manifests_of(node), flags)
+    }
+
+    fn manifests_of(node: &Node) -> [OsString; 3] {
+        let manifests = node.manifests().into_os_string();
+        ["manifests".into(), "--manifests".into(), manifests]
     }
 
     /// Starts one whose API server does not answer.
@@ -90,19 +109,23 @@ impl Enforcer {
         });
         fs::write(&kubeconfig, nobody.to_string()).expect("write a kubeconfig");
         let source = [
-            OsStr::new("networkpolicies"),
-            OsStr::new("--kubeconfig"),
-            kubeconfig.as_os_str(),
+            "networkpolicies".into(),
+            "--kubeconfig".into(),
+            kubeconfig.into_os_string(),
         ];
-        Self::begin_from(node, source, &[])
+        Self::begin_by(node, &[], source, &[])
     }
 
-    fn begin_from(node: &Node, source: [&OsStr; 3], flags: &[&str]) -> Self {
+    /// Starts one by these words before its own.
+    fn begin_by(node: &Node, by: &[&str], source: [OsString; 3], flags: &[&str]) -> Self {
         let paths = node.paths();
         let log = node.dir().join(format!("enforcer-{}.log", next_number()));
         let out = File::create(&log).expect("create a log");
-        let mut command = Command::new(binary("podgate-enforcer"));
+        let enforcer = binary("podgate-enforcer").into_os_string();
+        let mut words = by.iter().map(OsString::from).chain([enforcer]);
+        let mut command = Command::new(words.next().expect("a program"));
         command
+            .args(words)
             .arg("--source")
             .args(source)
             .arg("--run-dir")

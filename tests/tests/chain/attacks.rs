@@ -12,6 +12,7 @@ mod neighbours;
 mod numbers;
 mod offloads;
 mod orders;
+mod own_end;
 mod tunnels;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

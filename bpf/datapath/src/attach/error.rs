@@ -3,7 +3,7 @@
 use podgate_abi::Direction;
 
 use crate::{
-    Failed, LoadError,
+    Failed, LoadError, NftError,
     filter::{self, Obstacle, ReadError},
     netlink::{Ifindex, Kind, LinkError, NetlinkError},
     record::{self, Identity},
@@ -72,6 +72,15 @@ pub enum AddError {
         ifindex: Ifindex,
         /// Who.
         by: Vec<Obstacle>,
+    },
+    /// What drops packets that `from_pod` did not judge could not be put in place.
+    #[error("put table {family} podgate of nftables in place")]
+    Guard {
+        /// The table's family.
+        family: &'static str,
+        /// Why.
+        #[source]
+        source: NftError,
     },
     /// The older attachment of the same identity could not be removed.
     #[error("replace an older attachment")]

@@ -6,6 +6,7 @@ use super::{RemoveError, check_names};
 use crate::{
     Failed, Paths, filter,
     lock::Lock,
+    mark,
     netlink::{Ifindex, LinkError, Socket},
     ownership::{carried, stranger},
     record::{self, Identity, Record, Slot},
@@ -74,7 +75,7 @@ pub(crate) fn remove_under(
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 
-/// The slots of what a repeated ADD was to replace, and did not come to, because it was killed: filters on the
+/// The slots of what a repeated ADD was to replace, and did not come to, because it was killed: filters or the mark of the
 /// attachment's own interface name them, and no other attachment's file does.
 fn unfinished(
     paths: &Paths,
@@ -83,16 +84,17 @@ fn unfinished(
 ) -> Result<Vec<Slot>, RemoveError> {
     let ifindex = record.host_ifindex;
     let netlink = |source| RemoveError::Netlink { ifindex, source };
-    let mut slots: Vec<Slot> = carried(socket, ifindex).map_err(netlink)?;
-    slots.retain(|slot| *slot != record.slot);
-    if slots.is_empty() {
-        return Ok(slots);
-    }
     let link = match socket.link_by_index(ifindex) {
         Ok(link) => link,
         Err(LinkError::Missing(_)) => return Ok(Vec::new()),
         Err(LinkError::Netlink { source, .. }) => return Err(netlink(source)),
     };
+    let mut slots: Vec<Slot> = carried(socket, ifindex).map_err(netlink)?;
+    slots.extend(mark::slot(&link));
+    slots.retain(|slot| *slot != record.slot);
+    if slots.is_empty() {
+        return Ok(slots);
+    }
     if stranger(socket, &link, record).map_err(netlink)?.is_some() {
         return Ok(Vec::new());
     }
@@ -130,6 +132,10 @@ fn remove_filters_of(socket: &mut Socket, ifindex: Ifindex, slots: &[Slot]) -> V
             Err(error) => Err(error),
         };
         errors.extend(removed.err().map(netlink));
+    }
+    // Last: what is marked and not judged goes nowhere.
+    if errors.is_empty() {
+        errors.extend(mark::remove(socket, ifindex, slots).err().map(netlink));
     }
     errors
 }

@@ -8,6 +8,7 @@ use super::{AddError, clear_everywhere};
 use crate::{
     Failed, Paths,
     filter::{self, Put},
+    mark,
     netlink::Socket,
     record::{self, Record},
     tables::TableSet,
@@ -67,6 +68,9 @@ fn put_back(
         filter::put(socket, ifindex, direction, old.slot, program.as_fd(), how)
             .map_err(netlink("put back the filter of"))?;
     }
+    socket
+        .set_group(ifindex, mark::group(old.slot))
+        .map_err(netlink("mark"))?;
     keep_file(paths, old)?;
     set.clear_attachment(new.slot)?;
     Ok(())

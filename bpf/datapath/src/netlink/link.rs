@@ -8,7 +8,7 @@ use std::{
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
     nsid::{NsidAttribute, NsidMessage},
 };
 use nix::errno::Errno;
@@ -51,6 +51,12 @@ pub struct Link {
     pub link: Option<Ifindex>,
     /// `IFLA_LINK_NETNSID`: the namespace of [`Link::link`], in the numbers of this one; none where it is the same.
     pub link_netnsid: Option<i32>,
+    /// Its group; 0 where nothing set one. It belongs to the device and dies with it.
+    pub group: u32,
+    /// `IFLA_MASTER`: the bridge, VRF or switch whose port it is.
+    pub master: Option<Ifindex>,
+    /// The XDP program that it runs.
+    pub xdp: Option<u32>,
     /// Whether it is administratively up.
     pub up: bool,
 }
@@ -116,6 +122,15 @@ impl Socket {
         Ok(answer.into_iter().filter_map(Link::from_answer).collect())
     }
 
+    /// Puts an interface into a group.
+    pub fn set_group(&mut self, ifindex: Ifindex, group: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex.0;
+        message.attributes.push(LinkAttribute::Group(group));
+        self.request(RouteNetlinkMessage::SetLink(message), 0)?;
+        Ok(())
+    }
+
     /// The number that the socket's namespace gives to namespace `netns`; none while it has given none.
     pub fn nsid_of(&mut self, netns: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
         let mut message = NsidMessage::default();
@@ -154,6 +169,9 @@ impl Link {
             mac: None,
             link: None,
             link_netnsid: None,
+            group: 0,
+            master: None,
+            xdp: None,
             up: message.header.flags.contains(LinkFlags::Up),
         };
         for attribute in message.attributes {
@@ -161,6 +179,9 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
                 LinkAttribute::Link(ifindex) => link.link = Some(Ifindex(ifindex)),
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Controller(master) => link.master = Some(Ifindex(master)),
+                LinkAttribute::Xdp(facts) => link.xdp = facts.into_iter().find_map(program),
                 LinkAttribute::LinkNetNsId(id) => link.link_netnsid = Some(id),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(kind).unwrap_or(Kind::Unnamed);
@@ -169,6 +190,13 @@ impl Link {
             }
         }
         link
+    }
+}
+
+fn program(fact: LinkXdp) -> Option<u32> {
+    match fact {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) => Some(id),
+        _ => None,
     }
 }
 
