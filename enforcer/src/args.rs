@@ -83,8 +83,8 @@ pub struct Args {
         value_delimiter = ','
     )]
     service_cidrs: Vec<IpNet>,
-    /// Nodes translate whatever is sent to `externalIPs` and load balancers, so that a policy needs to allow the
-    /// endpoints only, and not the address too.
+    /// Nodes translate whatever is sent to `externalIPs`, so that a policy needs to allow the endpoints only, and not the
+    /// address too, as it is for load balancers anyway.
     #[arg(long, env = "PODGATE_EXTERNAL_ADDRESSES_TRANSLATED")]
     external_addresses_translated: bool,
     /// Where metrics are served; `:PORT` means every address, `0` nowhere.
@@ -92,7 +92,7 @@ pub struct Args {
         long,
         env = "PODGATE_METRICS_BIND_ADDR",
         value_name = "ADDR",
-        default_value = ":8162"
+        default_value = "127.0.0.1:8162"
     )]
     metrics_bind_addr: BindAddress,
     /// Where `/readyz` and `/livez` are served; `:PORT` means every address, `0` nowhere.
@@ -100,7 +100,7 @@ pub struct Args {
         long,
         env = "PODGATE_HEALTH_PROBE_BIND_ADDR",
         value_name = "ADDR",
-        default_value = ":8163"
+        default_value = "127.0.0.1:8163"
     )]
     health_probe_bind_addr: BindAddress,
     /// How many flows the node can track; without it as many as the tables have now, at first 65,536.

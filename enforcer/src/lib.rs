@@ -13,6 +13,7 @@ pub mod args;
 pub mod cluster;
 pub mod compiled;
 pub mod convert;
+pub mod descriptors;
 pub mod engine;
 #[cfg(test)]
 mod fixture;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Condition};
 use crate::api;
 use crate::args::{ApiServer, Config, Source};
+use crate::descriptors::Descriptors;
 use crate::engine::{Beginning, Engine, Event, Graces};
 use crate::guard;
 use crate::life::Life;
@@ -50,6 +51,7 @@ pub async fn run(config: Config) -> Result<()> {
     release::require()?;
     tracing::info!(node = node_name, ?source, ?mode, "starting");
     let recorder = admin::install_recorder()?;
+    let descriptors = Descriptors::raise()?;
     let (condition_in, condition) = watch::channel(Condition::Starting(Vec::new()));
     let (events_in, events) = channel();
     let (stop_in, stop) = watch::channel(());
@@ -60,13 +62,13 @@ pub async fn run(config: Config) -> Result<()> {
     // Health first: whoever waits for us learns that we are starting.
     let (freshness_in, freshness) = watch::channel(Freshness::new());
     let health_pages = admin::health(condition, freshness.clone());
-    admin::listen("health", health, health_pages, stopped()).await?;
+    admin::listen("health", health, health_pages, descriptors, stopped()).await?;
     let count = events_in.clone();
     let metrics_pages = admin::metrics(recorder, freshness, move |done| {
         // Dropped with its answer when the engine is gone; the page shows what is known.
         drop(count.send(Event::Count(done)));
     });
-    admin::listen("metrics", metrics, metrics_pages, stopped()).await?;
+    admin::listen("metrics", metrics, metrics_pages, descriptors, stopped()).await?;
 
     let mut asked_to_stop = Box::pin(asked_to_stop()?);
     let paths = Paths {

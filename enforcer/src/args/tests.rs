@@ -26,8 +26,8 @@ fn what_is_not_said_has_the_documented_default() {
                 exempt_namespaces: BTreeSet::from(["kube-system".to_owned()]),
             },
             services: ServiceOptions::default(),
-            metrics: BindAddress::At("[::]:8162".parse().unwrap()),
-            health: BindAddress::At("[::]:8163".parse().unwrap()),
+            metrics: BindAddress::At("127.0.0.1:8162".parse().unwrap()),
+            health: BindAddress::At("127.0.0.1:8163".parse().unwrap()),
             flow_table_size: None,
             log_level: LevelFilter::INFO,
         }

@@ -156,6 +156,11 @@ impl Enforcer {
         self.child.wait().expect("wait for the enforcer");
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it is still there.
     pub fn is_running(&mut self) -> bool {
         let ended = self.child.try_wait().expect("look after the enforcer");

@@ -8,11 +8,13 @@ mod floods;
 mod fragments;
 mod frames;
 mod hostile;
+mod listeners;
 mod neighbours;
 mod numbers;
 mod offloads;
 mod orders;
 mod own_end;
+mod scopes;
 mod tunnels;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
