@@ -18,6 +18,7 @@ use podgate_policy::connection::{Baseline, Subject};
 use podgate_policy::model::{ObjectName, Pod, ServiceOptions, World};
 
 use crate::convert::pod::IdentifiedPod;
+use crate::node::Addresses;
 use crate::source::{Change, Objects};
 
 mod claims;
@@ -92,9 +93,12 @@ impl Cluster {
     }
 
     /// The node now has these addresses. Says whether it had others before.
-    pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
-        let changed = self.node_addresses != addresses;
-        self.node_addresses = addresses;
+    pub fn set_node_addresses(&mut self, addresses: Addresses) -> bool {
+        let Addresses { own, scopes } = addresses;
+        let world = &mut self.view.world;
+        let changed = self.node_addresses != own || world.node_scopes != scopes;
+        world.node_scopes = scopes;
+        self.node_addresses = own;
         self.refresh_node_addresses();
         changed
     }
@@ -155,6 +159,21 @@ impl Cluster {
     /// The attachment of this identity.
     pub fn record(&self, identity: &Identity) -> Option<&Record> {
         self.attachments.get(identity)
+    }
+
+    /// Pods of this node that run in a network of their own, and that no attachment is of: the chain that added them has no
+    /// podgate in it, and no policy applies to them.
+    pub fn without_attachment(&self) -> impl Iterator<Item = &ObjectName> {
+        let node = self.view.world.node_name.as_deref();
+        let here = self.source.pods.iter().filter(move |(_, identified)| {
+            let is_here = node.is_some() && identified.node.as_deref() == node;
+            is_here && identified.pod.is_selectable() && !identified.pod.addresses.is_empty()
+        });
+        here.filter(move |(name, identified)| {
+            let attachments = attachments_of(&self.attachments, &self.claims, name, identified);
+            attachments.count() == 0
+        })
+        .map(|(name, _)| name)
     }
 
     /// What the compiler reads now. An attachment whose pod has gone from the source is judged as what it was last.

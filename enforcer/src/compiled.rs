@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use ipnet::IpNet;
 use podgate_datapath::record::Slot;
 use podgate_policy::compile::{SubjectRulesets, applies, compile_selecting, isolate_selecting};
 use podgate_policy::connection::{Baseline, Subject};
@@ -18,6 +19,7 @@ use crate::share::{CAPACITY, Load, Shares};
 #[derive(Debug, Default)]
 pub struct Compiled {
     policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
+    node_scopes: BTreeSet<IpNet>,
     subjects: OrdMap<Slot, Arc<Subject>>,
     /// The subjects of each namespace.
     by_namespace: BTreeSet<(String, Slot)>,
@@ -58,12 +60,12 @@ impl std::hash::Hash for Kept {
 }
 
 impl Basis {
-    fn compile(&self, subject: &Subject) -> SubjectRulesets {
+    fn compile(&self, subject: &Subject, node_scopes: &BTreeSet<IpNet>) -> SubjectRulesets {
         let selecting: Vec<&NetworkPolicy> = self.policies.0.iter().map(AsRef::as_ref).collect();
         if self.suspended {
             isolate_selecting(&selecting, subject)
         } else {
-            compile_selecting(&selecting, subject)
+            compile_selecting(&selecting, subject, node_scopes)
         }
     }
 }
@@ -76,6 +78,10 @@ impl Compiled {
             namespaces,
         } = self.concerned(view);
         self.policies = view.world.policies.clone();
+        if self.node_scopes != view.world.node_scopes {
+            self.node_scopes.clone_from(&view.world.node_scopes);
+            self.known.clear();
+        }
         self.subjects = view.subjects.clone();
         for namespace in &namespaces {
             let weight = self.weight_of(namespace, &view.world);
@@ -110,7 +116,7 @@ impl Compiled {
         let basis = Basis {
             namespace: subject.name.namespace.clone(),
             suspended: self.shares.is_suspended(&subject.name.namespace),
-            selecting: policies.iter().map(|policy| address_of(policy)).collect(),
+            selecting: policies.iter().map(address_of).collect(),
             policies: Kept(policies),
             ports: subject.ports.clone(),
             strict: subject.baseline == Baseline::Strict,
@@ -118,7 +124,7 @@ impl Compiled {
         let rulesets = match self.known.get(&basis) {
             Some(known) => Arc::clone(known),
             None => {
-                let compiled = Arc::new(basis.compile(subject));
+                let compiled = Arc::new(basis.compile(subject, &self.node_scopes));
                 self.known.insert(basis, Arc::clone(&compiled));
                 compiled
             }
@@ -168,7 +174,7 @@ impl Compiled {
     }
 
     /// The slots whose rulesets may be other ones than before: of subjects that changed, and of those that a policy
-    /// selects that changed, before or after it did.
+    /// selects that changed, before or after it did; of all, when the node has other scopes.
     fn concerned(&mut self, view: &View) -> Concerned {
         let mut concerned = Concerned::default();
         for difference in self.subjects.diff(&view.subjects) {
@@ -222,6 +228,9 @@ impl Compiled {
                 }
             }
             concerned.namespaces.insert(name.namespace.clone());
+        }
+        if self.node_scopes != view.world.node_scopes {
+            concerned.slots.extend(view.subjects.keys());
         }
         concerned
     }

@@ -21,9 +21,9 @@ mod inbox;
 mod links;
 mod report;
 mod settle;
+mod unattached;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,7 @@ use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
 use crate::compiled::Compiled;
 use crate::guard::Guard;
+use crate::node::Addresses;
 use crate::plan::Rulesets;
 use crate::source::{Answer, Objects, Question, Wrong};
 use answer::{Inquiry, Progress, Trouble};
@@ -52,6 +53,7 @@ use execute::Execution;
 use grace::Grace;
 use inbox::{Inbox, Links};
 use report::Counted;
+use unattached::Unattached;
 
 pub use grace::Graces;
 pub use inbox::Event;
@@ -75,10 +77,10 @@ pub struct Beginning {
     pub node_name: String,
     /// What Services mean.
     pub services: ServiceOptions,
-    /// The node's addresses.
-    pub node_addresses: BTreeSet<IpAddr>,
     /// What is wrong with the guard behind the filters.
     pub guard: Guard,
+    /// What the node takes for itself.
+    pub node_addresses: Addresses,
     /// Who waits for grace periods, and tells this engine.
     pub graces: Graces,
     /// Where the source takes questions; none if it tells all that it knows anyway.
@@ -129,6 +131,7 @@ pub struct Engine {
     /// What is known of the node's interfaces.
     links: links::Links,
     counted: Counted,
+    unattached: Unattached,
     condition: watch::Sender<Condition>,
 }
 
@@ -230,6 +233,7 @@ impl Engine {
             guard,
             links: links::Links::default(),
             counted: Counted::default(),
+            unattached: Unattached::default(),
             condition,
         };
         engine.take_note_of(view);

@@ -11,12 +11,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::TimeVal;
 use podgate_datapath::filter;
 use podgate_datapath::netlink::{Ifindex, Socket};
+use podgate_policy::model::SCOPES;
 use tokio::sync::oneshot;
 
 use crate::guard::Guard;
@@ -25,7 +27,7 @@ use crate::guard::Guard;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Noticed {
     /// The node's addresses are these now.
-    Addresses(BTreeSet<IpAddr>),
+    Addresses(Addresses),
     /// The interface is gone; its number may be another's already.
     LinkGone(Ifindex),
     /// The interface is new, or is not as it was.
@@ -38,12 +40,23 @@ pub enum Noticed {
     Lost,
 }
 
+/// What the node takes for itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The addresses of its interfaces but loopback's, which no packet of a pod can have.
+    pub own: BTreeSet<IpAddr>,
+    /// The broadcast addresses of its links, and the ranges of its local routes: see `World::node_scopes`.
+    pub scopes: BTreeSet<IpNet>,
+}
+
 /// Groups of `linux/rtnetlink.h`.
 mod group {
     pub(super) const LINK: u32 = 1;
     pub(super) const TC: u32 = 4;
     pub(super) const IPV4_ADDRESS: u32 = 5;
+    pub(super) const IPV4_ROUTE: u32 = 7;
     pub(super) const IPV6_ADDRESS: u32 = 9;
+    pub(super) const IPV6_ROUTE: u32 = 11;
 }
 
 /// Message types of `linux/rtnetlink.h`.
@@ -52,6 +65,8 @@ mod kind {
     pub(super) const DELETED_LINK: u16 = 17;
     pub(super) const NEW_ADDRESS: u16 = 20;
     pub(super) const DELETED_ADDRESS: u16 = 21;
+    pub(super) const NEW_ROUTE: u16 = 24;
+    pub(super) const DELETED_ROUTE: u16 = 25;
     pub(super) const DELETED_QDISC: u16 = 37;
     pub(super) const NEW_FILTER: u16 = 44;
     pub(super) const DELETED_FILTER: u16 = 45;
@@ -70,7 +85,7 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Followed {
     /// The node's addresses.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: Addresses,
     /// Dropped when nobody follows any more.
     pub alive: oneshot::Receiver<Infallible>,
 }
@@ -117,7 +132,9 @@ fn monitor() -> io::Result<netlink_sys::Socket> {
         group::LINK,
         group::TC,
         group::IPV4_ADDRESS,
+        group::IPV4_ROUTE,
         group::IPV6_ADDRESS,
+        group::IPV6_ROUTE,
     ] {
         socket.add_membership(group)?;
     }
@@ -127,7 +144,7 @@ fn monitor() -> io::Result<netlink_sys::Socket> {
 fn listen(
     monitor: &netlink_sys::Socket,
     mut owed: Owed,
-    mut addresses: impl FnMut() -> Result<BTreeSet<IpAddr>>,
+    mut addresses: impl FnMut() -> Result<Addresses>,
     notice: impl Fn(Noticed) -> Result<(), Stopped>,
 ) {
     loop {
@@ -195,18 +212,32 @@ fn wait_no_longer_than(monitor: &netlink_sys::Socket, owed: Owed) -> nix::Result
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn addresses_now() -> Result<BTreeSet<IpAddr>> {
+pub fn addresses_now() -> Result<Addresses> {
     addresses(&mut Socket::open().context("open a netlink socket")?)
 }
 
-/// The node's addresses but loopback's, which no packet of a pod can have.
-fn addresses(questions: &mut Socket) -> Result<BTreeSet<IpAddr>> {
+fn addresses(questions: &mut Socket) -> Result<Addresses> {
     let all = questions.addresses().context("read the node's addresses")?;
-    Ok(all
+    let routes = questions
+        .local_routes()
+        .context("read the node's local routes")?;
+    let own: BTreeSet<IpAddr> = all
         .into_iter()
         .map(|on_interface| on_interface.address)
         .filter(|address| !address.is_loopback())
-        .collect())
+        .collect();
+    let scopes = routes
+        .into_iter()
+        .filter_map(|route| IpNet::new(route.network, route.prefix).ok())
+        .map(|route| route.trunc())
+        // Its own addresses have local routes, too; and loopback and link-local addresses are scopes anyway.
+        .filter(|route| {
+            let is_own =
+                route.prefix_len() == route.max_prefix_len() && own.contains(&route.addr());
+            !is_own && !SCOPES.iter().any(|scope| scope.contains(route))
+        })
+        .collect();
+    Ok(Addresses { own, scopes })
 }
 
 /// What a datagram says.
@@ -230,6 +261,9 @@ impl News {
                 (kind::NEW_LINK, Some(interface)) if body.first() == Some(&0) => {
                     self.noticed.push(Noticed::LinkChanged(interface));
                 }
+                (kind::NEW_ROUTE | kind::DELETED_ROUTE, _) if is_local_route(body) => {
+                    self.addresses = true;
+                }
                 (kind::DELETED_LINK, Some(interface)) => {
                     self.noticed.push(Noticed::LinkGone(interface))
                 }
@@ -244,6 +278,14 @@ impl News {
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
+}
+
+/// Whether an `rtmsg` is of a local route or a broadcast address, in the table of those. A router changes others often.
+fn is_local_route(message: &[u8]) -> bool {
+    const LOCAL_TABLE: u8 = 255;
+    const LOCAL: u8 = 2;
+    const BROADCAST: u8 = 3;
+    message.get(4) == Some(&LOCAL_TABLE) && matches!(message.get(7), Some(&(LOCAL | BROADCAST)))
 }
 
 /// Whether a `tcmsg` is about a filter where ours hang: those are hung up at every ADD and every swap.
@@ -330,19 +372,22 @@ mod tests {
     fn addresses_that_cannot_be_read_are_read_again_without_another_message() {
         let (out, told) = std::sync::mpsc::channel();
         let monitor = netlink_sys::Socket::new(NETLINK_ROUTE).unwrap();
-        let address = IpAddr::from([192, 0, 2, 1]);
+        let address = Addresses {
+            own: [IpAddr::from([192, 0, 2, 1])].into(),
+            ..Addresses::default()
+        };
         let mut tries = 0;
         let addresses = || {
             tries += 1;
             anyhow::ensure!(tries > 1, "not yet");
-            Ok([address].into())
+            Ok(address.clone())
         };
         let notice = |noticed| {
             out.send(noticed).unwrap();
             Err(Stopped)
         };
         listen(&monitor, Owed::Addresses, addresses, notice);
-        assert_eq!(told.recv().unwrap(), Noticed::Addresses([address].into()));
+        assert_eq!(told.recv().unwrap(), Noticed::Addresses(address));
     }
 
     #[test]
@@ -356,6 +401,19 @@ mod tests {
     }
 
     #[test]
+    fn routes_of_the_table_local_are_noticed_and_others_are_not() {
+        let route = |table: u8, kind: u8| {
+            let mut bytes = message(24, u32::from_ne_bytes([table, 0, 0, kind]));
+            bytes.extend([0; 4]);
+            let length = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            read(&bytes).addresses
+        };
+        assert!(route(255, 2) && route(255, 3));
+        assert!(!route(254, 1) && !route(254, 2) && !route(255, 1));
+    }
+
+    #[test]
     fn a_message_without_a_length_ends_the_datagram() {
         assert_eq!(read(&[0; 64]), News::default());
     }
@@ -366,6 +424,7 @@ mod tests {
         assert!(
             addresses(&mut questions)
                 .unwrap()
+                .own
                 .iter()
                 .all(|a| !a.is_loopback())
         );

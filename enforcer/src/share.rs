@@ -242,7 +242,8 @@ impl Load<'_> {
             .flat_map(|(policy, _)| policy.ingress.iter().chain(&policy.egress));
         let peers = rules.flat_map(|rule| &rule.peers);
         let asked: BTreeSet<Predicate> = peers
-            .filter_map(|peer| Predicate::of_peer(peer, self.namespace))
+            // The node's own scopes are few, and the same for every block.
+            .filter_map(|peer| Predicate::of_peer(peer, self.namespace, &BTreeSet::new()))
             .collect();
         let answers = asked.iter().map(|predicate| match predicate {
             Predicate::Pods { pods, .. } if excludes_only(pods) => self.own_pods,
@@ -425,7 +426,7 @@ mod tests {
             let peers = &policy.egress[0].peers;
             let asked = peers
                 .iter()
-                .filter_map(|peer| Predicate::of_peer(peer, "ns"));
+                .filter_map(|peer| Predicate::of_peer(peer, "ns", &BTreeSet::new()));
             let asked: BTreeSet<Predicate> = asked.collect();
             let kept: Vec<_> = asked.iter().cloned().map(std::sync::Arc::new).collect();
             let partition = podgate_policy::compile::partition::Partition::of(&kept);

@@ -62,6 +62,9 @@ pub fn peer_address() -> impl Strategy<Value = IpAddr> {
         "9.255.255.255",
         "10.0.0.16",
         "192.0.2.1",
+        "127.0.0.1",
+        "169.254.0.9",
+        "224.0.0.1",
         "255.255.255.255",
     ]
     .into_iter()
@@ -69,6 +72,9 @@ pub fn peer_address() -> impl Strategy<Value = IpAddr> {
         "fcff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         "fd00::10",
         "2001:db8::1",
+        "::1",
+        "fe80::9",
+        "ff02::1",
     ])
     .map(|text| text.parse().expect("an address"))
     .collect::<Vec<IpAddr>>();
@@ -124,7 +130,11 @@ pub fn world() -> impl Strategy<Value = World> {
     });
     let policies = vec((policy_name(), policy()), 0..=6);
     let listed = vec((address(), lists()), 0..=6);
-    let node = (node_addresses(), services::node_name(), services::options());
+    let node = (
+        (node_addresses(), node_scopes()),
+        services::node_name(),
+        services::options(),
+    );
     (
         namespaces,
         pods,
@@ -150,7 +160,8 @@ pub fn world() -> impl Strategy<Value = World> {
                     .collect(),
                 services: services.into_iter().collect(),
                 endpoint_slices: slices.into_iter().collect(),
-                node_addresses: node.0,
+                node_addresses: node.0.0,
+                node_scopes: node.0.1,
                 node_name: node.1,
                 service_options: node.2,
                 listed: listed.into_iter().collect(),
@@ -311,6 +322,16 @@ pub fn node_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
     )
 }
 
+/// Seldom any: a broadcast address, or a range of the universe that the node takes for itself.
+pub fn node_scopes() -> impl Strategy<Value = BTreeSet<IpNet>> {
+    let scopes = vec![
+        prefix(ipv4(15), 32),
+        prefix(ipv4(8), 30),
+        prefix(ipv6(8), 125),
+    ];
+    prop_oneof![3 => Just(BTreeSet::new()), 1 => btree_set(select(scopes), 1..=2)]
+}
+
 /// The `index`th pod. Mostly it has addresses that no other pod has, and is neither finished nor of the node's network.
 pub fn pod(index: usize) -> impl Strategy<Value = Pod> {
     let own = u8::try_from(index + 1).expect("few pods");
@@ -409,7 +430,19 @@ pub fn peer() -> impl Strategy<Value = Peer> {
 
 /// A block with exceptions: most of them inside it, some equal to it, around it or elsewhere.
 pub fn block() -> impl Strategy<Value = Peer> {
-    let prefix = || prop_oneof![12 => prefix_near(), 1 => select(vec![prefix(ipv4(0), 0), prefix(ipv6(0), 0)])];
+    // Around, inside and across scopes.
+    let wide = [
+        "0.0.0.0/0",
+        "::/0",
+        "128.0.0.0/1",
+        "224.0.0.0/4",
+        "169.254.0.0/24",
+        "fe00::/7",
+        "fe80::/64",
+        "ff02::1/128",
+    ]
+    .map(|text| text.parse::<IpNet>().expect("a block"));
+    let prefix = || prop_oneof![12 => prefix_near(), 2 => select(wide.to_vec())];
     (prefix(), vec(prefix_near(), 0..=4)).prop_map(|(cidr, except)| Peer::Block { cidr, except })
 }
 

@@ -19,6 +19,8 @@ pub mod translation;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::compile::facts::Facts;
 use crate::compile::ports::{PortRange, PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
@@ -52,19 +54,23 @@ impl SubjectRulesets {
     }
 }
 
-/// Compiles the policies of `world` that select `subject`. Reads nothing else of the world.
+/// Compiles the policies of `world` that select `subject`. Reads nothing else of the world but the node's scopes.
 pub fn compile_subject(world: &World, subject: &Subject) -> SubjectRulesets {
     let selecting: Vec<&NetworkPolicy> = policies_of(world, &subject.name.namespace)
         .filter(|policy| applies(policy, subject))
         .collect();
-    compile_selecting(&selecting, subject)
+    compile_selecting(&selecting, subject, &world.node_scopes)
 }
 
 /// Compiles these policies, all of which select `subject`.
-pub fn compile_selecting(selecting: &[&NetworkPolicy], subject: &Subject) -> SubjectRulesets {
+pub fn compile_selecting(
+    selecting: &[&NetworkPolicy],
+    subject: &Subject,
+    node_scopes: &BTreeSet<IpNet>,
+) -> SubjectRulesets {
     SubjectRulesets {
-        ingress: compile_direction(Direction::Ingress, selecting, subject),
-        egress: compile_direction(Direction::Egress, selecting, subject),
+        ingress: compile_direction(Direction::Ingress, selecting, subject, node_scopes),
+        egress: compile_direction(Direction::Egress, selecting, subject, node_scopes),
     }
 }
 
@@ -74,7 +80,7 @@ pub fn isolate_selecting(selecting: &[&NetworkPolicy], subject: &Subject) -> Sub
         if selecting.iter().any(|policy| isolates(policy)) {
             Ruleset::isolated(direction, Ports::default(), BTreeMap::new())
         } else {
-            compile_direction(direction, &[], subject)
+            compile_direction(direction, &[], subject, &BTreeSet::new())
         }
     };
     SubjectRulesets {
@@ -149,6 +155,7 @@ fn compile_direction(
     direction: Direction,
     selecting: &[&NetworkPolicy],
     subject: &Subject,
+    node_scopes: &BTreeSet<IpNet>,
 ) -> Ruleset {
     let isolating: Vec<&[Rule]> = selecting
         .iter()
@@ -176,7 +183,7 @@ fn compile_direction(
         for predicate in rule
             .peers
             .iter()
-            .filter_map(|peer| Predicate::of_peer(peer, &subject.name.namespace))
+            .filter_map(|peer| Predicate::of_peer(peer, &subject.name.namespace, node_scopes))
         {
             let of_predicate = by_predicate.entry(predicate).or_default();
             if of_predicate.last() != Some(&number) {

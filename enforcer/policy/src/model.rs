@@ -16,6 +16,9 @@ pub use service::{
     ServiceEgress, ServiceOptions, ServicePort, TrafficPolicy,
 };
 
+pub use scope::SCOPES;
+
+mod scope;
 mod service;
 
 /// Labels of an object, key to value.
@@ -41,6 +44,9 @@ pub struct World {
     pub endpoint_slices: OrdMap<ObjectName, Arc<EndpointSlice>>,
     /// Addresses of this node, from netlink. The cluster address of a Service is none, whatever interface has it.
     pub node_addresses: Vec<IpAddr>,
+    /// What else is a scope on this node, beside [`SCOPES`]: the broadcast addresses of its links, and the ranges that it
+    /// takes for itself (local routes).
+    pub node_scopes: BTreeSet<IpNet>,
     /// Which lists an address is in, whoever has it. An address that is not here is in none.
     pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
     /// This node's name, as pods and endpoints have it; none if it is not known.
@@ -234,7 +240,8 @@ pub enum Peer {
         /// Which pods of those; the empty selector means all.
         pods: Selector,
     },
-    /// Addresses in `cidr` that are in none of `except`. IPv4 blocks hold IPv4 addresses only, IPv6 blocks
+    /// Addresses in `cidr` that are in none of `except`, and in no scope ([`SCOPES`]) that the block does not lie inside;
+    /// all of a family without exceptions is all of it. IPv4 blocks hold IPv4 addresses only, IPv6 blocks
     /// IPv6 addresses only.
     Block {
         /// The block, host bits zero.

@@ -9,12 +9,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 pub use services::{is_redirected, may_be_redirected, needs_its_address};
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use crate::model::{
-    NamedPort, Namespaces, NetworkPolicy, ObjectName, Peer, Pod, PodUid, Port, Rule, Selector,
-    World,
+    NamedPort, Namespaces, NetworkPolicy, ObjectName, Peer, Pod, PodUid, Port, Rule, SCOPES,
+    Selector, World,
 };
 
 /// Whether `subject` may take part in `connection`.
@@ -162,7 +164,9 @@ fn rules(policy: &NetworkPolicy, direction: Direction) -> &[Rule] {
 fn peer_matches(world: &World, subject: &Subject, peer: &Peer, address: IpAddr) -> bool {
     match peer {
         Peer::Block { cidr, except } => {
-            cidr.contains(&address) && !except.iter().any(|hole| hole.contains(&address))
+            cidr.contains(&address)
+                && !except.iter().any(|hole| hole.contains(&address))
+                && is_within_scope(world, cidr, except, address)
         }
         Peer::Pods { namespaces, pods } => pod_at(world, address).is_some_and(|(name, pod)| {
             let in_namespace = match namespaces {
@@ -180,6 +184,15 @@ fn peer_matches(world: &World, subject: &Subject, peer: &Peer, address: IpAddr) 
             .is_some_and(|lists| lists.contains(list)),
         Peer::Invalid => false,
     }
+}
+
+/// Whether a block may speak of an address that it holds: that is in no scope, or in scopes around the whole block. A
+/// block of everything speaks of everything.
+fn is_within_scope(world: &World, cidr: &IpNet, except: &[IpNet], address: IpAddr) -> bool {
+    let is_everything = cidr.prefix_len() == 0 && except.is_empty();
+    let scopes = SCOPES.iter().chain(&world.node_scopes);
+    let mut around = scopes.filter(|scope| scope.contains(&address));
+    is_everything || around.all(|scope| scope.contains(cidr))
 }
 
 /// Items 20 to 26. A name means what the destination calls by it: the subject on ingress, the peer on egress.

@@ -151,7 +151,8 @@ fn other_family(world: &World) -> World {
         .into_iter()
         .map(|(name, mut service)| {
             let changed = Arc::make_mut(&mut service);
-            let external = changed.external_addresses.iter_mut();
+            let of_balancers = changed.balancer_addresses.iter_mut();
+            let external = changed.external_addresses.iter_mut().chain(of_balancers);
             for address in changed.cluster_addresses.iter_mut().chain(external) {
                 *address = other_address(*address);
             }

@@ -122,7 +122,7 @@ proptest! {
     #[test]
     fn the_longest_prefix_knows_every_block_at_every_boundary(peers in vec(arbitrary::block(), 0..8)) {
         let predicates: BTreeSet<Arc<Predicate>> =
-            peers.iter().filter_map(|peer| Predicate::of_peer(peer, "x")).map(Arc::new).collect();
+            peers.iter().filter_map(|peer| Predicate::of_peer(peer, "x", &BTreeSet::new())).map(Arc::new).collect();
         let partition = Partition::of(&predicates);
         let boundaries: Vec<IpNet> = partition.prefixes().keys().copied().collect();
         for address in boundaries.into_iter().flat_map(around) {

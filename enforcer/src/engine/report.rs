@@ -105,6 +105,7 @@ impl Engine {
         }
         warnings.extend(self.links.reports().iter().cloned());
         warnings.extend(self.guard.unsupported.iter().cloned());
+        warnings.extend(self.unattached.warning());
         let mut reasons = errors;
         reasons.extend(self.guard.failed.iter().cloned());
         reasons.extend(self.unreadable.iter().cloned());
@@ -142,6 +143,9 @@ impl Engine {
     /// Says how things are to whoever asks for health, and sets the gauges.
     pub(super) fn publish(&mut self) {
         let others = self.with_another_baseline();
+        let cluster = &self.cluster;
+        self.unattached
+            .look(Instant::now(), || cluster.without_attachment());
         let now = self.condition_now(others);
         self.condition.send_if_modified(|before| {
             let changed = *before != now;
@@ -162,6 +166,8 @@ impl Engine {
         }
         let suspended = self.compiled.suspended().len();
         metrics::gauge!("podgate_namespaces_suspended").set(figure(suspended as u64));
+        metrics::gauge!("podgate_pods_without_attachment")
+            .set(figure(self.unattached.number() as u64));
         let late = u8::from(self.grace.is_late(Instant::now()));
         metrics::gauge!("podgate_grace_period_late").set(late);
         for of in self.built.planner.occupancy() {

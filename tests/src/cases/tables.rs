@@ -13,6 +13,7 @@ use podgate_datapath::record::{
     Baseline, Generation, Hook as Attached, Identity, PodName, Record, Slot,
 };
 use podgate_enforcer::cluster::Cluster;
+use podgate_enforcer::node::Addresses;
 use podgate_enforcer::plan::{Capacities, Planner};
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::Verdict;
@@ -68,7 +69,10 @@ impl Default for Tables {
         let nodes = Node::BOTH.map(|node| {
             let mut cluster = Cluster::default();
             let addresses = paper.places.nodes[node.index()].addresses.both();
-            cluster.set_node_addresses(addresses.into());
+            cluster.set_node_addresses(Addresses {
+                own: addresses.into(),
+                ..Addresses::default()
+            });
             NodeTables {
                 cluster,
                 planner: Planner::new(CAPACITIES),

@@ -361,6 +361,40 @@ fn a_pod_that_was_added_under_another_mode_than_the_enforcers_is_told_of() {
 }
 
 #[test]
+fn a_pod_that_a_chain_without_podgate_added_is_told_of() {
+    let node = Node::new();
+    node.apply("namespace", &namespace("default"));
+    let enforcer = Enforcer::start(&node);
+    let mut unpoliced = node.ptp(json!({}));
+    unpoliced
+        .plugins
+        .retain(|plugin| plugin["type"] != "podgate");
+    let open = Pod::start(&node, &unpoliced, "open");
+    let policed = Pod::start(&node, &node.ptp(json!({})), "policed");
+    for (name, added) in [("open", &open), ("policed", &policed)] {
+        let address = added.addresses[0];
+        let status = format!("status: {{podIPs: [{{ip: {address}}}]}}\n");
+        node.apply(name, &(pod(name, "app: web") + &status));
+    }
+    wait_until("the pod is told of", || {
+        let (status, said) = enforcer.readiness(&node);
+        status == 200 && said.contains("warning: 1 pods of this node have no attachment")
+    });
+    let (_, said) = enforcer.readiness(&node);
+    assert!(
+        said.contains("default/open") && !said.contains("default/policed"),
+        "{said}"
+    );
+    assert!(
+        enforcer.log().contains("pod=default/open"),
+        "{}",
+        enforcer.log()
+    );
+    let figure = "podgate_pods_without_attachment 1";
+    assert!(enforcer.metrics(&node).contains(figure));
+}
+
+#[test]
 fn what_was_counted_outlives_a_new_table_set() {
     let (node, enforcer) = scene();
     node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));

@@ -28,7 +28,7 @@ use workload::Workload;
 /// What is known of peers, told apart as far as some questions ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Without policies.
+    /// Without policies, and without the scopes by which they are read.
     world: World,
     questions: Questions,
     /// What the labels and ports of every workload answer. Blocks apart, which depend on the address.
@@ -90,7 +90,7 @@ impl Facts {
         &self.questions
     }
 
-    /// Of what; without policies.
+    /// Of what; without policies and scopes.
     pub fn world(&self) -> &World {
         &self.world
     }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::compile::translation::Translation;
 use crate::model::{
-    ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, Selector,
+    ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, SCOPES, Selector,
 };
 
 /// Something that is true or false of an address, in one form only: equal questions are equal values.
@@ -22,7 +22,7 @@ pub enum Predicate {
     Block {
         /// The block.
         cidr: IpNet,
-        /// Sorted; each strictly inside `cidr`, none inside another.
+        /// The scopes inside it included. Sorted; each strictly inside `cidr`, none inside another.
         except: Vec<IpNet>,
     },
     /// The address is that of a pod whose labels match, in a known namespace whose labels match.
@@ -44,8 +44,8 @@ pub enum Predicate {
 }
 
 impl Predicate {
-    /// What `peer` asks, in a policy of `namespace`; nothing if nobody can match it.
-    pub fn of_peer(peer: &Peer, namespace: &str) -> Option<Self> {
+    /// What `peer` asks, in a policy of `namespace` on a node with these scopes; nothing if nobody can match it.
+    pub fn of_peer(peer: &Peer, namespace: &str, node_scopes: &BTreeSet<IpNet>) -> Option<Self> {
         match peer {
             Peer::Pods {
                 namespaces: Namespaces::Own,
@@ -66,8 +66,13 @@ impl Predicate {
                 if except.iter().any(|hole| hole.contains(&cidr)) {
                     return None;
                 }
+                let is_everything = cidr.prefix_len() == 0 && except.is_empty();
+                let scopes = SCOPES.iter().chain(node_scopes);
+                // A scope around the block takes nothing away. Two networks contain one another or are apart.
+                let scopes = scopes.filter(|scope| !is_everything && !scope.contains(&cidr));
                 let inside: BTreeSet<IpNet> = except
                     .iter()
+                    .chain(scopes)
                     .map(IpNet::trunc)
                     .filter(|hole| cidr.contains(hole))
                     .collect();

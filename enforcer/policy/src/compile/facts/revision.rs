@@ -170,6 +170,7 @@ impl<'a> Revision<'a> {
         }
         self.next.world = World {
             policies: OrdMap::new(),
+            node_scopes: BTreeSet::new(),
             ..world.clone()
         };
         self.look_at_services(world);
@@ -193,6 +194,12 @@ impl<'a> Revision<'a> {
                         .cluster_address(*address, name, is_there);
                     self.stale.insert(*address);
                     node_differs |= world.node_addresses.contains(address);
+                }
+                for address in &service.external_addresses {
+                    self.next
+                        .redirects
+                        .external_address(*address, name, is_there);
+                    self.stale.insert(*address);
                 }
             }
             self.unheard.insert(Claimant::Service(name.clone()));
