@@ -273,7 +273,7 @@ mod tests {
         let mut numbers: Vec<u8> = REASONS.iter().map(|(reason, _)| *reason as u8).collect();
         numbers.sort_unstable();
         let passes = Reason::Established as u8..=Reason::Fragment as u8;
-        let drops = Reason::Policy as u8..=Reason::Torn as u8;
+        let drops = Reason::Policy as u8..=Reason::OffloadMetadata as u8;
         assert_eq!(numbers, passes.chain(drops).collect::<Vec<_>>());
     }
 }

@@ -85,13 +85,22 @@ fn addresses_of(world: &World, subject: &Subject) -> Vec<IpAddr> {
     ]
 }
 
+/// Whether the node takes what is sent there for its own, as far as the kernel can tell without its routes.
+fn is_taken_by_the_node(peer: IpAddr) -> bool {
+    peer.is_multicast()
+        || match peer {
+            IpAddr::V4(peer) => peer.is_broadcast() || peer.is_loopback(),
+            IpAddr::V6(_) => false,
+        }
+}
+
 /// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, a tunnel to whoever
 /// listens, and one from the node that the node did not make, which the pod could answer into.
 fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) -> bool {
     let peer = connection.peer;
     match (connection.direction, connection.transport) {
         (Judged::Egress, transport) => {
-            own.contains(&peer) || (peer == IpAddr::from([255; 4]) && transport.is_tunnel())
+            own.contains(&peer) || (is_taken_by_the_node(peer) && transport.is_tunnel())
         }
         (Judged::Ingress, transport @ Transport::Other(_)) => {
             transport.is_tunnel() && world.node_addresses.contains(&peer)
