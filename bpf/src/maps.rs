@@ -1,9 +1,10 @@
 //! The kernel's tables. The sizes here are the smallest that make sense; whoever loads the object sets others.
 
 use aya_ebpf::bindings::{
-    BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FRAG_NEEDED,
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
-    BPF_RB_NO_WAKEUP,
+    BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_BLACKHOLE,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST, BPF_RB_NO_WAKEUP,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64};
 use aya_ebpf::macros::map;
@@ -89,9 +90,9 @@ fn read(word: *const u64) -> u64 {
 }
 
 impl Maps<'_> {
-    /// What the node's routes say of a packet, and where it goes next, if anywhere.
+    /// What the node's routes say of a packet, and if it is forwarded, where to and by which interface.
     #[inline(always)]
-    fn route(&self, interface: u32, source: Address, destination: Address) -> (u32, Address) {
+    fn route(&self, interface: u32, source: Address, destination: Address) -> (u32, Address, u32) {
         const AF_INET: u32 = 2;
         const AF_INET6: u32 = 10;
         // `struct bpf_fib_lookup` by its words (Linux 4.18): 0 family and protocol, 2 interface, 4 to 7 source,
@@ -122,8 +123,16 @@ impl Maps<'_> {
         } else {
             Address::from_words([a, b, c, d])
         };
-        (result as u32, next_hop)
+        (result as u32, next_hop, lookup[2])
     }
+}
+
+/// Whether the answer of the routes is that the packet goes on as it is. The next hop may not be known yet.
+#[inline(always)]
+fn is_forwarded(result: u32) -> bool {
+    result == BPF_FIB_LKUP_RET_SUCCESS
+        || result == BPF_FIB_LKUP_RET_NO_NEIGH
+        || result == BPF_FIB_LKUP_RET_FRAG_NEEDED
 }
 
 impl Tables for Maps<'_> {
@@ -233,20 +242,23 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool {
-        // Anything but "forwarded to somebody" has this answer where the node forwards at all: local, broadcast,
-        // anycast, and no route.
-        self.route(interface, source, destination).0 == BPF_FIB_LKUP_RET_NOT_FWDED
+    fn is_delivered_here(&self, link: u32, source: Address, destination: Address) -> bool {
+        // Local, broadcast and anycast addresses and no route are "not forwarded"; a route with a lightweight tunnel,
+        // which may take the packet apart here (SRv6, `End.DT6`), has an answer of its own.
+        !is_forwarded(self.route(link, source, destination).0)
     }
 
     #[inline(always)]
-    fn is_sent_on(&self, interface: u32, source: Address, destination: Address) -> bool {
-        let (result, next_hop) = self.route(interface, source, destination);
-        // The neighbour may not be known yet.
-        let is_forwarded = result == BPF_FIB_LKUP_RET_SUCCESS
-            || result == BPF_FIB_LKUP_RET_NO_NEIGH
-            || result == BPF_FIB_LKUP_RET_FRAG_NEEDED;
-        is_forwarded && next_hop != destination
+    fn leaves_link(&self, link: u32, source: Address, destination: Address) -> bool {
+        let (result, next_hop, by) = self.route(link, source, destination);
+        // Where the node forwards nothing, or not this, it stays; a lightweight tunnel may take it anywhere.
+        let stays = result == BPF_FIB_LKUP_RET_NOT_FWDED
+            || result == BPF_FIB_LKUP_RET_FWD_DISABLED
+            || result == BPF_FIB_LKUP_RET_BLACKHOLE
+            || result == BPF_FIB_LKUP_RET_UNREACHABLE
+            || result == BPF_FIB_LKUP_RET_PROHIBIT;
+        let is_neighbors = is_forwarded(result) && next_hop == destination && by == link;
+        !stays && !is_neighbors
     }
 
     #[inline(always)]

@@ -56,8 +56,9 @@ impl Cluster {
 
     /// The source now says these things other than before.
     pub fn apply(&mut self, changes: Vec<Change>) {
-        let mut pods = BTreeSet::new();
+        let (mut pods, mut nodes_changed) = (BTreeSet::new(), false);
         for change in changes {
+            nodes_changed |= matches!(change, Change::Node(..));
             match &change {
                 Change::Pod(name, _) => {
                     if let Some(known) = self.source.pods.get(name) {
@@ -68,6 +69,7 @@ impl Cluster {
                 Change::Namespace(..)
                 | Change::Policy(..)
                 | Change::Listed(..)
+                | Change::Node(..)
                 | Change::Service(..)
                 | Change::EndpointSlice(..) => {}
             }
@@ -77,6 +79,10 @@ impl Cluster {
             if let Some(known) = self.source.pods.get(name) {
                 self.claims.list(name, &known.pod.addresses);
             }
+        }
+        if nodes_changed {
+            let addresses = self.source.nodes.values().flat_map(|node| node.iter());
+            self.view.world.cluster_nodes = addresses.copied().collect();
         }
         self.view.world.namespaces = self.source.namespaces.clone();
         self.view.world.policies = self.source.policies.clone();

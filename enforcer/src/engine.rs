@@ -196,7 +196,8 @@ impl Engine {
         let lock = Lock::take(&paths)?;
         attachments::sweep_attachments(&paths, &lock)?;
         let mut reader = Reader::default();
-        let files = attachments::read_attachments(&paths, &mut reader, &cluster)?;
+        let mut files = attachments::read_attachments(&paths, &mut reader, &cluster)?;
+        attachments::bind_hardware(&paths, &mut files.records, &lock);
         cluster.set_attachments(files.records);
         let view = cluster.view();
         let mut compiled = Compiled::default();

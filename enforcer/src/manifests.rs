@@ -140,6 +140,12 @@ impl Manifests {
                             .services
                             .insert(name.clone(), service.clone());
                     }
+                    (ObjectKey::Node(name), Object::Node(addresses)) => {
+                        snapshot
+                            .objects
+                            .nodes
+                            .insert(name.clone(), addresses.clone());
+                    }
                     (ObjectKey::EndpointSlice(name), Object::EndpointSlice(slice)) => {
                         snapshot
                             .objects
@@ -151,6 +157,7 @@ impl Manifests {
                         | ObjectKey::Pod(_)
                         | ObjectKey::Policy(_)
                         | ObjectKey::Service(_)
+                        | ObjectKey::Node(_)
                         | ObjectKey::EndpointSlice(_),
                         _,
                     ) => unreachable!("an object's key is made with the object"),

@@ -5,6 +5,7 @@
 //! follow::<Pods> ───────┤
 //! follow::<Policies> ───┼─ Message ──► Source: a store a kind ── Update ──► engine
 //! follow::<Services> ───┤
+//! follow::<Nodes> ──────┤
 //! follow::<Endpoint…> ──┘
 //! ```
 
@@ -22,7 +23,8 @@ use crate::api::{Changed, Said, Store, follow};
 use crate::engine::Event;
 use crate::source::{Change, Freshness};
 use crate::watched::{
-    self, EndpointSlices, Ends, Namespaces, PodChanges, Pods, Policies, Services, Told, Watching,
+    self, EndpointSlices, Ends, Namespaces, Nodes, PodChanges, Pods, Policies, Services, Told,
+    Watching,
 };
 
 /// Something for the source.
@@ -34,6 +36,8 @@ enum Message {
     Pods(Said<Pods>),
     /// Of policies.
     Policies(Said<Policies>),
+    /// Of nodes.
+    Nodes(Said<Nodes>),
     /// Of Services.
     Services(Said<Services>),
     /// Of EndpointSlices.
@@ -46,6 +50,7 @@ struct Source {
     namespaces: Store<Namespaces>,
     pods: Store<Pods>,
     policies: Store<Policies>,
+    nodes: Store<Nodes>,
     services: Store<Services>,
     endpoint_slices: Store<EndpointSlices>,
     /// What the engine has not been told.
@@ -78,6 +83,8 @@ impl Watching for Source {
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Policies));
         let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Nodes));
+        let (client, out) = both();
         watches.spawn(follow(client, out, Message::Services));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::EndpointSlices));
@@ -99,6 +106,12 @@ impl Watching for Source {
             Message::Policies(said) => {
                 let changed = self.policies.take(said);
                 self.note(changed, Change::Policy);
+            }
+            Message::Nodes(said) => {
+                let changed = self.nodes.take(said);
+                self.note(changed, |name, addresses| {
+                    Change::Node(name.name, addresses)
+                });
             }
             Message::Services(said) => {
                 let changed = self.services.take(said);
@@ -137,6 +150,7 @@ impl Watching for Source {
             self.namespaces.freshness(),
             self.pods.freshness(),
             self.policies.freshness(),
+            self.nodes.freshness(),
             self.services.freshness(),
             self.endpoint_slices.freshness(),
         ]
@@ -154,11 +168,12 @@ impl Source {
             .extend(changes.map(|(name, value)| change(name, value)));
     }
 
-    fn kinds(&self) -> [KindHealth<'_>; 5] {
+    fn kinds(&self) -> [KindHealth<'_>; 6] {
         [
             KindHealth::of(&self.namespaces),
             KindHealth::of(&self.pods),
             KindHealth::of(&self.policies),
+            KindHealth::of(&self.nodes),
             KindHealth::of(&self.services),
             KindHealth::of(&self.endpoint_slices),
         ]

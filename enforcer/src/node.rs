@@ -4,7 +4,7 @@
 //! netlink groups ──► thread ── Noticed ──► mailbox of the engine
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
@@ -32,6 +32,8 @@ pub enum Noticed {
     LinkGone(Ifindex),
     /// The interface is new, or is not as it was.
     LinkChanged(Ifindex),
+    /// The interface is a port of another bridge than before, or of none.
+    MasterChanged(Ifindex),
     /// On the interface a filter or a queueing discipline was removed, or somebody else hung a filter up.
     FiltersChanged(Ifindex),
     /// What is wrong with the guard behind the filters, now that it is something else.
@@ -147,6 +149,7 @@ fn listen(
     mut addresses: impl FnMut() -> Result<Addresses>,
     notice: impl Fn(Noticed) -> Result<(), Stopped>,
 ) {
+    let mut masters = Masters::default();
     loop {
         if let Err(error) = wait_no_longer_than(monitor, owed) {
             tracing::error!(%error, "netlink cannot be listened to with a limit");
@@ -156,7 +159,7 @@ fn listen(
             noticed: Vec::new(),
         };
         match monitor.recv_from_full() {
-            Ok((datagram, from)) if from.port_number() == 0 => news.read(&datagram),
+            Ok((datagram, from)) if from.port_number() == 0 => news.read(&datagram, &mut masters),
             // Not from the kernel.
             Ok(_) => {}
             Err(error)
@@ -249,7 +252,7 @@ struct News {
 }
 
 impl News {
-    fn read(&mut self, mut rest: &[u8]) {
+    fn read(&mut self, mut rest: &[u8], masters: &mut Masters) {
         while let Some((length, header)) = header(rest) {
             let body = &rest[HEADER..length];
             // `ifinfomsg` and `tcmsg` both have the interface's number at byte 4.
@@ -260,11 +263,15 @@ impl News {
                 // Of other families are the kernel's words about a bridge's ports and about IPv6.
                 (kind::NEW_LINK, Some(interface)) if body.first() == Some(&0) => {
                     self.noticed.push(Noticed::LinkChanged(interface));
+                    if masters.differ(interface, body) {
+                        self.noticed.push(Noticed::MasterChanged(interface));
+                    }
                 }
                 (kind::NEW_ROUTE | kind::DELETED_ROUTE, _) if is_local_route(body) => {
                     self.addresses = true;
                 }
                 (kind::DELETED_LINK, Some(interface)) => {
+                    masters.0.remove(&interface);
                     self.noticed.push(Noticed::LinkGone(interface))
                 }
                 (kind::DELETED_QDISC | kind::DELETED_FILTER, Some(interface)) => {
@@ -286,6 +293,44 @@ fn is_local_route(message: &[u8]) -> bool {
     const LOCAL: u8 = 2;
     const BROADCAST: u8 = 3;
     message.get(4) == Some(&LOCAL_TABLE) && matches!(message.get(7), Some(&(LOCAL | BROADCAST)))
+}
+
+/// What interfaces were ports of when the kernel last said it. An interface that flaps says it each time, and concerns
+/// nobody.
+#[derive(Debug, Default)]
+struct Masters(BTreeMap<Ifindex, u32>);
+
+impl Masters {
+    /// Whether an `ifinfomsg` names another master than before; 0 is none.
+    fn differ(&mut self, interface: Ifindex, message: &[u8]) -> bool {
+        /// Length of `struct ifinfomsg`.
+        const LENGTH: usize = 16;
+        const IFLA_MASTER: u16 = 10;
+        let mut rest = message.get(LENGTH..).unwrap_or_default();
+        let mut master = 0;
+        while let Some((length, kind)) = attribute(rest) {
+            let value = rest.get(4..8).and_then(|bytes| bytes.try_into().ok());
+            if kind == IFLA_MASTER && length == 8 {
+                master = value.map_or(0, u32::from_ne_bytes);
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        let before = if master == 0 {
+            self.0.remove(&interface)
+        } else {
+            self.0.insert(interface, master)
+        };
+        before.unwrap_or(0) != master
+    }
+}
+
+/// Length and type of the first attribute, if it is whole.
+fn attribute(bytes: &[u8]) -> Option<(usize, u16)> {
+    let length = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+    (4..=bytes.len())
+        .contains(&length)
+        .then_some((length, kind))
 }
 
 /// Whether a `tcmsg` is about a filter where ours hang: those are hung up at every ADD and every swap.
@@ -323,8 +368,43 @@ mod tests {
 
     fn read(datagram: &[u8]) -> News {
         let mut news = News::default();
-        news.read(datagram);
+        news.read(datagram, &mut Masters::default());
         news
+    }
+
+    #[test]
+    fn another_master_is_noticed_once_and_a_flapping_interface_is_not() {
+        let link = |interface: u32, master: Option<u32>| {
+            let mut bytes = message(16, interface);
+            bytes.extend([0; 8]);
+            // A name before it.
+            bytes.extend([7, 0, 3, 0, b'v', b'0', 0, 0]);
+            if let Some(master) = master {
+                bytes.extend([8, 0, 10, 0]);
+                bytes.extend(master.to_ne_bytes());
+            }
+            let length = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            bytes
+        };
+        let mut masters = Masters::default();
+        let mut said = |interface, master| {
+            let mut news = News::default();
+            news.read(&link(interface, master), &mut masters);
+            // Each says first that something changed.
+            assert_eq!(
+                news.noticed.remove(0),
+                Noticed::LinkChanged(Ifindex(interface))
+            );
+            news.noticed
+        };
+        let changed = [Noticed::MasterChanged(Ifindex(7))];
+        assert_eq!(said(7, None), []);
+        assert_eq!(said(7, Some(3)), changed);
+        assert_eq!(said(7, Some(3)), []);
+        assert_eq!(said(7, Some(4)), changed);
+        assert_eq!(said(7, None), changed);
+        assert_eq!(said(7, None), []);
     }
 
     #[test]

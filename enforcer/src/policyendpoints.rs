@@ -38,7 +38,9 @@ use crate::api::health::{self, KindHealth};
 use crate::api::{Changed, Kind, Said, Store, follow, follow_selected};
 use crate::engine::Event;
 use crate::source::{Change, Freshness};
-use crate::watched::{self, EndpointSlices, Ends, PodChanges, Pods, Services, Told, Watching};
+use crate::watched::{
+    self, EndpointSlices, Ends, Nodes, PodChanges, Pods, Services, Told, Watching,
+};
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
 use unsupported::ClusterPolicyEndpoints;
@@ -54,6 +56,8 @@ enum Message {
     Policies(Said<OwnerPolicies>),
     /// Of pods of this node.
     Pods(Said<Pods>),
+    /// Of nodes.
+    Nodes(Said<Nodes>),
     /// Of Services.
     Services(Said<Services>),
     /// Of EndpointSlices.
@@ -69,10 +73,11 @@ struct Source {
     unsupported: Store<ClusterPolicyEndpoints>,
     policies: Store<OwnerPolicies>,
     pods: Store<Pods>,
+    nodes: Store<Nodes>,
     services: Store<Services>,
     endpoints: Store<EndpointSlices>,
     state: State,
-    /// Changes of Services and EndpointSlices that the engine has not been told.
+    /// Changes of nodes, Services and EndpointSlices that the engine has not been told.
     changes: Vec<Change>,
     /// When everything had been listed for the first time.
     listed_at: Option<Instant>,
@@ -115,6 +120,8 @@ impl Watching for Source {
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Policies));
         let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Nodes));
+        let (client, out) = both();
         watches.spawn(follow(client, out, Message::Services));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Endpoints));
@@ -140,6 +147,11 @@ impl Watching for Source {
             Message::Pods(said) => {
                 let changed = self.pods.take(said);
                 self.hear(changed, Heard::Pod, now);
+            }
+            Message::Nodes(said) => {
+                let changed = self.nodes.take(said).into_iter();
+                let changes = changed.map(|(name, value)| Change::Node(name.name, value));
+                self.changes.extend(changes);
             }
             Message::Services(said) => {
                 let changed = self.services.take(said).into_iter();
@@ -198,6 +210,7 @@ impl Watching for Source {
             self.unsupported.freshness(),
             self.policies.freshness(),
             self.pods.freshness(),
+            self.nodes.freshness(),
             self.services.freshness(),
             self.endpoints.freshness(),
         ]
@@ -210,6 +223,7 @@ impl Source {
         self.slices.is_synced()
             && self.policies.is_synced()
             && self.pods.is_synced()
+            && self.nodes.is_synced()
             && self.services.is_synced()
             && self.endpoints.is_synced()
     }
@@ -225,12 +239,13 @@ impl Source {
         }
     }
 
-    fn kinds(&self) -> [KindHealth<'_>; 6] {
+    fn kinds(&self) -> [KindHealth<'_>; 7] {
         [
             KindHealth::of(&self.slices),
             KindHealth::of(&self.unsupported),
             KindHealth::of(&self.policies),
             KindHealth::of(&self.pods),
+            KindHealth::of(&self.nodes),
             KindHealth::of(&self.services),
             KindHealth::of(&self.endpoints),
         ]

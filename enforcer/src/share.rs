@@ -253,7 +253,10 @@ impl Load<'_> {
                 self.all_pods
             }
             Predicate::Pods { .. } | Predicate::ClusterPods { .. } => FOUND,
-            Predicate::OwnNode | Predicate::Block { .. } | Predicate::Listed(_) => 0,
+            Predicate::OwnNode
+            | Predicate::OtherNode
+            | Predicate::Block { .. }
+            | Predicate::Listed(_) => 0,
         });
         let answers: usize = answers.sum();
         let (overlaps, boundaries) = overlaps_of_blocks(&asked);

@@ -32,6 +32,8 @@ pub enum Change {
     Policy(ObjectName, Option<Arc<NetworkPolicy>>),
     /// The lists that an address is in.
     Listed(IpAddr, Option<Arc<BTreeSet<ListName>>>),
+    /// A node, by name: its addresses.
+    Node(String, Option<Arc<BTreeSet<IpAddr>>>),
     /// A Service.
     Service(ObjectName, Option<Arc<Service>>),
     /// An EndpointSlice.
@@ -104,6 +106,8 @@ pub struct Objects {
     pub policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
     /// Addresses that are in lists.
     pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
+    /// Addresses of nodes, this one included.
+    pub nodes: OrdMap<String, Arc<BTreeSet<IpAddr>>>,
     /// Services.
     pub services: OrdMap<ObjectName, Arc<Service>>,
     /// EndpointSlices.
@@ -118,6 +122,7 @@ impl Objects {
             Change::Pod(name, object) => put(&mut self.pods, name, object),
             Change::Policy(name, object) => put(&mut self.policies, name, object),
             Change::Listed(address, lists) => put(&mut self.listed, address, lists),
+            Change::Node(name, addresses) => put(&mut self.nodes, name, addresses),
             Change::Service(name, object) => put(&mut self.services, name, object),
             Change::EndpointSlice(name, object) => put(&mut self.endpoint_slices, name, object),
         }
@@ -136,7 +141,9 @@ impl Objects {
             .map(|(name, object)| Change::Service(name, object));
         let slices = differing(&self.endpoint_slices, &new.endpoint_slices)
             .map(|(name, object)| Change::EndpointSlice(name, object));
-        let facts = namespaces.chain(pods).chain(listed);
+        let nodes = differing(&self.nodes, &new.nodes)
+            .map(|(name, addresses)| Change::Node(name, addresses));
+        let facts = namespaces.chain(pods).chain(listed).chain(nodes);
         facts
             .chain(policies)
             .chain(services)

@@ -29,7 +29,7 @@ use crate::api::{Changed, Kind, Store};
 use crate::engine::Event;
 use crate::source::{Answer, Freshness, Question};
 use asking::Asking;
-pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
+pub use kinds::{EndpointSlices, Namespaces, Nodes, Pods, Policies, Services};
 pub(crate) use told::Told;
 
 /// Messages on their way to the source; then the watches wait.

@@ -19,7 +19,9 @@ mod write;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use podgate_abi::{Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, Verdict, decide};
+use podgate_abi::{
+    ATTACHMENT_HEAD, Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, Verdict, decide,
+};
 
 pub use host::{FlowMemory, HostTables};
 pub use load::Sizes;
@@ -36,7 +38,7 @@ pub const SLOT: Slot = 0;
 pub const HZ: u32 = 1_000_000;
 
 /// Words of an attachment.
-pub const ATTACHMENT_WORDS: usize = 3 + 2 * MAX_ADDRESSES;
+pub const ATTACHMENT_WORDS: usize = ATTACHMENT_HEAD + 2 * MAX_ADDRESSES;
 
 /// The interface that the programs believe to stand on: the loopback, which is in every namespace.
 const INTERFACE: u32 = 1;

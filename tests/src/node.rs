@@ -34,7 +34,7 @@ pub use frames::{Frames, Offload};
 pub use plugin::{Answer, Call, binary};
 pub use pod::Pod;
 pub use traffic::{LOST, arrives, connects, is_lost, wait_until};
-pub use wire::Cable;
+pub use wire::{Cable, checksum};
 
 /// A bpffs, mounted as long as this value lives.
 #[derive(Debug)]

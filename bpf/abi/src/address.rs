@@ -13,6 +13,10 @@ impl Address {
     /// `::`, and the filler of unused places.
     pub const UNSPECIFIED: Self = Self([0; 4]);
 
+    /// All DHCP servers and relays of a link (RFC 8415 section 7.1).
+    pub const ALL_DHCP_SERVERS: Self =
+        Self::new([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]);
+
     /// The address with these bytes.
     #[inline(always)]
     pub const fn new(octets: [u8; 16]) -> Self {

@@ -1,7 +1,8 @@
 //! The verdict.
 //!
 //! ```text
-//! record? ─► ethertype, parse ─► own source address ─► neighbours ─► node, own ─► fragment ─► flow? ─► judge
+//! record? ─► hardware address ─► ethertype, parse ─► for the pod? ─► own source address ─► neighbors, DHCP
+//!                                                       └─► node, own ─► fragment ─► flow? ─► judge
 //! ```
 //!
 //! Nothing here loops over rules, blocks or ports: the cost does not depend on the policy.
@@ -20,7 +21,7 @@ mod neighbours;
 mod track;
 
 use judge::{judge, peer_word};
-use neighbours::{examine_arp, examine_neighbour, is_listener_discovery};
+use neighbours::{dhcp, examine_arp, examine_listener, examine_neighbour};
 use track::{find_flow, record};
 
 /// Where a packet was met.
@@ -51,6 +52,8 @@ struct Subject {
     from_pod: PolicyWord,
     life: Life,
     routes: bool,
+    /// The interface by which the node takes what the pod sends: the bridge, or the host end itself.
+    link: u32,
     /// There is a policy in the packet's direction.
     is_policed: bool,
     /// The packet is from the pod, and the pod may speak for itself only.
@@ -88,6 +91,10 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         from_pod,
         life: Life::new(origin.birth(), to_pod, from_pod),
         routes: origin.routes(),
+        link: match attachment.link().master() {
+            0 => hook.interface,
+            master => master,
+        },
         is_policed: judging.ruleset() != Ruleset::ALLOW_ALL,
         is_bound: !hook.is_to_pod() && !origin.routes(),
     };
@@ -96,6 +103,16 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     } else {
         Offload::NONE
     };
+    if subject.is_bound {
+        // The last two bytes are the ethertype.
+        let Some([first, second]) = bytes.load_words::<2>(6) else {
+            return Reason::NotIp;
+        };
+        let source = (u32::from_be(first) as u64) << 16 | (u32::from_be(second) >> 16) as u64;
+        if !attachment.hardware().admits(source) {
+            return Reason::ForeignHardwareAddress;
+        }
+    }
     match hook.ethertype {
         ethertype::ARP if offload != Offload::NONE => return Reason::OffloadMetadata,
         ethertype::IPV4 | ethertype::IPV6 => {}
@@ -166,15 +183,30 @@ fn examine_packet<T: Tables>(
     } else {
         (packet.source, packet.destination)
     };
+    if hook.is_to_pod() && !subject.routes && !attachment.is_addressed_by(pod) {
+        return Reason::NotForPod;
+    }
     let owns_source = !subject.is_bound || attachment.owns(pod);
     if packet.content == Content::NEIGHBOUR {
-        return examine_neighbour(tables, hook, attachment, subject, packet, owns_source);
+        return examine_neighbour(tables, attachment, subject, packet, owns_source);
     }
-    if packet.content == Content::LISTENER && is_listener_discovery(subject, packet, owns_source) {
-        return Reason::Neighbour;
+    if packet.content == Content::LISTENER {
+        let reason = examine_listener(tables, attachment, subject, packet, owns_source);
+        if reason != Reason::Allowed {
+            return reason;
+        }
+    }
+    let reason = dhcp(tables, hook, attachment, subject, packet, owns_source);
+    if reason != Reason::Allowed {
+        return reason;
     }
     if !owns_source {
         return Reason::Spoofed;
+    }
+    // What a pod sends to itself goes by its loopback. What leaves it is to be taken by somebody else: by the hardware
+    // address, or by a translation at the node, past the policy of both ends.
+    if subject.is_bound && attachment.owns(peer) {
+        return Reason::NotForPod;
     }
     if subject.is_bound && packet.content == Content::REDIRECT {
         return Reason::ForgedNeighbour;
@@ -192,8 +224,6 @@ fn examine_packet<T: Tables>(
             }
             from_node = word.is_node();
         }
-    } else if attachment.owns(peer) {
-        return Reason::Own;
     }
     let unread = if from_node {
         Reason::Node
@@ -285,7 +315,7 @@ fn examine_flow<T: Tables>(
         if case.from_node != 0 {
             return Reason::Node;
         }
-        let reason = judge(tables, hook, subject, peer, case);
+        let reason = judge(tables, subject, peer, case);
         if reason != Reason::Allowed {
             return reason;
         }

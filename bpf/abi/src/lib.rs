@@ -17,6 +17,7 @@ mod address;
 mod decide;
 mod flow;
 mod layout;
+mod link;
 mod packet;
 mod reason;
 mod tables;
@@ -29,6 +30,7 @@ pub use flow::{
     Budget, FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Life,
 };
 pub use layout::*;
+pub use link::{Broadcasts, HardwareWord, LinkWord};
 pub use packet::{Bytes, Offload, Packet, ethertype, parse};
 pub use reason::{Reason, Verdict};
 pub use tables::{FlowEntry, FlowTable, Put, Tables};

@@ -5,11 +5,13 @@ use core::hint::black_box;
 use crate::{Address, Direction, Reason};
 
 mod icmp;
+mod link;
 mod offload;
 
 pub use offload::Offload;
 
 use icmp::{read_icmp, read_icmpv6};
+use link::{read_dhcp, read_igmp};
 
 /// Ethertypes, in host order.
 pub mod ethertype {
@@ -22,6 +24,7 @@ pub mod ethertype {
 }
 
 pub(crate) const ICMP: u8 = 1;
+pub(crate) const IGMP: u8 = 2;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
@@ -82,7 +85,8 @@ pub struct Packet {
     pub source: Address,
     /// Where it goes.
     pub destination: Address,
-    /// For an ICMP error the peer of the packet inside; for a neighbour advertisement its target; else `::`.
+    /// For an ICMP error the peer of the packet inside; for a neighbor solicitation or advertisement its target; else
+    /// `::`.
     pub about: Address,
     /// For an ICMP error the pod's end of the packet inside; else `::`.
     pub near: Address,
@@ -107,6 +111,13 @@ pub struct Packet {
     pub has_fragment_header: u8,
     /// Where in the frame the transport header stands.
     pub transport: u16,
+    /// 1 if a message for the link is what it must be: neighbor discovery with nothing behind it but options that are
+    /// known, a DHCP client's request.
+    pub is_plain: u8,
+    /// Length of a message for the link, in units: see there.
+    pub weight: u8,
+    /// The hardware address that a message for the link names as the sender's, as a number; 0 for none.
+    pub stated: u64,
 }
 
 /// Which part of a datagram a packet is.
@@ -143,7 +154,8 @@ impl Content {
     pub const DATAGRAM: Self = Self(5);
     /// Neighbour discovery; the detail is the ICMPv6 type. The code is 0 (RFC 4861: else it is to be dropped).
     pub const NEIGHBOUR: Self = Self(6);
-    /// Multicast listener discovery; the detail is the ICMPv6 type.
+    /// Group membership: multicast listener discovery, where the detail is the ICMPv6 type, or IGMP, where it is the
+    /// IGMP type. The numbers do not overlap.
     pub const LISTENER: Self = Self(7);
     /// An ICMP error about a packet whose protocol is the detail, whose far end is [`Packet::about`] and whose
     /// ports are the packet's ports.
@@ -166,6 +178,14 @@ impl Content {
             _ => None,
         }
     }
+}
+
+/// UDP ports.
+pub(crate) mod port {
+    pub(crate) const DHCP_CLIENT: u16 = 68;
+    pub(crate) const DHCP_SERVER: u16 = 67;
+    pub(crate) const DHCPV6_CLIENT: u16 = 546;
+    pub(crate) const DHCPV6_SERVER: u16 = 547;
 }
 
 /// TCP flags.
@@ -208,6 +228,9 @@ pub fn parse(
     packet.content = Content::HIDDEN;
     packet.detail = 0;
     packet.has_fragment_header = 0;
+    packet.is_plain = 0;
+    packet.weight = 0;
+    packet.stated = 0;
     let mut transport = Transport {
         offset: 0,
         length: 0,
@@ -439,7 +462,7 @@ fn read_transport(
     let needed = match packet.protocol {
         TCP => 20,
         SCTP => 12,
-        UDP | ICMP | ICMPV6 => 8,
+        UDP | ICMP | ICMPV6 | IGMP => 8,
         _ => 0,
     };
     if transport.length < needed {
@@ -470,15 +493,24 @@ fn read_transport(
     let is_ipv4 = packet.source.is_ipv4();
     match packet.protocol {
         ICMP if is_ipv4 => read_icmp(bytes, packet, start, u32::from_be(rest), offset, direction),
-        ICMPV6 if !is_ipv4 => {
-            read_icmpv6(bytes, packet, start, u32::from_be(rest), offset, direction)
-        }
+        ICMPV6 if !is_ipv4 => read_icmpv6(
+            bytes,
+            packet,
+            start,
+            u32::from_be(rest),
+            transport,
+            direction,
+        ),
+        IGMP if is_ipv4 => read_igmp(bytes, packet, start, transport),
         // The other family's messages are nobody's, and say nothing here.
-        ICMP | ICMPV6 => packet.content = Content::DATAGRAM,
+        ICMP | ICMPV6 | IGMP => packet.content = Content::DATAGRAM,
         _ => {
             packet.source_port = upper(start);
             packet.destination_port = start as u16;
             packet.content = Content::DATAGRAM;
+            if packet.protocol == UDP && direction as u8 == Direction::FromPod as u8 {
+                read_dhcp(bytes, packet, transport);
+            }
         }
     }
 }

@@ -63,11 +63,12 @@ pub trait Tables {
     fn budget(&self, slot: Slot) -> Option<&Budget>;
     /// What one attachment may have; 0 if nobody has said it.
     fn limit(&self, of: Limit) -> u64;
-    /// Whether the node itself would take what comes in by `interface` for `destination`: by its routes, so that
-    /// broadcast and anycast addresses count, of which `peers` knows nothing.
-    fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool;
-    /// Whether the node would send what comes in by `interface` for `destination` on to a router.
-    fn is_sent_on(&self, interface: u32, source: Address, destination: Address) -> bool;
+    /// Whether the node itself may take what comes in by `link` for `destination`: whatever its routes answer but
+    /// "forwarded, as it is". So broadcast and anycast addresses count, of which `peers` knows nothing, and routes that
+    /// take a packet apart.
+    fn is_delivered_here(&self, link: u32, source: Address, destination: Address) -> bool;
+    /// Whether the node would forward what comes in by `link` for `destination` by another interface, or to a router.
+    fn leaves_link(&self, link: u32, source: Address, destination: Address) -> bool;
     /// What the first fragment was judged.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers what the first fragment was judged.

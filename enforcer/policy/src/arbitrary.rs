@@ -134,6 +134,7 @@ pub fn world() -> impl Strategy<Value = World> {
         (node_addresses(), node_scopes()),
         services::node_name(),
         services::options(),
+        node_addresses(),
     );
     (
         namespaces,
@@ -164,6 +165,7 @@ pub fn world() -> impl Strategy<Value = World> {
                 node_scopes: node.0.1,
                 node_name: node.1,
                 service_options: node.2,
+                cluster_nodes: node.3.into_iter().collect(),
                 listed: listed.into_iter().collect(),
             },
         )
@@ -211,6 +213,8 @@ pub enum Edit {
     Policy(ObjectName, Option<NetworkPolicy>),
     /// The node has other addresses.
     NodeAddresses(Vec<IpAddr>),
+    /// The cluster's nodes have these addresses now.
+    ClusterNodes(Vec<IpAddr>),
     /// A Service appears or changes, or goes.
     Service(ObjectName, Option<Service>),
     /// An EndpointSlice appears or changes, or goes.
@@ -242,6 +246,9 @@ impl Edit {
                 world.policies.remove(&name);
             }
             Self::NodeAddresses(addresses) => world.node_addresses = addresses,
+            Self::ClusterNodes(addresses) => {
+                world.cluster_nodes = addresses.into_iter().collect();
+            }
             Self::Service(name, Some(service)) => {
                 world.services.insert(name, Arc::new(service));
             }
@@ -290,6 +297,7 @@ pub fn edit() -> impl Strategy<Value = Edit> {
         4 => pod_edit.prop_map(|(name, pod)| Edit::Pod(name, pod)),
         2 => namespace_edit.prop_map(|(name, namespace)| Edit::Namespace(name, namespace)),
         1 => node_addresses().prop_map(Edit::NodeAddresses),
+        1 => node_addresses().prop_map(Edit::ClusterNodes),
         2 => (address(), option::weighted(0.7, lists())).prop_map(|(address, lists)| Edit::Listed(address, lists)),
     ]
 }

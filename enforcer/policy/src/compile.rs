@@ -109,7 +109,7 @@ pub fn compiled_verdict(
     let ruleset = rulesets.of(connection.direction);
     let dropped_by_the_kernel = *ruleset == Ruleset::Allowed
         && connection.direction == Direction::Egress
-        && peer.is_own_node()
+        && peer.is_node()
         && connection.transport.is_tunnel();
     Verdict::when(!dropped_by_the_kernel && ruleset.row(peer).allows(connection.transport))
 }

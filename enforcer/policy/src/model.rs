@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 pub use service::{
@@ -47,6 +47,9 @@ pub struct World {
     /// What else is a scope on this node, beside [`SCOPES`]: the broadcast addresses of its links, and the ranges that it
     /// takes for itself (local routes).
     pub node_scopes: BTreeSet<IpNet>,
+    /// Addresses of the cluster's nodes, from their objects. Those that are this node's are in
+    /// [`Self::node_addresses`] too; one that is here only is another node's, or leads to this one by a detour.
+    pub cluster_nodes: OrdSet<IpAddr>,
     /// Which lists an address is in, whoever has it. An address that is not here is in none.
     pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
     /// This node's name, as pods and endpoints have it; none if it is not known.

@@ -24,10 +24,10 @@ use crate::model::{
 /// Not asked here, because the kernel answers it by itself: traffic of the pod to its own address, traffic that
 /// the node itself sends to the pod (known by where it comes from, not by its address), replies, and what is
 /// dropped whoever is policed. One such rule is here all the same, because policy may lift it: a tunnel to an
-/// address of the own node needs a rule that names its port.
+/// address of a node needs a rule that names its port.
 pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Verdict {
     let Some(policy) = policy_of(world, subject, connection.direction) else {
-        let tunnel = is_tunnel_to_own_node(world, connection);
+        let tunnel = is_tunnel_to_node(world, connection);
         return match subject.baseline {
             Baseline::Standard => Verdict::when(!tunnel),
             Baseline::Strict => Verdict::Deny,
@@ -88,7 +88,7 @@ impl Policy<'_> {
     fn allows_literally(&self, connection: &Connection) -> bool {
         let to_own_node = connection.direction == Direction::Egress
             && is_node_address(self.world, connection.peer);
-        let tunnel = is_tunnel_to_own_node(self.world, connection);
+        let tunnel = is_tunnel_to_node(self.world, connection);
         to_own_node && !tunnel
             || self.rules.iter().any(|rule| {
                 let peers = rule.peers.is_empty()
@@ -112,10 +112,11 @@ fn is_node_address(world: &World, address: IpAddr) -> bool {
     world.node_addresses.contains(&address) && !services::is_cluster_address(world, address)
 }
 
-fn is_tunnel_to_own_node(world: &World, connection: &Connection) -> bool {
-    connection.direction == Direction::Egress
-        && connection.transport.is_tunnel()
-        && is_node_address(world, connection.peer)
+fn is_tunnel_to_node(world: &World, connection: &Connection) -> bool {
+    let is_nodes = is_node_address(world, connection.peer)
+        || (world.cluster_nodes.contains(&connection.peer)
+            && !services::is_cluster_address(world, connection.peer));
+    connection.direction == Direction::Egress && connection.transport.is_tunnel() && is_nodes
 }
 
 /// The pod that an address stands for: the selectable pod that has it, unless it is an address of the own node.

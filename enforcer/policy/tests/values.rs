@@ -129,7 +129,7 @@ proptest! {
             let holding = predicates.iter().filter(|predicate| match predicate.as_ref() {
                 Predicate::Block { cidr, except } =>
                     cidr.contains(&address) && !except.iter().any(|hole| hole.contains(&address)),
-                Predicate::OwnNode | Predicate::Pods { .. } | Predicate::ClusterPods { .. } | Predicate::Listed(_) => false,
+                Predicate::OwnNode | Predicate::OtherNode | Predicate::Pods { .. } | Predicate::ClusterPods { .. } | Predicate::Listed(_) => false,
             });
             let found = partition.longest(address).map(|(_, blocks)| blocks.predicates().to_vec()).unwrap_or_default();
             prop_assert_eq!(found, holding.cloned().collect::<Vec<_>>(), "{}", address);

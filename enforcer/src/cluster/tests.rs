@@ -58,6 +58,8 @@ fn record(name: &str, slot: u32, addresses: &[&str]) -> Record {
         pod_ifindex: Ifindex(2),
         host_ifindex: Ifindex(9),
         host_mac: None,
+        pod_mac: None,
+        broadcasts: Vec::new(),
         addresses: ips(addresses),
         baseline: record::Baseline::Allow,
         hook: Hook::Clsact,

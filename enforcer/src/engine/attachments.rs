@@ -12,7 +12,7 @@ use podgate_datapath::record::{self, Reader, Record, Slot};
 use podgate_datapath::sweep::{self, Swept};
 use podgate_datapath::tables::TableSet;
 
-use super::build::{copy_flows, take_over};
+use super::build::{copy_flows, follow_master, take_over};
 use super::directory::Directory;
 use super::inbox::Links;
 use super::settle::take_lock;
@@ -180,6 +180,7 @@ impl Engine {
 
     fn look_after(&mut self, record: &Record, lock: &Lock) {
         let slot = record.slot;
+        follow_master(&self.built.set, record);
         let mut standing = attach::standing(record);
         let is_gone = matches!(standing, Ok(Standing::Gone { .. }));
         if is_gone || self.built.unswapped.contains_key(&slot) {
@@ -254,6 +255,7 @@ fn replace(set: &TableSet, old: &Record, new: &Record, lock: &Lock) -> Result<()
 fn finish_record(set: &TableSet, record: &Record) -> Result<()> {
     if set.read_attachment(record.slot)?.origin().birth() != record.birth.0 {
         set.write_attachment(record)?;
+        follow_master(set, record);
     }
     Ok(())
 }
@@ -264,6 +266,27 @@ pub(super) struct Files {
     pub(super) records: Vec<Record>,
     /// Files that cannot be read, and why.
     pub(super) unreadable: Vec<String>,
+}
+
+/// Binds the attachments that a podgate of before made to the hardware addresses that their pods have now.
+pub(super) fn bind_hardware(paths: &Paths, records: &mut [Record], lock: &Lock) {
+    for record in records {
+        match sweep::bind_hardware(paths, record, lock) {
+            Ok(None) => {}
+            Ok(Some(bound)) => {
+                tracing::info!(attachment = %record.identity, mac = ?bound.pod_mac, "bound an older attachment to its hardware address");
+                *record = bound;
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(
+                    attachment = %record.identity,
+                    error = format!("{error:#}"),
+                    "an older attachment is bound to no hardware address until its pod is made anew",
+                );
+            }
+        }
+    }
 }
 
 /// Every attachment. While a file cannot be read, nothing is taken for gone: its filters may still stand.
@@ -357,6 +380,8 @@ mod tests {
                 pod_ifindex: Ifindex(2),
                 host_ifindex: Ifindex(7),
                 host_mac: None,
+                pod_mac: None,
+                broadcasts: Vec::new(),
                 addresses: Vec::new(),
                 baseline: Baseline::Allow,
                 hook: Hook::Clsact,

@@ -15,7 +15,7 @@ use podgate_datapath::flows::Copied;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
-use podgate_datapath::{Paths, Sizes, SkbLayout, sweep};
+use podgate_datapath::{Paths, Sizes, SkbLayout, attach, sweep};
 use podgate_policy::model::World;
 
 use super::execute::write;
@@ -69,6 +69,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
     let set = TableSet::create(paths, lock, &sizes).context("make a new table set")?;
     for record in from.records {
         set.write_attachment(record)?;
+        follow_master(&set, record);
     }
     outgrow(&set, from.records)?;
     keep_policed(paths, &set, from)?;
@@ -110,6 +111,19 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         unswapped,
         blind,
     })
+}
+
+/// Tells a table set what the host end of an attachment is a port of. While it does not know, neighbor discovery of the
+/// pod has the pod's own link only.
+pub(super) fn follow_master(set: &TableSet, record: &Record) {
+    if let Err(error) = attach::follow_master(set, record) {
+        let error = anyhow::Error::from(error);
+        tracing::warn!(
+            attachment = %record.identity,
+            error = format!("{error:#}"),
+            "which bridge the attachment is a port of could not be read or written; it is tried again",
+        );
+    }
 }
 
 /// Makes the filters of an attachment run this set's programs: those that stand by a swap, those that are missing

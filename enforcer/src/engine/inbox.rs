@@ -138,9 +138,11 @@ impl Inbox {
             Event::Answer(pod, answer) => self.answers.push((pod, answer)),
             Event::NotSynced(reasons) => self.not_synced = Some(reasons),
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
-            Event::Node(Noticed::LinkGone(interface) | Noticed::FiltersChanged(interface)) => {
-                self.links.add(interface);
-            }
+            Event::Node(
+                Noticed::LinkGone(interface)
+                | Noticed::MasterChanged(interface)
+                | Noticed::FiltersChanged(interface),
+            ) => self.links.add(interface),
             Event::Node(Noticed::Guard(guard)) => self.guard = Some(guard),
             Event::Node(Noticed::LinkChanged(interface)) => {
                 self.changed_links.insert(interface);

@@ -36,7 +36,7 @@ impl Counted {
 }
 
 /// Every reason with its name in metrics.
-const REASONS: [(Reason, &str); 24] = [
+const REASONS: &[(Reason, &str)] = &[
     (Reason::Established, "established"),
     (Reason::Allowed, "allowed"),
     (Reason::Unpoliced, "unpoliced"),
@@ -61,6 +61,9 @@ const REASONS: [(Reason, &str); 24] = [
     (Reason::Torn, "torn"),
     (Reason::AmbiguousHeaders, "ambiguous_headers"),
     (Reason::OffloadMetadata, "offload_metadata"),
+    (Reason::NotForPod, "not_for_pod"),
+    (Reason::ForeignHardwareAddress, "foreign_hardware_address"),
+    (Reason::TooManyReports, "too_many_reports"),
 ];
 
 impl Engine {
@@ -202,7 +205,7 @@ impl Engine {
                 }
             };
             let growth = self.counted.growth(direction, now);
-            for (reason, label) in REASONS {
+            for &(reason, label) in REASONS {
                 let verdict = if reason.passes() { "pass" } else { "drop" };
                 let more = growth.get(reason as usize).copied().unwrap_or(0);
                 metrics::counter!("podgate_packets_total", "direction" => name, "verdict" => verdict, "reason" => label)
@@ -274,6 +277,10 @@ mod tests {
         numbers.sort_unstable();
         let passes = Reason::Established as u8..=Reason::Fragment as u8;
         let drops = Reason::Policy as u8..=Reason::OffloadMetadata as u8;
-        assert_eq!(numbers, passes.chain(drops).collect::<Vec<_>>());
+        let of_links = Reason::NotForPod as u8..=Reason::TooManyReports as u8;
+        assert_eq!(
+            numbers,
+            passes.chain(drops).chain(of_links).collect::<Vec<_>>()
+        );
     }
 }

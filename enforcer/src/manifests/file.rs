@@ -1,6 +1,8 @@
 //! One file: its bytes to the objects that it holds, all of them or none.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,6 +59,8 @@ pub(crate) enum ObjectKey {
     Pod(ObjectName),
     /// A NetworkPolicy.
     Policy(ObjectName),
+    /// A Node of this name.
+    Node(String),
     /// A Service.
     Service(ObjectName),
     /// An EndpointSlice.
@@ -69,6 +73,7 @@ impl fmt::Display for ObjectKey {
             Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Pod(name) => write!(f, "Pod {name}"),
             Self::Policy(name) => write!(f, "NetworkPolicy {name}"),
+            Self::Node(name) => write!(f, "Node {name}"),
             Self::Service(name) => write!(f, "Service {name}"),
             Self::EndpointSlice(name) => write!(f, "EndpointSlice {name}"),
         }
@@ -84,6 +89,8 @@ pub(crate) enum Object {
     Pod(Arc<IdentifiedPod>),
     /// A NetworkPolicy.
     Policy(Arc<NetworkPolicy>),
+    /// The addresses of a Node.
+    Node(Arc<BTreeSet<IpAddr>>),
     /// A Service.
     Service(Arc<Service>),
     /// An EndpointSlice.
@@ -228,7 +235,7 @@ impl Reader<'_> {
         self.wrong.isolating.extend(policy);
         let says = |field: &str| node.get(field).and_then(Node::text).unwrap_or_default();
         match (says("apiVersion"), says("kind")) {
-            ("v1", "List" | "NamespaceList" | "PodList" | "ServiceList")
+            ("v1", "List" | "NamespaceList" | "NodeList" | "PodList" | "ServiceList")
             | ("networking.k8s.io/v1", "NetworkPolicyList")
             | ("discovery.k8s.io/v1", "EndpointSliceList") => {
                 self.list(root, node, path, document);
@@ -252,6 +259,12 @@ impl Reader<'_> {
                             .map(|p| (ObjectKey::Policy(p.name), Object::Policy(p.policy)))
                     },
                 );
+            }
+            ("v1", "Node") => {
+                self.convert(root, node, path, document, |object: &core::v1::Node| {
+                    convert::node::convert(object)
+                        .map(|n| (ObjectKey::Node(n.name), Object::Node(Arc::new(n.addresses))))
+                })
             }
             ("v1", "Service") => {
                 self.convert(root, node, path, document, |object: &core::v1::Service| {
@@ -277,7 +290,7 @@ impl Reader<'_> {
             }
             (version, kind) => {
                 let reason = format!(
-                    "kind {kind:?} of apiVersion {version:?} is not read here: use v1 Namespace, v1 Pod, \
+                    "kind {kind:?} of apiVersion {version:?} is not read here: use v1 Namespace, v1 Node, v1 Pod, \
                      v1 Service, networking.k8s.io/v1 NetworkPolicy, discovery.k8s.io/v1 EndpointSlice, \
                      or a List of them"
                 );

@@ -236,8 +236,8 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
         let Change { old, new, .. } = change;
         let mut rulesets = before.record.rulesets_about(old);
         rulesets.extend(before.record.rulesets_about(new));
-        if old.is_own_node() != new.is_own_node() {
-            // What is always allowed with the own node, and what never is, has no number of its own.
+        if old.is_own_node() != new.is_own_node() || old.is_node() != new.is_node() {
+            // What is always allowed with the own node, and what never is with any, has no number of its own.
             rulesets.insert(Ruleset::ALLOW_ALL);
         }
         for ruleset in rulesets {
@@ -307,6 +307,7 @@ fn blocks_of(signature: &Arc<Signature>) -> Arc<Signature> {
         .filter(|predicate| match predicate.as_ref() {
             Predicate::Block { .. } => true,
             Predicate::OwnNode
+            | Predicate::OtherNode
             | Predicate::ClusterPods { .. }
             | Predicate::Pods { .. }
             | Predicate::Listed(_) => false,
@@ -317,6 +318,7 @@ fn blocks_of(signature: &Arc<Signature>) -> Arc<Signature> {
 /// Whether `new` has all that `old` has, and the node's addresses are the same: then no ruleset allows less.
 fn only_gains(old: &Signature, new: &Signature) -> bool {
     old.is_own_node() == new.is_own_node()
+        && old.is_node() == new.is_node()
         && old.translation() == new.translation()
         && old
             .predicates()
@@ -328,10 +330,10 @@ fn only_gains(old: &Signature, new: &Signature) -> bool {
             .all(|port| new.ports().binary_search(port).is_ok())
 }
 
-/// What the kernel lets a ruleset allow with a peer: without any policy, all but tunnels from the pod to its node.
+/// What the kernel lets a ruleset allow with a peer: without any policy, all but tunnels from the pod to a node.
 fn allowed(ruleset: &Compiled, direction: Direction, peer: &Signature) -> Row {
     let row = ruleset.row(peer);
-    if *ruleset != Compiled::Allowed || direction == Direction::Ingress || !peer.is_own_node() {
+    if *ruleset != Compiled::Allowed || direction == Direction::Ingress || !peer.is_node() {
         return row;
     }
     let protocols = TUNNEL_PROTOCOLS.map(u16::from);

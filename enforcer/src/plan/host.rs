@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event,
-    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_ADDRESSES,
-    Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put, Row, RowKey, Ruleset,
-    Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, Word,
+    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord, Limit,
+    MAX_ADDRESSES, Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put, Row,
+    RowKey, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, Word,
 };
 
 use super::Write;
@@ -81,6 +81,7 @@ impl HostTables {
             let mut addresses = [Address::UNSPECIFIED; MAX_ADDRESSES];
             addresses[..2].copy_from_slice(&[v4, v6]);
             let attachment = Attachment {
+                hardware: Word::new(HardwareWord::UNBOUND.0),
                 addresses,
                 ..Attachment::default()
             };
@@ -336,11 +337,11 @@ impl<'a> Tables for &'a HostTables {
         i64::MAX.cast_unsigned()
     }
 
-    fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+    fn is_delivered_here(&self, _link: u32, _source: Address, _destination: Address) -> bool {
         false
     }
 
-    fn is_sent_on(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+    fn leaves_link(&self, _link: u32, _source: Address, _destination: Address) -> bool {
         false
     }
 

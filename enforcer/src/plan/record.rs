@@ -446,7 +446,12 @@ impl Record {
             self.class_of(signature)
         };
         let broad = self.class_of(&signature.broad());
-        PeerWord::new(address, class, broad, signature.is_own_node())
+        let word = PeerWord::new(address, class, broad, signature.is_own_node());
+        if signature.is_other_node() {
+            word.of_another_node()
+        } else {
+            word
+        }
     }
 
     fn class_of(&self, signature: &Signature) -> Class {

@@ -171,6 +171,8 @@ fn record(name: &ObjectName, slot: u32, birth: u32, addresses: Vec<std::net::IpA
         pod_ifindex: ifindex,
         host_ifindex: ifindex,
         host_mac: None,
+        pod_mac: None,
+        broadcasts: Vec::new(),
         addresses,
         baseline: Baseline::Allow,
         hook: Attached::Clsact,

@@ -32,6 +32,7 @@ impl Kernel {
                 .insert(key, value.wrapping_sub(age << 32), 0)
                 .expect("a fragment is written");
         }
+        self.age_attachment(age);
         self.host.now.set(self.host.now.get() + age);
     }
 

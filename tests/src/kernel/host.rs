@@ -46,6 +46,8 @@ pub struct HostTables {
     pub now: Cell<u64>,
     /// A second, in jiffies.
     pub second: u32,
+    /// Whether the node forwards what is for others, as they want it. The namespaces of tests do not, by default.
+    pub forwards: bool,
 }
 
 /// A table of flows: elements that stay where they are, and an index.
@@ -204,11 +206,11 @@ impl<'a> Tables for &'a HostTables {
         self.limits[of as usize]
     }
 
-    fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
-        false
+    fn is_delivered_here(&self, _link: u32, _source: Address, _destination: Address) -> bool {
+        !self.forwards
     }
 
-    fn is_sent_on(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+    fn leaves_link(&self, _link: u32, _source: Address, _destination: Address) -> bool {
         false
     }
 

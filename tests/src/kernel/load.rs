@@ -1,5 +1,7 @@
 //! Loads the committed object with tables of its own.
 
+use std::cell::Cell;
+
 use aya::maps::Map;
 use aya::programs::SchedClassifier;
 use aya::{EbpfLoader, include_bytes_aligned};
@@ -124,6 +126,7 @@ impl Kernel {
                 budgets: [(SLOT, Budget::default())].into(),
                 limits: [sizes.flows_per_attachment, sizes.embryonic_per_attachment],
                 second: HZ,
+                now: Cell::new(HZ.into()),
                 ..HostTables::default()
             },
             ebpf,

@@ -8,12 +8,15 @@ mod floods;
 mod fragments;
 mod frames;
 mod hostile;
+mod links;
 mod listeners;
 mod neighbours;
 mod numbers;
 mod offloads;
 mod orders;
+mod own_address;
 mod own_end;
+mod reports;
 mod scopes;
 mod tunnels;
 

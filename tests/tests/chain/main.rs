@@ -8,6 +8,7 @@ mod ground;
 mod handover;
 mod interfaces;
 mod kills;
+mod links;
 mod neighbourhood;
 mod races;
 mod releases;

@@ -224,7 +224,7 @@ fn the_deny_all_baseline_drops_and_the_allow_all_baseline_passes() {
                     udp(2000, 53),
                     sctp(2000, 80),
                     echo_request(peer, 8),
-                    frame::other(115),
+                    frame::other(89),
                 ] {
                     assert_eq!(scene.pod_sends(peer, payload), expected);
                 }

@@ -7,6 +7,7 @@ mod fragments;
 mod headers;
 mod hostile;
 mod in_step;
+mod links;
 mod neighbours;
 mod node;
 mod offloads;

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use podgate_abi::{Class, Direction, Reason, RowSets, Ruleset};
+use podgate_demo::netns::NetNs;
 use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
+use podgate_tests::node::sh;
 
 use crate::setting::{FAMILIES, Family, NOTHING, RULESET, Scene};
 
@@ -72,6 +74,14 @@ fn tunnels() -> Vec<frame::Payload> {
         frame::other(4),
         frame::other(41),
         frame::other(47),
+        // L2TP, GTP-U, GUE; EtherIP, L2TP, MPLS, Ethernet in SRv6.
+        udp(2000, 1701),
+        udp(2000, 2152),
+        udp(2000, 6080),
+        frame::other(97),
+        frame::other(115),
+        frame::other(137),
+        frame::other(143),
     ]
 }
 
@@ -110,15 +120,52 @@ fn a_tunnel_to_whoever_listens_is_one_to_the_node() {
     }
 }
 
+/// A namespace that forwards what is for others: where nothing is forwarded, all of it may be the node's.
+fn on_a_router(work: impl FnOnce() + Send) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let netns = NetNs::create(dir.path().join("netns")).expect("make a namespace");
+    sh(
+        &netns,
+        "echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding && \
+         ip link set lo up && ip link add out type veth peer name far && ip link set out up && \
+         ip link set far up && ip addr add 192.0.2.1/24 dev out && ip route add default via 192.0.2.2 && \
+         ip -6 route add default dev out",
+    );
+    netns.run(work).expect("enter the namespace");
+}
+
 #[test]
 fn a_tunnel_to_anybody_else_is_the_policys_business() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::OPEN);
-        let stranger = scene.stranger;
-        for tunnel in tunnels() {
-            assert_eq!(scene.pod_sends(stranger, tunnel), Reason::Allowed);
+    on_a_router(|| {
+        for family in FAMILIES {
+            let mut scene = Scene::new(family, PolicyOf::OPEN);
+            scene.kernel.host.forwards = true;
+            let stranger = scene.stranger;
+            for tunnel in tunnels() {
+                assert_eq!(scene.pod_sends(stranger, tunnel), Reason::Allowed);
+            }
         }
-    }
+    });
+}
+
+#[test]
+fn attack_28_a_tunnel_to_another_node() {
+    on_a_router(|| {
+        for family in FAMILIES {
+            let mut scene = Scene::new(family, PolicyOf::OPEN);
+            let other = scene.stranger;
+            let word = podgate_abi::PeerWord::new(other.into(), Class::NONE, Class::NONE, false);
+            scene
+                .kernel
+                .put_peer_word(other.into(), word.of_another_node());
+            for tunnel in tunnels() {
+                assert_eq!(scene.pod_sends(other, tunnel), Reason::Tunnel);
+            }
+            // It is no own node: what it sends is judged, also when the node seems to have made it.
+            scene.kernel.flip(podgate_abi::Direction::ToPod, RULESET);
+            assert_eq!(scene.node_sends(other, udp(999, 53)), Reason::Policy);
+        }
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use core::hint::black_box;
 
-use super::{Case, Hook, Subject};
+use super::{Case, Subject};
 use crate::tables::bit_of;
 use crate::{
     Address, CHUNK_ALL, CHUNK_NONE, Class, Column, FlowWord, Initiator, PeerWord, PortSet, Reason,
@@ -30,7 +30,6 @@ pub(super) fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
 #[inline(always)]
 pub(super) fn judge<T: Tables>(
     tables: &T,
-    hook: &Hook,
     subject: &Subject,
     sender: Address,
     case: &Case,
@@ -93,9 +92,9 @@ pub(super) fn judge<T: Tables>(
     if subject.routes {
         return Reason::Allowed;
     }
-    // Whoever is policed, no tunnel leads from a pod to the node unless a rule names it: what comes out of it is
-    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node's addresses.
-    // What comes from a tunnel at the node could be answered into the tunnel.
+    // Whoever is policed, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is
+    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the nodes' addresses.
+    // What comes from a tunnel at a node could be answered into the tunnel.
     let (set, port) = if column == Column::UDP {
         (PortSet::TUNNEL_PORTS, peer_port)
     } else if column == Column::REST {
@@ -106,13 +105,13 @@ pub(super) fn judge<T: Tables>(
     if !holds(tables, set, port) {
         return Reason::Allowed;
     }
-    let leads_here = if peer_word(tables, peer).is_node() {
+    let leads_here = if peer_word(tables, peer).is_any_node() {
         !from_pod || egress == Ruleset::ALLOW_ALL
     } else {
         from_pod
             && (peer.is_multicast_or_broadcast()
                 || peer.is_ipv4_loopback()
-                || tables.is_delivered_here(hook.interface, case.packet.source, peer))
+                || tables.is_delivered_here(subject.link, case.packet.source, peer))
     };
     if leads_here {
         Reason::Tunnel

@@ -148,6 +148,7 @@ fn as_block(predicate: &Predicate) -> Option<(&IpNet, &[IpNet])> {
     match predicate {
         Predicate::Block { cidr, except } => Some((cidr, except)),
         Predicate::OwnNode
+        | Predicate::OtherNode
         | Predicate::ClusterPods { .. }
         | Predicate::Pods { .. }
         | Predicate::Listed(_) => None,

@@ -18,6 +18,8 @@ use crate::model::{
 pub enum Predicate {
     /// The address is one of this node's own. The first variant, so that it comes first in a [`Signature`].
     OwnNode,
+    /// The address is one of another node of the cluster.
+    OtherNode,
     /// The address is in the block and in none of its exceptions.
     Block {
         /// The block.
@@ -96,7 +98,7 @@ impl Predicate {
     /// Whether this belongs to the broad class: what CIDRs and cluster-wide selectors can tell apart.
     pub fn is_broad(&self) -> bool {
         match self {
-            Self::OwnNode | Self::Block { .. } | Self::ClusterPods { .. } => true,
+            Self::OwnNode | Self::OtherNode | Self::Block { .. } | Self::ClusterPods { .. } => true,
             Self::Pods { .. } | Self::Listed(_) => false,
         }
     }
@@ -159,7 +161,8 @@ impl PortName {
 /// All that a set of rulesets asks about peers. Addresses are classified by the answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Questions {
-    /// True or false of an address. [`Predicate::OwnNode`] need not be here: it is always asked.
+    /// True or false of an address. [`Predicate::OwnNode`] and [`Predicate::OtherNode`] need not be here: they are
+    /// always asked.
     pub predicates: OrdSet<Arc<Predicate>>,
     /// Which numbers a pod calls by these names.
     pub port_names: OrdSet<PortName>,
@@ -321,6 +324,17 @@ impl Signature {
         self.predicates
             .first()
             .is_some_and(|predicate| **predicate == Predicate::OwnNode)
+    }
+
+    /// Whether the address is one of another node's.
+    pub fn is_other_node(&self) -> bool {
+        let mut first = self.predicates.iter().take(2);
+        first.any(|predicate| **predicate == Predicate::OtherNode)
+    }
+
+    /// Whether the address is any node's: there a tunnel needs a rule that names it.
+    pub fn is_node(&self) -> bool {
+        self.is_own_node() || self.is_other_node()
     }
 
     /// The part that makes the broad class.

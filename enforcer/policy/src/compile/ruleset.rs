@@ -9,8 +9,9 @@ use crate::compile::translation::{Meaning, Translation};
 use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
 use crate::model::ServiceEgress;
 
-/// What every isolated pod may send to its own node: all but tunnels, which need a rule that names their port.
-static OWN_NODE: LazyLock<Row> = LazyLock::new(|| Row {
+/// All but tunnels, which need a rule that names their port: what every isolated pod may send to its own node, and what a
+/// rule without ports allows to any node.
+static NO_TUNNEL: LazyLock<Row> = LazyLock::new(|| Row {
     udp: TUNNELS.complement(),
     rest: PortSet::of(TUNNEL_PROTOCOLS.map(u16::from)).complement(),
     ..Row::all()
@@ -23,7 +24,7 @@ static TUNNELS: LazyLock<PortSet> = LazyLock::new(|| PortSet::of(TUNNEL_UDP_PORT
 pub enum Ruleset {
     /// Nothing is allowed: ruleset 0.
     Denied,
-    /// Everything is allowed, save tunnels to the own node, which the kernel drops by itself: ruleset 1.
+    /// Everything is allowed, save tunnels to nodes, which the kernel drops by itself: ruleset 1.
     Allowed,
     /// Some of it.
     Rules(Rules),
@@ -43,7 +44,7 @@ pub struct Rules {
 /// What the rules for some peers allow, before it is known which numbers the peer calls by which name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ports {
-    /// Some rule has no `ports`: every port of every protocol, but no tunnel to the own node.
+    /// Some rule has no `ports`: every port of every protocol, but no tunnel to a node.
     everything: bool,
     /// Ports that rules give by number; `rest` is always empty.
     numbered: Row,
@@ -130,7 +131,10 @@ impl Ports {
 fn speaks_of_services(predicate: &Predicate, direction: Direction, any: &Ports) -> bool {
     let by_name = match predicate {
         Predicate::Block { .. } | Predicate::Listed(_) => true,
-        Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
+        Predicate::OwnNode
+        | Predicate::OtherNode
+        | Predicate::ClusterPods { .. }
+        | Predicate::Pods { .. } => false,
     };
     by_name && direction == Direction::Egress && !any.everything
 }
@@ -223,7 +227,8 @@ impl Rules {
 
     /// What is allowed with the address itself.
     fn literal_row(&self, peer: &Signature) -> Row {
-        let own_node = self.direction == Direction::Egress && peer.is_own_node();
+        let is_egress = self.direction == Direction::Egress;
+        let (own_node, node) = (is_egress && peer.is_own_node(), is_egress && peer.is_node());
         // What many predicates share counts once.
         let mut special: Vec<&Ports> = peer
             .predicates()
@@ -234,10 +239,11 @@ impl Rules {
         special.sort_unstable_by_key(|ports| std::ptr::from_ref::<Ports>(ports));
         special.dedup_by_key(|ports| std::ptr::from_ref::<Ports>(ports));
         let all = std::iter::once(&self.any).chain(special.iter().copied());
-        if !own_node && all.clone().any(|ports| ports.everything) {
+        let everything = all.clone().any(|ports| ports.everything);
+        if everything && !node {
             return Row::all();
         }
-        let always = own_node.then_some(&*OWN_NODE);
+        let always = (own_node || everything).then_some(&*NO_TUNNEL);
         let mut row = Row::union(always.into_iter().chain(all.clone().map(|it| &it.numbered)));
         for ports in all {
             ports.add_named(peer, &mut row);

@@ -267,6 +267,13 @@ impl Facts {
         }
     }
 
+    /// Whether an address is one of another node's.
+    pub(super) fn is_other_node(&self, address: IpAddr) -> bool {
+        self.world.cluster_nodes.contains(&address)
+            && !self.world.node_addresses.contains(&address)
+            && !self.redirects.is_cluster_address(address)
+    }
+
     fn own_node_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let all = self.world.node_addresses.iter().copied();
         all.filter(|address| self.is_own_node(*address))

@@ -104,7 +104,7 @@ impl<'a> Revision<'a> {
                 self.stale.extend(listed.map(|(_, address)| address));
                 return;
             }
-            Predicate::OwnNode => return,
+            Predicate::OwnNode | Predicate::OtherNode => return,
         };
         for workload in holding {
             if let Some(signature) = self.next.workloads.get_mut(&workload) {
@@ -167,6 +167,10 @@ impl<'a> Revision<'a> {
         if before.world.node_addresses != world.node_addresses {
             self.stale.extend(&before.world.node_addresses);
             self.stale.extend(&world.node_addresses);
+        }
+        for difference in before.world.cluster_nodes.diff(&world.cluster_nodes) {
+            let (ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address)) = difference;
+            self.stale.insert(*address);
         }
         self.next.world = World {
             policies: OrdMap::new(),
@@ -367,8 +371,14 @@ struct Classifier<'a> {
     distinct: HashSet<Arc<Signature>>,
 }
 
-/// What a pod's signature is made of: the answers of its workload, as an allocation; its longest prefix; its lists.
-type Parts<'a> = (*const Signature, Option<IpNet>, Vec<&'a Arc<Predicate>>);
+/// What a pod's signature is made of: the answers of its workload, as an allocation; its longest prefix; whether the
+/// address is a node's; its lists.
+type Parts<'a> = (
+    *const Signature,
+    Option<IpNet>,
+    bool,
+    Vec<&'a Arc<Predicate>>,
+);
 
 impl<'a> Classifier<'a> {
     /// The signature of an address; none if it is nobody's, and in no list that is asked for.
@@ -381,16 +391,19 @@ impl<'a> Classifier<'a> {
             .flat_map(|(_, blocks)| blocks.predicates())
             .chain(lists.iter().copied())
             .cloned();
+        let is_other_node = self.facts.is_other_node(address);
+        let other_node = is_other_node.then(|| Arc::new(Predicate::OtherNode));
+        let literal = literal.chain(other_node);
         if self.facts.is_own_node(address) {
             let own = Signature::new(literal.chain([Arc::new(Predicate::OwnNode)]), []);
             return Some(shared(&mut self.distinct, own));
         }
         let Some(of_pod) = self.workload_at(address) else {
-            let only_listed = !lists.is_empty();
-            return only_listed.then(|| shared(&mut self.distinct, Signature::new(literal, [])));
+            let is_more = !lists.is_empty() || is_other_node;
+            return is_more.then(|| shared(&mut self.distinct, Signature::new(literal, [])));
         };
         let prefix = longest.map(|(prefix, _)| prefix);
-        let parts = (Arc::as_ptr(of_pod), prefix, lists.clone());
+        let parts = (Arc::as_ptr(of_pod), prefix, is_other_node, lists.clone());
         if let Some(known) = self.combined.get(&parts) {
             return Some(Arc::clone(known));
         }
@@ -448,7 +461,10 @@ impl<'a> Classifier<'a> {
                     || options.ranges.iter().any(|range| range.contains(cidr))
             }
             Predicate::Listed(_) => true,
-            Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
+            Predicate::OwnNode
+            | Predicate::OtherNode
+            | Predicate::ClusterPods { .. }
+            | Predicate::Pods { .. } => false,
         };
         let by_name = itself.predicates().iter().filter(speaks_of_it);
         let signature = itself.translated(Translation {

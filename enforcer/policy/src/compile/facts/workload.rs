@@ -58,6 +58,7 @@ impl Workload {
         let own = |predicate: &&Arc<Predicate>| match predicate.as_ref() {
             Predicate::Pods { namespace, .. } => self.is_in(namespace),
             Predicate::OwnNode
+            | Predicate::OtherNode
             | Predicate::Block { .. }
             | Predicate::ClusterPods { .. }
             | Predicate::Listed(_) => false,
@@ -71,6 +72,7 @@ impl Workload {
         let cluster_wide = |predicate: &&Arc<Predicate>| match predicate.as_ref() {
             Predicate::ClusterPods { .. } => true,
             Predicate::OwnNode
+            | Predicate::OtherNode
             | Predicate::Block { .. }
             | Predicate::Pods { .. }
             | Predicate::Listed(_) => false,
@@ -97,7 +99,10 @@ impl Workload {
                 namespace.is_some_and(|known| namespaces.matches_sorted(&known.labels))
                     && self.matches(pods)
             }
-            Predicate::OwnNode | Predicate::Block { .. } | Predicate::Listed(_) => false,
+            Predicate::OwnNode
+            | Predicate::OtherNode
+            | Predicate::Block { .. }
+            | Predicate::Listed(_) => false,
         }
     }
 
