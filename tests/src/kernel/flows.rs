@@ -1,6 +1,6 @@
 //! Flows as they stand in both tables, and what a test may do to them.
 
-use podgate_abi::{FlowKey, FlowValue, FlowWord, Put, Slot};
+use podgate_abi::{FlowKey, FlowState, FlowValue, FlowWord, Put, Slot};
 
 use super::{FlowMap, FlowMemory, HZ, Kernel};
 
@@ -64,6 +64,26 @@ impl Kernel {
         let count = self.flows.keys().count();
         assert_eq!(count, self.host.flows.len(), "kernel and host have as many");
         count
+    }
+
+    /// How far the answered flows have come, in words.
+    ///
+    /// # Panics
+    /// When kernel and host do not agree, or a state is none of an answered flow.
+    pub fn flow_states(&self) -> Vec<&'static str> {
+        let keys = self.flows.keys().map(|key| key.expect("a key"));
+        keys.map(|key| {
+            let [word, _] = self.flows.get(&key, 0).expect("a flow");
+            let host = self.host.flows.get(&bytemuck::cast(key));
+            let word = FlowWord(word);
+            assert_eq!(host.expect("the host has it too").word(), word);
+            match word.state() {
+                FlowState::ESTABLISHED => "established",
+                FlowState::CLOSING => "closing",
+                other => panic!("{other:?} is no state of an answered flow"),
+            }
+        })
+        .collect()
     }
 
     /// How many answered flows of a slot the kernel has.

@@ -3,6 +3,8 @@
 mod attacks;
 mod connections;
 mod crowd;
+mod either;
+mod endings;
 mod fragments;
 mod headers;
 mod hostile;

@@ -27,12 +27,17 @@ pub(super) fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
 }
 
 /// Asks the rulesets of the directions that must allow it. `sender` is the other end of the packet itself.
+///
+/// A datagram does not say who began what. So one of a known flow whose initiator may not send any more, but which
+/// would pass as the first of its own direction, passes as that, and the flow is from then on as if this one had begun
+/// it: forgotten, the flow would come to the same. TCP and SCTP do say it, and what a revocation ended is not begun by
+/// a segment in the middle.
 #[inline(always)]
 pub(super) fn judge<T: Tables>(
     tables: &T,
     subject: &Subject,
     sender: Address,
-    case: &Case,
+    case: &mut Case,
 ) -> Reason {
     let is_known = case.flow != FlowWord::NONE;
     let (pod_port, peer_port) = (case.key.pod_port, case.key.peer_port);
@@ -45,9 +50,15 @@ pub(super) fn judge<T: Tables>(
         case.key.protocol
     };
     // Picked up, an unproven flow is judged as what it looks like; judged again, as either.
-    let to_pod =
-        case.initiator == Initiator::PEER || (case.initiator == Initiator::UNPROVEN && is_known);
-    let from_pod = case.initiator != Initiator::PEER;
+    let is_unproven = case.initiator == Initiator::UNPROVEN && is_known;
+    let begins_to_pod = case.initiator == Initiator::PEER;
+    let is_either = is_known
+        && case.makes_flow != 0
+        && protocol != crate::packet::TCP
+        && protocol != crate::packet::SCTP
+        && !case.initiator.sends(hook.direction);
+    let to_pod = begins_to_pod || is_unproven || is_either;
+    let from_pod = !begins_to_pod || is_either;
     let column = Column::of(protocol);
     let is_rest = column == Column::REST;
     let ingress = if to_pod {
@@ -74,10 +85,14 @@ pub(super) fn judge<T: Tables>(
             broad = word.broad();
         }
     }
+    let mut denied = Reason::Allowed;
+    let mut is_anothers = false;
     // Hidden from the compiler, which would write the question out twice.
     let mut turn = black_box(0_u64);
     while turn < 2 {
-        let (ruleset, port) = if turn == 0 {
+        // Where one is enough, the initiator's direction is asked first.
+        let asks_to_pod = (turn == 0) == (begins_to_pod || !is_either);
+        let (ruleset, port) = if asks_to_pod {
             (ingress, pod_port)
         } else {
             (egress, peer_port)
@@ -85,10 +100,30 @@ pub(super) fn judge<T: Tables>(
         let port = if is_rest { u16::from(protocol) } else { port };
         turn += 1;
         let reason = ask(tables, ruleset, class, broad, column, port);
-        if reason != Reason::Allowed {
-            return reason;
+        if !is_either {
+            if reason != Reason::Allowed {
+                return reason;
+            }
+        } else if reason == Reason::Allowed {
+            is_anothers = denied != Reason::Allowed;
+            denied = Reason::Allowed;
+            break;
+        } else if denied == Reason::Allowed {
+            denied = reason;
         }
     }
+    if denied != Reason::Allowed {
+        return denied;
+    }
+    if is_anothers {
+        case.initiator = if hook.is_to_pod() {
+            Initiator::PEER
+        } else {
+            Initiator::POD
+        };
+        case.generation = subject.generation(case.initiator);
+    }
+    let from_pod = case.initiator != Initiator::PEER;
     if subject.routes {
         return Reason::Allowed;
     }

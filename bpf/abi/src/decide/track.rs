@@ -92,7 +92,7 @@ pub(super) fn find_flow<T: Tables>(
 impl Subject {
     /// The generation that a flow of this initiator must carry.
     #[inline(always)]
-    const fn generation(&self, initiator: Initiator) -> u32 {
+    pub(super) const fn generation(&self, initiator: Initiator) -> u32 {
         let (to_pod, from_pod) = (self.to_pod.generation(), self.from_pod.generation());
         match initiator {
             Initiator::POD => from_pod,
@@ -107,7 +107,7 @@ impl Subject {
 fn begins_another(flow: FlowWord, direction: Direction, from_node: bool) -> bool {
     let initiator = flow.initiator();
     !initiator.sends(direction)
-        || flow.state() == FlowState::CLOSING
+        || flow.state().is_ending()
         || initiator == Initiator::UNPROVEN
         || (from_node && initiator != Initiator::NODE)
 }
@@ -170,7 +170,10 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
     let is_known = case.flow != FlowWord::NONE;
     let before = case.flow.state();
     let state = if !is_known {
-        if step & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        if case.place == Place::FLOWS {
+            // The receiver may ignore the SYN, and go on with what stands there.
+            FlowState::CLOSING
+        } else if step & (tcp::SYN | tcp::ACK) == tcp::SYN {
             FlowState::SYN
         } else {
             FlowState::HALF
@@ -181,12 +184,15 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
         || (before == FlowState::HALF && !is_initiators && flags & tcp::RST == 0)
     {
         FlowState::ESTABLISHED
-    } else if before == FlowState::ESTABLISHED && flags & (tcp::FIN | tcp::RST) != 0 {
-        FlowState::CLOSING
     } else {
         before
     };
-    let is_answered = state == FlowState::ESTABLISHED || state == FlowState::CLOSING;
+    let is_answered = state.is_answered();
+    let state = if is_answered && is_known {
+        state.after(flags, hook.direction, !is_initiators)
+    } else {
+        state
+    };
     let word = FlowWord::new(&case.key, case.generation, case.initiator, state);
     let value = FlowValue::new(word, case.now);
     // A flow over budget is promoted once there is room.
