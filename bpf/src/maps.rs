@@ -51,6 +51,8 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_
 static BUDGETS: Array<Budget> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "limits")]
 static LIMITS: Array<Word> = Array::with_max_entries(Limit::COUNT, BPF_F_MMAPABLE);
+#[map(name = "common")]
+static COMMON: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Ticks of `bpf_jiffies64` a second, set by whoever loads the object.
 #[unsafe(no_mangle)]
@@ -79,6 +81,16 @@ impl FlowEntry for Entry {
         // SAFETY: the kernel keeps the memory of an element valid while a program runs; its fields are atomics.
         unsafe { &*self.0 }
     }
+}
+
+/// How the kernel's `bpf_map_update_elem` is told.
+#[inline(always)]
+fn flags(put: Put) -> u64 {
+    u64::from(match put {
+        Put::New => BPF_NOEXIST,
+        Put::Known => BPF_EXIST,
+        Put::Either => BPF_ANY,
+    })
 }
 
 /// One aligned word of a map element, read whole.
@@ -205,11 +217,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue, put: Put) -> bool {
-        let flags = u64::from(match put {
-            Put::New => BPF_NOEXIST,
-            Put::Known => BPF_EXIST,
-            Put::Either => BPF_ANY,
-        });
+        let flags = flags(put);
         match table {
             FlowTable::Flows => FLOWS.insert(key, value, flags),
             FlowTable::Embryonic => EMBRYONIC.insert(key, value, flags),
@@ -231,6 +239,11 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn budget(&self, slot: Slot) -> Option<&Budget> {
         BUDGETS.get(slot)
+    }
+
+    #[inline(always)]
+    fn common(&self) -> Option<&Word> {
+        COMMON.get(0)
     }
 
     #[inline(always)]
@@ -269,10 +282,10 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue) {
+    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue, put: Put) {
         // An LRU table has room for every insertion but under memory pressure; then the fragments that follow
         // find nothing, and are dropped.
-        let _ = FRAGMENTS.insert(key, &value, 0);
+        let _ = FRAGMENTS.insert(key, &value, flags(put));
     }
 
     #[inline(always)]

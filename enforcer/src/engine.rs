@@ -14,6 +14,7 @@ mod backoff;
 mod begin;
 mod build;
 mod change;
+mod crowded;
 mod directory;
 mod execute;
 mod grace;
@@ -48,6 +49,7 @@ use crate::source::{Answer, Objects, Question, Wrong};
 use answer::{Inquiry, Progress, Trouble};
 use backoff::Backoff;
 use build::Built;
+use crowded::Crowded;
 use directory::Directory;
 use execute::Execution;
 use grace::Grace;
@@ -132,6 +134,7 @@ pub struct Engine {
     links: links::Links,
     counted: Counted,
     unattached: Unattached,
+    crowded: Crowded,
     condition: watch::Sender<Condition>,
 }
 
@@ -235,6 +238,7 @@ impl Engine {
             links: links::Links::default(),
             counted: Counted::default(),
             unattached: Unattached::default(),
+            crowded: Crowded::default(),
             condition,
         };
         engine.take_note_of(view);

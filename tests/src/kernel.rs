@@ -108,6 +108,8 @@ pub struct Kernel {
     pub budgets: Array<MapData, [u64; 2]>,
     /// What a slot may have.
     pub limits: Array<MapData, u64>,
+    /// What all slots have of the answered flows beyond their guarantees.
+    pub common: Array<MapData, u64>,
     /// The kernel's numbers of `peers` and `rows`.
     written_by_others: [u32; 2],
     counters: PerCpuArray<MapData, u64>,

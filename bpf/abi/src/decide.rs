@@ -12,8 +12,8 @@ use core::hint::black_box;
 use crate::packet::{Content, Part, parse};
 use crate::{
     Address, Attachment, Bytes, Direction, Event, FlowKey, FlowWord, FragmentKey, FragmentValue,
-    Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Reason, Ruleset, Slot, Tables,
-    Verdict, ethertype,
+    Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Put, Reason, Ruleset, Slot,
+    Tables, Verdict, ethertype,
 };
 
 mod judge;
@@ -167,6 +167,8 @@ pub struct Case {
     is_due: u8,
     /// The flow was seen long enough ago to write down that it was seen now.
     is_silent: u8,
+    /// The flow is one with this node, of which nothing is lost if it is forgotten.
+    needs_no_flow: u8,
 }
 
 #[inline(always)]
@@ -275,10 +277,12 @@ fn examine_packet<T: Tables>(
     }
     if packet.part == Part::FIRST {
         let key = fragment_key(hook, packet, pod, peer);
-        tables.put_fragment(
-            &key,
-            FragmentValue::new(&key, subject.policy(), reason.passes(), tables.now()),
-        );
+        let passed = reason.passes();
+        let value = FragmentValue::new(&key, subject.policy(), passed, tables.now());
+        // A first one that was dropped is as good as none: it shuts out what an earlier one let follow, and takes no
+        // place.
+        let put = if passed { Put::Either } else { Put::Known };
+        tables.put_fragment(&key, value, put);
     }
     reason
 }
@@ -322,7 +326,7 @@ fn examine_flow<T: Tables>(
     }
     let case = black_box(case);
     if case.makes_flow != 0 && case.is_posing == 0 {
-        record(tables, hook, case);
+        record(tables, hook, subject, case);
     }
     if case.from_node != 0 {
         Reason::Node

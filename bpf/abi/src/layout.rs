@@ -10,22 +10,26 @@ use crate::{Address, Broadcasts, HardwareWord, LinkWord, Word};
 pub const ABI: u32 = 4;
 
 /// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets.
-pub const SHARED_ABI: u32 = 3;
+pub const SHARED_ABI: u32 = 4;
 
 /// Elements of `limits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Limit {
-    /// Entries of `flows` that one attachment may have.
+    /// Entries of `flows` that one attachment may have, if there is room beyond the guarantees.
     Flows = 0,
     /// Entries of `embryonic` that it may have; of those that others begin, half as many. What is more goes to
     /// `crowd`.
     Embryonic = 1,
+    /// Entries of `flows` that one attachment may have whatever the others have.
+    Guarantee = 2,
+    /// Entries of `flows` that all attachments together may have beyond their guarantees.
+    Common = 3,
 }
 
 impl Limit {
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 4;
 }
 
 /// The number under which an attachment stands in the tables, and the class ID of its filters.

@@ -1,6 +1,6 @@
 use crate::{
     Address, Attachment, Budget, Case, Chunk, Class, Event, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot,
+    FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, Word,
 };
 
 /// Which of the tables of flows.
@@ -61,7 +61,9 @@ pub trait Tables {
     fn remove_flow(&self, table: FlowTable, key: &FlowKey) -> bool;
     /// What the attachment has of the tables of flows.
     fn budget(&self, slot: Slot) -> Option<&Budget>;
-    /// What one attachment may have; 0 if nobody has said it.
+    /// How many entries of `flows` all attachments have beyond their guarantees.
+    fn common(&self) -> Option<&Word>;
+    /// A limit of the tables of flows; 0 if nobody has said it.
     fn limit(&self, of: Limit) -> u64;
     /// Whether the node itself may take what comes in by `link` for `destination`: whatever its routes answer but
     /// "forwarded, as it is". So broadcast and anycast addresses count, of which `peers` knows nothing, and routes that
@@ -72,7 +74,7 @@ pub trait Tables {
     /// What the first fragment was judged.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers what the first fragment was judged.
-    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue);
+    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue, put: Put);
     /// Where to keep what is known of the packet: `place`, or somewhere better.
     ///
     /// In the kernel it is an element of a table of its own, so that the verifier forgets which branches led to

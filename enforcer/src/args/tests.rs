@@ -29,6 +29,7 @@ fn what_is_not_said_has_the_documented_default() {
             metrics: BindAddress::At("127.0.0.1:8162".parse().unwrap()),
             health: BindAddress::At("127.0.0.1:8163".parse().unwrap()),
             flow_table_size: None,
+            max_flows_per_pod: None,
             log_level: LevelFilter::INFO,
         }
     );

@@ -109,6 +109,7 @@ impl Engine {
         warnings.extend(self.links.reports().iter().cloned());
         warnings.extend(self.guard.unsupported.iter().cloned());
         warnings.extend(self.unattached.warning());
+        warnings.extend(self.crowded.warnings());
         let mut reasons = errors;
         reasons.extend(self.guard.failed.iter().cloned());
         reasons.extend(self.unreadable.iter().cloned());
@@ -145,6 +146,7 @@ impl Engine {
 
     /// Says how things are to whoever asks for health, and sets the gauges.
     pub(super) fn publish(&mut self) {
+        self.look_at_flows();
         let others = self.with_another_baseline();
         let cluster = &self.cluster;
         self.unattached
@@ -180,11 +182,26 @@ impl Engine {
         }
     }
 
+    /// Reads how many flows the attachments have.
+    fn look_at_flows(&mut self) {
+        match self.built.set.flow_use() {
+            Ok(found) => self.crowded.take(found, self.cluster.records()),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "how many flows pods have cannot be read"
+                );
+            }
+        }
+    }
+
     /// Adds what the kernel has counted, and reads what its tables cost.
     pub(super) fn count(&mut self) {
         self.count_packets();
         self.count_unjudged();
         self.measure_tables();
+        self.publish();
     }
 
     /// Adds what the kernel has counted since this was asked last.

@@ -51,6 +51,7 @@ pub(super) struct HostTables {
     generation: Cell<u32>,
     /// Nobody has used up anything.
     budget: Budget,
+    common: Word,
     /// Writes that happen while a packet is on its way, after so many of its look-ups.
     meanwhile: RefCell<Option<(u32, Vec<Step>)>>,
 }
@@ -115,6 +116,7 @@ impl HostTables {
             next_place: Cell::new(0),
             generation: Cell::new(1),
             budget: Budget::default(),
+            common: Word::default(),
             meanwhile: RefCell::default(),
         }
     }
@@ -333,6 +335,10 @@ impl<'a> Tables for &'a HostTables {
         Some(&self.budget)
     }
 
+    fn common(&self) -> Option<&Word> {
+        Some(&self.common)
+    }
+
     fn limit(&self, _: Limit) -> u64 {
         i64::MAX.cast_unsigned()
     }
@@ -349,7 +355,7 @@ impl<'a> Tables for &'a HostTables {
         None
     }
 
-    fn put_fragment(&self, _: &FragmentKey, _: FragmentValue) {}
+    fn put_fragment(&self, _: &FragmentKey, _: FragmentValue, _: Put) {}
 
     fn case<'p>(&self, place: &'p mut Case) -> Option<&'p mut Case> {
         Some(place)

@@ -18,7 +18,7 @@ impl HostTables {
             flows: FlowMemory::with_capacity(flows),
             embryonic: FlowMemory::with_capacity(flows),
             crowd: FlowMemory::with_capacity(flows),
-            limits: [flows.into(); 2],
+            limits: [flows.into(); 4],
             second: HZ,
             forwards: true,
             ..Self::default()

@@ -48,6 +48,31 @@ impl Kernel {
         self.host.embryonic = FlowMemory::with_capacity(self.host.embryonic.capacity());
         self.host.crowd = FlowMemory::with_capacity(self.host.crowd.capacity());
         self.set_budgets(super::SLOT, [0, 0]);
+        self.common.set(0, 0, 0).expect("the count is written");
+        self.host.common.store(0);
+    }
+
+    /// Hands all flows of the slot of test runs over to another one, with what they use of its budget.
+    pub fn give_away(&mut self, slot: u16) {
+        let flows = move_to_slot(&mut self.flows, slot);
+        let embryonic = move_to_slot(&mut self.embryonic, slot);
+        move_to_slot(&mut self.crowd, slot);
+        self.host.flows = FlowMemory::with_capacity(self.host.flows.capacity());
+        self.host.embryonic = FlowMemory::with_capacity(self.host.embryonic.capacity());
+        self.host.crowd = FlowMemory::with_capacity(self.host.crowd.capacity());
+        self.set_budgets(super::SLOT, [0, 0]);
+        self.set_budgets(slot.into(), [flows, embryonic]);
+    }
+
+    /// How many flows all slots are said to have beyond their guarantees.
+    pub fn own_common(&self) -> u64 {
+        let common = self.common.get(&0, 0).expect("the count");
+        assert_eq!(
+            common,
+            self.host.common.load(),
+            "kernel and host count as many"
+        );
+        common
     }
 
     /// Evicts the flows that stand in `crowd`, as others' would.

@@ -29,6 +29,10 @@ pub struct Sizes {
     pub embryonic_per_attachment: u64,
     /// Of `flows`, how many one attachment may have.
     pub flows_per_attachment: u64,
+    /// Of these, how many it may have whatever the others have.
+    pub guarantee: u64,
+    /// Of `flows`, how many all may have beyond that.
+    pub common: u64,
 }
 
 impl Default for Sizes {
@@ -39,7 +43,21 @@ impl Default for Sizes {
             crowd: 8192,
             embryonic_per_attachment: 8,
             flows_per_attachment: 4096,
+            guarantee: 0,
+            common: 4096,
         }
+    }
+}
+
+impl Sizes {
+    /// What the programs are told, in the order of [`Limit`].
+    fn limits(self) -> [(Limit, u64); Limit::COUNT as usize] {
+        [
+            (Limit::Flows, self.flows_per_attachment),
+            (Limit::Embryonic, self.embryonic_per_attachment),
+            (Limit::Guarantee, self.guarantee),
+            (Limit::Common, self.common),
+        ]
     }
 }
 
@@ -79,6 +97,7 @@ impl Kernel {
             ("fragments", 4096),
             ("budgets", 16),
             ("limits", Limit::COUNT),
+            ("common", 1),
         ] {
             loader.map_max_entries(name, entries);
         }
@@ -116,6 +135,7 @@ impl Kernel {
             fragments: take("fragments").try_into().expect("fragments"),
             budgets: take("budgets").try_into().expect("budgets"),
             limits: take("limits").try_into().expect("limits"),
+            common: take("common").try_into().expect("common"),
             written_by_others,
             counters: take("counters").try_into().expect("counters"),
             events: take("events").try_into().expect("events"),
@@ -124,7 +144,7 @@ impl Kernel {
                 embryonic: FlowMemory::with_capacity(sizes.embryonic),
                 crowd: FlowMemory::with_capacity(sizes.crowd),
                 budgets: [(SLOT, Budget::default())].into(),
-                limits: [sizes.flows_per_attachment, sizes.embryonic_per_attachment],
+                limits: sizes.limits().map(|(_, value)| value),
                 second: HZ,
                 now: Cell::new(HZ.into()),
                 ..HostTables::default()
@@ -151,10 +171,7 @@ impl Kernel {
         }
         let (address, length) = constants.prefix;
         self.put_prefix(address, length, Class::NONE);
-        for (limit, value) in [
-            (Limit::Flows, sizes.flows_per_attachment),
-            (Limit::Embryonic, sizes.embryonic_per_attachment),
-        ] {
+        for (limit, value) in sizes.limits() {
             self.limits
                 .set(limit as u32, value, 0)
                 .expect("the limit is written");

@@ -5,6 +5,7 @@
 mod addresses;
 mod errors;
 mod floods;
+mod flows;
 mod fragments;
 mod frames;
 mod hostile;

@@ -4,6 +4,7 @@ mod attacks;
 mod baseline;
 mod changes;
 mod enforced;
+mod flow_limits;
 mod ground;
 mod handover;
 mod interfaces;

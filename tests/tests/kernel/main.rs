@@ -6,6 +6,7 @@ mod crowd;
 mod either;
 mod endings;
 mod fragments;
+mod guarantees;
 mod headers;
 mod hostile;
 mod in_step;
