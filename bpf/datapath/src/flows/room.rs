@@ -146,10 +146,10 @@ mod tests {
 
     #[test]
     fn what_may_have_ended_goes_when_there_is_need_and_the_oldest_first() {
-        assert_eq!(going([0, 20, 0]), []);
+        assert_eq!(going([0, 20, 0]), [0_u64; 0]);
         assert_eq!(going([0, 23, 0]), [0, 1, 2]);
         assert_eq!(going([54, 20, 0]).len(), 18);
-        assert_eq!(going([54, 2, 0]), []);
+        assert_eq!(going([54, 2, 0]), [0_u64; 0]);
     }
 
     #[test]
