@@ -62,7 +62,10 @@ fn attack_33_pods_that_reach_only_their_node_take_nothing_from_others() {
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
         for slot in 2..8 {
             asks_the_node(&mut scene);
-            assert_eq!(scene.kernel.own_budgets(), [u64::from(GUARANTEE), u64::from(SHARE)]);
+            assert_eq!(
+                scene.kernel.own_budgets(),
+                [u64::from(GUARANTEE), u64::from(SHARE)]
+            );
             assert_eq!(scene.kernel.own_common(), 0, "beyond the guarantee");
             assert_eq!(scene.kernel.crowd.keys().count(), 0, "in the crowd");
             scene.kernel.give_away(slot);

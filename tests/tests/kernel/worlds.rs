@@ -11,7 +11,7 @@ use podgate_policy::arbitrary;
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Connection, Direction as Judged, Subject, Transport, Verdict};
 use podgate_policy::evaluate;
-use podgate_policy::model::{Protocol, World};
+use podgate_policy::model::{Protocol, SCOPES, World};
 use podgate_tests::frame::{self, Payload, flag, packet};
 use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf};
 use proptest::strategy::{Strategy, ValueTree};
@@ -85,13 +85,9 @@ fn addresses_of(world: &World, subject: &Subject) -> Vec<IpAddr> {
     ]
 }
 
-/// Whether the node takes what is sent there for its own, as far as the kernel can tell without its routes.
+/// Whether the node takes what is sent there for its own, or sends it nowhere, whatever its routes.
 fn is_taken_by_the_node(peer: IpAddr) -> bool {
-    peer.is_multicast()
-        || match peer {
-            IpAddr::V4(peer) => peer.is_broadcast() || peer.is_loopback(),
-            IpAddr::V6(_) => false,
-        }
+    SCOPES.iter().any(|scope| scope.contains(&peer))
 }
 
 /// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, a tunnel to whoever

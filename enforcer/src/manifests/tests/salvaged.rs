@@ -98,7 +98,7 @@ fn numbers_are_read_as_kubectl_reads_them() {
         ("\"80\"", "port: "),
         ("\"0120\"", "port: "),
         ("1e9", "is not a port"),
-        (".inf", "port: "),
+        (".inf", "non-finite float"),
     ] {
         let found = errors(policy(&format!(
             "  ingress: [{{ports: [{{port: {port}}}]}}]\n"
@@ -121,7 +121,7 @@ fn text_that_yaml_takes_for_something_else_is_an_error_or_the_same() {
             "{value}: {found:?}"
         );
     }
-    for value in ["12:30", "2026-01-01", "v1.0", "\"yes\"", "\"0120\""] {
+    for value in ["2026-01-01", "v1.0", "\"yes\"", "\"0120\""] {
         read(&policy(&format!(
             "  podSelector: {{matchLabels: {{v: {value}}}}}\n"
         )));
