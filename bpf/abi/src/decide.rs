@@ -319,7 +319,7 @@ fn examine_flow<T: Tables>(
         if case.from_node != 0 {
             return Reason::Node;
         }
-        let reason = judge(tables, subject, peer, case);
+        let reason = judge(tables, hook, subject, peer, case);
         if reason != Reason::Allowed {
             return reason;
         }

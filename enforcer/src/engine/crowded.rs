@@ -127,6 +127,8 @@ mod tests {
             pod_ifindex: Ifindex(2),
             host_ifindex: Ifindex(10 + slot),
             host_mac: None,
+            pod_mac: None,
+            broadcasts: Vec::new(),
             addresses: Vec::new(),
             baseline: Baseline::Allow,
             hook: Hook::Clsact,

@@ -2,7 +2,7 @@
 
 use core::hint::black_box;
 
-use super::{Case, Subject};
+use super::{Case, Hook, Subject};
 use crate::tables::bit_of;
 use crate::{
     Address, CHUNK_ALL, CHUNK_NONE, Class, Column, FlowWord, Initiator, PeerWord, PortSet, Reason,
@@ -35,6 +35,7 @@ pub(super) fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
 #[inline(always)]
 pub(super) fn judge<T: Tables>(
     tables: &T,
+    hook: &Hook,
     subject: &Subject,
     sender: Address,
     case: &mut Case,
