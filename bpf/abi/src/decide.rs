@@ -124,6 +124,8 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     let Some(case) = tables.case(&mut place) else {
         return Reason::NoRecord;
     };
+    case.offload = offload;
+    let case = black_box(case);
     let reason = parse(bytes, hook.ethertype, hook.direction, &mut case.packet);
     if !reason.passes() {
         let is_kept_out = reason == Reason::MappedAddress || subject.is_policed || subject.is_bound;
@@ -133,7 +135,8 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
             Reason::Unpoliced
         };
     }
-    if !offload.spares(&case.packet) {
+    let case = black_box(case);
+    if !case.offload.spares(&case.packet) {
         return Reason::OffloadMetadata;
     }
     examine_packet(tables, hook, attachment, &subject, black_box(case))
@@ -147,6 +150,7 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
 #[repr(C)]
 pub struct Case {
     packet: Packet,
+    offload: Offload,
     key: FlowKey,
     /// The flow as it was found, or [`FlowWord::NONE`].
     flow: FlowWord,
@@ -167,6 +171,14 @@ pub struct Case {
     is_due: u8,
     /// The flow was seen long enough ago to write down that it was seen now.
     is_silent: u8,
+    /// Judged again, a datagram's flow may pass for either end.
+    is_either: u8,
+    /// Of two directions that are asked, the one to the pod comes first.
+    asks_to_pod_first: u8,
+    /// The direction that is not the initiator's let it pass.
+    is_anothers: u8,
+    /// The [`Reason`] of a denial by the direction that was asked first, as a number.
+    denied: u8,
     /// The flow is one with this node, of which nothing is lost if it is forgotten.
     needs_no_flow: u8,
 }

@@ -90,6 +90,8 @@ pub struct Packet {
     pub about: Address,
     /// For an ICMP error the pod's end of the packet inside; else `::`.
     pub near: Address,
+    /// The IPv6 extension headers that must not come any more, as bits of their numbers.
+    pub barred: u64,
     /// The identification field, if it is a fragment.
     pub identification: u32,
     /// Source port; for an ICMP echo request its identifier; for an ICMP error that of the packet inside.
@@ -223,6 +225,7 @@ pub fn parse(
     packet.about = Address::UNSPECIFIED;
     packet.near = Address::UNSPECIFIED;
     packet.identification = 0;
+    packet.barred = 0;
     packet.source_port = 0;
     packet.destination_port = 0;
     packet.part = Part::WHOLE;
@@ -346,10 +349,13 @@ fn parse_ipv6(
         offset: ETHERNET + 40,
         length: announced(rest >> 16),
     };
-    let mut order = Order::START;
+    packet.barred = Order::START.0;
     // Hidden from the compiler, which would write the loop out six times.
     let mut left = black_box(MAX_EXTENSIONS);
     while is_extension(next) {
+        // Kept with the packet, where the kernel's verifier forgets it: else each order is a state of its own.
+        let packet = black_box(&mut *packet);
+        let order = Order(packet.barred);
         if order.is_ambiguous(next) {
             packet.content = Content::AMBIGUOUS;
             break;
@@ -390,7 +396,7 @@ fn parse_ipv6(
                 packet.part = Part::FIRST;
             }
         }
-        order = order.after(next);
+        packet.barred = order.after(next).0;
         next = (extension >> 24) as u8;
         transport.offset += size;
         transport.length -= size;

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
 use podgate_abi::{Direction, FlowKey, Ruleset};
-use podgate_datapath::Sizes;
 use podgate_datapath::record::Slot;
 use podgate_datapath::tables::MapName;
 use podgate_tests::node::{
     Enforcer, LOST, Node, Pod, Traffic, arrives, in_force, is_lost, lets_in, namespace, pod,
-    policy, small_tables, wait_until,
+    policy, wait_until,
 };
 use serde_json::json;
 
@@ -152,12 +151,12 @@ fn policies_that_come_change_and_go_take_effect_on_live_connections() {
     });
 }
 
-/// The table of flows that have no place elsewhere.
-struct Crowd(HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; 16]>);
+/// The table of answered flows.
+struct Answered(HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; 16]>);
 
-impl Crowd {
+impl Answered {
     fn of(node: &Node) -> Self {
-        let pin = node.tables().pin(MapName::Crowd);
+        let pin = node.tables().pin(MapName::Flows);
         let map = Map::HashMap(MapData::from_pin(pin).unwrap());
         Self(map.try_into().unwrap())
     }
@@ -181,11 +180,7 @@ impl Crowd {
 
 #[test]
 fn attack_16_a_connection_picked_up_in_mid_stream_is_cut_by_a_revocation_all_the_same() {
-    // No connection has a place of its own: what is answered goes to the crowd.
-    let node = Node::with_tables(Sizes {
-        flows_per_attachment: 0,
-        ..small_tables()
-    });
+    let node = Node::new();
     node.apply("namespace", &namespace("default"));
     for name in ["web", "friend"] {
         node.apply(name, &pod(name, &format!("app: {name}")));
@@ -198,19 +193,19 @@ fn attack_16_a_connection_picked_up_in_mid_stream_is_cut_by_a_revocation_all_the
     assert!(connection.works(25 * LOST));
 
     let slot = web.record(&node).slot;
-    let mut crowd = Crowd::of(&node);
-    assert!(!crowd.flows_of(slot).is_empty());
+    let mut answered = Answered::of(&node);
+    assert!(!answered.flows_of(slot).is_empty());
     // The server may acknowledge what it got in this moment.
     wait_until("it is forgotten", || {
-        crowd.evict(slot);
-        crowd.flows_of(slot).is_empty()
+        answered.evict(slot);
+        answered.flows_of(slot).is_empty()
     });
 
     // The server speaks first, as if the pod had begun.
     connection.client.set_read_timeout(Some(25 * LOST)).unwrap();
     connection.server.write_all(b"y").unwrap();
     connection.client.read_exact(&mut [0]).unwrap();
-    wait_until("it is picked up", || !crowd.flows_of(slot).is_empty());
+    wait_until("it is picked up", || !answered.flows_of(slot).is_empty());
     node.apply("policy", &policy("p", "app: web", &lets_in("app: nobody")));
     wait_until("nobody is let in", || {
         is_lost(&friend.netns, &web.netns, web.addresses[0])

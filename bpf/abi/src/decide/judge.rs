@@ -86,13 +86,17 @@ pub(super) fn judge<T: Tables>(
             broad = word.broad();
         }
     }
-    let mut denied = Reason::Allowed;
-    let mut is_anothers = false;
+    // Kept with the packet, where the kernel's verifier forgets it: else each answer is a state of its own.
+    case.denied = Reason::Allowed as u8;
+    case.is_either = u8::from(is_either);
+    case.asks_to_pod_first = u8::from(begins_to_pod || !is_either);
+    case.is_anothers = 0;
     // Hidden from the compiler, which would write the question out twice.
     let mut turn = black_box(0_u64);
     while turn < 2 {
+        let case = black_box(&mut *case);
         // Where one is enough, the initiator's direction is asked first.
-        let asks_to_pod = (turn == 0) == (begins_to_pod || !is_either);
+        let asks_to_pod = (turn == 0) == (case.asks_to_pod_first != 0);
         let (ruleset, port) = if asks_to_pod {
             (ingress, pod_port)
         } else {
@@ -101,22 +105,30 @@ pub(super) fn judge<T: Tables>(
         let port = if is_rest { u16::from(protocol) } else { port };
         turn += 1;
         let reason = ask(tables, ruleset, class, broad, column, port);
-        if !is_either {
+        if reason == Reason::Torn {
+            return reason;
+        }
+        let case = black_box(case);
+        if case.is_either == 0 {
             if reason != Reason::Allowed {
                 return reason;
             }
         } else if reason == Reason::Allowed {
-            is_anothers = denied != Reason::Allowed;
-            denied = Reason::Allowed;
+            case.is_anothers = u8::from(turn == 2);
+            case.denied = reason as u8;
             break;
-        } else if denied == Reason::Allowed {
-            denied = reason;
+        } else if case.denied != Reason::Policy as u8 {
+            case.denied = reason as u8;
         }
     }
-    if denied != Reason::Allowed {
-        return denied;
+    let case = black_box(case);
+    if case.denied == Reason::DenyAll as u8 {
+        return Reason::DenyAll;
     }
-    if is_anothers {
+    if case.denied != Reason::Allowed as u8 {
+        return Reason::Policy;
+    }
+    if case.is_anothers != 0 {
         case.initiator = if hook.is_to_pod() {
             Initiator::PEER
         } else {
@@ -124,6 +136,7 @@ pub(super) fn judge<T: Tables>(
         };
         case.generation = subject.generation(case.initiator);
     }
+    let case = black_box(case);
     let from_pod = case.initiator != Initiator::PEER;
     if subject.routes {
         return Reason::Allowed;
