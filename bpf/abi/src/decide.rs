@@ -61,6 +61,20 @@ struct Subject {
 }
 
 impl Subject {
+    /// The same, with what was kept in `case`, of which the kernel's verifier does not know any more how it came about.
+    #[inline(always)]
+    const fn as_kept(&self, case: &Case) -> Self {
+        Self {
+            to_pod: self.to_pod,
+            from_pod: self.from_pod,
+            life: self.life,
+            link: self.link,
+            routes: case.routes != 0,
+            is_policed: case.is_policed != 0,
+            is_bound: case.is_bound != 0,
+        }
+    }
+
     /// Names the policy of both directions, for the fragments that it lets follow a first one.
     #[inline(always)]
     const fn policy(&self) -> u32 {
@@ -125,6 +139,9 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         return Reason::NoRecord;
     };
     case.offload = offload;
+    case.routes = u8::from(subject.routes);
+    case.is_policed = u8::from(subject.is_policed);
+    case.is_bound = u8::from(subject.is_bound);
     let case = black_box(case);
     let reason = parse(bytes, hook.ethertype, hook.direction, &mut case.packet);
     if !reason.passes() {
@@ -139,7 +156,8 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     if !case.offload.spares(&case.packet) {
         return Reason::OffloadMetadata;
     }
-    examine_packet(tables, hook, attachment, &subject, black_box(case))
+    let case = black_box(case);
+    examine_packet(tables, hook, attachment, &subject.as_kept(case), case)
 }
 
 /// What is known of a packet, and of the flow that it belongs to.
@@ -171,6 +189,10 @@ pub struct Case {
     is_due: u8,
     /// The flow was seen long enough ago to write down that it was seen now.
     is_silent: u8,
+    /// As in [`Subject`].
+    routes: u8,
+    is_policed: u8,
+    is_bound: u8,
     /// Judged again, a datagram's flow may pass for either end.
     is_either: u8,
     /// Of two directions that are asked, the one to the pod comes first.
@@ -270,7 +292,8 @@ fn examine_packet<T: Tables>(
         && (subject.routes || attachment.owns(packet.near));
     case.from_node = u8::from(from_node);
     case.is_due = u8::from(is_due);
-    let reason = examine_flow(tables, hook, subject, peer, black_box(case));
+    let case = black_box(case);
+    let reason = examine_flow(tables, hook, &subject.as_kept(case), peer, case);
 
     let packet = &case.packet;
     if reason == Reason::Allowed || !reason.passes() {
