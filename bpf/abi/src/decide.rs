@@ -11,7 +11,7 @@ use core::hint::black_box;
 
 use crate::packet::{Content, Part, parse};
 use crate::{
-    Address, Attachment, Bytes, Direction, Event, FlowKey, FlowWord, FragmentKey, FragmentValue,
+    Address, Attachment, Bytes, Direction, Event, FlowKey, FlowState, FlowWord, FragmentKey, FragmentValue,
     Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Put, Reason, Ruleset, Slot,
     Tables, Verdict, ethertype,
 };
@@ -189,6 +189,10 @@ pub struct Case {
     is_due: u8,
     /// The flow was seen long enough ago to write down that it was seen now.
     is_silent: u8,
+    /// The state that the flow comes to.
+    state: FlowState,
+    /// It was seen in both directions.
+    is_answered: u8,
     /// As in [`Subject`].
     routes: u8,
     is_policed: u8,

@@ -56,7 +56,8 @@ impl Initiator {
 }
 
 /// How far a flow has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
 pub struct FlowState(u8);
 
 impl FlowState {

@@ -164,7 +164,7 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, subject: &Subject, case
     if case.place != Place::FLOWS {
         case.needs_no_flow = u8::from(needs_no_flow(tables, subject, case));
     }
-    let case = &*black_box(case);
+    let case = black_box(case);
     let is_initiators = case.initiator.sends(hook.direction);
     let flags = if case.packet.content == Content::TCP {
         case.packet.detail
@@ -192,13 +192,20 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, subject: &Subject, case
     } else {
         before
     };
+    // Kept with the packet, where the kernel's verifier forgets which state it is.
+    case.state = state;
+    let case = black_box(case);
+    let state = case.state;
     let is_answered = state.is_answered();
-    let state = if is_answered && is_known {
+    case.is_answered = u8::from(is_answered);
+    case.state = if is_answered && case.flow != FlowWord::NONE {
         state.after(flags, hook.direction, !is_initiators)
     } else {
         state
     };
-    let word = FlowWord::new(&case.key, case.generation, case.initiator, state);
+    let case = &*black_box(case);
+    let is_answered = case.is_answered != 0;
+    let word = FlowWord::new(&case.key, case.generation, case.initiator, case.state);
     let value = FlowValue::new(word, case.now);
     // A flow over budget is promoted once there is room.
     if is_answered && case.place != Place::FLOWS && promote(tables, hook, case, &value) {
