@@ -11,9 +11,9 @@ use core::hint::black_box;
 
 use crate::packet::{Content, Part, parse};
 use crate::{
-    Address, Attachment, Bytes, Direction, Event, FlowKey, FlowState, FlowWord, FragmentKey, FragmentValue,
-    Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Put, Reason, Ruleset, Slot,
-    Tables, Verdict, ethertype,
+    Address, Attachment, Bytes, Direction, Event, FlowKey, FlowState, FlowWord, FragmentKey,
+    FragmentValue, Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Put, Reason,
+    Ruleset, Slot, Tables, Verdict, ethertype,
 };
 
 mod judge;

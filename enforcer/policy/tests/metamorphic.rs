@@ -136,6 +136,11 @@ fn other_family(world: &World) -> World {
             (name, pod)
         })
         .collect();
+    changed.cluster_nodes = changed
+        .cluster_nodes
+        .into_iter()
+        .map(other_address)
+        .collect();
     changed.node_addresses = changed
         .node_addresses
         .into_iter()
@@ -169,6 +174,7 @@ fn other_family(world: &World) -> World {
             (name, slice)
         })
         .collect();
+    changed.node_scopes = changed.node_scopes.into_iter().map(other_prefix).collect();
     for range in &mut changed.service_options.ranges {
         *range = other_prefix(*range);
     }
@@ -184,6 +190,12 @@ fn other_address(address: IpAddr) -> IpAddr {
 
 fn other_prefix(prefix: IpNet) -> IpNet {
     let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
+    let is_of_the_universe =
+        (0..arbitrary::ADDRESSES).any(|n| [ipv4(n), ipv6(n)].contains(&prefix.network()));
+    if prefix.prefix_len() != 0 && !is_of_the_universe {
+        // Around scopes: it holds no address of the universe in either family.
+        return prefix;
+    }
     let address = other_address(prefix.addr());
     let longest = if address.is_ipv4() { 32_u8 } else { 128 };
     // The blocks of the universe have few host bits or all of them.
