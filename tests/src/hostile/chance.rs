@@ -7,9 +7,12 @@ use std::time::SystemTime;
 pub struct Chance(u64);
 
 impl Chance {
-    /// As `PODGATE_SEED` says, else new each time; the seed is printed.
+    /// As `PODGATE_SEED` says; else one that stays the same, and with `PODGATE_LONG` a new one each time. It is printed.
     pub fn new(what: &str) -> Self {
         let seed = number_of("PODGATE_SEED").unwrap_or_else(|| {
+            if number_of("PODGATE_LONG").is_none() {
+                return 2;
+            }
             let now = SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
             now.as_nanos() as u64
         });
