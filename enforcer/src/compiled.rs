@@ -20,6 +20,11 @@ pub struct Compiled {
     subjects: OrdMap<Slot, Arc<Subject>>,
     /// The subjects of each namespace.
     by_namespace: BTreeSet<(String, Slot)>,
+    /// What was compiled of each.
+    compiled: Rulesets,
+    /// What attachments are to have whatever is compiled of them.
+    withheld: Rulesets,
+    /// What they are to have.
     rulesets: Rulesets,
 }
 
@@ -31,16 +36,47 @@ impl Compiled {
         self.subjects = view.subjects.clone();
         for slot in &concerned {
             match self.subjects.get(slot) {
-                None => drop(self.rulesets.remove(&slot.0)),
+                None => drop(self.compiled.remove(&slot.0)),
                 Some(subject) => {
                     let rulesets = compile_subject(&view.world, subject);
-                    if self.rulesets.get(&slot.0).map(AsRef::as_ref) != Some(&rulesets) {
-                        self.rulesets.insert(slot.0, Arc::new(rulesets));
+                    if self.compiled.get(&slot.0).map(AsRef::as_ref) != Some(&rulesets) {
+                        self.compiled.insert(slot.0, Arc::new(rulesets));
                     }
                 }
             }
+            self.follow(slot.0);
         }
         concerned.len()
+    }
+
+    /// These attachments are to have these rulesets, whatever is compiled of them; all others what is compiled.
+    pub fn withhold(&mut self, withheld: Rulesets) {
+        let before = std::mem::replace(&mut self.withheld, withheld);
+        let differing = before
+            .diff(&self.withheld)
+            .map(|difference| match difference {
+                DiffItem::Add(slot, _)
+                | DiffItem::Remove(slot, _)
+                | DiffItem::Update { new: (slot, _), .. } => *slot,
+            });
+        for slot in differing.collect::<Vec<_>>() {
+            self.follow(slot);
+        }
+    }
+
+    fn follow(&mut self, slot: u32) {
+        let wanted = self
+            .withheld
+            .get(&slot)
+            .or_else(|| self.compiled.get(&slot));
+        match wanted {
+            None => drop(self.rulesets.remove(&slot)),
+            Some(wanted) => {
+                if self.rulesets.get(&slot) != Some(wanted) {
+                    self.rulesets.insert(slot, Arc::clone(wanted));
+                }
+            }
+        }
     }
 
     /// The slots whose rulesets may be other ones than before: of subjects that changed, and of those that a policy
@@ -90,6 +126,16 @@ impl Compiled {
     /// All of them. A copy costs next to nothing.
     pub fn rulesets(&self) -> &Rulesets {
         &self.rulesets
+    }
+
+    /// What is compiled of one slot, whether or not it is to have that.
+    pub fn what_is_compiled(&self, slot: Slot) -> Option<&Arc<SubjectRulesets>> {
+        self.compiled.get(&slot.0)
+    }
+
+    /// Those that are not compiled: of attachments whose pods are not known.
+    pub fn withheld(&self) -> &Rulesets {
+        &self.withheld
     }
 
     /// The rulesets of one slot.

@@ -16,6 +16,7 @@ pub mod convert;
 pub mod engine;
 #[cfg(test)]
 mod fixture;
+pub mod isolation;
 mod life;
 pub mod manifests;
 pub mod networkpolicies;

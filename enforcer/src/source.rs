@@ -15,6 +15,7 @@ use std::time::Instant;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use podgate_datapath::record::PodName;
+use podgate_policy::isolation::Isolation;
 use podgate_policy::model::{
     EndpointSlice, ListName, Namespace, NetworkPolicy, ObjectName, Service,
 };
@@ -82,15 +83,6 @@ pub enum Answer {
     Isolation(Isolation),
     /// The answer is not to be had now. Says why.
     Failed(String),
-}
-
-/// The directions in which some policy isolates a pod.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Isolation {
-    /// Towards the pod.
-    pub ingress: bool,
-    /// From the pod.
-    pub egress: bool,
 }
 
 /// All objects that a source has.

@@ -3,6 +3,7 @@
 //! Everything goes away when the value is dropped, a panicking test's too. Nothing has a name that two nodes could
 //! share, so tests run side by side.
 
+mod api;
 mod enforcer;
 mod flow;
 mod frames;
@@ -25,6 +26,7 @@ use podgate_demo::netns::NetNs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use api::Api;
 pub use enforcer::{Enforcer, lets_in, namespace, pod, policy};
 pub use flow::Traffic;
 pub use frames::Frames;

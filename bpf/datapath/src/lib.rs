@@ -11,6 +11,7 @@ mod bpffs;
 mod error;
 pub mod filter;
 pub mod flows;
+pub mod isolated;
 pub mod lock;
 pub mod netlink;
 mod object;

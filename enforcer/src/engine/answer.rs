@@ -36,6 +36,8 @@ pub(super) enum Inquiry {
     None,
     /// It was, and has not answered.
     Open,
+    /// It has said more than is known; once that is known, it is asked again.
+    Behind,
     /// It has said what it knows, or cannot be asked at all.
     Done,
     /// It could not find out; why, for people.
@@ -76,7 +78,7 @@ impl Progress<'_> {
             Self::InForce => Some(Reply::InForce),
             Self::NotKnown if more_to_come => None,
             Self::NotKnown => match inquiry {
-                Inquiry::None | Inquiry::Open => None,
+                Inquiry::None | Inquiry::Open | Inquiry::Behind => None,
                 Inquiry::Done => Some(Reply::Unknown),
                 Inquiry::Failed(why) => Some(Reply::Failed(why.clone())),
             },

@@ -20,7 +20,7 @@ use super::{Engine, Waiting};
 use crate::cluster::Cluster;
 
 /// When interfaces are looked after again that could not be.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
@@ -48,7 +48,10 @@ impl Engine {
         // Those that are gone stay, until the planner has been told.
         for slot in &new {
             self.in_force.remove(&slot.0);
+            self.held.remove(slot);
         }
+        self.open.retain(|slot, _| standing.contains(slot));
+        self.held.retain(|slot, _| standing.contains(slot));
         let records: Vec<Record> = self
             .cluster
             .records()

@@ -87,6 +87,15 @@ impl Engine {
         }
         let mut reasons = errors;
         reasons.extend(self.unreadable.iter().cloned());
+        reasons.extend(self.told.trouble.iter().cloned());
+        for (slot, why) in &self.open {
+            let record = self.cluster.records().find(|record| record.slot == *slot);
+            let identity = record.map(|record| record.identity.to_string());
+            reasons.push(format!(
+                "attachment {} cannot be isolated while its policy is not in force: {why}",
+                identity.unwrap_or_default()
+            ));
+        }
         if let Some(trouble) = &self.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
         }
@@ -128,9 +137,10 @@ impl Engine {
             changed
         });
         let dirty = self.dirty();
-        let known = self.compiled.rulesets().len();
+        let unknown = self.compiled.withheld().len();
+        let known = self.compiled.rulesets().len().saturating_sub(unknown);
         for (state, number) in [
-            ("in_force", known - dirty),
+            ("in_force", known.saturating_sub(dirty)),
             ("dirty", dirty),
             ("unknown", self.unknown.len()),
             ("not_swapped", self.built.unswapped.len()),

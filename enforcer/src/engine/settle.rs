@@ -14,7 +14,7 @@ use super::build::{self, Built, Plans, grow};
 use super::change::FactsChange;
 use super::execute::Execution;
 use super::grace::Grace;
-use super::{Engine, Pending};
+use super::{Engine, Pending, isolate};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::node;
@@ -27,20 +27,26 @@ const GATHER: Duration = Duration::from_millis(75);
 /// longest load the programs, which takes a fraction of that.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long it is waited for before pods are isolated by what is known. An ADD holds it for a millisecond.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
 /// After how many failed attempts a new table set is built instead.
 const REBUILD_AFTER: u32 = 5;
 
 impl Engine {
     /// Puts in force what is known, as far as that works now; answers and reports; sees to the next attempt.
     pub(super) fn settle(&mut self) {
+        self.isolate_new();
         if self.backoff.allows(Instant::now()) {
             self.attempt();
-        } else {
-            // ADDs are answered by what is known, and not by what was when the last attempt failed.
-            let view = self.cluster.view();
-            compile(&mut self.compiled, &view);
-            self.unknown = view.unknown;
+            // Attachments that were read just now.
+            self.isolate_new();
         }
+        if self.trouble.is_some() {
+            // ADDs are answered by what is known, and not by what was when the last attempt failed.
+            self.compile_all();
+        }
+        self.isolate_open();
         self.answer_adds(false);
         self.look_soon_if_adds_are_hindered();
         self.publish();
@@ -71,7 +77,7 @@ impl Engine {
     }
 
     fn try_to_settle(&mut self) -> Result<()> {
-        let lock = take_lock(&self.paths)?;
+        let lock = self.take_lock_or_isolate()?;
         if self.set_was_replaced() {
             tracing::warn!(
                 "the current table set is not this enforcer's: somebody removed its pins"
@@ -89,17 +95,50 @@ impl Engine {
             return Ok(());
         }
         self.read_attachments(&lock)?;
+        self.tell_plugin(&lock);
         self.finish(&lock)?;
         self.settle_what_is_known(&lock)?;
         self.tidy(&lock)
     }
 
+    /// The lock; if it is not to be had at once, nobody stays open while it is waited for.
+    fn take_lock_or_isolate(&mut self) -> Result<Lock> {
+        if let Ok(lock) = Lock::take_until(&self.paths, Instant::now() + AT_ONCE) {
+            return Ok(lock);
+        }
+        self.compile_all();
+        self.isolate_open();
+        take_lock(&self.paths)
+    }
+
+    /// Before any policy is reported to be in force: the next plugin may find no enforcer.
+    fn tell_plugin(&mut self, lock: &Lock) {
+        self.isolations.update(&self.cluster.view());
+        self.told.tell(&self.paths, &self.isolations, lock);
+    }
+
+    /// Works out what all attachments are to have by what is known now.
+    fn compile_all(&mut self) -> View {
+        let view = self.cluster.view();
+        self.isolations.update(&view);
+        compile(&mut self.compiled, &view);
+        let mut withheld = isolate::withheld(&self.cluster, &view, &self.isolations);
+        self.let_go();
+        for (slot, held) in &self.held {
+            let compiled = self.compiled.what_is_compiled(*slot);
+            if let Some(rulesets) = compiled.filter(|_| !withheld.contains_key(&slot.0)) {
+                withheld.insert(slot.0, isolate::narrowed(rulesets, held.isolation));
+            }
+        }
+        self.compiled.withhold(withheld);
+        self.unknown.clone_from(&view.unknown);
+        view
+    }
+
     /// Facts, if there are any to write, then policy.
     fn settle_what_is_known(&mut self, lock: &Lock) -> Result<()> {
         loop {
-            let view = self.cluster.view();
-            compile(&mut self.compiled, &view);
-            self.unknown.clone_from(&view.unknown);
+            let view = self.compile_all();
             let planned = if self.facts_are_due(&view) {
                 self.plan_facts(view)
             } else if *self.compiled.rulesets() != self.in_force {
@@ -281,8 +320,8 @@ impl Engine {
         self.read_attachments(lock)?;
         self.cluster
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
-        let view = self.cluster.view();
-        compile(&mut self.compiled, &view);
+        let view = self.compile_all();
+        self.tell_plugin(lock);
         // Now, because the pins of the old one's tables go; what is open stays readable.
         self.count_packets();
         let sizes = self.built.sizes;

@@ -1,0 +1,371 @@
+//! Nobody is open while a policy that is known may isolate it and is not in force: its words say "deny" until then.
+//!
+//! ```text
+//! settle: isolate() ──► attempt: compile, plan, write ──► isolate()
+//!            │ attachments that are new                      │ all whose policy is still not in force
+//!            └───────────── one compare-and-swap a word ◄────┘   no plan, no lock, no room in any table
+//! ```
+//! An attachment that an older policy isolates already keeps that one. An attachment whose pod is not known wants to be
+//! denied wherever a policy of its namespace isolates ([`withheld`]): that is planned like any other policy, and goes
+//! when the pod is known or nothing isolates it any more.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use podgate_abi::Direction as Side;
+use podgate_datapath::isolated::{self, Written};
+use podgate_datapath::lock::Lock;
+use podgate_datapath::record::{self, PodName, Record};
+use podgate_datapath::tables::TableSet;
+use podgate_datapath::{Failed, Paths};
+use podgate_handoff::Reply;
+use podgate_policy::compile::SubjectRulesets;
+use podgate_policy::compile::ruleset::Ruleset;
+use podgate_policy::connection::{Baseline, Direction};
+use podgate_policy::isolation::Isolation;
+
+use super::Engine;
+use super::answer::Inquiry;
+use crate::cluster::{self, Cluster, View};
+use crate::compiled::Compiled;
+use crate::isolation::Isolations;
+use crate::plan::{Rulesets, kernel_direction};
+use crate::source::{Answer, Question};
+
+/// Both directions of policy.
+const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// How long a pod is held to what isolates it at the source without that becoming known.
+const HOLD: Duration = Duration::from_secs(10);
+
+/// What is known to isolate a pod at the source, and is not known here yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) isolation: Isolation,
+    until: Instant,
+}
+
+/// What the plugin was told of the namespaces that policies isolate.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The version of what it was told.
+    version: Option<u64>,
+    /// Why the plugin is not told what is known; for people.
+    pub(super) trouble: Option<String>,
+}
+
+impl Told {
+    /// Tells the plugin, if that is news. That it cannot be told keeps no policy from being put in force.
+    pub(super) fn tell(&mut self, paths: &Paths, isolations: &Isolations, lock: &Lock) {
+        let is_told = self.version == Some(isolations.version()) && self.trouble.is_none();
+        if is_told && paths.isolated().exists() {
+            return;
+        }
+        let trouble = match isolated::write(paths, &isolations.namespaces(), lock) {
+            Ok(Written::Whole) => None,
+            Ok(Written::Coarse) => Some(format!(
+                "there is no room in {} for the record of isolated namespaces: new pods of every namespace wait denied for their policy; make room there",
+                paths.run.display()
+            )),
+            Err(error) => Some(format!(
+                "{:#}: new pods wait for their policy as the record says that is there; make room in {}",
+                anyhow::Error::from(error),
+                paths.run.display()
+            )),
+        };
+        if trouble != self.trouble
+            && let Some(trouble) = &trouble
+        {
+            tracing::error!(
+                trouble,
+                "the plugin cannot be told which namespaces have policies"
+            );
+        }
+        self.version = Some(isolations.version());
+        self.trouble = trouble;
+    }
+}
+
+/// What attachments of unknown pods want: to be denied where a policy of their namespace isolates, else their
+/// baseline. Without a pod's name there is nothing to want.
+pub(super) fn withheld(cluster: &Cluster, view: &View, isolations: &Isolations) -> Rulesets {
+    let unknown = cluster
+        .records()
+        .filter(|record| record.pod.is_some() && view.unknown.contains(&record.slot));
+    unknown
+        .map(|record| {
+            (
+                record.slot.0,
+                Arc::new(denied(record, isolations.of(record))),
+            )
+        })
+        .collect()
+}
+
+/// What was compiled, and nothing in the directions that the source is known to isolate by what is not known yet.
+pub(super) fn narrowed(compiled: &SubjectRulesets, isolation: Isolation) -> Arc<SubjectRulesets> {
+    let of = |direction| match (isolation.of(direction), compiled.of(direction)) {
+        (true, Ruleset::Allowed) => Ruleset::Denied,
+        (_, ruleset) => ruleset.clone(),
+    };
+    Arc::new(SubjectRulesets {
+        ingress: of(Direction::Ingress),
+        egress: of(Direction::Egress),
+    })
+}
+
+fn denied(record: &Record, isolation: Isolation) -> SubjectRulesets {
+    let of = |direction| match (isolation.of(direction), cluster::baseline_of(record)) {
+        (true, _) | (false, Baseline::Strict) => Ruleset::Denied,
+        (false, Baseline::Standard) => Ruleset::Allowed,
+    };
+    SubjectRulesets {
+        ingress: of(Direction::Ingress),
+        egress: of(Direction::Egress),
+    }
+}
+
+impl Engine {
+    /// Takes note of whether the source knows what it should.
+    pub(super) fn take_doubt(&mut self, doubt: Option<String>) {
+        if let Some(why) = &doubt {
+            tracing::warn!(
+                why,
+                "what is known may be too old for new pods: each is asked for"
+            );
+        }
+        self.doubt = doubt;
+    }
+
+    /// What the source isolates a pod by, while what is known of it is too old. It is held to that until it is known.
+    pub(super) fn take_isolation(&mut self, pod: &PodName, isolation: Isolation) {
+        for waiting in &mut self.waiting {
+            let record = self.cluster.record(&waiting.identity);
+            let Some(record) = record.filter(|record| record.pod.as_ref() == Some(pod)) else {
+                continue;
+            };
+            // One asked before the source was synced is of no use any more: everything was told then.
+            if waiting.currency == Inquiry::Open {
+                waiting.currency = Inquiry::Behind;
+                let until = Instant::now() + HOLD;
+                self.held.insert(record.slot, Held { isolation, until });
+            }
+        }
+    }
+
+    /// Something was said: what was not known may be by now.
+    pub(super) fn ask_again_for_those_behind(&mut self) {
+        for waiting in &mut self.waiting {
+            if waiting.currency == Inquiry::Behind {
+                waiting.currency = Inquiry::None;
+            }
+        }
+    }
+
+    /// What the source answered about a pod of which more may be than is known.
+    pub(super) fn currency_of(answer: Answer) -> Inquiry {
+        match answer {
+            Answer::NoSuchPod => Inquiry::Failed("the API server has no such pod any more".into()),
+            Answer::Known | Answer::Failed(_) | Answer::Isolation(_) => answer.into(),
+        }
+    }
+
+    /// Lets go of what is known by now; or of what did not come to be known, because it was taken back meanwhile.
+    pub(super) fn let_go(&mut self) {
+        let now = Instant::now();
+        let isolations = &self.isolations;
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|slot, held| {
+            let record = self.cluster.records().find(|record| record.slot == *slot);
+            let is_known = record.is_none_or(|record| {
+                let known = isolations.of(record);
+                known.or(held.isolation) == known
+            });
+            !is_known && (self.doubt.is_some() || now < held.until)
+        });
+        self.held = held;
+        if let Some(until) = self
+            .held
+            .values()
+            .map(|held| held.until.max(now + super::attachments::RETRY))
+            .min()
+        {
+            self.upkeep_due = self.upkeep_due.min(until);
+        }
+    }
+
+    /// What an ADD is told whose policy is in force as far as it is known, which is not far enough: nothing until it is
+    /// known to be, or that it cannot be known.
+    pub(super) fn in_doubt(
+        &self,
+        record: &Record,
+        doubt: &str,
+        currency: &mut Inquiry,
+    ) -> Option<Reply> {
+        if *currency == Inquiry::None && !self.held.contains_key(&record.slot) {
+            let asked = self.questions.as_ref().zip(record.pod.clone());
+            let is_asked =
+                asked.is_some_and(|(source, pod)| source.send(Question::Isolation(pod)).is_ok());
+            *currency = if is_asked {
+                Inquiry::Open
+            } else {
+                Inquiry::Done
+            };
+        }
+        match currency {
+            Inquiry::None | Inquiry::Open | Inquiry::Behind => None,
+            // There is nobody to ask, or what is known is what there is.
+            Inquiry::Done => Some(Reply::InForce),
+            Inquiry::Failed(why) => Some(Reply::Failed(format!(
+                "what is known is in force, and may be too old: {doubt}; {why}"
+            ))),
+        }
+    }
+
+    /// Brings what isolates whom up to what is known, and isolates those that came since.
+    pub(super) fn isolate_new(&mut self) {
+        let view = self.cluster.view();
+        self.isolations.update(&view);
+        self.isolate_early();
+        let new: Vec<Record> = self
+            .cluster
+            .records()
+            .filter(|record| !self.in_force.contains_key(&record.slot.0))
+            .cloned()
+            .collect();
+        for record in new {
+            let isolation = self.isolations.of(&record);
+            self.isolate(&record, isolation);
+        }
+    }
+
+    /// Isolates the pods of ADDs whose files could not be read in turn yet, because the lock is not to be had or a
+    /// change is to be tried again later.
+    fn isolate_early(&mut self) {
+        let early: Vec<Record> = self
+            .waiting
+            .iter()
+            .filter(|waiting| !waiting.files_were_read)
+            .filter_map(|waiting| record::read(&self.paths, &waiting.identity).ok().flatten())
+            .filter(|record| self.cluster.record(&record.identity) != Some(record))
+            .collect();
+        for record in early {
+            let isolation = self.isolations.of_new(&record, &self.cluster);
+            for side in sides_of(isolation) {
+                if let Err(error) = deny(&self.paths, &self.built.set, &record, side) {
+                    self.complain(&record, &error);
+                }
+            }
+        }
+    }
+
+    /// Isolates whoever is open in a direction in which it is to have a policy that is not in force.
+    pub(super) fn isolate_open(&mut self) {
+        let records: Vec<(Record, Isolation)> = self
+            .cluster
+            .records()
+            .filter_map(|record| {
+                let slot = record.slot.0;
+                let wanted = self.compiled.rulesets().get(&slot)?;
+                let stands = self.in_force.get(&slot);
+                let is_open = |direction| {
+                    let stands = stands.map(|stands| stands.of(direction));
+                    let wanted = wanted.of(direction);
+                    *wanted != Ruleset::Allowed && stands.is_none_or(|it| *it == Ruleset::Allowed)
+                };
+                let open = Isolation {
+                    ingress: is_open(Direction::Ingress),
+                    egress: is_open(Direction::Egress),
+                };
+                open.any().then(|| (record.clone(), open))
+            })
+            .collect();
+        for (record, open) in records {
+            self.isolate(&record, open);
+        }
+    }
+
+    fn isolate(&mut self, record: &Record, isolation: Isolation) {
+        let slot = record.slot;
+        let mut failed = None;
+        for direction in BOTH.into_iter().filter(|it| isolation.of(*it)) {
+            let side = kernel_direction(direction);
+            match deny(&self.paths, &self.built.set, record, side) {
+                Ok(was_open) => {
+                    if was_open {
+                        tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
+                    }
+                    self.built.planner.attachment_was_denied(slot.0, side);
+                    if let Some(stands) = self.in_force.get_mut(&slot.0) {
+                        let stands = Arc::make_mut(stands);
+                        let ruleset = match direction {
+                            Direction::Ingress => &mut stands.ingress,
+                            Direction::Egress => &mut stands.egress,
+                        };
+                        if *ruleset == Ruleset::Allowed {
+                            *ruleset = Ruleset::Denied;
+                        }
+                    }
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) => self.complain(record, &error),
+            None => drop(self.open.remove(&slot)),
+        }
+    }
+
+    fn complain(&mut self, record: &Record, error: &Failed) {
+        let why = format!("{error}: {}", error.source);
+        tracing::error!(attachment = %record.identity, why, "a pod cannot be isolated while its policy is not in force");
+        self.open.insert(record.slot, why);
+        self.upkeep_due = self
+            .upkeep_due
+            .min(Instant::now() + super::attachments::RETRY);
+    }
+}
+
+/// Isolates, in the set that is current, whoever is open there in a direction in which it is to have a policy: what came
+/// while no enforcer ran. The next set may take long, or fail.
+pub(super) fn isolate_standing(paths: &Paths, cluster: &Cluster, compiled: &Compiled) {
+    let Ok(Some(current)) = TableSet::open_current(paths) else {
+        // None, or another layout's: the next set is the first to say anything.
+        return;
+    };
+    for record in cluster.records() {
+        let Some(wanted) = compiled.of(record.slot) else {
+            continue;
+        };
+        let isolated = |direction: &Direction| *wanted.of(*direction) != Ruleset::Allowed;
+        for direction in BOTH.into_iter().filter(isolated) {
+            match current.deny(record, kernel_direction(direction)) {
+                Ok(true) => {
+                    tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::debug!(attachment = %record.identity, error = format!("{error:#}"), "it is not in the current table set");
+                }
+            }
+        }
+    }
+}
+
+fn sides_of(isolation: Isolation) -> impl Iterator<Item = Side> {
+    BOTH.into_iter()
+        .filter(move |direction| isolation.of(*direction))
+        .map(kernel_direction)
+}
+
+/// In the set that has the attachment: the engine's, or the one that somebody has put in its place.
+fn deny(paths: &Paths, set: &TableSet, record: &Record, side: Side) -> Result<bool, Failed> {
+    match set.deny(record, side) {
+        Err(error) => match TableSet::open_current(paths) {
+            Ok(Some(current)) => current.deny(record, side),
+            Ok(None) | Err(_) => Err(error),
+        },
+        done => done,
+    }
+}
