@@ -59,6 +59,22 @@ pub enum SwapError {
     },
 }
 
+/// The host end of an attachment, if it is still the attachment's.
+fn own_link(record: &Record) -> Result<(Socket, Link), SwapError> {
+    let ifindex = record.host_ifindex;
+    let netlink = |source| SwapError::Netlink { ifindex, source };
+    let mut socket = Socket::open().map_err(netlink)?;
+    let link = socket.link_by_index(ifindex)?;
+    if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
+        return Err(SwapError::Another {
+            ifindex,
+            identity: record.identity.clone(),
+            why,
+        });
+    }
+    Ok((socket, link))
+}
+
 impl TableSet {
     /// Replaces an attachment's programs by this set's, each in one step: a packet meets the old one or the new one.
     /// Filters that name another slot, left by an ADD that was repeated and killed, name this one afterwards.
@@ -69,15 +85,7 @@ impl TableSet {
     pub fn swap(&self, record: &Record, _lock: &Lock) -> Result<(), SwapError> {
         let ifindex = record.host_ifindex;
         let netlink = |source| SwapError::Netlink { ifindex, source };
-        let mut socket = Socket::open().map_err(netlink)?;
-        let link = socket.link_by_index(ifindex)?;
-        if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
-            return Err(SwapError::Another {
-                ifindex,
-                identity: record.identity.clone(),
-                why,
-            });
-        }
+        let (mut socket, link) = own_link(record)?;
         let mut programs: Vec<(Direction, OwnedFd)> = Vec::new();
         for direction in Direction::BOTH {
             programs.push((direction, self.program(direction)?));
@@ -274,15 +282,7 @@ fn forget(paths: &Paths, record: &Record) -> Result<(), RemoveError> {
 pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, SwapError> {
     let ifindex = record.host_ifindex;
     let netlink = |source| SwapError::Netlink { ifindex, source };
-    let mut socket = Socket::open().map_err(netlink)?;
-    let link = socket.link_by_index(ifindex)?;
-    if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
-        return Err(SwapError::Another {
-            ifindex,
-            identity: record.identity.clone(),
-            why,
-        });
-    }
+    let (mut socket, _) = own_link(record)?;
     match filter::ensure_clsact(&mut socket, ifindex).map_err(netlink)? {
         Qdisc::Clsact => {}
         Qdisc::None => {
@@ -325,15 +325,7 @@ pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, Sw
 pub fn restore_mark(record: &Record, _lock: &Lock) -> Result<bool, SwapError> {
     let ifindex = record.host_ifindex;
     let netlink = |source| SwapError::Netlink { ifindex, source };
-    let mut socket = Socket::open().map_err(netlink)?;
-    let link = socket.link_by_index(ifindex)?;
-    if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
-        return Err(SwapError::Another {
-            ifindex,
-            identity: record.identity.clone(),
-            why,
-        });
-    }
+    let (mut socket, link) = own_link(record)?;
     mark::put(&mut socket, &link, record).map_err(netlink)
 }
 
