@@ -12,9 +12,9 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TcContext;
 use podgate_abi::{
-    Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry,
-    FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks,
-    PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
+    Address, Answer, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Column, Direction, Event,
+    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord,
+    PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 #[map(name = "attachments")]
@@ -68,8 +68,34 @@ pub(crate) fn count(direction: Direction, reason: Reason) {
     }
 }
 
-/// The kernel's maps as [`Tables`], for one packet.
-pub(crate) struct Maps<'a>(pub(crate) &'a TcContext);
+/// The kernel's maps as [`Tables`], for one packet; without one they know no routes.
+pub(crate) struct Maps<'a>(pub(crate) Option<&'a TcContext>);
+
+/// The word of an address, whose halves these are, read until it is whole.
+///
+/// This and the next are global functions: the verifier follows each once, for any arguments (Linux 5.6), where it
+/// follows what is inlined once for every way that leads to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn podgate_peer_word(first: u64, second: u64) -> u64 {
+    podgate_abi::peer_word(&Maps(None), Address::from_halves([first, second])).0
+}
+
+/// What a ruleset says: see [`podgate_abi::ask`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn podgate_ask(ruleset: u32, class: u32, broad: u32, column: u32, port: u32) -> u32 {
+    let (ruleset, class, broad) = (Ruleset(ruleset), Class(class), Class(broad));
+    podgate_abi::ask(
+        &Maps(None),
+        ruleset,
+        class,
+        broad,
+        Column::from_number(column),
+        port as u16,
+    )
+    .0
+}
 
 /// A pointer to a live element of a map of flows.
 #[derive(Clone, Copy)]
@@ -120,10 +146,13 @@ impl Maps<'_> {
             [lookup[4], lookup[5], lookup[6], lookup[7]] = from;
             [lookup[8], lookup[9], lookup[10], lookup[11]] = to;
         }
+        let Some(ctx) = self.0 else {
+            return (BPF_FIB_LKUP_RET_NOT_FWDED, Address::UNSPECIFIED, 0);
+        };
         // SAFETY: the context is this packet's, and `lookup` has the length that is told.
         let result = unsafe {
             bpf_fib_lookup(
-                self.0.skb.skb.cast(),
+                ctx.skb.skb.cast(),
                 lookup.as_mut_ptr().cast(),
                 size_of_val(&lookup) as i32,
                 0,
@@ -178,6 +207,30 @@ impl Tables for Maps<'_> {
             Some(word) => PrefixWord(read(word)).broad(),
             None => Class::NONE,
         }
+    }
+
+    #[inline(always)]
+    fn peer_word(&self, address: Address) -> PeerWord {
+        let [first, second] = address.halves();
+        PeerWord(podgate_peer_word(first, second))
+    }
+
+    #[inline(always)]
+    fn ask(
+        &self,
+        ruleset: Ruleset,
+        class: Class,
+        broad: Class,
+        column: Column,
+        port: u16,
+    ) -> Answer {
+        Answer(podgate_ask(
+            ruleset.0,
+            class.0,
+            broad.0,
+            column.number(),
+            port.into(),
+        ))
     }
 
     #[inline(always)]

@@ -53,6 +53,24 @@ impl Address {
         self.0
     }
 
+    /// Its two halves, as they lie in memory.
+    #[inline(always)]
+    pub const fn halves(self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [(b as u64) << 32 | a as u64, (d as u64) << 32 | c as u64]
+    }
+
+    /// The address with these halves.
+    #[inline(always)]
+    pub const fn from_halves([first, second]: [u64; 2]) -> Self {
+        Self([
+            first as u32,
+            (first >> 32) as u32,
+            second as u32,
+            (second >> 32) as u32,
+        ])
+    }
+
     /// Its 16 bytes.
     pub fn octets(self) -> [u8; 16] {
         let mut octets = [0; 16];

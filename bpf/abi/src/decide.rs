@@ -20,7 +20,8 @@ mod judge;
 mod neighbours;
 mod track;
 
-use judge::{judge, peer_word};
+use judge::judge;
+pub use judge::{Answer, ask, peer_word};
 use neighbours::{dhcp, examine_arp, examine_listener, examine_neighbour};
 use track::{find_flow, record};
 
@@ -197,14 +198,6 @@ pub struct Case {
     routes: u8,
     is_policed: u8,
     is_bound: u8,
-    /// Judged again, a datagram's flow may pass for either end.
-    is_either: u8,
-    /// Of two directions that are asked, the one to the pod comes first.
-    asks_to_pod_first: u8,
-    /// The direction that is not the initiator's let it pass.
-    is_anothers: u8,
-    /// The [`Reason`] of a denial by the direction that was asked first, as a number.
-    denied: u8,
     /// The flow is one with this node, of which nothing is lost if it is forgotten.
     needs_no_flow: u8,
 }
@@ -258,7 +251,7 @@ fn examine_packet<T: Tables>(
         }
         // An IPv6 datagram that the node put together and cut up again loses where it came from.
         if hook.received_from == 0 && packet.has_fragment_header == 0 {
-            let word = peer_word(tables, peer);
+            let word = tables.peer_word(peer);
             if word == PeerWord::TORN {
                 return Reason::Torn;
             }

@@ -413,6 +413,18 @@ impl Column {
         }
     }
 
+    /// Its number, for a call that takes numbers only.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The column with this number. Any is one of the four: what counts are the lowest two bits.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number & 3)
+    }
+
     /// Which word of a row it stands in.
     #[inline(always)]
     pub const fn word(self) -> usize {

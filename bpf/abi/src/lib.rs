@@ -24,7 +24,7 @@ mod tables;
 mod word;
 
 pub use address::Address;
-pub use decide::{Case, Hook, decide};
+pub use decide::{Answer, Case, Hook, ask, decide, peer_word};
 pub(crate) use flow::Place;
 pub use flow::{
     Budget, FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Life,

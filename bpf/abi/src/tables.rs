@@ -1,6 +1,6 @@
 use crate::{
-    Address, Attachment, Budget, Case, Chunk, Class, Event, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, Word,
+    Address, Answer, Attachment, Budget, Case, Chunk, Class, Column, Event, FlowKey, FlowValue,
+    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, Word, ask, peer_word,
 };
 
 /// Which of the tables of flows.
@@ -47,6 +47,22 @@ pub trait Tables {
     fn peer(&self, address: Address) -> PeerWord;
     /// The broad class of the longest prefix that holds the address, or [`Class::NONE`].
     fn prefix(&self, address: Address) -> Class;
+    /// [`peer_word`] of these tables.
+    #[inline(always)]
+    fn peer_word(&self, address: Address) -> PeerWord
+    where
+        Self: Sized,
+    {
+        peer_word(self, address)
+    }
+    /// [`ask`] of these tables.
+    #[inline(always)]
+    fn ask(&self, ruleset: Ruleset, class: Class, broad: Class, column: Column, port: u16) -> Answer
+    where
+        Self: Sized,
+    {
+        ask(self, ruleset, class, broad, column, port)
+    }
     /// One word of the row at `key`, or 0.
     fn row_word(&self, key: RowKey, word: usize) -> u64;
     /// The number of the chunk of `set` that `port` is in, or [`crate::CHUNK_NONE`].

@@ -15,7 +15,7 @@ use crate::{
 /// unlinks the old one, but who stands on the old one when it is used again may find the chain's end there (seen
 /// once in 44 million look-ups). So absence is asked for twice as well.
 #[inline(always)]
-pub(super) fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
+pub fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
     let mut word = tables.peer(address);
     if word == PeerWord::ABSENT || !word.belongs_to(address) {
         word = tables.peer(address);
@@ -75,7 +75,7 @@ pub(super) fn judge<T: Tables>(
     let mut class = Class::NONE;
     let mut broad = Class::NONE;
     if ingress > Ruleset::ALLOW_ALL || egress > Ruleset::ALLOW_ALL {
-        let word = peer_word(tables, peer);
+        let word = tables.peer_word(peer);
         if word == PeerWord::TORN {
             return Reason::Torn;
         }
@@ -86,55 +86,35 @@ pub(super) fn judge<T: Tables>(
             broad = word.broad();
         }
     }
-    // Kept with the packet, where the kernel's verifier forgets it: else each answer is a state of its own.
-    case.denied = Reason::Allowed as u8;
-    case.is_either = u8::from(is_either);
-    case.asks_to_pod_first = u8::from(begins_to_pod || !is_either);
-    case.is_anothers = 0;
-    // Hidden from the compiler, which would write the question out twice.
-    let mut turn = black_box(0_u64);
-    while turn < 2 {
-        let case = black_box(&mut *case);
-        // Where one is enough, the initiator's direction is asked first.
-        let asks_to_pod = (turn == 0) == (case.asks_to_pod_first != 0);
-        let (ruleset, port) = if asks_to_pod {
-            (ingress, pod_port)
+    let [ingress_port, egress_port] = if is_rest {
+        [u16::from(protocol); 2]
+    } else {
+        [pod_port, peer_port]
+    };
+    let to_pod = tables.ask(ingress, class, broad, column, ingress_port);
+    let from_pod = tables.ask(egress, class, broad, column, egress_port);
+    if is_either {
+        // The initiator's direction is asked first.
+        let (its, others) = if begins_to_pod {
+            (to_pod, from_pod)
         } else {
-            (egress, peer_port)
+            (from_pod, to_pod)
         };
-        let port = if is_rest { u16::from(protocol) } else { port };
-        turn += 1;
-        let reason = ask(tables, ruleset, class, broad, column, port);
-        if reason == Reason::Torn {
-            return reason;
-        }
-        let case = black_box(case);
-        if case.is_either == 0 {
-            if reason != Reason::Allowed {
-                return reason;
+        if its != Answer::ALLOWED {
+            if others != Answer::ALLOWED {
+                return its.of_both(others);
             }
-        } else if reason == Reason::Allowed {
-            case.is_anothers = u8::from(turn == 2);
-            case.denied = reason as u8;
-            break;
-        } else if case.denied != Reason::Policy as u8 {
-            case.denied = reason as u8;
+            case.initiator = if hook.is_to_pod() {
+                Initiator::PEER
+            } else {
+                Initiator::POD
+            };
+            case.generation = subject.generation(case.initiator);
         }
-    }
-    let case = black_box(case);
-    if case.denied == Reason::DenyAll as u8 {
-        return Reason::DenyAll;
-    }
-    if case.denied != Reason::Allowed as u8 {
-        return Reason::Policy;
-    }
-    if case.is_anothers != 0 {
-        case.initiator = if hook.is_to_pod() {
-            Initiator::PEER
-        } else {
-            Initiator::POD
-        };
-        case.generation = subject.generation(case.initiator);
+    } else if to_pod != Answer::ALLOWED {
+        return to_pod.reason();
+    } else if from_pod != Answer::ALLOWED {
+        return from_pod.reason();
     }
     let case = black_box(case);
     let from_pod = case.initiator != Initiator::PEER;
@@ -154,7 +134,7 @@ pub(super) fn judge<T: Tables>(
     if !holds(tables, set, port) {
         return Reason::Allowed;
     }
-    let leads_here = if peer_word(tables, peer).is_any_node() {
+    let leads_here = if tables.peer_word(peer).is_any_node() {
         !from_pod || egress == Ruleset::ALLOW_ALL
     } else {
         from_pod
@@ -169,21 +149,56 @@ pub(super) fn judge<T: Tables>(
     }
 }
 
+/// What a ruleset says: a [`Reason`] as a number. No enum: see [`Column`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Answer(pub u32);
+
+impl Answer {
+    const ALLOWED: Self = Self(Reason::Allowed as u32);
+    const POLICY: Self = Self(Reason::Policy as u32);
+    const DENY_ALL: Self = Self(Reason::DenyAll as u32);
+    const TORN: Self = Self(Reason::Torn as u32);
+
+    /// The same, in words.
+    #[inline(always)]
+    const fn reason(self) -> Reason {
+        match self {
+            Self::ALLOWED => Reason::Allowed,
+            Self::DENY_ALL => Reason::DenyAll,
+            Self::TORN => Reason::Torn,
+            _ => Reason::Policy,
+        }
+    }
+
+    /// Why neither of two that deny lets a packet pass.
+    #[inline(always)]
+    fn of_both(self, other: Self) -> Reason {
+        if self == Self::TORN || other == Self::TORN {
+            Reason::Torn
+        } else if self == Self::DENY_ALL && other == Self::DENY_ALL {
+            Reason::DenyAll
+        } else {
+            Reason::Policy
+        }
+    }
+}
+
 /// Asks a ruleset: the row of the class, else of the broad class, else its own; then one bit.
 #[inline(always)]
-fn ask<T: Tables>(
+pub fn ask<T: Tables>(
     tables: &T,
     ruleset: Ruleset,
     class: Class,
     broad: Class,
     column: Column,
     port: u16,
-) -> Reason {
+) -> Answer {
     if ruleset == Ruleset::DENY_ALL {
-        return Reason::DenyAll;
+        return Answer::DENY_ALL;
     }
     if ruleset == Ruleset::ALLOW_ALL {
-        return Reason::Allowed;
+        return Answer::ALLOWED;
     }
     let mut word = row_word(tables, ruleset, class, column);
     if word == 0 {
@@ -193,12 +208,12 @@ fn ask<T: Tables>(
         word = tables.default_row_word(ruleset, column.word());
     }
     if word == TORN_ROW {
-        return Reason::Torn;
+        return Answer::TORN;
     }
     if holds(tables, column.set(word), port) {
-        Reason::Allowed
+        Answer::ALLOWED
     } else {
-        Reason::Policy
+        Answer::POLICY
     }
 }
 

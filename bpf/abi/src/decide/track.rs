@@ -2,7 +2,6 @@
 
 use core::hint::black_box;
 
-use super::judge::peer_word;
 use super::{Case, Hook, Subject};
 use crate::packet::{Content, tcp};
 use crate::{
@@ -242,7 +241,7 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, subject: &Subject, case
 #[inline(always)]
 fn needs_no_flow<T: Tables>(tables: &T, subject: &Subject, case: &Case) -> bool {
     subject.from_pod.ruleset() != Ruleset::DENY_ALL
-        && (case.from_node != 0 || peer_word(tables, case.key.peer).is_node())
+        && (case.from_node != 0 || tables.peer_word(case.key.peer).is_node())
 }
 
 /// Writes down that the flow was seen just now.
