@@ -3,13 +3,11 @@
 use std::net::IpAddr;
 
 use podgate_abi::{Class, Direction, Reason, RowSets, Ruleset};
-use podgate_demo::netns::NetNs;
 use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
-use podgate_tests::node::sh;
 
-use crate::setting::{FAMILIES, Family, NOTHING, RULESET, Scene};
+use crate::setting::{FAMILIES, Family, NOTHING, RULESET, Scene, on_a_router};
 
 #[test]
 fn the_node_may_always_reach_its_pod_and_gets_answers() {
@@ -118,20 +116,6 @@ fn a_tunnel_to_whoever_listens_is_one_to_the_node() {
         let group: IpAddr = group.parse().expect("an address");
         assert_eq!(scene.pod_sends(group, udp(2000, 4789)), Reason::Tunnel);
     }
-}
-
-/// A namespace that forwards what is for others: where nothing is forwarded, all of it may be the node's.
-fn on_a_router(work: impl FnOnce() + Send) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let netns = NetNs::create(dir.path().join("netns")).expect("make a namespace");
-    sh(
-        &netns,
-        "echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding && \
-         ip link set lo up && ip link add out type veth peer name far && ip link set out up && \
-         ip link set far up && ip addr add 192.0.2.1/24 dev out && ip route add default via 192.0.2.2 && \
-         ip -6 route add default dev out",
-    );
-    netns.run(work).expect("enter the namespace");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::plan::host::HostTables;
 use crate::plan::kernel_direction;
 
 /// The port of whoever opened the connection.
-const CLIENT_PORT: u16 = 40_000;
+pub(super) const CLIENT_PORT: u16 = 40_000;
 
 /// A packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -160,6 +160,7 @@ proptest! {
         let read = World {
             node_addresses: world.node_addresses.clone(),
             node_scopes: world.node_scopes.clone(),
+            cluster_nodes: world.cluster_nodes.clone(),
             ..world_of(&desk.objects)
         };
         for name in world.pods.keys().filter(|name| name.namespace != "z") {
