@@ -260,6 +260,7 @@ pub fn small_tables() -> Sizes {
         attachments: 512,
         rulesets: 128,
         peers: 1024,
+        taken: 256,
         prefixes: 256,
         rows: 2048,
         portsets: 128,

@@ -142,7 +142,7 @@ pub struct Attachment {
     pub hardware: Word,
     /// A [`Broadcasts`].
     pub broadcasts: Word,
-    /// A [`LinkWord`]; the enforcer stores it again when the host end gets another master.
+    /// A [`LinkWord`]; the enforcer stores it again when the host end gets another master, or the attachment another mode.
     pub link: Word,
     /// When what the pod has told its link will be paid for, in jiffies. Only the programs write it.
     pub told: Word,

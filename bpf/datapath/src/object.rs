@@ -159,6 +159,7 @@ impl MapName {
             Self::Attachments | Self::Budgets => Some(sizes.slots()),
             Self::Rulesets => Some(sizes.rulesets),
             Self::Peers => Some(sizes.peers),
+            Self::Taken => Some(sizes.taken),
             Self::Prefixes => Some(sizes.prefixes),
             Self::Rows => Some(sizes.rows),
             Self::PortSets => Some(sizes.portsets),

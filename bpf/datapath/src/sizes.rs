@@ -17,6 +17,8 @@ pub struct Sizes {
     pub rulesets: u32,
     /// Addresses with a class.
     pub peers: u32,
+    /// Addresses of pods, nodes and Services.
+    pub taken: u32,
     /// CIDRs.
     pub prefixes: u32,
     /// Rows of all rulesets.
@@ -45,6 +47,7 @@ impl Default for Sizes {
             attachments: 16_384,
             rulesets: 2_048,
             peers: 32_768,
+            taken: 8_192,
             prefixes: 8_192,
             rows: 65_536,
             portsets: 4_096,

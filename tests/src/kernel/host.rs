@@ -1,7 +1,7 @@
 //! The tables as plain memory, for the same `decide()` on the host.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Event, FlowEntry, FlowKey,
@@ -18,6 +18,8 @@ pub struct HostTables {
     pub rulesets: HashMap<u32, Row>,
     /// By address.
     pub peers: HashMap<Address, PeerWord>,
+    /// Addresses that pods, nodes and Services have.
+    pub taken: HashSet<Address>,
     /// By prefix.
     pub prefixes: HashMap<PrefixKey, PrefixWord>,
     /// By ruleset and class.
@@ -167,6 +169,10 @@ impl<'a> Tables for &'a HostTables {
             .get(&address)
             .copied()
             .unwrap_or(PeerWord::ABSENT)
+    }
+
+    fn is_taken(&self, address: Address) -> bool {
+        self.taken.contains(&address)
     }
 
     fn prefix(&self, address: Address) -> Class {

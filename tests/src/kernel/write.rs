@@ -14,6 +14,8 @@ use super::Kernel;
 
 /// The table `peers`.
 pub type Peers = HashMap<MapData, [u8; 16], u64>;
+/// The table `taken`.
+pub type Taken = HashMap<MapData, [u8; 16], u64>;
 /// The table `rows`.
 pub type Rows = HashMap<MapData, u32, [u64; 2]>;
 
@@ -65,6 +67,15 @@ impl Kernel {
         self.host.peers.insert(address, word);
         self.peers
             .insert(address.octets(), word.0, 0)
+            .expect("the address is written");
+    }
+
+    /// Says that a pod, a node or a Service has an address.
+    pub fn put_taken(&mut self, address: IpAddr) {
+        let address = Address::from(address);
+        self.host.taken.insert(address);
+        self.taken
+            .insert(address.octets(), 1, 0)
             .expect("the address is written");
     }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use podgate_abi::{
-    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, HardwareWord, Life, LinkWord,
-    Origin, PolicyWord,
+    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, Foreign, HardwareWord, Life,
+    LinkWord, Origin, PolicyWord,
 };
 
 use super::{MapName, TableSet};
@@ -68,9 +68,23 @@ impl TableSet {
 
     /// Says what the host end of an attachment is a port of. Unknown, it is taken for a port of nothing.
     pub fn store_master(&self, slot: Slot, master: Option<Ifindex>) -> Result<(), Failed> {
-        let word = LinkWord::port_of(master.map(|ifindex| ifindex.0));
-        self.words(MapName::Attachments, slot.0)?[LINK].store(word.0, Ordering::Release);
-        Ok(())
+        self.change_link(slot, |word| {
+            word.with_master(master.map(|ifindex| ifindex.0))
+        })
+    }
+
+    /// Says what becomes of foreign addresses at an attachment; [`Foreign::Deny`] since its birth.
+    pub fn store_foreign(&self, slot: Slot, mode: Foreign) -> Result<(), Failed> {
+        self.change_link(slot, |word| word.with_foreign(mode))
+    }
+
+    /// Changes the link word of an attachment, whoever else does.
+    fn change_link(&self, slot: Slot, to: impl Fn(LinkWord) -> LinkWord) -> Result<(), Failed> {
+        let word = &self.words(MapName::Attachments, slot.0)?[LINK];
+        let change = |word| Some(to(LinkWord(word)).0);
+        match word.fetch_update(Ordering::AcqRel, Ordering::Acquire, change) {
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Writes an attachment as it is at birth: its addresses, its baseline, and last that it exists.

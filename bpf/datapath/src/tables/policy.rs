@@ -154,6 +154,27 @@ impl TableSet {
         Ok(keys.into_iter().map(IpAddr::from).collect())
     }
 
+    /// Notes that a pod, a node or a Service has an address.
+    pub fn put_taken(&self, address: IpAddr) -> Result<(), Failed> {
+        let key = Address::from(address);
+        self.update(
+            MapName::Taken,
+            bytemuck::bytes_of(&key),
+            bytemuck::bytes_of(&1_u64),
+        )
+    }
+
+    /// Notes that none has it any more; whether any had.
+    pub fn remove_taken(&self, address: IpAddr) -> Result<bool, Failed> {
+        self.delete(MapName::Taken, bytemuck::bytes_of(&Address::from(address)))
+    }
+
+    /// Every address that is noted so.
+    pub fn taken_addresses(&self) -> Result<Vec<IpAddr>, Failed> {
+        let keys: Vec<Address> = self.keys(MapName::Taken)?;
+        Ok(keys.into_iter().map(IpAddr::from).collect())
+    }
+
     /// Stores what is known of a CIDR. `length` is in the bits of the address's own family.
     pub fn put_prefix(&self, prefix: IpAddr, length: u8, word: PrefixWord) -> Result<(), Failed> {
         let key = prefix_key(prefix, length);
