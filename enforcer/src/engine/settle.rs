@@ -33,6 +33,7 @@ const REBUILD_AFTER: u32 = 5;
 impl Engine {
     /// Puts in force what is known, as far as that works now; answers and reports; sees to the next attempt.
     pub(super) fn settle(&mut self) {
+        self.note_taken(&self.cluster.view());
         if self.backoff.allows(Instant::now()) {
             self.attempt();
         } else {
@@ -91,7 +92,10 @@ impl Engine {
         self.read_attachments(&lock)?;
         self.finish(&lock)?;
         self.settle_what_is_known(&lock)?;
-        self.tidy(&lock)
+        self.set_foreign_modes(&lock);
+        self.tidy(&lock)?;
+        self.release_taken();
+        Ok(())
     }
 
     /// Facts, if there are any to write, then policy.
@@ -100,6 +104,10 @@ impl Engine {
         let mut gave_way = false;
         loop {
             let view = self.cluster.view();
+            self.note_taken(&view);
+            if self.built.taken.wants_room(&self.built.sizes) {
+                return self.rebuild_under(lock);
+            }
             compile(&mut self.compiled, &view);
             self.unknown.clone_from(&view.unknown);
             let policy_differs = *self.compiled.rulesets() != self.in_force;
@@ -357,12 +365,14 @@ pub(super) fn build_from(
     compiled: &mut Compiled,
 ) -> Result<Built> {
     let records: Vec<Record> = cluster.records().cloned().collect();
+    let foreign = cluster.foreign_modes();
     metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
     loop {
         let plans = Plans {
             records: &records,
             world: &view.world,
             rulesets: compiled.rulesets(),
+            foreign: &foreign,
         };
         let error = match build::build(paths, lock, sizes, plans) {
             Ok(built) => return Ok(built),

@@ -5,6 +5,7 @@ mod baseline;
 mod changes;
 mod enforced;
 mod flow_limits;
+mod foreign;
 mod ground;
 mod handover;
 mod interfaces;
