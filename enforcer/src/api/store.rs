@@ -224,7 +224,10 @@ impl<K: Kind> Store<K> {
             None if self.is_behind => "their watch has only begun again".to_owned(),
             None => return None,
         };
-        Some(format!("{} are known as of {} s ago", K::NAME, age.as_secs()) + ": " + &why)
+        Some(format!(
+            "what is known of {} may be older than it is at the API server: {why}",
+            K::NAME
+        ))
     }
 
     /// The object of this name.

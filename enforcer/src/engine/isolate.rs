@@ -172,7 +172,7 @@ impl Engine {
             // There is no source to ask, or what is known is what there is.
             Inquiry::Done => Some(Reply::InForce),
             Inquiry::Failed(why) => Some(Reply::Failed(format!(
-                "what is known is in force, and may be too old: {doubt}; {why}"
+                "what is known is in force, and is not sure to be what there is: {doubt}; {why}"
             ))),
         }
     }

@@ -111,6 +111,9 @@ impl Engine {
         warnings.extend(self.guard.unsupported.iter().cloned());
         warnings.extend(self.unattached.warning());
         warnings.extend(self.crowded.warnings());
+        let doubt = self.doubt.as_deref();
+        warnings
+            .extend(doubt.map(|why| format!("the API server is asked for each new pod: {why}")));
         let mut reasons = errors;
         reasons.extend(self.guard.failed.iter().cloned());
         reasons.extend(self.unreadable.iter().cloned());

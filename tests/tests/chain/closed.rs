@@ -254,6 +254,10 @@ fn closed_a_pod_that_cannot_be_asked_for_is_denied_where_its_namespace_is_isolat
     wait_until("the API server is missed", || {
         enforcer.log().contains("is not heard")
     });
+    wait_until("it is said that what is known may be too old", || {
+        let (status, said) = enforcer.readiness(&node);
+        status == 200 && said.contains("warning: the API server is asked for each new pod")
+    });
     let unheard = Pod::start(&node, &node.ptp(json!({"waitMs": 4000})), "unheard");
     assert!(is_lost(
         &stranger.netns,
