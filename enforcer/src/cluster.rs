@@ -185,6 +185,14 @@ impl Cluster {
         .map(|(name, _)| name)
     }
 
+    /// How the pod of an attachment is judged, if the source knows it; whether or not the attachment is among these.
+    pub fn subject_of(&self, record: &Record) -> Option<Subject> {
+        let pod = record.pod.as_ref()?;
+        let name = name_of(pod);
+        let identified = self.source.pods.get(&name)?;
+        is(pod, &name, identified).then(|| Subject::new(name, &identified.pod, baseline_of(record)))
+    }
+
     /// What the compiler reads now. An attachment whose pod has gone from the source is judged as what it was last.
     pub fn view(&self) -> View {
         self.view.clone()

@@ -3,31 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use podgate_datapath::record::Slot;
-use podgate_policy::compile::{SubjectRulesets, applies, compile_selecting, isolate_selecting};
+use podgate_policy::compile::{SubjectRulesets, compile_selecting, isolate};
 use podgate_policy::connection::{Baseline, Subject};
+use podgate_policy::isolation::Isolation;
 use podgate_policy::model::{NamedPort, NetworkPolicy, ObjectName, World};
 
 use crate::cluster::View;
 use crate::plan::Rulesets;
+use crate::selections::{Concerned, Selections};
 use crate::share::{CAPACITY, Load, Shares};
 
 /// The compiled policies of all subjects. What cannot have changed is not compiled again.
 #[derive(Debug, Default)]
 pub struct Compiled {
-    policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
+    selections: Selections,
+    /// What may be other than when it was compiled.
+    concerned: Concerned,
     node_scopes: BTreeSet<IpNet>,
-    subjects: OrdMap<Slot, Arc<Subject>>,
-    /// The subjects of each namespace.
-    by_namespace: BTreeSet<(String, Slot)>,
-    /// The policies that select each subject.
-    selecting: BTreeMap<Slot, BTreeMap<ObjectName, Arc<NetworkPolicy>>>,
     shares: Shares,
     /// What was compiled from what: subjects that differ in nothing that matters are compiled once.
     known: HashMap<Basis, Arc<SubjectRulesets>>,
+    /// What was compiled of each.
+    compiled: Rulesets,
+    /// What attachments are to have whatever is compiled of them.
+    withheld: Rulesets,
+    /// What they are to have.
     rulesets: Rulesets,
 }
 
@@ -63,7 +66,7 @@ impl Basis {
     fn compile(&self, subject: &Subject, node_scopes: &BTreeSet<IpNet>) -> SubjectRulesets {
         let selecting: Vec<&NetworkPolicy> = self.policies.0.iter().map(AsRef::as_ref).collect();
         if self.suspended {
-            isolate_selecting(&selecting, subject)
+            isolate(Isolation::of_policies(selecting), subject.baseline)
         } else {
             compile_selecting(&selecting, subject, node_scopes)
         }
@@ -71,33 +74,36 @@ impl Basis {
 }
 
 impl Compiled {
+    /// Brings up to `view` who is selected by what, which costs next to nothing.
+    pub fn select(&mut self, view: &View) {
+        self.selections.update(view, &mut self.concerned);
+    }
+
     /// Brings them up to `view`; how many subjects were compiled.
     pub fn update(&mut self, view: &View) -> usize {
+        self.select(view);
         let Concerned {
             mut slots,
             namespaces,
-        } = self.concerned(view);
-        self.policies = view.world.policies.clone();
+        } = std::mem::take(&mut self.concerned);
         if self.node_scopes != view.world.node_scopes {
             self.node_scopes.clone_from(&view.world.node_scopes);
             self.known.clear();
+            slots.extend(view.subjects.keys());
         }
-        self.subjects = view.subjects.clone();
         for namespace in &namespaces {
             let weight = self.weight_of(namespace, &view.world);
             self.shares.weigh(namespace, weight);
         }
         for namespace in self.shares.decide() {
-            slots.extend(slots_in(&self.by_namespace, &namespace));
+            slots.extend(self.selections.slots_in(&namespace));
         }
         for slot in &slots {
-            match self.subjects.get(slot).cloned() {
-                None => {
-                    self.rulesets.remove(&slot.0);
-                    self.selecting.remove(slot);
-                }
-                Some(subject) => self.compile(*slot, &subject),
+            match view.subjects.get(slot) {
+                None => drop(self.compiled.remove(&slot.0)),
+                Some(subject) => self.compile(*slot, subject),
             }
+            self.follow(slot.0);
         }
         if !slots.is_empty() {
             self.known
@@ -107,12 +113,8 @@ impl Compiled {
     }
 
     fn compile(&mut self, slot: Slot, subject: &Subject) {
-        let policies: Vec<Arc<NetworkPolicy>> = self
-            .selecting
-            .get(&slot)
-            .into_iter()
-            .flat_map(|selecting| selecting.values().cloned())
-            .collect();
+        let selecting = self.selections.selecting(slot).into_iter().flatten();
+        let policies: Vec<Arc<NetworkPolicy>> = selecting.cloned().collect();
         let basis = Basis {
             namespace: subject.name.namespace.clone(),
             suspended: self.shares.is_suspended(&subject.name.namespace),
@@ -129,11 +131,11 @@ impl Compiled {
                 compiled
             }
         };
-        let is_new = self.rulesets.get(&slot.0).is_none_or(|before| {
+        let is_new = self.compiled.get(&slot.0).is_none_or(|before| {
             !Arc::ptr_eq(before, &rulesets) && before.as_ref() != rulesets.as_ref()
         });
         if is_new {
-            self.rulesets.insert(slot.0, rulesets);
+            self.compiled.insert(slot.0, rulesets);
         }
     }
 
@@ -141,13 +143,12 @@ impl Compiled {
     fn weight_of(&self, namespace: &str, world: &World) -> usize {
         let mut groups: BTreeSet<Vec<usize>> = BTreeSet::new();
         let mut policies: BTreeMap<usize, &NetworkPolicy> = BTreeMap::new();
-        for slot in slots_in(&self.by_namespace, namespace) {
-            let Some(selecting) = self.selecting.get(&slot) else {
-                continue;
-            };
+        for slot in self.selections.slots_in(namespace) {
+            let selecting = self.selections.selecting(slot).into_iter().flatten();
+            let selecting: Vec<_> = selecting.collect();
+            groups.insert(selecting.iter().copied().map(address_of).collect());
             let addressed = |policy| (address_of(policy), Arc::as_ref(policy));
-            policies.extend(selecting.values().map(addressed));
-            groups.insert(selecting.values().map(address_of).collect());
+            policies.extend(selecting.into_iter().map(addressed));
         }
         if policies.is_empty() {
             return 0;
@@ -173,66 +174,39 @@ impl Compiled {
         load.weight(CAPACITY)
     }
 
-    /// The slots whose rulesets may be other ones than before: of subjects that changed, and of those that a policy
-    /// selects that changed, before or after it did; of all, when the node has other scopes.
-    fn concerned(&mut self, view: &View) -> Concerned {
-        let mut concerned = Concerned::default();
-        for difference in self.subjects.diff(&view.subjects) {
-            let (slot, old, new) = match difference {
-                DiffItem::Add(slot, new) => (slot, None, Some(new)),
-                DiffItem::Remove(slot, old) => (slot, Some(old), None),
-                DiffItem::Update {
-                    old: (_, old),
-                    new: (slot, new),
-                } => (slot, Some(old), Some(new)),
-            };
-            if let Some(old) = old {
-                let namespace = old.name.namespace.clone();
-                concerned.namespaces.insert(namespace.clone());
-                self.by_namespace.remove(&(namespace, *slot));
-            }
-            if let Some(new) = new {
-                let namespace = new.name.namespace.clone();
-                concerned.namespaces.insert(namespace.clone());
-                self.by_namespace.insert((namespace, *slot));
-                let selecting = policies_of(&view.world, &new.name.namespace)
-                    .filter(|(_, policy)| applies(policy, new))
-                    .map(|(name, policy)| (name.clone(), Arc::clone(policy)));
-                self.selecting.insert(*slot, selecting.collect());
-            }
-            concerned.slots.insert(*slot);
+    /// These attachments are to have these rulesets, whatever is compiled of them; all others what is compiled.
+    pub fn withhold(&mut self, withheld: Rulesets) {
+        let before = std::mem::replace(&mut self.withheld, withheld);
+        let differing = before
+            .diff(&self.withheld)
+            .map(|difference| match difference {
+                DiffItem::Add(slot, _)
+                | DiffItem::Remove(slot, _)
+                | DiffItem::Update { new: (slot, _), .. } => *slot,
+            });
+        for slot in differing.collect::<Vec<_>>() {
+            self.follow(slot);
         }
-        for difference in self.policies.diff(&view.world.policies) {
-            let (name, new) = match difference {
-                DiffItem::Add(name, new)
-                | DiffItem::Update {
-                    new: (name, new), ..
-                } => (name, Some(new)),
-                DiffItem::Remove(name, _) => (name, None),
-            };
-            for slot in slots_in(&self.by_namespace, &name.namespace) {
-                let Some((subject, selecting)) =
-                    view.subjects.get(&slot).zip(self.selecting.get_mut(&slot))
-                else {
-                    continue;
-                };
-                let before = match new.filter(|policy| applies(policy, subject)) {
-                    Some(policy) => {
-                        concerned.slots.insert(slot);
-                        selecting.insert(name.clone(), Arc::clone(policy))
-                    }
-                    None => selecting.remove(name),
-                };
-                if before.is_some() {
-                    concerned.slots.insert(slot);
+    }
+
+    fn follow(&mut self, slot: u32) {
+        let wanted = self
+            .withheld
+            .get(&slot)
+            .or_else(|| self.compiled.get(&slot));
+        match wanted {
+            None => drop(self.rulesets.remove(&slot)),
+            Some(wanted) => {
+                if self.rulesets.get(&slot) != Some(wanted) {
+                    self.rulesets.insert(slot, Arc::clone(wanted));
                 }
             }
-            concerned.namespaces.insert(name.namespace.clone());
         }
-        if self.node_scopes != view.world.node_scopes {
-            concerned.slots.extend(view.subjects.keys());
-        }
-        concerned
+    }
+
+    /// Who is selected by what, which is newer than what is compiled.
+    pub fn selections(&self) -> &Selections {
+        &self.selections
     }
 
     /// There is no room for all of this: the heaviest namespace gives way, from the next [`Self::update`] on. Its name.
@@ -250,42 +224,19 @@ impl Compiled {
         &self.rulesets
     }
 
+    /// What is compiled of one slot, whether or not it is to have that.
+    pub fn what_is_compiled(&self, slot: Slot) -> Option<&Arc<SubjectRulesets>> {
+        self.compiled.get(&slot.0)
+    }
+
     /// The rulesets of one slot.
     pub fn of(&self, slot: Slot) -> Option<&Arc<SubjectRulesets>> {
         self.rulesets.get(&slot.0)
     }
 }
 
-/// What may be other than before.
-#[derive(Debug, Default)]
-struct Concerned {
-    slots: BTreeSet<Slot>,
-    /// Where policies or subjects changed.
-    namespaces: BTreeSet<String>,
-}
-
 fn address_of(policy: &Arc<NetworkPolicy>) -> usize {
     Arc::as_ptr(policy).addr()
-}
-
-fn policies_of<'a>(
-    world: &'a World,
-    namespace: &'a str,
-) -> impl Iterator<Item = (&'a ObjectName, &'a Arc<NetworkPolicy>)> {
-    world
-        .policies
-        .range(ObjectName::new(namespace, "")..)
-        .take_while(move |(name, _)| name.namespace == namespace)
-}
-
-fn slots_in<'a>(
-    by_namespace: &'a BTreeSet<(String, Slot)>,
-    namespace: &'a str,
-) -> impl Iterator<Item = Slot> + 'a {
-    by_namespace
-        .range((namespace.to_owned(), Slot(0))..)
-        .take_while(move |(of, _)| of == namespace)
-        .map(|(_, slot)| *slot)
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ mod directory;
 mod execute;
 mod grace;
 mod inbox;
+mod isolate;
+mod isolated_file;
 mod links;
 mod report;
 mod settle;
@@ -55,6 +57,8 @@ use directory::Directory;
 use execute::Execution;
 use grace::Grace;
 use inbox::{Inbox, Links};
+use isolate::Held;
+use isolated_file::IsolatedFile;
 use report::Counted;
 use unattached::Unattached;
 
@@ -120,6 +124,14 @@ pub struct Engine {
     /// What the last finished flips put in force.
     in_force: Rulesets,
     unknown: OrdSet<Slot>,
+    /// What the plugin finds of the namespaces with policies.
+    isolated_file: IsolatedFile,
+    /// Why what the source knows is older than it should be, if that is known.
+    doubt: Option<String>,
+    /// Attachments that the source isolates by more than is known of it, until it is known.
+    held: BTreeMap<Slot, Held>,
+    /// Attachments that could not be isolated while their policy is not in force, and why.
+    open: BTreeMap<Slot, String>,
     /// The plan that is being executed.
     pending: Option<Pending>,
     grace: Grace,
@@ -156,6 +168,8 @@ struct Waiting {
     reply: oneshot::Sender<Reply>,
     /// Whether its pod was asked for.
     inquiry: Inquiry,
+    /// Whether it was asked what isolates its pod, because what is known may be too old to say so.
+    currency: Inquiry,
     /// Whether attachment files were read since it came. Before, another attachment may have its name.
     files_were_read: bool,
     since: Instant,
@@ -167,6 +181,7 @@ impl Waiting {
             identity,
             reply,
             inquiry: Inquiry::None,
+            currency: Inquiry::None,
             files_were_read: false,
             since: Instant::now(),
         }
@@ -209,7 +224,14 @@ impl Engine {
         cluster.set_attachments(files.records);
         let view = cluster.view();
         let mut compiled = Compiled::default();
+        let mut isolated_file = IsolatedFile::default();
+        compiled.select(&view);
+        isolated_file.update(&paths, compiled.selections(), &lock);
         settle::compile(&mut compiled, &view);
+        let withheld = isolate::withheld(&cluster, &view, compiled.selections());
+        compiled.withhold(withheld);
+        // Until its filters are swapped, each is judged by the set before.
+        isolate::isolate_standing(&paths, &cluster, &compiled);
         let built = settle::build_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
             .context("put the first table set in force")?;
         drop(lock);
@@ -230,6 +252,10 @@ impl Engine {
             facts_missing: false,
             facts_due: None,
             unknown: OrdSet::new(),
+            isolated_file,
+            doubt: None,
+            held: BTreeMap::new(),
+            open: BTreeMap::new(),
             pending: None,
             grace: Grace::None,
             graces,
@@ -291,6 +317,7 @@ impl Engine {
             statuses,
             source,
             answers,
+            doubt,
             node_addresses,
             guard,
             links,
@@ -319,6 +346,7 @@ impl Engine {
             || guard.is_some()
             || source.is_some()
             || !answers.is_empty()
+            || doubt.is_some()
             || grace_is_over
             || grace_was_refused
             || self.is_due(now);
@@ -337,6 +365,10 @@ impl Engine {
         if let Some(source) = source {
             self.source_wrong = source.wrong;
             self.cluster.apply(source.changes);
+            self.ask_again_for_those_behind();
+        }
+        if let Some(doubt) = doubt {
+            self.take_doubt(doubt);
         }
         for (pod, answer) in answers {
             self.take_answer(&pod, answer);
@@ -413,14 +445,17 @@ impl Engine {
 
     /// Those that wait for this pod need not wait for the source any more.
     fn take_answer(&mut self, pod: &PodName, answer: Answer) {
-        if matches!(answer, Answer::Isolation(_)) {
-            // It was asked before the source was synced, and everything is known by now.
+        if let Answer::Isolation(isolation) = answer {
+            self.take_isolation(pod, isolation);
             return;
         }
         for waiting in &mut self.waiting {
             let record = self.cluster.record(&waiting.identity);
             if record.and_then(|record| record.pod.as_ref()) == Some(pod) {
                 waiting.inquiry = answer.clone().into();
+                if waiting.currency == Inquiry::Open {
+                    waiting.currency = Self::currency_of(answer.clone());
+                }
             }
         }
     }
@@ -436,10 +471,20 @@ impl Engine {
                 if let Some(why) = self.hindrance(record.slot) {
                     let for_long = waiting.since.elapsed() >= PATIENCE;
                     Progress::Hindered { why, for_long }
-                } else if wanted.is_some() && wanted == self.in_force.get(&record.slot.0) {
-                    Progress::InForce
                 } else if self.unknown.contains(&record.slot) {
-                    Progress::NotKnown
+                    // Denied where a policy may isolate it, or that is still being tried.
+                    match self.open.contains_key(&record.slot) {
+                        true => Progress::Underway,
+                        false => Progress::NotKnown,
+                    }
+                } else if wanted.is_some() && wanted == self.in_force.get(&record.slot.0) {
+                    if let Some(doubt) = self.doubt.as_deref() {
+                        return self.in_doubt(record, doubt, &mut waiting.currency);
+                    }
+                    match self.held.contains_key(&record.slot) {
+                        true => Progress::Underway,
+                        false => Progress::InForce,
+                    }
                 } else {
                     Progress::Underway
                 }

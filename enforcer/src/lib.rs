@@ -25,6 +25,7 @@ pub mod node;
 pub mod plan;
 pub mod policyendpoints;
 pub mod run;
+pub mod selections;
 pub mod share;
 pub mod socket;
 pub mod source;

@@ -19,12 +19,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
-use crate::api::{Changed, Said, Store, follow};
+use crate::api::{Changed, Said, Server, Store, follow};
 use crate::engine::Event;
 use crate::source::{Change, Freshness};
 use crate::watched::{
-    self, EndpointSlices, Ends, Namespaces, Nodes, PodChanges, Pods, Policies, Services, Told,
-    Watching,
+    self, EndpointSlices, Ends, Found, Namespaces, Nodes, PodChanges, Pods, Policies, Services,
+    Told, Watching,
 };
 
 /// Something for the source.
@@ -73,7 +73,7 @@ impl Watching for Source {
         None
     }
 
-    fn watch(&self, client: &Client, out: &mpsc::Sender<Message>) -> JoinSet<()> {
+    fn watch(&self, client: &Server, out: &mpsc::Sender<Message>) -> JoinSet<()> {
         let both = || (client.clone(), out.clone());
         let mut watches = JoinSet::new();
         let (client, out) = both();
@@ -143,6 +143,19 @@ impl Watching for Source {
         let synced = self.kinds().iter().all(KindHealth::is_synced);
         let changes = synced.then(|| mem::take(&mut self.changes));
         self.told.news(changes, wrong)
+    }
+
+    fn doubt(&self, now: Instant) -> Option<String> {
+        self.policies.doubt(now).or_else(|| self.pods.doubt(now))
+    }
+
+    fn knows(&self, found: &Found) -> bool {
+        let is_synced = self.kinds().iter().all(KindHealth::is_synced);
+        let pod = self.pods.get(&found.name);
+        let known = self.policies.of_namespace(&found.name.namespace);
+        is_synced
+            && pod.is_some_and(|pod| pod.value == found.pod)
+            && known.eq(found.policies.iter())
     }
 
     fn freshness(&self) -> Freshness {

@@ -393,6 +393,33 @@ impl Planner {
         }
     }
 
+    /// Takes note that the word of an attachment that was open says "deny" now. What it is to have follows with the
+    /// next change of policy, also where that is to be open.
+    pub fn attachment_was_denied(&mut self, slot: Slot, side: Direction) {
+        let Installed {
+            record,
+            attachments,
+            ..
+        } = &mut self.installed;
+        let Some(known) = attachments.get_mut(&slot) else {
+            return;
+        };
+        let judged = match side {
+            Direction::ToPod => Judged::Ingress,
+            Direction::FromPod => Judged::Egress,
+        };
+        if *known.of(judged) != Compiled::Allowed {
+            return;
+        }
+        let known = Arc::make_mut(known);
+        *match judged {
+            Judged::Ingress => &mut known.ingress,
+            Judged::Egress => &mut known.egress,
+        } = Compiled::Denied;
+        record.give_up(&Compiled::Allowed, slot, side);
+        record.take_up(&Compiled::Denied, slot, side);
+    }
+
     /// How full the tables are once the last plan was executed.
     pub fn occupancy(&self) -> [Occupancy; 7] {
         self.installed.record.occupancy()

@@ -35,11 +35,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
-use crate::api::{Changed, Kind, Said, Store, follow, follow_selected};
+use crate::api::{Changed, Kind, Said, Server, Store, follow, follow_selected};
 use crate::engine::Event;
 use crate::source::{Change, Freshness};
 use crate::watched::{
-    self, EndpointSlices, Ends, Nodes, PodChanges, Pods, Services, Told, Watching,
+    self, EndpointSlices, Ends, Found, Nodes, PodChanges, Pods, Services, Told, Watching,
 };
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
@@ -105,7 +105,7 @@ impl Watching for Source {
         Some(&self.node)
     }
 
-    fn watch(&self, client: &Client, out: &mpsc::Sender<Message>) -> JoinSet<()> {
+    fn watch(&self, client: &Server, out: &mpsc::Sender<Message>) -> JoinSet<()> {
         let both = || (client.clone(), out.clone());
         let of_this_node = [
             Some(format!("spec.nodeName={}", self.node)),
@@ -202,6 +202,24 @@ impl Watching for Source {
         });
         let wrong = health::wrong(self.kinds(), refused, self.state.overdue());
         self.told.news(changes, wrong)
+    }
+
+    fn doubt(&self, now: Instant) -> Option<String> {
+        let policies = self.policies.doubt(now);
+        policies
+            .or_else(|| self.slices.doubt(now))
+            .or_else(|| self.pods.doubt(now))
+    }
+
+    /// What slices say is not among what is asked for: while they are in doubt, nothing is known.
+    fn knows(&self, found: &Found) -> bool {
+        let pod = self.pods.get(&found.name);
+        let known = self.policies.of_namespace(&found.name.namespace);
+        let known = known.map(|(name, owner)| (name, &owner.policy));
+        self.is_synced
+            && self.slices.doubt(Instant::now()).is_none()
+            && pod.is_some_and(|pod| pod.value == found.pod)
+            && known.eq(found.policies.iter())
     }
 
     fn freshness(&self) -> Freshness {

@@ -15,6 +15,7 @@ use std::time::Instant;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use podgate_datapath::record::PodName;
+use podgate_policy::isolation::Isolation;
 use podgate_policy::model::{
     EndpointSlice, ListName, Namespace, NetworkPolicy, ObjectName, Service,
 };
@@ -69,7 +70,7 @@ pub type Freshness = Vec<(&'static str, Option<Instant>)>;
 pub enum Question {
     /// Whether there is this pod, which the synced source has not told of.
     Pod(PodName),
-    /// In which directions this pod is isolated; asked of a source that is not synced.
+    /// In which directions this pod is isolated; asked of a source that is not synced, or whose knowledge may be too old.
     Isolation(PodName),
 }
 
@@ -82,17 +83,11 @@ pub enum Answer {
     NoSuchPod,
     /// There is the pod, and so it is isolated, whatever else the source has to say.
     Isolation(Isolation),
+    /// There is the pod, and what updates before this answer said of it and of the policies of its namespace is what there
+    /// is.
+    Current,
     /// The answer is not to be had now. Says why.
     Failed(String),
-}
-
-/// The directions in which some policy isolates a pod.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Isolation {
-    /// Towards the pod.
-    pub ingress: bool,
-    /// From the pod.
-    pub egress: bool,
 }
 
 /// All objects that a source has.

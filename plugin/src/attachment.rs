@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 pub(crate) use podgate_datapath::{
     Paths,
+    isolated::{Isolated, look_up as isolated},
     record::{Baseline, Hook, Identity, PodName},
 };
 use podgate_datapath::{

@@ -5,7 +5,7 @@
 //!                      └──► HostTables                               └──► decide() ──► reason ────────────┴─ equal?
 //! ```
 //!
-//! Each [`Kernel`] has tables of its own, pinned nowhere, so tests run side by side. Every frame that a test sends
+//! Each [`Kernel`] has tables of its own, pinned nowhere and empty at first, so tests run side by side. Every frame that a test sends
 //! through [`Kernel::run`] is judged twice, and the two must agree in the verdict and in the reason.
 
 mod execute;
@@ -16,9 +16,10 @@ mod pod;
 mod wire;
 mod write;
 
-use aya::Ebpf;
+use std::sync::Arc;
+
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{TestRun as _, TestRunOptions};
 use podgate_abi::{
     ATTACHMENT_HEAD, Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, Verdict, decide,
 };
@@ -28,6 +29,7 @@ pub use load::Sizes;
 pub use pod::{Pod, PolicyOf};
 pub use write::{Peers, Rows, Taken};
 
+use load::Loaded;
 use wire::Wire;
 
 /// The slot of test runs, which cannot set a class ID.
@@ -79,9 +81,7 @@ pub type FlowMap = HashMap<MapData, [u8; 24], [u64; 2]>;
 
 /// The programs, loaded, and their tables.
 pub struct Kernel {
-    ebpf: Ebpf,
-    /// Real interfaces, where test runs cannot be had.
-    wire: Option<Wire>,
+    loaded: Arc<Loaded>,
     /// The attachments.
     pub attachments: Array<MapData, [u64; ATTACHMENT_WORDS]>,
     /// What a ruleset says of peers that no row names.
@@ -169,7 +169,7 @@ impl Kernel {
     /// # Panics
     /// When the kernel refuses the frame, or the program returns what it never should.
     pub fn run_in_kernel(&self, direction: Direction, origin: Origin, frame: &[u8]) -> bool {
-        if let Some(wire) = &self.wire {
+        if let Some(wire) = &self.loaded.wire {
             let before = self.counted_in(direction);
             return wire.passes(direction, origin, frame, || {
                 self.counted_in(direction) > before
@@ -181,6 +181,7 @@ impl Kernel {
             ..TestRunOptions::new()
         };
         let result = self
+            .loaded
             .program(direction)
             .test_run(options)
             .unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", frame.len()));
@@ -197,7 +198,7 @@ impl Kernel {
     /// When the kernel refuses the frame.
     pub fn repeat_in_kernel(&self, direction: Direction, frame: &[u8], times: u32) {
         assert!(
-            self.wire.is_none(),
+            self.loaded.wire.is_none(),
             "packets that are repeated need test runs"
         );
         let options = TestRunOptions {
@@ -206,7 +207,8 @@ impl Kernel {
             repeat: times,
             ..TestRunOptions::new()
         };
-        self.program(direction)
+        self.loaded
+            .program(direction)
             .test_run(options)
             .expect("the frame is judged");
     }
@@ -221,7 +223,8 @@ impl Kernel {
 
     /// The number of the interface that the direction's program believes to stand on.
     fn interface(&self, direction: Direction) -> u32 {
-        self.wire
+        self.loaded
+            .wire
             .as_ref()
             .map_or(INTERFACE, |_| Wire::interface(direction))
     }
@@ -229,14 +232,6 @@ impl Kernel {
     /// How many packets of a direction were judged.
     fn counted_in(&self, direction: Direction) -> u64 {
         self.counts(direction).iter().sum()
-    }
-
-    fn program(&self, direction: Direction) -> &SchedClassifier {
-        let program = self
-            .ebpf
-            .program(name(direction))
-            .expect("the program was loaded");
-        program.try_into().expect("it is a classifier")
     }
 
     fn counter(&self, index: u32) -> u64 {

@@ -3,6 +3,7 @@
 //! Everything goes away when the value is dropped, a panicking test's too. Nothing has a name that two nodes could
 //! share, so tests run side by side.
 
+mod api;
 mod ears;
 mod enforcer;
 mod flow;
@@ -27,6 +28,7 @@ use podgate_demo::netns::NetNs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use api::Api;
 pub use ears::Ears;
 pub use enforcer::{Enforcer, lets_in, namespace, pod, policy};
 pub use flow::Traffic;

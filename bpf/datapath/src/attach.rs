@@ -17,6 +17,7 @@ use crate::{
     Failed, Paths, Sizes,
     filter::{self, Put, Qdisc},
     guard,
+    isolated::{self, Isolated},
     lock::Lock,
     mark,
     netlink::{Ifindex, Kind, Socket},
@@ -166,6 +167,14 @@ fn open_socket(ifindex: Ifindex) -> Result<Socket, AddError> {
     })
 }
 
+/// The directions in which the pod waits closed for its policy. In doubt that is both; the plugin says so.
+fn isolated_until_in_force(paths: &Paths, record: &Record) -> Isolated {
+    let pod = record.pod.as_ref();
+    pod.map_or_else(Isolated::default, |pod| {
+        isolated::look_up(paths, &pod.namespace).unwrap_or(Isolated::BOTH)
+    })
+}
+
 /// The first ADD on a node: a table set that knows this node's addresses, and becomes current.
 fn load(paths: &Paths, lock: &Lock, socket: &mut Socket) -> Result<TableSet, AddError> {
     let set = TableSet::create(paths, lock, &Sizes::read(paths)?)?;
@@ -219,7 +228,7 @@ fn attach(
         .set_group(ifindex, mark::group(record.slot))
         .map_err(netlink("mark"))?;
     record::write(paths, record)?;
-    set.write_attachment(record)?;
+    set.write_waiting_attachment(record, isolated_until_in_force(paths, record))?;
     set.store_master(record.slot, master)?;
     let own = socket
         .addresses_of(ifindex)

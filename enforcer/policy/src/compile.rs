@@ -26,6 +26,7 @@ use crate::compile::ports::{PortRange, PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
 use crate::compile::ruleset::{Ports, Ruleset};
 use crate::connection::{Baseline, Connection, Direction, Subject, Verdict};
+use crate::isolation::Isolation;
 use crate::model::{NetworkPolicy, ObjectName, Port, Protocol, Rule, Selector, World};
 
 /// The compiled policy of one pod.
@@ -74,18 +75,25 @@ pub fn compile_selecting(
     }
 }
 
-/// What these policies, all of which select `subject`, isolate, without anything that they allow.
-pub fn isolate_selecting(selecting: &[&NetworkPolicy], subject: &Subject) -> SubjectRulesets {
-    let isolate = |direction, isolates: fn(&NetworkPolicy) -> bool| {
-        if selecting.iter().any(|policy| isolates(policy)) {
+/// Isolates in these directions, without anything that a policy allows there; in the others the baseline holds.
+pub fn isolate(isolation: Isolation, baseline: Baseline) -> SubjectRulesets {
+    let of = |direction| {
+        if isolation.of(direction) {
             Ruleset::isolated(direction, Ports::default(), BTreeMap::new())
         } else {
-            compile_direction(direction, &[], subject, &BTreeSet::new())
+            not_isolated(baseline)
         }
     };
     SubjectRulesets {
-        ingress: isolate(Direction::Ingress, |policy| policy.isolates_ingress),
-        egress: isolate(Direction::Egress, |policy| policy.isolates_egress),
+        ingress: of(Direction::Ingress),
+        egress: of(Direction::Egress),
+    }
+}
+
+fn not_isolated(baseline: Baseline) -> Ruleset {
+    match baseline {
+        Baseline::Standard => Ruleset::Allowed,
+        Baseline::Strict => Ruleset::Denied,
     }
 }
 
@@ -165,10 +173,7 @@ fn compile_direction(
         })
         .collect();
     if isolating.is_empty() {
-        return match subject.baseline {
-            Baseline::Standard => Ruleset::Allowed,
-            Baseline::Strict => Ruleset::Denied,
-        };
+        return not_isolated(subject.baseline);
     }
     let rules: Vec<(&Rule, Ports)> = isolating
         .into_iter()

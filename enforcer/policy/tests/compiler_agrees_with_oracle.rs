@@ -3,10 +3,11 @@
 use podgate_policy::arbitrary;
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::{
-    applies, compile_subject, compiled_verdict, isolate_selecting, isolates, questions_of,
+    applies, compile_subject, compiled_verdict, isolate, isolates, questions_of,
 };
 use podgate_policy::connection::{Baseline, Connection, Verdict};
 use podgate_policy::evaluate;
+use podgate_policy::isolation::Isolation;
 use podgate_policy::model::{NetworkPolicy, World};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -74,7 +75,7 @@ proptest! {
                 name.namespace == subject.name.namespace && applies(policy, &subject)
             });
             let selecting: Vec<&NetworkPolicy> = policies.map(|(_, policy)| policy.as_ref()).collect();
-            let closed = isolate_selecting(&selecting, &subject);
+            let closed = isolate(Isolation::of_policies(selecting.iter().copied()), baseline);
             let facts = Facts::of(&world, &questions_of([&closed.ingress, &closed.egress]));
             for connection in &connections {
                 let verdict = compiled_verdict(&closed, &facts, connection);

@@ -1,3 +1,4 @@
+use imbl::OrdMap;
 use podgate_policy::compile::ruleset::Ruleset;
 use podgate_policy::connection::Baseline;
 use podgate_policy::model::{

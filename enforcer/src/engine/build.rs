@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use podgate_abi::{Direction, Foreign, PolicyWord, Ruleset};
+use podgate_abi::{Direction, Foreign};
 use podgate_datapath::flows::Copied;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
@@ -55,9 +55,14 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
     let (planner, writes, sizes) = fit(sizes, from)?;
     let mut taken = Taken::of(from.world, from.records);
     let sizes = taken.with_room(sizes);
-    sizes
-        .write(paths)
-        .context("tell the plugin the sizes of tables")?;
+    if let Err(error) = sizes.write(paths) {
+        // A plugin reads them only where it finds no table set.
+        let error = anyhow::Error::from(error);
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the sizes of tables cannot be written for the plugin; it would begin with those of before"
+        );
+    }
     if let Some(current) = TableSet::with_foreign_flows(paths)? {
         tracing::warn!(
             %current,
@@ -78,7 +83,6 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         follow_master(&set, record);
     }
     outgrow(&set, from.records)?;
-    keep_policed(paths, &set, from)?;
     for one in &writes {
         write(one, &set, lock).context("fill the new table set")?;
     }
@@ -162,48 +166,6 @@ fn outgrow(set: &TableSet, records: &[Record]) -> Result<()> {
         .max();
     for _ in 0..behind.unwrap_or(0) {
         set.draw_generation()?;
-    }
-    Ok(())
-}
-
-/// An attachment whose pod the source does not know has its baseline; but where a policy judged it before this start,
-/// it is denied: what that policy allowed is not known any more, and doubt is not resolved to allow. Where the set before
-/// cannot be read, another podgate's for one, that may be any of them.
-fn keep_policed(paths: &Paths, set: &TableSet, from: Plans<'_>) -> Result<()> {
-    let before = match TableSet::open_current(paths) {
-        Ok(Some(before)) => Some(before),
-        Ok(None) => return Ok(()),
-        Err(error) => {
-            let error = anyhow::Error::from(error);
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "attachments of pods that the source does not know are denied everything"
-            );
-            None
-        }
-    };
-    let is_unknown = |record: &&Record| !from.rulesets.contains_key(&record.slot.0);
-    for record in from.records.iter().filter(is_unknown) {
-        if let Some(before) = &before {
-            let born = before
-                .read_attachment(record.slot)
-                .map(|stands| stands.origin().birth());
-            if !matches!(born, Ok(birth) if birth == record.birth.0) {
-                continue;
-            }
-        }
-        for direction in Direction::BOTH {
-            let was_policed = match &before {
-                Some(before) => {
-                    before.read_word(record.slot, direction)?.ruleset() != Ruleset::ALLOW_ALL
-                }
-                None => true,
-            };
-            if was_policed {
-                let word = PolicyWord::new(Ruleset::DENY_ALL, set.draw_generation()?.0);
-                set.store_word(record.slot, direction, word)?;
-            }
-        }
     }
     Ok(())
 }

@@ -25,6 +25,8 @@ pub enum Event {
     NotSynced(Vec<String>),
     /// The source answers a question about a pod.
     Answer(PodName, Answer),
+    /// Why what the source knows is older than it is where it comes from; none: it is not known to be.
+    Doubt(Option<String>),
     /// The node's kernel said something.
     Node(Noticed),
     /// The grace period that was begun last is over.
@@ -90,6 +92,8 @@ pub(super) struct Inbox {
     pub(super) not_synced: Option<Vec<String>>,
     /// Answers of the source, given after what it said.
     pub(super) answers: Vec<(PodName, Answer)>,
+    /// The last that was said of whether the source knows what it should.
+    pub(super) doubt: Option<Option<String>>,
     /// The newest addresses of the node.
     pub(super) node_addresses: Option<Addresses>,
     /// What is wrong with the guard, if that is something else now.
@@ -136,6 +140,7 @@ impl Inbox {
                 known.wrong = update.wrong;
             }
             Event::Answer(pod, answer) => self.answers.push((pod, answer)),
+            Event::Doubt(doubt) => self.doubt = Some(doubt),
             Event::NotSynced(reasons) => self.not_synced = Some(reasons),
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
             Event::Node(

@@ -6,6 +6,7 @@ use std::time::Instant;
 use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction, Reason};
 use podgate_datapath::guard::{self, Family};
+use podgate_datapath::record::Slot;
 
 use super::Engine;
 use crate::admin::Condition;
@@ -112,9 +113,21 @@ impl Engine {
         warnings.extend(self.built.taken.warning());
         warnings.extend(self.cluster.foreign_warnings());
         warnings.extend(self.crowded.warnings());
+        let doubt = self.doubt.as_deref();
+        warnings
+            .extend(doubt.map(|why| format!("the API server is asked for each new pod: {why}")));
         let mut reasons = errors;
         reasons.extend(self.guard.failed.iter().cloned());
         reasons.extend(self.unreadable.iter().cloned());
+        reasons.extend(self.isolated_file.trouble.iter().cloned());
+        for (slot, why) in &self.open {
+            let record = self.cluster.records().find(|record| record.slot == *slot);
+            let identity = record.map(|record| record.identity.to_string());
+            reasons.push(format!(
+                "attachment {} cannot be isolated while its policy is not in force: {why}",
+                identity.unwrap_or_default()
+            ));
+        }
         if let Some(trouble) = &self.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
         }
@@ -160,9 +173,10 @@ impl Engine {
             changed
         });
         let dirty = self.dirty();
-        let known = self.compiled.rulesets().len();
+        let is_known = |slot: &&u32| !self.unknown.contains(&Slot(**slot));
+        let known = self.compiled.rulesets().keys().filter(is_known).count();
         for (state, number) in [
-            ("in_force", known - dirty),
+            ("in_force", known.saturating_sub(dirty)),
             ("dirty", dirty),
             ("unknown", self.unknown.len()),
             ("not_swapped", self.built.unswapped.len()),

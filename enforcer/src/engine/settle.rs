@@ -34,14 +34,17 @@ impl Engine {
     /// Puts in force what is known, as far as that works now; answers and reports; sees to the next attempt.
     pub(super) fn settle(&mut self) {
         self.note_taken(&self.cluster.view());
+        self.isolate_new();
         if self.backoff.allows(Instant::now()) {
             self.attempt();
-        } else {
-            // ADDs are answered by what is known, and not by what was when the last attempt failed.
-            let view = self.cluster.view();
-            compile(&mut self.compiled, &view);
-            self.unknown = view.unknown;
+            // Attachments that were read just now.
+            self.isolate_new();
         }
+        if self.trouble.is_some() {
+            // ADDs are answered by what is known, and not by what was when the last attempt failed.
+            self.compile_all();
+        }
+        self.isolate_open();
         self.answer_adds(false);
         self.look_soon_if_adds_are_hindered();
         self.publish();
@@ -72,7 +75,7 @@ impl Engine {
     }
 
     fn try_to_settle(&mut self) -> Result<()> {
-        let lock = take_lock(&self.paths)?;
+        let lock = self.take_lock_or_isolate()?;
         if self.set_was_replaced() {
             tracing::warn!(
                 "the current table set is not this enforcer's: somebody removed its pins"
@@ -90,6 +93,7 @@ impl Engine {
             return Ok(());
         }
         self.read_attachments(&lock)?;
+        self.update_isolated_file(&lock);
         self.finish(&lock)?;
         self.settle_what_is_known(&lock)?;
         self.set_foreign_modes(&lock);
@@ -98,18 +102,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Before any policy is reported to be in force: the next plugin may find no enforcer.
+    fn update_isolated_file(&mut self, lock: &Lock) {
+        self.compiled.select(&self.cluster.view());
+        let selections = self.compiled.selections();
+        self.isolated_file.update(&self.paths, selections, lock);
+    }
+
     /// Facts, if there are any to write, then policy.
     fn settle_what_is_known(&mut self, lock: &Lock) -> Result<()> {
         // Who gave way leaves its room by a change of policy.
         let mut gave_way = false;
         loop {
-            let view = self.cluster.view();
+            let view = self.compile_all();
             self.note_taken(&view);
             if self.built.taken.wants_room(&self.built.sizes) {
                 return self.rebuild_under(lock);
             }
-            compile(&mut self.compiled, &view);
-            self.unknown.clone_from(&view.unknown);
             let policy_differs = *self.compiled.rulesets() != self.in_force;
             let planned = if self.facts_are_due(&view) && !(gave_way && policy_differs) {
                 self.plan_facts(view)
@@ -328,8 +337,8 @@ impl Engine {
         self.read_attachments(lock)?;
         self.cluster
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
-        let view = self.cluster.view();
-        compile(&mut self.compiled, &view);
+        let view = self.compile_all();
+        self.update_isolated_file(lock);
         // Now, because the pins of the old one's tables go; what is open stays readable.
         self.count_packets();
         let sizes = self.built.sizes;

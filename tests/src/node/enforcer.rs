@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use super::memory::MemoryLimit;
@@ -98,16 +100,21 @@ impl Enforcer {
 
     /// Starts one whose API server does not answer.
     pub fn begin_without_api_server(node: &Node) -> Self {
+        Self::begin_with_api_server(node, "http://127.0.0.1:1")
+    }
+
+    /// Starts one whose API server has this URL.
+    pub fn begin_with_api_server(node: &Node, url: &str) -> Self {
         let kubeconfig = node.dir().join("kubeconfig");
-        let nobody = json!({
+        let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "clusters": [{"name": "c", "cluster": {"server": url}}],
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "c",
         });
-        fs::write(&kubeconfig, nobody.to_string()).expect("write a kubeconfig");
+        fs::write(&kubeconfig, config.to_string()).expect("write a kubeconfig");
         let source = [
             "networkpolicies".into(),
             "--kubeconfig".into(),
@@ -159,6 +166,12 @@ impl Enforcer {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal. What was stopped is killed like any other.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process ID");
+        kill(Pid::from_raw(pid), signal).expect("signal the enforcer");
     }
 
     /// Whether it is still there.

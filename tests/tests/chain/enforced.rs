@@ -332,12 +332,11 @@ fn while_somebody_holds_the_lock_a_change_is_reported_as_not_in_force() {
     let held = podgate_datapath::lock::Lock::take(&node.paths()).unwrap();
     node.apply("policy", &policy("p", "app: web", ""));
     wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
-    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    // The pod is denied until its policy can be written.
+    assert!(is_lost(&friend.netns, &web.netns, web.addresses[0]));
     drop(held);
-    wait_until("the policy is in force", || {
-        is_lost(&friend.netns, &web.netns, web.addresses[0])
-    });
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+    assert!(is_lost(&friend.netns, &web.netns, web.addresses[0]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod attacks;
 mod baseline;
 mod changes;
+mod closed;
 mod enforced;
 mod flow_limits;
 mod foreign;

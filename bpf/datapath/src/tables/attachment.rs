@@ -8,12 +8,13 @@ use std::{
 
 use podgate_abi::{
     ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, Foreign, HardwareWord, Life,
-    LinkWord, Origin, PolicyWord,
+    LinkWord, Origin, PolicyWord, Ruleset,
 };
 
 use super::{MapName, TableSet};
 use crate::{
     Failed,
+    isolated::Isolated,
     netlink::Ifindex,
     record::{Generation, Record, Slot},
 };
@@ -87,10 +88,49 @@ impl TableSet {
         }
     }
 
+    /// Has an attachment drop what passes in a direction under [`Ruleset::ALLOW_ALL`]: one stored word, without any
+    /// plan, and without the lock. Says whether the direction was open.
+    ///
+    /// Nothing else is touched: a slot that went to another attachment meanwhile has another generation, and a
+    /// ruleset is left in force.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened, or the slot is another attachment's by now.
+    pub fn deny(&self, record: &Record, direction: Direction) -> Result<bool, Failed> {
+        let mut old = self.read_word(record.slot, direction)?;
+        loop {
+            let stands = self.read_attachment(record.slot)?;
+            if stands.origin().birth() != record.birth.0 {
+                let why = io::Error::other("its slot is another attachment's");
+                return Err(Failed::new("isolate attachment", &record.identity, why));
+            }
+            if old.ruleset() != Ruleset::ALLOW_ALL {
+                return Ok(false);
+            }
+            let new = PolicyWord::new(Ruleset::DENY_ALL, self.draw_generation()?.0);
+            match self.compare_and_swap_word(record.slot, direction, old, new)? {
+                Ok(()) => return Ok(true),
+                Err(Changed(found)) => old = found,
+            }
+        }
+    }
+
     /// Writes an attachment as it is at birth: its addresses, its baseline, and last that it exists.
     ///
     /// No filter may name the slot in this set.
     pub fn write_attachment(&self, record: &Record) -> Result<(), Failed> {
+        self.write_waiting_attachment(record, Isolated::default())
+    }
+
+    /// The same, of a pod that waits closed for its policy in some directions.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened, or have no room for it.
+    pub fn write_waiting_attachment(
+        &self,
+        record: &Record,
+        isolated: Isolated,
+    ) -> Result<(), Failed> {
         let words = self.words(MapName::Attachments, record.slot.0)?;
         let (head, addresses) = words.split_at(ATTACHMENT_HEAD);
         head[ORIGIN].store(Origin::NONE.0, Ordering::Release);
@@ -120,9 +160,10 @@ impl TableSet {
         for (place, word) in addresses.iter().enumerate() {
             word.store(content.get(place).copied().unwrap_or(0), Ordering::Release);
         }
-        let policy = PolicyWord::new(record.baseline.ruleset(), record.birth.0);
-        for word in &head[..ORIGIN] {
-            word.store(policy.0, Ordering::Release);
+        for direction in Direction::BOTH {
+            let ruleset = isolated.until_in_force(direction, record.baseline);
+            let policy = PolicyWord::new(ruleset, record.birth.0);
+            head[direction as usize].store(policy.0, Ordering::Release);
         }
         let hardware = record
             .pod_mac
