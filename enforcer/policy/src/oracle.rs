@@ -188,9 +188,9 @@ fn peer_matches(world: &World, subject: &Subject, peer: &Peer, address: IpAddr) 
 }
 
 /// Whether a block may speak of an address that it holds: that is in no scope, or in scopes around the whole block. A
-/// block of everything speaks of everything.
+/// block of everything speaks of everything; an exception outside of it takes nothing away.
 fn is_within_scope(world: &World, cidr: &IpNet, except: &[IpNet], address: IpAddr) -> bool {
-    let is_everything = cidr.prefix_len() == 0 && except.is_empty();
+    let is_everything = cidr.prefix_len() == 0 && !except.iter().any(|hole| cidr.contains(hole));
     let scopes = SCOPES.iter().chain(&world.node_scopes);
     let mut around = scopes.filter(|scope| scope.contains(&address));
     is_everything || around.all(|scope| scope.contains(cidr))

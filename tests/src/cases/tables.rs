@@ -17,10 +17,10 @@ use podgate_enforcer::node::Addresses;
 use podgate_enforcer::plan::{Capacities, Planner};
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::Verdict;
-use podgate_policy::model::ObjectName;
+use podgate_policy::model::{ObjectName, Protocol};
 
 use super::case::Node;
-use super::expect::{Fate, Party, Probe};
+use super::expect::{Fate, Party, Probe, What};
 use super::judge::{Judge, Seen};
 use super::paper::Paper;
 use super::places::Places;
@@ -291,7 +291,9 @@ impl Judge for Tables {
             .map(|(probe, _)| {
                 let port = self.kept[probe];
                 let there = self.arrives(probe, port, Part::Request);
-                let back = self.arrives(probe, port, Part::Reply);
+                // A UDP server answers what arrives; what it sends of its own accord begins another flow.
+                let is_sent = there || !matches!(probe.what, What::Port(Protocol::Udp, _));
+                let back = is_sent && self.arrives(probe, port, Part::Reply);
                 ensure!(
                     there == back,
                     "{probe}: packets pass one way only: there {there}, back {back}"

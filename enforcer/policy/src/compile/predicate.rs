@@ -68,7 +68,8 @@ impl Predicate {
                 if except.iter().any(|hole| hole.contains(&cidr)) {
                     return None;
                 }
-                let is_everything = cidr.prefix_len() == 0 && except.is_empty();
+                let is_everything =
+                    cidr.prefix_len() == 0 && !except.iter().any(|hole| cidr.contains(hole));
                 let scopes = SCOPES.iter().chain(node_scopes);
                 // A scope around the block takes nothing away. Two networks contain one another or are apart.
                 let scopes = scopes.filter(|scope| !is_everything && !scope.contains(&cidr));
