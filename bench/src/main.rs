@@ -4,6 +4,7 @@
 //! ```text
 //! figures ──► add: ADD beside a program that does nothing ──► node: namespaces, veth pairs, enforcer
 //!        └──► programs: instructions, load time     └──► packets: test runs     └──► memory: a table set
+//! planner ──► what one namespace's policies cost the compiler and the planner
 //! control-plane ──► world: what is in the API server ──► api ──► node1's enforcer ──► kernel: is it in force?
 //! ```
 //!
@@ -17,6 +18,7 @@ mod frames;
 mod memory;
 mod node;
 mod packets;
+mod planner;
 mod programs;
 mod sample;
 
@@ -34,6 +36,8 @@ enum Cli {
     Figures(Figures),
     /// From an API server to the kernel of one node; started by `bench/control-plane` in that node's namespaces.
     ControlPlane(control_plane::Options),
+    /// Compiler and planner, by worlds that the owner of one namespace can write. Needs no root.
+    Planner(planner::Options),
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +61,9 @@ struct Figures {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let Cli::Planner(options) = &cli {
+        return planner::print(options);
+    }
     ensure!(
         geteuid().is_root(),
         "figures need network namespaces and eBPF programs: run it as root"
@@ -70,6 +77,7 @@ fn main() -> Result<()> {
             add::print(&figures)
         }
         Cli::ControlPlane(options) => control_plane::print(&options),
+        Cli::Planner(options) => planner::print(&options),
     }
 }
 

@@ -203,6 +203,8 @@ impl Bench {
             pod_ifindex: Ifindex(1),
             host_ifindex: Ifindex(1),
             host_mac: None,
+            pod_mac: None,
+            broadcasts: Vec::new(),
             addresses,
             baseline: Baseline::Deny,
             hook: Hook::Clsact,

@@ -50,6 +50,7 @@ pub(crate) fn print() -> Result<()> {
                 "fragments",
                 "budgets",
                 "limits",
+                "common",
             ] {
                 loader.map_max_entries(table, ELEMENTS);
             }

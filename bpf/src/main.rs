@@ -66,7 +66,7 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
         received_from,
         interface,
     };
-    match decide(&maps::Maps(ctx), &Frame(ctx), &hook) {
+    match decide(&maps::Maps(Some(ctx)), &Frame(ctx), &hook) {
         Verdict::Pass(reason) => {
             if direction == Direction::FromPod {
                 // The guard behind us lets nothing else through.

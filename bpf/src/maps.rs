@@ -1,9 +1,10 @@
 //! The kernel's tables. The sizes here are the smallest that make sense; whoever loads the object sets others.
 
 use aya_ebpf::bindings::{
-    BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FRAG_NEEDED,
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
-    BPF_RB_NO_WAKEUP,
+    BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_BLACKHOLE,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST, BPF_RB_NO_WAKEUP,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64};
 use aya_ebpf::macros::map;
@@ -11,9 +12,9 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TcContext;
 use podgate_abi::{
-    Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Direction, Event, FlowEntry,
-    FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks,
-    PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
+    Address, Answer, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Column, Direction, Event,
+    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord,
+    PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 #[map(name = "attachments")]
@@ -50,6 +51,8 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_
 static BUDGETS: Array<Budget> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "limits")]
 static LIMITS: Array<Word> = Array::with_max_entries(Limit::COUNT, BPF_F_MMAPABLE);
+#[map(name = "common")]
+static COMMON: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Ticks of `bpf_jiffies64` a second, set by whoever loads the object.
 #[unsafe(no_mangle)]
@@ -65,8 +68,34 @@ pub(crate) fn count(direction: Direction, reason: Reason) {
     }
 }
 
-/// The kernel's maps as [`Tables`], for one packet.
-pub(crate) struct Maps<'a>(pub(crate) &'a TcContext);
+/// The kernel's maps as [`Tables`], for one packet; without one they know no routes.
+pub(crate) struct Maps<'a>(pub(crate) Option<&'a TcContext>);
+
+/// The word of an address, whose halves these are, read until it is whole.
+///
+/// This and the next are global functions: the verifier follows each once, for any arguments (Linux 5.6), where it
+/// follows what is inlined once for every way that leads to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn podgate_peer_word(first: u64, second: u64) -> u64 {
+    podgate_abi::peer_word(&Maps(None), Address::from_halves([first, second])).0
+}
+
+/// What a ruleset says: see [`podgate_abi::ask`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn podgate_ask(ruleset: u32, class: u32, broad: u32, column: u32, port: u32) -> u32 {
+    let (ruleset, class, broad) = (Ruleset(ruleset), Class(class), Class(broad));
+    podgate_abi::ask(
+        &Maps(None),
+        ruleset,
+        class,
+        broad,
+        Column::from_number(column),
+        port as u16,
+    )
+    .0
+}
 
 /// A pointer to a live element of a map of flows.
 #[derive(Clone, Copy)]
@@ -80,6 +109,16 @@ impl FlowEntry for Entry {
     }
 }
 
+/// How the kernel's `bpf_map_update_elem` is told.
+#[inline(always)]
+fn flags(put: Put) -> u64 {
+    u64::from(match put {
+        Put::New => BPF_NOEXIST,
+        Put::Known => BPF_EXIST,
+        Put::Either => BPF_ANY,
+    })
+}
+
 /// One aligned word of a map element, read whole.
 #[inline(always)]
 fn read(word: *const u64) -> u64 {
@@ -89,9 +128,9 @@ fn read(word: *const u64) -> u64 {
 }
 
 impl Maps<'_> {
-    /// What the node's routes say of a packet, and where it goes next, if anywhere.
+    /// What the node's routes say of a packet, and if it is forwarded, where to and by which interface.
     #[inline(always)]
-    fn route(&self, interface: u32, source: Address, destination: Address) -> (u32, Address) {
+    fn route(&self, interface: u32, source: Address, destination: Address) -> (u32, Address, u32) {
         const AF_INET: u32 = 2;
         const AF_INET6: u32 = 10;
         // `struct bpf_fib_lookup` by its words (Linux 4.18): 0 family and protocol, 2 interface, 4 to 7 source,
@@ -107,10 +146,13 @@ impl Maps<'_> {
             [lookup[4], lookup[5], lookup[6], lookup[7]] = from;
             [lookup[8], lookup[9], lookup[10], lookup[11]] = to;
         }
+        let Some(ctx) = self.0 else {
+            return (BPF_FIB_LKUP_RET_NOT_FWDED, Address::UNSPECIFIED, 0);
+        };
         // SAFETY: the context is this packet's, and `lookup` has the length that is told.
         let result = unsafe {
             bpf_fib_lookup(
-                self.0.skb.skb.cast(),
+                ctx.skb.skb.cast(),
                 lookup.as_mut_ptr().cast(),
                 size_of_val(&lookup) as i32,
                 0,
@@ -122,8 +164,16 @@ impl Maps<'_> {
         } else {
             Address::from_words([a, b, c, d])
         };
-        (result as u32, next_hop)
+        (result as u32, next_hop, lookup[2])
     }
+}
+
+/// Whether the answer of the routes is that the packet goes on as it is. The next hop may not be known yet.
+#[inline(always)]
+fn is_forwarded(result: u32) -> bool {
+    result == BPF_FIB_LKUP_RET_SUCCESS
+        || result == BPF_FIB_LKUP_RET_NO_NEIGH
+        || result == BPF_FIB_LKUP_RET_FRAG_NEEDED
 }
 
 impl Tables for Maps<'_> {
@@ -157,6 +207,30 @@ impl Tables for Maps<'_> {
             Some(word) => PrefixWord(read(word)).broad(),
             None => Class::NONE,
         }
+    }
+
+    #[inline(always)]
+    fn peer_word(&self, address: Address) -> PeerWord {
+        let [first, second] = address.halves();
+        PeerWord(podgate_peer_word(first, second))
+    }
+
+    #[inline(always)]
+    fn ask(
+        &self,
+        ruleset: Ruleset,
+        class: Class,
+        broad: Class,
+        column: Column,
+        port: u16,
+    ) -> Answer {
+        Answer(podgate_ask(
+            ruleset.0,
+            class.0,
+            broad.0,
+            column.number(),
+            port.into(),
+        ))
     }
 
     #[inline(always)]
@@ -196,11 +270,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn put_flow(&self, table: FlowTable, key: &FlowKey, value: &FlowValue, put: Put) -> bool {
-        let flags = u64::from(match put {
-            Put::New => BPF_NOEXIST,
-            Put::Known => BPF_EXIST,
-            Put::Either => BPF_ANY,
-        });
+        let flags = flags(put);
         match table {
             FlowTable::Flows => FLOWS.insert(key, value, flags),
             FlowTable::Embryonic => EMBRYONIC.insert(key, value, flags),
@@ -225,6 +295,11 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn common(&self) -> Option<&Word> {
+        COMMON.get(0)
+    }
+
+    #[inline(always)]
     fn limit(&self, of: Limit) -> u64 {
         match LIMITS.get(of as u32) {
             Some(word) => word.load(),
@@ -233,20 +308,23 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool {
-        // Anything but "forwarded to somebody" has this answer where the node forwards at all: local, broadcast,
-        // anycast, and no route.
-        self.route(interface, source, destination).0 == BPF_FIB_LKUP_RET_NOT_FWDED
+    fn is_delivered_here(&self, link: u32, source: Address, destination: Address) -> bool {
+        // Local, broadcast and anycast addresses and no route are "not forwarded"; a route with a lightweight tunnel,
+        // which may take the packet apart here (SRv6, `End.DT6`), has an answer of its own.
+        !is_forwarded(self.route(link, source, destination).0)
     }
 
     #[inline(always)]
-    fn is_sent_on(&self, interface: u32, source: Address, destination: Address) -> bool {
-        let (result, next_hop) = self.route(interface, source, destination);
-        // The neighbour may not be known yet.
-        let is_forwarded = result == BPF_FIB_LKUP_RET_SUCCESS
-            || result == BPF_FIB_LKUP_RET_NO_NEIGH
-            || result == BPF_FIB_LKUP_RET_FRAG_NEEDED;
-        is_forwarded && next_hop != destination
+    fn leaves_link(&self, link: u32, source: Address, destination: Address) -> bool {
+        let (result, next_hop, by) = self.route(link, source, destination);
+        // Where the node forwards nothing, or not this, it stays; a lightweight tunnel may take it anywhere.
+        let stays = result == BPF_FIB_LKUP_RET_NOT_FWDED
+            || result == BPF_FIB_LKUP_RET_FWD_DISABLED
+            || result == BPF_FIB_LKUP_RET_BLACKHOLE
+            || result == BPF_FIB_LKUP_RET_UNREACHABLE
+            || result == BPF_FIB_LKUP_RET_PROHIBIT;
+        let is_neighbors = is_forwarded(result) && next_hop == destination && by == link;
+        !stays && !is_neighbors
     }
 
     #[inline(always)]
@@ -257,10 +335,10 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue) {
+    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue, put: Put) {
         // An LRU table has room for every insertion but under memory pressure; then the fragments that follow
         // find nothing, and are dropped.
-        let _ = FRAGMENTS.insert(key, &value, 0);
+        let _ = FRAGMENTS.insert(key, &value, flags(put));
     }
 
     #[inline(always)]

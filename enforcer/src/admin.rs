@@ -6,23 +6,32 @@
 //! source ── Freshness ──► both: how old the knowledge is
 //! ```
 
-use std::future::Future;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod listen;
+mod scrapes;
+mod visitors;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::args::BindAddress;
+pub use self::listen::listen;
+use self::scrapes::Scrapes;
 use crate::source::Freshness;
+
+/// What Prometheus takes for its text format.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// `/readyz` names this many warnings; the log and the figures have all.
+const NAMED: usize = 100;
 
 /// How long a scrape waits for the engine to read the kernel's counters. After that it shows the last ones.
 const COUNTING: Duration = Duration::from_secs(1);
@@ -106,8 +115,11 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
             "stale: what is in force is in force, and changes since then are not known".to_owned(),
         ];
     }
-    let warnings = warnings.iter();
-    lines.extend(warnings.map(|warning| format!("warning: {warning}")));
+    let named = warnings.iter().take(NAMED);
+    lines.extend(named.map(|warning| format!("warning: {warning}")));
+    if let Some(more @ 1..) = warnings.len().checked_sub(NAMED) {
+        lines.push(format!("warning: and {more} more, which the log names"));
+    }
     for (kind, age) in &ages {
         lines.push(format!("{kind}: as of {} s ago", age.as_secs()));
     }
@@ -143,11 +155,12 @@ pub fn metrics<C>(
 where
     C: Fn(oneshot::Sender<()>) + Clone + Send + Sync + 'static,
 {
-    Router::new().route(
-        "/metrics",
-        get(move || {
-            let (handle, freshness, count) = (handle.clone(), freshness.clone(), count.clone());
-            async move {
+    let scrapes = Arc::new(Scrapes::default());
+    let page = move || {
+        let (handle, freshness, count) = (handle.clone(), freshness.clone(), count.clone());
+        let scrapes = Arc::clone(&scrapes);
+        async move {
+            let render = || async {
                 let (done, counted) = oneshot::channel();
                 count(done);
                 // Without an answer in time the figures are a little older.
@@ -157,52 +170,11 @@ where
                 }
                 handle.run_upkeep();
                 handle.render()
-            }
-        }),
-    )
-}
-
-/// Listens at `address` and serves `router` there until `stop`.
-///
-/// # Errors
-/// When the address cannot be had. [`BindAddress::Off`] is none, and waits for `stop`.
-pub async fn listen(
-    what: &'static str,
-    address: BindAddress,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<Option<SocketAddr>> {
-    let BindAddress::At(address) = address else {
-        return Ok(None);
+            };
+            ([(CONTENT_TYPE, TEXT)], scrapes.text(render).await)
+        }
     };
-    let listener = bind(address)
-        .await
-        .with_context(|| format!("listen at {address} for {what}"))?;
-    let bound = listener
-        .local_addr()
-        .context("ask where the server listens")?;
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router)
-            .with_graceful_shutdown(stop)
-            .await;
-        if let Err(error) = served {
-            tracing::error!(%error, what, "the HTTP server ended");
-        }
-    });
-    Ok(Some(bound))
-}
-
-/// A kernel without IPv6 has no `[::]`, which stands for every address here.
-async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Err(error)
-            if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
-                && address.ip().is_unspecified() =>
-        {
-            TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), address.port())).await
-        }
-        result => result,
-    }
+    Router::new().route("/metrics", get(page))
 }
 
 #[cfg(test)]

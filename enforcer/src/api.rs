@@ -10,12 +10,14 @@ mod client;
 mod follow;
 pub(crate) mod health;
 mod kind;
+mod pulse;
 mod store;
 mod traffic;
 
 pub use client::{ConnectError, connect};
 pub use follow::{Failure, Said, follow, follow_selected};
 pub use kind::{Kind, Missing, Parts, Seen};
+pub use pulse::{Pulse, Server};
 pub use store::{Changed, Store, Stored, Ticket};
 
 #[cfg(test)]

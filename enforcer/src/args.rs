@@ -83,8 +83,8 @@ pub struct Args {
         value_delimiter = ','
     )]
     service_cidrs: Vec<IpNet>,
-    /// Nodes translate whatever is sent to `externalIPs` and load balancers, so that a policy needs to allow the
-    /// endpoints only, and not the address too.
+    /// Nodes translate whatever is sent to `externalIPs`, so that a policy needs to allow the endpoints only, and not the
+    /// address too, as it is for load balancers anyway.
     #[arg(long, env = "PODGATE_EXTERNAL_ADDRESSES_TRANSLATED")]
     external_addresses_translated: bool,
     /// Where metrics are served; `:PORT` means every address, `0` nowhere.
@@ -92,7 +92,7 @@ pub struct Args {
         long,
         env = "PODGATE_METRICS_BIND_ADDR",
         value_name = "ADDR",
-        default_value = ":8162"
+        default_value = "127.0.0.1:8162"
     )]
     metrics_bind_addr: BindAddress,
     /// Where `/readyz` and `/livez` are served; `:PORT` means every address, `0` nowhere.
@@ -100,12 +100,16 @@ pub struct Args {
         long,
         env = "PODGATE_HEALTH_PROBE_BIND_ADDR",
         value_name = "ADDR",
-        default_value = ":8163"
+        default_value = "127.0.0.1:8163"
     )]
     health_probe_bind_addr: BindAddress,
     /// How many flows the node can track; without it as many as the tables have now, at first 65,536.
     #[arg(long, env = "PODGATE_CONNTRACK_CACHE_TABLE_SIZE", value_name = "N")]
     conntrack_cache_table_size: Option<NonZeroU32>,
+    /// How many of these flows one pod may have; without it a quarter, at most half: the other half is shared out, so that
+    /// each pod is sure of some.
+    #[arg(long, env = "PODGATE_MAX_FLOWS_PER_POD", value_name = "N")]
+    max_flows_per_pod: Option<NonZeroU32>,
     /// How much is logged.
     #[arg(long, env = "PODGATE_LOG_LEVEL", value_enum, default_value = "info")]
     log_level: LogLevel,
@@ -218,6 +222,8 @@ pub struct Config {
     pub health: BindAddress,
     /// Entries of the flow table; `None` leaves it to the datapath.
     pub flow_table_size: Option<NonZeroU32>,
+    /// How many of these one pod may have.
+    pub max_flows_per_pod: Option<NonZeroU32>,
     /// How much is logged.
     pub log_level: LevelFilter,
 }
@@ -262,6 +268,7 @@ impl TryFrom<Args> for Config {
             metrics_bind_addr,
             health_probe_bind_addr,
             conntrack_cache_table_size,
+            max_flows_per_pod,
             log_level,
         } = args;
         let source = match (source, manifests, kubeconfig) {
@@ -333,6 +340,7 @@ impl TryFrom<Args> for Config {
             metrics: metrics_bind_addr,
             health: health_probe_bind_addr,
             flow_table_size: conntrack_cache_table_size,
+            max_flows_per_pod,
             log_level: match log_level {
                 LogLevel::Error => LevelFilter::ERROR,
                 LogLevel::Warn => LevelFilter::WARN,

@@ -18,6 +18,7 @@ use podgate_policy::connection::{Baseline, Subject};
 use podgate_policy::model::{ObjectName, Pod, ServiceOptions, World};
 
 use crate::convert::pod::IdentifiedPod;
+use crate::node::Addresses;
 use crate::source::{Change, Objects};
 
 mod claims;
@@ -55,8 +56,9 @@ impl Cluster {
 
     /// The source now says these things other than before.
     pub fn apply(&mut self, changes: Vec<Change>) {
-        let mut pods = BTreeSet::new();
+        let (mut pods, mut nodes_changed) = (BTreeSet::new(), false);
         for change in changes {
+            nodes_changed |= matches!(change, Change::Node(..));
             match &change {
                 Change::Pod(name, _) => {
                     if let Some(known) = self.source.pods.get(name) {
@@ -67,6 +69,7 @@ impl Cluster {
                 Change::Namespace(..)
                 | Change::Policy(..)
                 | Change::Listed(..)
+                | Change::Node(..)
                 | Change::Service(..)
                 | Change::EndpointSlice(..) => {}
             }
@@ -76,6 +79,10 @@ impl Cluster {
             if let Some(known) = self.source.pods.get(name) {
                 self.claims.list(name, &known.pod.addresses);
             }
+        }
+        if nodes_changed {
+            let addresses = self.source.nodes.values().flat_map(|node| node.iter());
+            self.view.world.cluster_nodes = addresses.copied().collect();
         }
         self.view.world.namespaces = self.source.namespaces.clone();
         self.view.world.policies = self.source.policies.clone();
@@ -92,9 +99,12 @@ impl Cluster {
     }
 
     /// The node now has these addresses. Says whether it had others before.
-    pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
-        let changed = self.node_addresses != addresses;
-        self.node_addresses = addresses;
+    pub fn set_node_addresses(&mut self, addresses: Addresses) -> bool {
+        let Addresses { own, scopes } = addresses;
+        let world = &mut self.view.world;
+        let changed = self.node_addresses != own || world.node_scopes != scopes;
+        world.node_scopes = scopes;
+        self.node_addresses = own;
         self.refresh_node_addresses();
         changed
     }
@@ -155,6 +165,29 @@ impl Cluster {
     /// The attachment of this identity.
     pub fn record(&self, identity: &Identity) -> Option<&Record> {
         self.attachments.get(identity)
+    }
+
+    /// Pods of this node that run in a network of their own, and that no attachment is of: the chain that added them has no
+    /// podgate in it, and no policy applies to them.
+    pub fn without_attachment(&self) -> impl Iterator<Item = &ObjectName> {
+        let node = self.view.world.node_name.as_deref();
+        let here = self.source.pods.iter().filter(move |(_, identified)| {
+            let is_here = node.is_some() && identified.node.as_deref() == node;
+            is_here && identified.pod.is_selectable() && !identified.pod.addresses.is_empty()
+        });
+        here.filter(move |(name, identified)| {
+            let attachments = attachments_of(&self.attachments, &self.claims, name, identified);
+            attachments.count() == 0
+        })
+        .map(|(name, _)| name)
+    }
+
+    /// How the pod of an attachment is judged, if the source knows it; whether or not the attachment is among these.
+    pub fn subject_of(&self, record: &Record) -> Option<Subject> {
+        let pod = record.pod.as_ref()?;
+        let name = name_of(pod);
+        let identified = self.source.pods.get(&name)?;
+        is(pod, &name, identified).then(|| Subject::new(name, &identified.pod, baseline_of(record)))
     }
 
     /// What the compiler reads now. An attachment whose pod has gone from the source is judged as what it was last.

@@ -16,6 +16,7 @@ pub mod endpoint_slice;
 pub mod names;
 pub mod namespace;
 pub mod network_policy;
+pub mod node;
 pub mod pod;
 pub mod selector;
 pub mod service;

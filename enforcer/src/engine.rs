@@ -14,16 +14,19 @@ mod backoff;
 mod begin;
 mod build;
 mod change;
+mod crowded;
 mod directory;
 mod execute;
 mod grace;
 mod inbox;
+mod isolate;
+mod isolated_file;
 mod links;
 mod report;
 mod settle;
+mod unattached;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -42,16 +45,21 @@ use crate::args::Mode;
 use crate::cluster::{self, Cluster, View};
 use crate::compiled::Compiled;
 use crate::guard::Guard;
+use crate::node::Addresses;
 use crate::plan::Rulesets;
 use crate::source::{Answer, Objects, Question, Wrong};
 use answer::{Inquiry, Progress, Trouble};
 use backoff::Backoff;
 use build::Built;
+use crowded::Crowded;
 use directory::Directory;
 use execute::Execution;
 use grace::Grace;
 use inbox::{Inbox, Links};
+use isolate::Held;
+use isolated_file::IsolatedFile;
 use report::Counted;
+use unattached::Unattached;
 
 pub use grace::Graces;
 pub use inbox::Event;
@@ -75,10 +83,10 @@ pub struct Beginning {
     pub node_name: String,
     /// What Services mean.
     pub services: ServiceOptions,
-    /// The node's addresses.
-    pub node_addresses: BTreeSet<IpAddr>,
     /// What is wrong with the guard behind the filters.
     pub guard: Guard,
+    /// What the node takes for itself.
+    pub node_addresses: Addresses,
     /// Who waits for grace periods, and tells this engine.
     pub graces: Graces,
     /// Where the source takes questions; none if it tells all that it knows anyway.
@@ -99,6 +107,10 @@ pub struct Engine {
     directory: Directory,
     reader: Reader,
     built: Built,
+    /// How large tables are to be, unless they must be larger.
+    sizes: Sizes,
+    /// Whether some were larger than they need to be when they were looked at last.
+    seen_too_large: bool,
     /// The facts of the last plan of facts.
     facts: World,
     /// Whether `peers` lacks an address, whatever the facts are.
@@ -109,6 +121,14 @@ pub struct Engine {
     /// What the last finished flips put in force.
     in_force: Rulesets,
     unknown: OrdSet<Slot>,
+    /// What the plugin finds of the namespaces with policies.
+    isolated_file: IsolatedFile,
+    /// Why what the source knows is older than it should be, if that is known.
+    doubt: Option<String>,
+    /// Attachments that the source isolates by more than is known of it, until it is known.
+    held: BTreeMap<Slot, Held>,
+    /// Attachments that could not be isolated while their policy is not in force, and why.
+    open: BTreeMap<Slot, String>,
     /// The plan that is being executed.
     pending: Option<Pending>,
     grace: Grace,
@@ -125,6 +145,8 @@ pub struct Engine {
     /// What is known of the node's interfaces.
     links: links::Links,
     counted: Counted,
+    unattached: Unattached,
+    crowded: Crowded,
     condition: watch::Sender<Condition>,
 }
 
@@ -143,6 +165,8 @@ struct Waiting {
     reply: oneshot::Sender<Reply>,
     /// Whether its pod was asked for.
     inquiry: Inquiry,
+    /// Whether it was asked what isolates its pod, because what is known may be too old to say so.
+    currency: Inquiry,
     /// Whether attachment files were read since it came. Before, another attachment may have its name.
     files_were_read: bool,
     since: Instant,
@@ -154,6 +178,7 @@ impl Waiting {
             identity,
             reply,
             inquiry: Inquiry::None,
+            currency: Inquiry::None,
             files_were_read: false,
             since: Instant::now(),
         }
@@ -189,12 +214,20 @@ impl Engine {
         let lock = Lock::take(&paths)?;
         attachments::sweep_attachments(&paths, &lock)?;
         let mut reader = Reader::default();
-        let files = attachments::read_attachments(&paths, &mut reader, &cluster)?;
+        let mut files = attachments::read_attachments(&paths, &mut reader, &cluster)?;
+        attachments::bind_hardware(&paths, &mut files.records, &lock);
         cluster.set_attachments(files.records);
         let view = cluster.view();
         let mut compiled = Compiled::default();
+        let mut isolated_file = IsolatedFile::default();
+        compiled.select(&view);
+        isolated_file.update(&paths, compiled.selections(), &lock);
         settle::compile(&mut compiled, &view);
-        let built = settle::build_from(&paths, &lock, sizes, &cluster, &view, &compiled)
+        let withheld = isolate::withheld(&cluster, &view, compiled.selections());
+        compiled.withhold(withheld);
+        // Until its filters are swapped, each is judged by the set before.
+        isolate::isolate_standing(&paths, &cluster, &compiled);
+        let built = settle::build_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
             .context("put the first table set in force")?;
         drop(lock);
         let mut engine = Self {
@@ -206,12 +239,18 @@ impl Engine {
             directory: Directory::default(),
             reader,
             built,
+            sizes,
+            seen_too_large: false,
             in_force: compiled.rulesets().clone(),
             compiled,
             facts: World::default(),
             facts_missing: false,
             facts_due: None,
             unknown: OrdSet::new(),
+            isolated_file,
+            doubt: None,
+            held: BTreeMap::new(),
+            open: BTreeMap::new(),
             pending: None,
             grace: Grace::None,
             graces,
@@ -224,6 +263,8 @@ impl Engine {
             guard,
             links: links::Links::default(),
             counted: Counted::default(),
+            unattached: Unattached::default(),
+            crowded: Crowded::default(),
             condition,
         };
         engine.take_note_of(view);
@@ -271,6 +312,7 @@ impl Engine {
             statuses,
             source,
             answers,
+            doubt,
             node_addresses,
             guard,
             links,
@@ -299,6 +341,7 @@ impl Engine {
             || guard.is_some()
             || source.is_some()
             || !answers.is_empty()
+            || doubt.is_some()
             || grace_is_over
             || grace_was_refused
             || self.is_due(now);
@@ -317,6 +360,10 @@ impl Engine {
         if let Some(source) = source {
             self.source_wrong = source.wrong;
             self.cluster.apply(source.changes);
+            self.ask_again_for_those_behind();
+        }
+        if let Some(doubt) = doubt {
+            self.take_doubt(doubt);
         }
         for (pod, answer) in answers {
             self.take_answer(&pod, answer);
@@ -328,6 +375,7 @@ impl Engine {
             self.upkeep_due = now + UPKEEP;
             // Somebody may have changed a file in its place.
             self.directory = Directory::default();
+            self.shrink();
             self.links.look_soon(now);
         }
         if !adds.is_empty() {
@@ -392,14 +440,17 @@ impl Engine {
 
     /// Those that wait for this pod need not wait for the source any more.
     fn take_answer(&mut self, pod: &PodName, answer: Answer) {
-        if matches!(answer, Answer::Isolation(_)) {
-            // It was asked before the source was synced, and everything is known by now.
+        if let Answer::Isolation(isolation) = answer {
+            self.take_isolation(pod, isolation);
             return;
         }
         for waiting in &mut self.waiting {
             let record = self.cluster.record(&waiting.identity);
             if record.and_then(|record| record.pod.as_ref()) == Some(pod) {
                 waiting.inquiry = answer.clone().into();
+                if waiting.currency == Inquiry::Open {
+                    waiting.currency = Self::currency_of(answer.clone());
+                }
             }
         }
     }
@@ -415,10 +466,20 @@ impl Engine {
                 if let Some(why) = self.hindrance(record.slot) {
                     let for_long = waiting.since.elapsed() >= PATIENCE;
                     Progress::Hindered { why, for_long }
-                } else if wanted.is_some() && wanted == self.in_force.get(&record.slot.0) {
-                    Progress::InForce
                 } else if self.unknown.contains(&record.slot) {
-                    Progress::NotKnown
+                    // Denied where a policy may isolate it, or that is still being tried.
+                    match self.open.contains_key(&record.slot) {
+                        true => Progress::Underway,
+                        false => Progress::NotKnown,
+                    }
+                } else if wanted.is_some() && wanted == self.in_force.get(&record.slot.0) {
+                    if let Some(doubt) = self.doubt.as_deref() {
+                        return self.in_doubt(record, doubt, &mut waiting.currency);
+                    }
+                    match self.held.contains_key(&record.slot) {
+                        true => Progress::Underway,
+                        false => Progress::InForce,
+                    }
                 } else {
                     Progress::Underway
                 }

@@ -13,6 +13,7 @@ pub mod args;
 pub mod cluster;
 pub mod compiled;
 pub mod convert;
+pub mod descriptors;
 pub mod engine;
 #[cfg(test)]
 mod fixture;
@@ -24,6 +25,8 @@ pub mod node;
 pub mod plan;
 pub mod policyendpoints;
 pub mod run;
+pub mod selections;
+pub mod share;
 pub mod socket;
 pub mod source;
 pub mod upkeep;

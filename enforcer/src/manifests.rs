@@ -4,10 +4,14 @@
 //! directory ──► watch ──► bytes ──► Manifests ──► Snapshot (complete) ──► owner task, which compares
 //! ```
 //! A file counts as a whole: while anything in it is wrong, what it said last stays in force, and the snapshot says
-//! what is wrong. [`Manifests`] is pure; [`watch()`] feeds it.
+//! what is wrong. Policies that it did not have before isolate their pods all the same, without rules. [`Manifests`] is
+//! pure; [`watch()`] feeds it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use podgate_policy::model::{NetworkPolicy, ObjectName};
 
 use crate::source::Objects;
 
@@ -15,6 +19,7 @@ mod entry;
 mod file;
 mod kept;
 mod node;
+mod salvage;
 mod typed;
 mod watch;
 
@@ -22,7 +27,7 @@ mod watch;
 mod tests;
 
 pub use file::FileError;
-use file::{Found, Object, ObjectKey};
+use file::{Found, Object, ObjectKey, Wrong};
 pub use node::Place;
 pub use watch::{WatchError, watch};
 
@@ -59,7 +64,7 @@ enum Latest {
     /// It can be read, and is in force as soon as no other file has an object of the same name.
     Waiting(Vec<Found>),
     /// It is wrong.
-    Wrong(Vec<FileError>),
+    Wrong(Wrong),
 }
 
 impl Manifests {
@@ -67,7 +72,7 @@ impl Manifests {
     pub fn apply_file(&mut self, path: &Path, bytes: &[u8]) {
         let latest = match file::read(path, bytes) {
             Ok(found) => Latest::Waiting(found),
-            Err(errors) => Latest::Wrong(errors),
+            Err(wrong) => Latest::Wrong(wrong),
         };
         self.files.entry(path.to_owned()).or_default().latest = latest;
     }
@@ -81,7 +86,16 @@ impl Manifests {
             field: None,
             reason,
         };
-        self.files.entry(path.to_owned()).or_default().latest = Latest::Wrong(vec![error]);
+        let file = self.files.entry(path.to_owned()).or_default();
+        let isolating = match std::mem::take(&mut file.latest) {
+            Latest::InForce => Vec::new(),
+            Latest::Waiting(found) => policies_of(&found),
+            Latest::Wrong(wrong) => wrong.isolating,
+        };
+        file.latest = Latest::Wrong(Wrong {
+            errors: vec![error],
+            isolating,
+        });
     }
 
     /// The file `path` is gone, and what it said with it.
@@ -126,6 +140,12 @@ impl Manifests {
                             .services
                             .insert(name.clone(), service.clone());
                     }
+                    (ObjectKey::Node(name), Object::Node(addresses)) => {
+                        snapshot
+                            .objects
+                            .nodes
+                            .insert(name.clone(), addresses.clone());
+                    }
                     (ObjectKey::EndpointSlice(name), Object::EndpointSlice(slice)) => {
                         snapshot
                             .objects
@@ -137,6 +157,7 @@ impl Manifests {
                         | ObjectKey::Pod(_)
                         | ObjectKey::Policy(_)
                         | ObjectKey::Service(_)
+                        | ObjectKey::Node(_)
                         | ObjectKey::EndpointSlice(_),
                         _,
                     ) => unreachable!("an object's key is made with the object"),
@@ -144,8 +165,14 @@ impl Manifests {
             }
             match &file.latest {
                 Latest::InForce => {}
-                Latest::Waiting(_) => snapshot.errors.extend(conflicts.get(path).cloned()),
-                Latest::Wrong(errors) => snapshot.errors.extend(errors.iter().cloned()),
+                Latest::Waiting(found) => {
+                    snapshot.errors.extend(conflicts.get(path).cloned());
+                    file.isolate(path, policies_of(found), &mut snapshot);
+                }
+                Latest::Wrong(wrong) => {
+                    snapshot.errors.extend(wrong.errors.iter().cloned());
+                    file.isolate(path, wrong.isolating.iter().cloned(), &mut snapshot);
+                }
             }
         }
         snapshot
@@ -194,6 +221,49 @@ impl Manifests {
         }
         conflicts
     }
+}
+
+impl FileState {
+    /// Isolates whom the policies select that this file has not had before.
+    fn isolate(
+        &self,
+        path: &Path,
+        policies: impl IntoIterator<Item = (ObjectName, Arc<NetworkPolicy>)>,
+        snapshot: &mut Snapshot,
+    ) {
+        let file = path.file_name().unwrap_or_default().display();
+        for (number, (name, policy)) in policies.into_iter().enumerate() {
+            let key = ObjectKey::Policy(name);
+            if self.in_force.iter().any(|found| found.key == key) {
+                continue;
+            }
+            let ObjectKey::Policy(ObjectName { namespace, name }) = key else {
+                continue;
+            };
+            // No object has such a name, so it is nobody else's.
+            let name = format!("{name} ({number} of {file}, not in force)");
+            let policies = &mut snapshot.objects.policies;
+            policies.insert(ObjectName { namespace, name }, policy);
+        }
+    }
+}
+
+/// The policies among these objects, without their rules.
+fn policies_of(found: &[Found]) -> Vec<(ObjectName, Arc<NetworkPolicy>)> {
+    let policies = found
+        .iter()
+        .filter_map(|found| match (&found.key, &found.object) {
+            (ObjectKey::Policy(name), Object::Policy(policy)) => {
+                let isolating = NetworkPolicy {
+                    ingress: Vec::new(),
+                    egress: Vec::new(),
+                    ..policy.as_ref().clone()
+                };
+                Some((name.clone(), Arc::new(isolating)))
+            }
+            (_, _) => None,
+        });
+    policies.collect()
 }
 
 fn conflict(path: &Path, mine: &Found, (other, theirs): (&Path, &Found)) -> FileError {

@@ -5,6 +5,7 @@
 //! follow::<Pods> ───────┤
 //! follow::<Policies> ───┼─ Message ──► Source: a store a kind ── Update ──► engine
 //! follow::<Services> ───┤
+//! follow::<Nodes> ──────┤
 //! follow::<Endpoint…> ──┘
 //! ```
 
@@ -18,11 +19,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
-use crate::api::{Changed, Said, Store, follow};
+use crate::api::{Changed, Said, Server, Store, follow};
 use crate::engine::Event;
 use crate::source::{Change, Freshness};
 use crate::watched::{
-    self, EndpointSlices, Ends, Namespaces, PodChanges, Pods, Policies, Services, Told, Watching,
+    self, EndpointSlices, Ends, Found, Namespaces, Nodes, PodChanges, Pods, Policies, Services,
+    Told, Watching,
 };
 
 /// Something for the source.
@@ -34,6 +36,8 @@ enum Message {
     Pods(Said<Pods>),
     /// Of policies.
     Policies(Said<Policies>),
+    /// Of nodes.
+    Nodes(Said<Nodes>),
     /// Of Services.
     Services(Said<Services>),
     /// Of EndpointSlices.
@@ -46,6 +50,7 @@ struct Source {
     namespaces: Store<Namespaces>,
     pods: Store<Pods>,
     policies: Store<Policies>,
+    nodes: Store<Nodes>,
     services: Store<Services>,
     endpoint_slices: Store<EndpointSlices>,
     /// What the engine has not been told.
@@ -68,7 +73,7 @@ impl Watching for Source {
         None
     }
 
-    fn watch(&self, client: &Client, out: &mpsc::Sender<Message>) -> JoinSet<()> {
+    fn watch(&self, client: &Server, out: &mpsc::Sender<Message>) -> JoinSet<()> {
         let both = || (client.clone(), out.clone());
         let mut watches = JoinSet::new();
         let (client, out) = both();
@@ -77,6 +82,8 @@ impl Watching for Source {
         watches.spawn(follow(client, out, Message::Pods));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Policies));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Nodes));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Services));
         let (client, out) = both();
@@ -99,6 +106,12 @@ impl Watching for Source {
             Message::Policies(said) => {
                 let changed = self.policies.take(said);
                 self.note(changed, Change::Policy);
+            }
+            Message::Nodes(said) => {
+                let changed = self.nodes.take(said);
+                self.note(changed, |name, addresses| {
+                    Change::Node(name.name, addresses)
+                });
             }
             Message::Services(said) => {
                 let changed = self.services.take(said);
@@ -132,11 +145,25 @@ impl Watching for Source {
         self.told.news(changes, wrong)
     }
 
+    fn doubt(&self, now: Instant) -> Option<String> {
+        self.policies.doubt(now).or_else(|| self.pods.doubt(now))
+    }
+
+    fn knows(&self, found: &Found) -> bool {
+        let is_synced = self.kinds().iter().all(KindHealth::is_synced);
+        let pod = self.pods.get(&found.name);
+        let known = self.policies.of_namespace(&found.name.namespace);
+        is_synced
+            && pod.is_some_and(|pod| pod.value == found.pod)
+            && known.eq(found.policies.iter())
+    }
+
     fn freshness(&self) -> Freshness {
         vec![
             self.namespaces.freshness(),
             self.pods.freshness(),
             self.policies.freshness(),
+            self.nodes.freshness(),
             self.services.freshness(),
             self.endpoint_slices.freshness(),
         ]
@@ -154,11 +181,12 @@ impl Source {
             .extend(changes.map(|(name, value)| change(name, value)));
     }
 
-    fn kinds(&self) -> [KindHealth<'_>; 5] {
+    fn kinds(&self) -> [KindHealth<'_>; 6] {
         [
             KindHealth::of(&self.namespaces),
             KindHealth::of(&self.pods),
             KindHealth::of(&self.policies),
+            KindHealth::of(&self.nodes),
             KindHealth::of(&self.services),
             KindHealth::of(&self.endpoint_slices),
         ]

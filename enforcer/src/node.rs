@@ -4,19 +4,21 @@
 //! netlink groups ──► thread ── Noticed ──► mailbox of the engine
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::TimeVal;
 use podgate_datapath::filter;
 use podgate_datapath::netlink::{Ifindex, Socket};
+use podgate_policy::model::SCOPES;
 use tokio::sync::oneshot;
 
 use crate::guard::Guard;
@@ -25,11 +27,13 @@ use crate::guard::Guard;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Noticed {
     /// The node's addresses are these now.
-    Addresses(BTreeSet<IpAddr>),
+    Addresses(Addresses),
     /// The interface is gone; its number may be another's already.
     LinkGone(Ifindex),
     /// The interface is new, or is not as it was.
     LinkChanged(Ifindex),
+    /// The interface is a port of another bridge than before, or of none.
+    MasterChanged(Ifindex),
     /// On the interface a filter or a queueing discipline was removed, or somebody else hung a filter up.
     FiltersChanged(Ifindex),
     /// What is wrong with the guard behind the filters, now that it is something else.
@@ -38,12 +42,23 @@ pub enum Noticed {
     Lost,
 }
 
+/// What the node takes for itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The addresses of its interfaces but loopback's, which no packet of a pod can have.
+    pub own: BTreeSet<IpAddr>,
+    /// The broadcast addresses of its links, and the ranges of its local routes: see `World::node_scopes`.
+    pub scopes: BTreeSet<IpNet>,
+}
+
 /// Groups of `linux/rtnetlink.h`.
 mod group {
     pub(super) const LINK: u32 = 1;
     pub(super) const TC: u32 = 4;
     pub(super) const IPV4_ADDRESS: u32 = 5;
+    pub(super) const IPV4_ROUTE: u32 = 7;
     pub(super) const IPV6_ADDRESS: u32 = 9;
+    pub(super) const IPV6_ROUTE: u32 = 11;
 }
 
 /// Message types of `linux/rtnetlink.h`.
@@ -52,6 +67,8 @@ mod kind {
     pub(super) const DELETED_LINK: u16 = 17;
     pub(super) const NEW_ADDRESS: u16 = 20;
     pub(super) const DELETED_ADDRESS: u16 = 21;
+    pub(super) const NEW_ROUTE: u16 = 24;
+    pub(super) const DELETED_ROUTE: u16 = 25;
     pub(super) const DELETED_QDISC: u16 = 37;
     pub(super) const NEW_FILTER: u16 = 44;
     pub(super) const DELETED_FILTER: u16 = 45;
@@ -70,7 +87,7 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Followed {
     /// The node's addresses.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: Addresses,
     /// Dropped when nobody follows any more.
     pub alive: oneshot::Receiver<Infallible>,
 }
@@ -117,7 +134,9 @@ fn monitor() -> io::Result<netlink_sys::Socket> {
         group::LINK,
         group::TC,
         group::IPV4_ADDRESS,
+        group::IPV4_ROUTE,
         group::IPV6_ADDRESS,
+        group::IPV6_ROUTE,
     ] {
         socket.add_membership(group)?;
     }
@@ -127,9 +146,10 @@ fn monitor() -> io::Result<netlink_sys::Socket> {
 fn listen(
     monitor: &netlink_sys::Socket,
     mut owed: Owed,
-    mut addresses: impl FnMut() -> Result<BTreeSet<IpAddr>>,
+    mut addresses: impl FnMut() -> Result<Addresses>,
     notice: impl Fn(Noticed) -> Result<(), Stopped>,
 ) {
+    let mut masters = Masters::default();
     loop {
         if let Err(error) = wait_no_longer_than(monitor, owed) {
             tracing::error!(%error, "netlink cannot be listened to with a limit");
@@ -139,7 +159,7 @@ fn listen(
             noticed: Vec::new(),
         };
         match monitor.recv_from_full() {
-            Ok((datagram, from)) if from.port_number() == 0 => news.read(&datagram),
+            Ok((datagram, from)) if from.port_number() == 0 => news.read(&datagram, &mut masters),
             // Not from the kernel.
             Ok(_) => {}
             Err(error)
@@ -195,18 +215,32 @@ fn wait_no_longer_than(monitor: &netlink_sys::Socket, owed: Owed) -> nix::Result
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn addresses_now() -> Result<BTreeSet<IpAddr>> {
+pub fn addresses_now() -> Result<Addresses> {
     addresses(&mut Socket::open().context("open a netlink socket")?)
 }
 
-/// The node's addresses but loopback's, which no packet of a pod can have.
-fn addresses(questions: &mut Socket) -> Result<BTreeSet<IpAddr>> {
+fn addresses(questions: &mut Socket) -> Result<Addresses> {
     let all = questions.addresses().context("read the node's addresses")?;
-    Ok(all
+    let routes = questions
+        .local_routes()
+        .context("read the node's local routes")?;
+    let own: BTreeSet<IpAddr> = all
         .into_iter()
         .map(|on_interface| on_interface.address)
         .filter(|address| !address.is_loopback())
-        .collect())
+        .collect();
+    let scopes = routes
+        .into_iter()
+        .filter_map(|route| IpNet::new(route.network, route.prefix).ok())
+        .map(|route| route.trunc())
+        // Its own addresses have local routes, too; and loopback and link-local addresses are scopes anyway.
+        .filter(|route| {
+            let is_own =
+                route.prefix_len() == route.max_prefix_len() && own.contains(&route.addr());
+            !is_own && !SCOPES.iter().any(|scope| scope.contains(route))
+        })
+        .collect();
+    Ok(Addresses { own, scopes })
 }
 
 /// What a datagram says.
@@ -218,7 +252,7 @@ struct News {
 }
 
 impl News {
-    fn read(&mut self, mut rest: &[u8]) {
+    fn read(&mut self, mut rest: &[u8], masters: &mut Masters) {
         while let Some((length, header)) = header(rest) {
             let body = &rest[HEADER..length];
             // `ifinfomsg` and `tcmsg` both have the interface's number at byte 4.
@@ -229,8 +263,15 @@ impl News {
                 // Of other families are the kernel's words about a bridge's ports and about IPv6.
                 (kind::NEW_LINK, Some(interface)) if body.first() == Some(&0) => {
                     self.noticed.push(Noticed::LinkChanged(interface));
+                    if masters.differ(interface, body) {
+                        self.noticed.push(Noticed::MasterChanged(interface));
+                    }
+                }
+                (kind::NEW_ROUTE | kind::DELETED_ROUTE, _) if is_local_route(body) => {
+                    self.addresses = true;
                 }
                 (kind::DELETED_LINK, Some(interface)) => {
+                    masters.0.remove(&interface);
                     self.noticed.push(Noticed::LinkGone(interface))
                 }
                 (kind::DELETED_QDISC | kind::DELETED_FILTER, Some(interface)) => {
@@ -244,6 +285,52 @@ impl News {
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
+}
+
+/// Whether an `rtmsg` is of a local route or a broadcast address, in the table of those. A router changes others often.
+fn is_local_route(message: &[u8]) -> bool {
+    const LOCAL_TABLE: u8 = 255;
+    const LOCAL: u8 = 2;
+    const BROADCAST: u8 = 3;
+    message.get(4) == Some(&LOCAL_TABLE) && matches!(message.get(7), Some(&(LOCAL | BROADCAST)))
+}
+
+/// What interfaces were ports of when the kernel last said it. An interface that flaps says it each time, and concerns
+/// nobody.
+#[derive(Debug, Default)]
+struct Masters(BTreeMap<Ifindex, u32>);
+
+impl Masters {
+    /// Whether an `ifinfomsg` names another master than before; 0 is none.
+    fn differ(&mut self, interface: Ifindex, message: &[u8]) -> bool {
+        /// Length of `struct ifinfomsg`.
+        const LENGTH: usize = 16;
+        const IFLA_MASTER: u16 = 10;
+        let mut rest = message.get(LENGTH..).unwrap_or_default();
+        let mut master = 0;
+        while let Some((length, kind)) = attribute(rest) {
+            let value = rest.get(4..8).and_then(|bytes| bytes.try_into().ok());
+            if kind == IFLA_MASTER && length == 8 {
+                master = value.map_or(0, u32::from_ne_bytes);
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        let before = if master == 0 {
+            self.0.remove(&interface)
+        } else {
+            self.0.insert(interface, master)
+        };
+        before.unwrap_or(0) != master
+    }
+}
+
+/// Length and type of the first attribute, if it is whole.
+fn attribute(bytes: &[u8]) -> Option<(usize, u16)> {
+    let length = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+    (4..=bytes.len())
+        .contains(&length)
+        .then_some((length, kind))
 }
 
 /// Whether a `tcmsg` is about a filter where ours hang: those are hung up at every ADD and every swap.
@@ -281,8 +368,43 @@ mod tests {
 
     fn read(datagram: &[u8]) -> News {
         let mut news = News::default();
-        news.read(datagram);
+        news.read(datagram, &mut Masters::default());
         news
+    }
+
+    #[test]
+    fn another_master_is_noticed_once_and_a_flapping_interface_is_not() {
+        let link = |interface: u32, master: Option<u32>| {
+            let mut bytes = message(16, interface);
+            bytes.extend([0; 8]);
+            // A name before it.
+            bytes.extend([7, 0, 3, 0, b'v', b'0', 0, 0]);
+            if let Some(master) = master {
+                bytes.extend([8, 0, 10, 0]);
+                bytes.extend(master.to_ne_bytes());
+            }
+            let length = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            bytes
+        };
+        let mut masters = Masters::default();
+        let mut said = |interface, master| {
+            let mut news = News::default();
+            news.read(&link(interface, master), &mut masters);
+            // Each says first that something changed.
+            assert_eq!(
+                news.noticed.remove(0),
+                Noticed::LinkChanged(Ifindex(interface))
+            );
+            news.noticed
+        };
+        let changed = [Noticed::MasterChanged(Ifindex(7))];
+        assert_eq!(said(7, None), []);
+        assert_eq!(said(7, Some(3)), changed);
+        assert_eq!(said(7, Some(3)), []);
+        assert_eq!(said(7, Some(4)), changed);
+        assert_eq!(said(7, None), changed);
+        assert_eq!(said(7, None), []);
     }
 
     #[test]
@@ -330,19 +452,22 @@ mod tests {
     fn addresses_that_cannot_be_read_are_read_again_without_another_message() {
         let (out, told) = std::sync::mpsc::channel();
         let monitor = netlink_sys::Socket::new(NETLINK_ROUTE).unwrap();
-        let address = IpAddr::from([192, 0, 2, 1]);
+        let address = Addresses {
+            own: [IpAddr::from([192, 0, 2, 1])].into(),
+            ..Addresses::default()
+        };
         let mut tries = 0;
         let addresses = || {
             tries += 1;
             anyhow::ensure!(tries > 1, "not yet");
-            Ok([address].into())
+            Ok(address.clone())
         };
         let notice = |noticed| {
             out.send(noticed).unwrap();
             Err(Stopped)
         };
         listen(&monitor, Owed::Addresses, addresses, notice);
-        assert_eq!(told.recv().unwrap(), Noticed::Addresses([address].into()));
+        assert_eq!(told.recv().unwrap(), Noticed::Addresses(address));
     }
 
     #[test]
@@ -356,6 +481,19 @@ mod tests {
     }
 
     #[test]
+    fn routes_of_the_table_local_are_noticed_and_others_are_not() {
+        let route = |table: u8, kind: u8| {
+            let mut bytes = message(24, u32::from_ne_bytes([table, 0, 0, kind]));
+            bytes.extend([0; 4]);
+            let length = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            read(&bytes).addresses
+        };
+        assert!(route(255, 2) && route(255, 3));
+        assert!(!route(254, 1) && !route(254, 2) && !route(255, 1));
+    }
+
+    #[test]
     fn a_message_without_a_length_ends_the_datagram() {
         assert_eq!(read(&[0; 64]), News::default());
     }
@@ -366,6 +504,7 @@ mod tests {
         assert!(
             addresses(&mut questions)
                 .unwrap()
+                .own
                 .iter()
                 .all(|a| !a.is_loopback())
         );

@@ -178,6 +178,17 @@ pub enum Table {
 }
 
 impl Table {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Rulesets,
+        Self::Rows,
+        Self::Peers,
+        Self::Prefixes,
+        Self::PortSets,
+        Self::Chunks,
+        Self::Classes,
+    ];
+
     /// Its name, as in the kernel and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -222,6 +233,12 @@ pub enum PlanError {
         table: Table,
         /// For how many entries it has room.
         capacity: u32,
+    },
+    /// Blocks hold inside each other in too many places.
+    #[error("planning table writes: the blocks of all policies overlap in more than {most} places")]
+    Overlapping {
+        /// In how many they may.
+        most: usize,
     },
     /// The plan before this one was not executed to its end.
     #[error(
@@ -304,6 +321,11 @@ impl Planner {
         }
     }
 
+    /// The tables are made this large, and what was planned until now fits.
+    pub fn limit_to(&mut self, capacities: Capacities) {
+        self.installed.record.limit_to(capacities);
+    }
+
     /// Plans that exactly these attachments have exactly these rulesets.
     ///
     /// An attachment that was not there before is flipped in both directions, whatever the plugin wrote. Leave
@@ -369,6 +391,33 @@ impl Planner {
                 record.give_up(known.of(judged), slot, kernel_direction(judged));
             }
         }
+    }
+
+    /// Takes note that the word of an attachment that was open says "deny" now. What it is to have follows with the
+    /// next change of policy, also where that is to be open.
+    pub fn attachment_was_denied(&mut self, slot: Slot, side: Direction) {
+        let Installed {
+            record,
+            attachments,
+            ..
+        } = &mut self.installed;
+        let Some(known) = attachments.get_mut(&slot) else {
+            return;
+        };
+        let judged = match side {
+            Direction::ToPod => Judged::Ingress,
+            Direction::FromPod => Judged::Egress,
+        };
+        if *known.of(judged) != Compiled::Allowed {
+            return;
+        }
+        let known = Arc::make_mut(known);
+        *match judged {
+            Judged::Ingress => &mut known.ingress,
+            Judged::Egress => &mut known.egress,
+        } = Compiled::Denied;
+        record.give_up(&Compiled::Allowed, slot, side);
+        record.take_up(&Compiled::Denied, slot, side);
     }
 
     /// How full the tables are once the last plan was executed.

@@ -35,10 +35,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
-use crate::api::{Changed, Kind, Said, Store, follow, follow_selected};
+use crate::api::{Changed, Kind, Said, Server, Store, follow, follow_selected};
 use crate::engine::Event;
 use crate::source::{Change, Freshness};
-use crate::watched::{self, EndpointSlices, Ends, PodChanges, Pods, Services, Told, Watching};
+use crate::watched::{
+    self, EndpointSlices, Ends, Found, Nodes, PodChanges, Pods, Services, Told, Watching,
+};
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
 use unsupported::ClusterPolicyEndpoints;
@@ -54,6 +56,8 @@ enum Message {
     Policies(Said<OwnerPolicies>),
     /// Of pods of this node.
     Pods(Said<Pods>),
+    /// Of nodes.
+    Nodes(Said<Nodes>),
     /// Of Services.
     Services(Said<Services>),
     /// Of EndpointSlices.
@@ -69,10 +73,11 @@ struct Source {
     unsupported: Store<ClusterPolicyEndpoints>,
     policies: Store<OwnerPolicies>,
     pods: Store<Pods>,
+    nodes: Store<Nodes>,
     services: Store<Services>,
     endpoints: Store<EndpointSlices>,
     state: State,
-    /// Changes of Services and EndpointSlices that the engine has not been told.
+    /// Changes of nodes, Services and EndpointSlices that the engine has not been told.
     changes: Vec<Change>,
     /// When everything had been listed for the first time.
     listed_at: Option<Instant>,
@@ -100,7 +105,7 @@ impl Watching for Source {
         Some(&self.node)
     }
 
-    fn watch(&self, client: &Client, out: &mpsc::Sender<Message>) -> JoinSet<()> {
+    fn watch(&self, client: &Server, out: &mpsc::Sender<Message>) -> JoinSet<()> {
         let both = || (client.clone(), out.clone());
         let of_this_node = [
             Some(format!("spec.nodeName={}", self.node)),
@@ -114,6 +119,8 @@ impl Watching for Source {
         watches.spawn(follow(client, out, Message::Unsupported));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Policies));
+        let (client, out) = both();
+        watches.spawn(follow(client, out, Message::Nodes));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Services));
         let (client, out) = both();
@@ -140,6 +147,11 @@ impl Watching for Source {
             Message::Pods(said) => {
                 let changed = self.pods.take(said);
                 self.hear(changed, Heard::Pod, now);
+            }
+            Message::Nodes(said) => {
+                let changed = self.nodes.take(said).into_iter();
+                let changes = changed.map(|(name, value)| Change::Node(name.name, value));
+                self.changes.extend(changes);
             }
             Message::Services(said) => {
                 let changed = self.services.take(said).into_iter();
@@ -192,12 +204,31 @@ impl Watching for Source {
         self.told.news(changes, wrong)
     }
 
+    fn doubt(&self, now: Instant) -> Option<String> {
+        let policies = self.policies.doubt(now);
+        policies
+            .or_else(|| self.slices.doubt(now))
+            .or_else(|| self.pods.doubt(now))
+    }
+
+    /// What slices say is not among what is asked for: while they are in doubt, nothing is known.
+    fn knows(&self, found: &Found) -> bool {
+        let pod = self.pods.get(&found.name);
+        let known = self.policies.of_namespace(&found.name.namespace);
+        let known = known.map(|(name, owner)| (name, &owner.policy));
+        self.is_synced
+            && self.slices.doubt(Instant::now()).is_none()
+            && pod.is_some_and(|pod| pod.value == found.pod)
+            && known.eq(found.policies.iter())
+    }
+
     fn freshness(&self) -> Freshness {
         vec![
             self.slices.freshness(),
             self.unsupported.freshness(),
             self.policies.freshness(),
             self.pods.freshness(),
+            self.nodes.freshness(),
             self.services.freshness(),
             self.endpoints.freshness(),
         ]
@@ -210,6 +241,7 @@ impl Source {
         self.slices.is_synced()
             && self.policies.is_synced()
             && self.pods.is_synced()
+            && self.nodes.is_synced()
             && self.services.is_synced()
             && self.endpoints.is_synced()
     }
@@ -225,12 +257,13 @@ impl Source {
         }
     }
 
-    fn kinds(&self) -> [KindHealth<'_>; 6] {
+    fn kinds(&self) -> [KindHealth<'_>; 7] {
         [
             KindHealth::of(&self.slices),
             KindHealth::of(&self.unsupported),
             KindHealth::of(&self.policies),
             KindHealth::of(&self.pods),
+            KindHealth::of(&self.nodes),
             KindHealth::of(&self.services),
             KindHealth::of(&self.endpoints),
         ]

@@ -1,5 +1,6 @@
 //! The wiring: who is started, in which order, and how it ends.
 
+use std::num::NonZeroU32;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Condition};
 use crate::api;
 use crate::args::{ApiServer, Config, Source};
+use crate::descriptors::Descriptors;
 use crate::engine::{Beginning, Engine, Event, Graces};
 use crate::guard;
 use crate::life::Life;
@@ -45,11 +47,13 @@ pub async fn run(config: Config) -> Result<()> {
         metrics,
         health,
         flow_table_size,
+        max_flows_per_pod,
         log_level: _,
     } = config;
     release::require()?;
     tracing::info!(node = node_name, ?source, ?mode, "starting");
     let recorder = admin::install_recorder()?;
+    let descriptors = Descriptors::raise()?;
     let (condition_in, condition) = watch::channel(Condition::Starting(Vec::new()));
     let (events_in, events) = channel();
     let (stop_in, stop) = watch::channel(());
@@ -60,13 +64,13 @@ pub async fn run(config: Config) -> Result<()> {
     // Health first: whoever waits for us learns that we are starting.
     let (freshness_in, freshness) = watch::channel(Freshness::new());
     let health_pages = admin::health(condition, freshness.clone());
-    admin::listen("health", health, health_pages, stopped()).await?;
+    admin::listen("health", health, health_pages, descriptors, stopped()).await?;
     let count = events_in.clone();
     let metrics_pages = admin::metrics(recorder, freshness, move |done| {
         // Dropped with its answer when the engine is gone; the page shows what is known.
         drop(count.send(Event::Count(done)));
     });
-    admin::listen("metrics", metrics, metrics_pages, stopped()).await?;
+    admin::listen("metrics", metrics, metrics_pages, descriptors, stopped()).await?;
 
     let mut asked_to_stop = Box::pin(asked_to_stop()?);
     let paths = Paths {
@@ -77,14 +81,7 @@ pub async fn run(config: Config) -> Result<()> {
         life = Life::take(&paths.run) => life?,
         () = &mut asked_to_stop => return Ok(()),
     };
-    let mut sizes = sizes_of(&paths);
-    if let Some(flows) = flow_table_size {
-        sizes.flows = flows.get();
-        sizes.flows_per_attachment = Sizes::default()
-            .flows_per_attachment
-            .min(sizes.flows / 4)
-            .max(1);
-    }
+    let sizes = with_flows(sizes_of(&paths), flow_table_size, max_flows_per_pod)?;
     let from_node = events_in.clone();
     let node = node::follow(move |noticed| {
         from_node
@@ -174,6 +171,26 @@ fn sizes_of(paths: &Paths) -> Sizes {
     })
 }
 
+/// The sizes with room for so many flows, as many as before if nobody says it, and so many for one pod.
+fn with_flows(
+    mut sizes: Sizes,
+    table: Option<NonZeroU32>,
+    of_one: Option<NonZeroU32>,
+) -> Result<Sizes> {
+    sizes.flows = table.map_or(sizes.flows, NonZeroU32::get);
+    sizes.flows_per_attachment = match of_one.map(NonZeroU32::get) {
+        None => Sizes::flows_of_one(sizes.flows),
+        Some(flows) if flows <= sizes.flows / 2 => flows,
+        Some(flows) => bail!(
+            "--max-flows-per-pod {flows} is more than half of the {} flows that the node tracks, and the other half is \
+             shared out among all pods: give --conntrack-cache-table-size {} or more",
+            sizes.flows,
+            u64::from(flows) * 2,
+        ),
+    };
+    Ok(sizes)
+}
+
 /// The engine's thread, and a sign that it has ended.
 struct Running {
     thread: std::thread::JoinHandle<Result<()>>,
@@ -261,6 +278,28 @@ fn asked_to_stop() -> Result<impl Future<Output = ()>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_may_have_a_quarter_of_the_flows_or_what_is_said_up_to_half() {
+        let flows = |table: u32, of_one: u32| {
+            let sizes = with_flows(
+                Sizes::default(),
+                NonZeroU32::new(table),
+                NonZeroU32::new(of_one),
+            )?;
+            anyhow::Ok((sizes.flows, sizes.flows_per_attachment))
+        };
+        assert_eq!(flows(0, 0).unwrap(), (65_536, 16_384));
+        assert_eq!(flows(524_288, 0).unwrap(), (524_288, 131_072));
+        assert_eq!(flows(524_288, 200_000).unwrap(), (524_288, 200_000));
+        assert_eq!(flows(0, 32_768).unwrap(), (65_536, 32_768));
+        assert_eq!(flows(1, 0).unwrap(), (1, 1));
+        let refused = flows(0, 60_000).unwrap_err().to_string();
+        assert!(
+            refused.contains("--conntrack-cache-table-size 120000"),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn sizes_that_cannot_be_read_do_not_keep_the_enforcer_from_starting() {

@@ -15,6 +15,7 @@ use std::time::Instant;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use podgate_datapath::record::PodName;
+use podgate_policy::isolation::Isolation;
 use podgate_policy::model::{
     EndpointSlice, ListName, Namespace, NetworkPolicy, ObjectName, Service,
 };
@@ -32,6 +33,8 @@ pub enum Change {
     Policy(ObjectName, Option<Arc<NetworkPolicy>>),
     /// The lists that an address is in.
     Listed(IpAddr, Option<Arc<BTreeSet<ListName>>>),
+    /// A node, by name: its addresses.
+    Node(String, Option<Arc<BTreeSet<IpAddr>>>),
     /// A Service.
     Service(ObjectName, Option<Arc<Service>>),
     /// An EndpointSlice.
@@ -67,7 +70,7 @@ pub type Freshness = Vec<(&'static str, Option<Instant>)>;
 pub enum Question {
     /// Whether there is this pod, which the synced source has not told of.
     Pod(PodName),
-    /// In which directions this pod is isolated; asked of a source that is not synced.
+    /// In which directions this pod is isolated; asked of a source that is not synced, or whose knowledge may be too old.
     Isolation(PodName),
 }
 
@@ -80,17 +83,11 @@ pub enum Answer {
     NoSuchPod,
     /// There is the pod, and so it is isolated, whatever else the source has to say.
     Isolation(Isolation),
+    /// There is the pod, and what updates before this answer said of it and of the policies of its namespace is what there
+    /// is.
+    Current,
     /// The answer is not to be had now. Says why.
     Failed(String),
-}
-
-/// The directions in which some policy isolates a pod.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Isolation {
-    /// Towards the pod.
-    pub ingress: bool,
-    /// From the pod.
-    pub egress: bool,
 }
 
 /// All objects that a source has.
@@ -104,6 +101,8 @@ pub struct Objects {
     pub policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
     /// Addresses that are in lists.
     pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
+    /// Addresses of nodes, this one included.
+    pub nodes: OrdMap<String, Arc<BTreeSet<IpAddr>>>,
     /// Services.
     pub services: OrdMap<ObjectName, Arc<Service>>,
     /// EndpointSlices.
@@ -118,6 +117,7 @@ impl Objects {
             Change::Pod(name, object) => put(&mut self.pods, name, object),
             Change::Policy(name, object) => put(&mut self.policies, name, object),
             Change::Listed(address, lists) => put(&mut self.listed, address, lists),
+            Change::Node(name, addresses) => put(&mut self.nodes, name, addresses),
             Change::Service(name, object) => put(&mut self.services, name, object),
             Change::EndpointSlice(name, object) => put(&mut self.endpoint_slices, name, object),
         }
@@ -136,7 +136,9 @@ impl Objects {
             .map(|(name, object)| Change::Service(name, object));
         let slices = differing(&self.endpoint_slices, &new.endpoint_slices)
             .map(|(name, object)| Change::EndpointSlice(name, object));
-        let facts = namespaces.chain(pods).chain(listed);
+        let nodes = differing(&self.nodes, &new.nodes)
+            .map(|(name, addresses)| Change::Node(name, addresses));
+        let facts = namespaces.chain(pods).chain(listed).chain(nodes);
         facts
             .chain(policies)
             .chain(services)

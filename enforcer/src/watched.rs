@@ -16,7 +16,7 @@ mod tests;
 mod told;
 
 use std::sync::mpsc::Sender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use kube::Client;
@@ -25,12 +25,16 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::{Changed, Kind, Store};
+use crate::api::{Changed, Kind, Server, Store};
 use crate::engine::Event;
 use crate::source::{Answer, Freshness, Question};
+pub(crate) use ask::Found;
 use asking::Asking;
-pub use kinds::{EndpointSlices, Namespaces, Pods, Policies, Services};
+pub use kinds::{EndpointSlices, Namespaces, Nodes, Pods, Policies, Services};
 pub(crate) use told::Told;
+
+/// How often is looked how old what is known is.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Messages on their way to the source; then the watches wait.
 const QUEUE: usize = 1024;
@@ -47,7 +51,7 @@ pub(crate) trait Watching {
     fn node(&self) -> Option<&str>;
 
     /// Begins to follow its kinds.
-    fn watch(&self, client: &Client, out: &mpsc::Sender<Self::Message>) -> JoinSet<()>;
+    fn watch(&self, server: &Server, out: &mpsc::Sender<Self::Message>) -> JoinSet<()>;
 
     /// Takes note of what was said.
     fn take(&mut self, message: Self::Message, now: Instant);
@@ -63,6 +67,12 @@ pub(crate) trait Watching {
 
     /// What the engine has not been told yet. `refused` is what is wrong with direct questions.
     fn news(&mut self, refused: Option<String>, now: Instant) -> Option<Event>;
+
+    /// Why what it knows of policies and pods is older than it is at the API server, if that is known; for people.
+    fn doubt(&self, now: Instant) -> Option<String>;
+
+    /// Whether all that was found at the API server is known, and no more of that namespace. Never before everything is.
+    fn knows(&self, found: &Found) -> bool;
 
     /// How fresh its knowledge is.
     fn freshness(&self) -> Freshness;
@@ -90,8 +100,10 @@ pub(crate) async fn run<W: Watching>(mut source: W, client: Client, ends: Ends) 
         freshness,
     } = ends;
     let (out, mut messages) = mpsc::channel(QUEUE);
-    let mut watches = source.watch(&client, &out);
+    let server = Server::from(client.clone());
+    let mut watches = source.watch(&server, &out);
     drop(out);
+    let mut told_doubt = false;
     let mut asking = Asking::new(client, source.node().map(str::to_owned));
     let mut batch = Vec::new();
     loop {
@@ -108,20 +120,42 @@ pub(crate) async fn run<W: Watching>(mut source: W, client: Client, ends: Ends) 
                 answers.extend(asking.ask(question, source.pods()));
             }
             Some(asked) = asking.next() => {
-                let (changed, answer) = asking.answered(asked, source.pods());
-                source.take_answer(changed, Instant::now());
+                let (changed, mut answer) = asking.answered(asked, source.pods());
+                let found = asking.take_found();
+                if let (Some(found), Some((_, answer))) = (found, &mut answer)
+                    && source.knows(&found)
+                {
+                    *answer = Answer::Current;
+                }
+                let now = Instant::now();
+                source.take_answer(changed, now);
+                let is_heard = answer.as_ref().is_some_and(|(_, answer)| match answer {
+                    Answer::Known | Answer::Current | Answer::NoSuchPod | Answer::Isolation(_) => true,
+                    Answer::Failed(_) => false,
+                });
+                if is_heard && source.doubt(now).is_some() {
+                    server.pulse.beat();
+                }
                 answers.extend(answer);
             }
             () = until(due) => {}
+            // A watch that has become too old says nothing of it.
+            () = tokio::time::sleep(LOOK) => {}
             Some(ended) = watches.join_next() => bail!("a watch ended by itself: {ended:?}"),
         }
         freshness.send_replace(source.freshness());
         let answers = answers
             .into_iter()
             .map(|(pod, answer)| Event::Answer(pod, answer));
+        let doubt = source.doubt(Instant::now());
+        let is_news = doubt.is_some() != told_doubt;
+        told_doubt = doubt.is_some();
+        // After what was said: once nothing is in doubt, the engine knows all of it.
+        let doubt = is_news.then_some(Event::Doubt(doubt));
         for event in source
             .news(asking.error(), Instant::now())
             .into_iter()
+            .chain(doubt)
             .chain(answers)
         {
             if engine.send(event).is_err() {

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 pub(crate) use podgate_datapath::{
     Paths,
+    isolated::{Isolated, look_up as isolated},
     record::{Baseline, Hook, Identity, PodName},
 };
 use podgate_datapath::{
@@ -37,7 +38,9 @@ pub(crate) fn add(
         netns_inode: interface.netns.inode,
         pod_ifindex: interface.pod_ifindex,
         host_ifindex: interface.host_ifindex,
+        pod_mac: interface.mac,
         addresses: addresses.into_iter().collect(),
+        broadcasts: interface.broadcasts.iter().copied().collect(),
         baseline: config.settings.baseline(sandbox.pod.as_ref()),
         hook: config.settings.hook,
         routes: false,

@@ -11,7 +11,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
     path::Path,
 };
@@ -31,8 +31,12 @@ pub(crate) struct PodInterface {
     pub(crate) pod_ifindex: Ifindex,
     /// Its other end's number on the node.
     pub(crate) host_ifindex: Ifindex,
+    /// Its hardware address.
+    pub(crate) mac: Option<[u8; 6]>,
     /// Its addresses as the kernel has them, and the link-local one that it will have.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// The directed broadcast addresses of its IPv4 networks.
+    pub(crate) broadcasts: BTreeSet<Ipv4Addr>,
 }
 
 /// Why a pod's interface cannot be policed.
@@ -110,10 +114,14 @@ pub(crate) fn look_up(path: &Path, ifname: &str) -> Result<PodInterface, Interfa
         });
     }
     let host_end = host_end(&pod_end, &home, &pod, &mut at_home, &mut in_pod)?;
-    let mut addresses: BTreeSet<IpAddr> = in_pod
-        .addresses_of(pod_end.ifindex)?
+    let on_interface = in_pod.addresses_of(pod_end.ifindex)?;
+    let broadcasts = on_interface
+        .iter()
+        .filter_map(|on_it| broadcast(on_it.address, on_it.prefix))
+        .collect();
+    let mut addresses: BTreeSet<IpAddr> = on_interface
         .into_iter()
-        .map(|address| address.address)
+        .map(|on_it| on_it.address)
         .collect();
     if !addresses.iter().any(is_link_local) {
         addresses.extend(pod_end.mac.map(link_local));
@@ -122,7 +130,9 @@ pub(crate) fn look_up(path: &Path, ifname: &str) -> Result<PodInterface, Interfa
         netns: pod.id(),
         pod_ifindex: pod_end.ifindex,
         host_ifindex: host_end.ifindex,
+        mac: pod_end.mac,
         addresses,
+        broadcasts,
     })
 }
 
@@ -162,6 +172,17 @@ fn host_end(
         )));
     }
     Ok(host_end)
+}
+
+/// The address of everybody in an IPv4 network; networks of one or two addresses have none (RFC 3021).
+fn broadcast(address: IpAddr, prefix: u8) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) if prefix <= 30 => {
+            let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+            Some(Ipv4Addr::from(u32::from(address) | hosts))
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
 }
 
 /// Whether it is in fe80::/10.
@@ -210,6 +231,16 @@ mod tests {
         let code = |path| PluginError::from(look_up(Path::new(path), "eth0").unwrap_err()).code;
         assert_eq!(code("/nonexistent/netns"), Code::Environment);
         assert_eq!(code("/dev/null"), Code::Netns);
+    }
+
+    #[test]
+    fn a_network_has_a_broadcast_address_unless_it_is_too_small() {
+        let broadcast = |prefix| broadcast([10, 96, 1, 2].into(), prefix);
+        assert_eq!(broadcast(24), Some([10, 96, 1, 255].into()));
+        assert_eq!(broadcast(16), Some([10, 96, 255, 255].into()));
+        assert_eq!(broadcast(0), Some([255; 4].into()));
+        assert_eq!(broadcast(31), None);
+        assert_eq!(broadcast(32), None);
     }
 
     #[test]

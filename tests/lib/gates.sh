@@ -11,7 +11,7 @@ podgate-datapath | podgate-abi                                      | tokio kube
 podgate          | podgate-abi podgate-datapath podgate-handoff     | tokio kube k8s-openapi
 podgate-enforcer | podgate-abi podgate-datapath podgate-handoff podgate-policy |
 podgate-demo     |                                                  | aya kube k8s-openapi
-podgate-bench    | podgate-abi podgate-datapath podgate-demo        |
+podgate-bench    | podgate-abi podgate-datapath podgate-demo podgate-enforcer podgate-handoff podgate-policy |
 podgate-tests    | podgate-abi podgate-datapath podgate-enforcer podgate-handoff podgate-policy podgate podgate-demo |
 '
 

@@ -289,9 +289,13 @@ impl Packet {
     }
 }
 
+/// The hardware address that all frames come from.
+pub const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
 /// A frame with any content.
 pub fn ethernet(ethertype: u16, content: &[u8]) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let mut frame = vec![2, 0, 0, 0, 0, 1];
+    frame.extend(SENDER);
     frame.extend(ethertype.to_be_bytes());
     frame.extend(content);
     frame
@@ -309,7 +313,7 @@ pub fn tagged(kind: u16, frame: &[u8]) -> Vec<u8> {
 /// An ARP packet for IPv4 over Ethernet; operation 1 asks, 2 answers.
 pub fn arp(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, operation];
-    bytes.extend([2, 0, 0, 0, 0, 2]);
+    bytes.extend(SENDER);
     bytes.extend(sender);
     bytes.extend([0; 6]);
     bytes.extend(target);

@@ -5,7 +5,7 @@
 //!                      └──► HostTables                               └──► decide() ──► reason ────────────┴─ equal?
 //! ```
 //!
-//! Each [`Kernel`] has tables of its own, pinned nowhere, so tests run side by side. Every frame that a test sends
+//! Each [`Kernel`] has tables of its own, pinned nowhere and empty at first, so tests run side by side. Every frame that a test sends
 //! through [`Kernel::run`] is judged twice, and the two must agree in the verdict and in the reason.
 
 mod execute;
@@ -16,16 +16,20 @@ mod pod;
 mod wire;
 mod write;
 
-use aya::Ebpf;
+use std::sync::Arc;
+
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use podgate_abi::{Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, Verdict, decide};
+use aya::programs::{TestRun as _, TestRunOptions};
+use podgate_abi::{
+    ATTACHMENT_HEAD, Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, Verdict, decide,
+};
 
 pub use host::{FlowMemory, HostTables};
 pub use load::Sizes;
 pub use pod::{Pod, PolicyOf};
 pub use write::{Peers, Rows};
 
+use load::Loaded;
 use wire::Wire;
 
 /// The slot of test runs, which cannot set a class ID.
@@ -36,7 +40,7 @@ pub const SLOT: Slot = 0;
 pub const HZ: u32 = 1_000_000;
 
 /// Words of an attachment.
-pub const ATTACHMENT_WORDS: usize = 3 + 2 * MAX_ADDRESSES;
+pub const ATTACHMENT_WORDS: usize = ATTACHMENT_HEAD + 2 * MAX_ADDRESSES;
 
 /// The interface that the programs believe to stand on: the loopback, which is in every namespace.
 const INTERFACE: u32 = 1;
@@ -77,9 +81,7 @@ pub type FlowMap = HashMap<MapData, [u8; 24], [u64; 2]>;
 
 /// The programs, loaded, and their tables.
 pub struct Kernel {
-    ebpf: Ebpf,
-    /// Real interfaces, where test runs cannot be had.
-    wire: Option<Wire>,
+    loaded: Arc<Loaded>,
     /// The attachments.
     pub attachments: Array<MapData, [u64; ATTACHMENT_WORDS]>,
     /// What a ruleset says of peers that no row names.
@@ -106,6 +108,8 @@ pub struct Kernel {
     pub budgets: Array<MapData, [u64; 2]>,
     /// What a slot may have.
     pub limits: Array<MapData, u64>,
+    /// What all slots have of the answered flows beyond their guarantees.
+    pub common: Array<MapData, u64>,
     /// The kernel's numbers of `peers` and `rows`.
     written_by_others: [u32; 2],
     counters: PerCpuArray<MapData, u64>,
@@ -163,7 +167,7 @@ impl Kernel {
     /// # Panics
     /// When the kernel refuses the frame, or the program returns what it never should.
     pub fn run_in_kernel(&self, direction: Direction, origin: Origin, frame: &[u8]) -> bool {
-        if let Some(wire) = &self.wire {
+        if let Some(wire) = &self.loaded.wire {
             let before = self.counted_in(direction);
             return wire.passes(direction, origin, frame, || {
                 self.counted_in(direction) > before
@@ -175,6 +179,7 @@ impl Kernel {
             ..TestRunOptions::new()
         };
         let result = self
+            .loaded
             .program(direction)
             .test_run(options)
             .unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", frame.len()));
@@ -191,7 +196,7 @@ impl Kernel {
     /// When the kernel refuses the frame.
     pub fn repeat_in_kernel(&self, direction: Direction, frame: &[u8], times: u32) {
         assert!(
-            self.wire.is_none(),
+            self.loaded.wire.is_none(),
             "packets that are repeated need test runs"
         );
         let options = TestRunOptions {
@@ -200,7 +205,8 @@ impl Kernel {
             repeat: times,
             ..TestRunOptions::new()
         };
-        self.program(direction)
+        self.loaded
+            .program(direction)
             .test_run(options)
             .expect("the frame is judged");
     }
@@ -215,7 +221,8 @@ impl Kernel {
 
     /// The number of the interface that the direction's program believes to stand on.
     fn interface(&self, direction: Direction) -> u32 {
-        self.wire
+        self.loaded
+            .wire
             .as_ref()
             .map_or(INTERFACE, |_| Wire::interface(direction))
     }
@@ -223,14 +230,6 @@ impl Kernel {
     /// How many packets of a direction were judged.
     fn counted_in(&self, direction: Direction) -> u64 {
         self.counts(direction).iter().sum()
-    }
-
-    fn program(&self, direction: Direction) -> &SchedClassifier {
-        let program = self
-            .ebpf
-            .program(name(direction))
-            .expect("the program was loaded");
-        program.try_into().expect("it is a classifier")
     }
 
     fn counter(&self, index: u32) -> u64 {

@@ -3,10 +3,12 @@
 //! Everything goes away when the value is dropped, a panicking test's too. Nothing has a name that two nodes could
 //! share, so tests run side by side.
 
+mod api;
 mod ears;
 mod enforcer;
 mod flow;
 mod frames;
+mod memory;
 mod plugin;
 mod pod;
 mod traffic;
@@ -26,6 +28,7 @@ use podgate_demo::netns::NetNs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use api::Api;
 pub use ears::Ears;
 pub use enforcer::{Enforcer, lets_in, namespace, pod, policy};
 pub use flow::Traffic;
@@ -33,7 +36,7 @@ pub use frames::{Frames, Offload};
 pub use plugin::{Answer, Call, binary};
 pub use pod::Pod;
 pub use traffic::{LOST, arrives, connects, is_lost, wait_until};
-pub use wire::Cable;
+pub use wire::{Cable, checksum};
 
 /// A bpffs, mounted as long as this value lives.
 #[derive(Debug)]

@@ -13,6 +13,10 @@ impl Address {
     /// `::`, and the filler of unused places.
     pub const UNSPECIFIED: Self = Self([0; 4]);
 
+    /// All DHCP servers and relays of a link (RFC 8415 section 7.1).
+    pub const ALL_DHCP_SERVERS: Self =
+        Self::new([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]);
+
     /// The address with these bytes.
     #[inline(always)]
     pub const fn new(octets: [u8; 16]) -> Self {
@@ -47,6 +51,24 @@ impl Address {
     #[inline(always)]
     pub const fn words(self) -> [u32; 4] {
         self.0
+    }
+
+    /// Its two halves, as they lie in memory.
+    #[inline(always)]
+    pub const fn halves(self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [(b as u64) << 32 | a as u64, (d as u64) << 32 | c as u64]
+    }
+
+    /// The address with these halves.
+    #[inline(always)]
+    pub const fn from_halves([first, second]: [u64; 2]) -> Self {
+        Self([
+            first as u32,
+            (first >> 32) as u32,
+            second as u32,
+            (second >> 32) as u32,
+        ])
     }
 
     /// Its 16 bytes.

@@ -1,7 +1,8 @@
 //! The verdict.
 //!
 //! ```text
-//! record? ─► ethertype, parse ─► own source address ─► neighbours ─► node, own ─► fragment ─► flow? ─► judge
+//! record? ─► hardware address ─► ethertype, parse ─► for the pod? ─► own source address ─► neighbors, DHCP
+//!                                                       └─► node, own ─► fragment ─► flow? ─► judge
 //! ```
 //!
 //! Nothing here loops over rules, blocks or ports: the cost does not depend on the policy.
@@ -10,17 +11,18 @@ use core::hint::black_box;
 
 use crate::packet::{Content, Part, parse};
 use crate::{
-    Address, Attachment, Bytes, Direction, Event, FlowKey, FlowWord, FragmentKey, FragmentValue,
-    Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Reason, Ruleset, Slot, Tables,
-    Verdict, ethertype,
+    Address, Attachment, Bytes, Direction, Event, FlowKey, FlowState, FlowWord, FragmentKey,
+    FragmentValue, Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Put, Reason,
+    Ruleset, Slot, Tables, Verdict, ethertype,
 };
 
 mod judge;
 mod neighbours;
 mod track;
 
-use judge::{judge, peer_word};
-use neighbours::{examine_arp, examine_neighbour, is_listener_discovery};
+use judge::judge;
+pub use judge::{Answer, ask, peer_word};
+use neighbours::{dhcp, examine_arp, examine_listener, examine_neighbour};
 use track::{find_flow, record};
 
 /// Where a packet was met.
@@ -51,6 +53,8 @@ struct Subject {
     from_pod: PolicyWord,
     life: Life,
     routes: bool,
+    /// The interface by which the node takes what the pod sends: the bridge, or the host end itself.
+    link: u32,
     /// There is a policy in the packet's direction.
     is_policed: bool,
     /// The packet is from the pod, and the pod may speak for itself only.
@@ -58,6 +62,20 @@ struct Subject {
 }
 
 impl Subject {
+    /// The same, with what was kept in `case`, of which the kernel's verifier does not know any more how it came about.
+    #[inline(always)]
+    const fn as_kept(&self, case: &Case) -> Self {
+        Self {
+            to_pod: self.to_pod,
+            from_pod: self.from_pod,
+            life: self.life,
+            link: self.link,
+            routes: case.routes != 0,
+            is_policed: case.is_policed != 0,
+            is_bound: case.is_bound != 0,
+        }
+    }
+
     /// Names the policy of both directions, for the fragments that it lets follow a first one.
     #[inline(always)]
     const fn policy(&self) -> u32 {
@@ -88,6 +106,10 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         from_pod,
         life: Life::new(origin.birth(), to_pod, from_pod),
         routes: origin.routes(),
+        link: match attachment.link().master() {
+            0 => hook.interface,
+            master => master,
+        },
         is_policed: judging.ruleset() != Ruleset::ALLOW_ALL,
         is_bound: !hook.is_to_pod() && !origin.routes(),
     };
@@ -96,6 +118,16 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     } else {
         Offload::NONE
     };
+    if subject.is_bound {
+        // The last two bytes are the ethertype.
+        let Some([first, second]) = bytes.load_words::<2>(6) else {
+            return Reason::NotIp;
+        };
+        let source = (u32::from_be(first) as u64) << 16 | (u32::from_be(second) >> 16) as u64;
+        if !attachment.hardware().admits(source) {
+            return Reason::ForeignHardwareAddress;
+        }
+    }
     match hook.ethertype {
         ethertype::ARP if offload != Offload::NONE => return Reason::OffloadMetadata,
         ethertype::IPV4 | ethertype::IPV6 => {}
@@ -107,6 +139,11 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     let Some(case) = tables.case(&mut place) else {
         return Reason::NoRecord;
     };
+    case.offload = offload;
+    case.routes = u8::from(subject.routes);
+    case.is_policed = u8::from(subject.is_policed);
+    case.is_bound = u8::from(subject.is_bound);
+    let case = black_box(case);
     let reason = parse(bytes, hook.ethertype, hook.direction, &mut case.packet);
     if !reason.passes() {
         let is_kept_out = reason == Reason::MappedAddress || subject.is_policed || subject.is_bound;
@@ -116,10 +153,12 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
             Reason::Unpoliced
         };
     }
-    if !offload.spares(&case.packet) {
+    let case = black_box(case);
+    if !case.offload.spares(&case.packet) {
         return Reason::OffloadMetadata;
     }
-    examine_packet(tables, hook, attachment, &subject, black_box(case))
+    let case = black_box(case);
+    examine_packet(tables, hook, attachment, &subject.as_kept(case), case)
 }
 
 /// What is known of a packet, and of the flow that it belongs to.
@@ -130,6 +169,7 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
 #[repr(C)]
 pub struct Case {
     packet: Packet,
+    offload: Offload,
     key: FlowKey,
     /// The flow as it was found, or [`FlowWord::NONE`].
     flow: FlowWord,
@@ -150,6 +190,16 @@ pub struct Case {
     is_due: u8,
     /// The flow was seen long enough ago to write down that it was seen now.
     is_silent: u8,
+    /// The state that the flow comes to.
+    state: FlowState,
+    /// It was seen in both directions.
+    is_answered: u8,
+    /// As in [`Subject`].
+    routes: u8,
+    is_policed: u8,
+    is_bound: u8,
+    /// The flow is one with this node, of which nothing is lost if it is forgotten.
+    needs_no_flow: u8,
 }
 
 #[inline(always)]
@@ -166,15 +216,30 @@ fn examine_packet<T: Tables>(
     } else {
         (packet.source, packet.destination)
     };
+    if hook.is_to_pod() && !subject.routes && !attachment.is_addressed_by(pod) {
+        return Reason::NotForPod;
+    }
     let owns_source = !subject.is_bound || attachment.owns(pod);
     if packet.content == Content::NEIGHBOUR {
-        return examine_neighbour(tables, hook, attachment, subject, packet, owns_source);
+        return examine_neighbour(tables, attachment, subject, packet, owns_source);
     }
-    if packet.content == Content::LISTENER && is_listener_discovery(subject, packet, owns_source) {
-        return Reason::Neighbour;
+    if packet.content == Content::LISTENER {
+        let reason = examine_listener(tables, attachment, subject, packet, owns_source);
+        if reason != Reason::Allowed {
+            return reason;
+        }
+    }
+    let reason = dhcp(tables, hook, attachment, subject, packet, owns_source);
+    if reason != Reason::Allowed {
+        return reason;
     }
     if !owns_source {
         return Reason::Spoofed;
+    }
+    // What a pod sends to itself goes by its loopback. What leaves it is to be taken by somebody else: by the hardware
+    // address, or by a translation at the node, past the policy of both ends.
+    if subject.is_bound && attachment.owns(peer) {
+        return Reason::NotForPod;
     }
     if subject.is_bound && packet.content == Content::REDIRECT {
         return Reason::ForgedNeighbour;
@@ -186,14 +251,12 @@ fn examine_packet<T: Tables>(
         }
         // An IPv6 datagram that the node put together and cut up again loses where it came from.
         if hook.received_from == 0 && packet.has_fragment_header == 0 {
-            let word = peer_word(tables, peer);
+            let word = tables.peer_word(peer);
             if word == PeerWord::TORN {
                 return Reason::Torn;
             }
             from_node = word.is_node();
         }
-    } else if attachment.owns(peer) {
-        return Reason::Own;
     }
     let unread = if from_node {
         Reason::Node
@@ -226,7 +289,8 @@ fn examine_packet<T: Tables>(
         && (subject.routes || attachment.owns(packet.near));
     case.from_node = u8::from(from_node);
     case.is_due = u8::from(is_due);
-    let reason = examine_flow(tables, hook, subject, peer, black_box(case));
+    let case = black_box(case);
+    let reason = examine_flow(tables, hook, &subject.as_kept(case), peer, case);
 
     let packet = &case.packet;
     if reason == Reason::Allowed || !reason.passes() {
@@ -245,10 +309,12 @@ fn examine_packet<T: Tables>(
     }
     if packet.part == Part::FIRST {
         let key = fragment_key(hook, packet, pod, peer);
-        tables.put_fragment(
-            &key,
-            FragmentValue::new(&key, subject.policy(), reason.passes(), tables.now()),
-        );
+        let passed = reason.passes();
+        let value = FragmentValue::new(&key, subject.policy(), passed, tables.now());
+        // A first one that was dropped is as good as none: it shuts out what an earlier one let follow, and takes no
+        // place.
+        let put = if passed { Put::Either } else { Put::Known };
+        tables.put_fragment(&key, value, put);
     }
     reason
 }
@@ -292,7 +358,7 @@ fn examine_flow<T: Tables>(
     }
     let case = black_box(case);
     if case.makes_flow != 0 && case.is_posing == 0 {
-        record(tables, hook, case);
+        record(tables, hook, subject, case);
     }
     if case.from_node != 0 {
         Reason::Node

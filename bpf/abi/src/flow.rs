@@ -56,7 +56,8 @@ impl Initiator {
 }
 
 /// How far a flow has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
 pub struct FlowState(u8);
 
 impl FlowState {
@@ -68,18 +69,79 @@ impl FlowState {
     pub const HALF: Self = Self(2);
     /// Seen in both directions.
     pub const ESTABLISHED: Self = Self(3);
-    /// TCP: FIN or RST was seen; it times out soon unless packets go on.
+    /// TCP: an RST was seen, or a FIN of both ends, or a SYN in an established flow.
+    ///
+    /// The receiver may have ignored any of these (wrong checksum or sequence number), and nothing here tells. So the
+    /// flow stays valid for as long as an established one; user space takes it away when its pod needs the room.
     pub const CLOSING: Self = Self(4);
+    /// TCP: the pod sent a FIN; the peer may go on for as long as it likes.
+    pub const POD_CLOSED: Self = Self(5);
+    /// TCP: the peer sent a FIN.
+    pub const PEER_CLOSED: Self = Self(6);
+
+    /// Whether it was seen in both directions, whatever came after.
+    #[inline(always)]
+    pub const fn is_answered(self) -> bool {
+        self.0 >= Self::ESTABLISHED.0
+    }
+
+    /// Whether an end of it was seen.
+    #[inline(always)]
+    pub const fn is_ending(self) -> bool {
+        self.0 > Self::ESTABLISHED.0
+    }
 
     /// Seconds without a packet after which the flow is none. TCP: 86,400 s established, as kube-proxy sets
     /// `nf_conntrack_tcp_timeout_established`; the others as Linux conntrack has them.
     #[inline(always)]
     pub const fn timeout(self, protocol: u8) -> u32 {
+        if self.is_answered() {
+            if protocol == crate::packet::TCP {
+                86_400
+            } else {
+                180
+            }
+        } else if self.0 == Self::SYN.0 {
+            120
+        } else {
+            60
+        }
+    }
+
+    /// Seconds without a packet after which user space may take the flow away before it times out, if its pod needs the
+    /// room: as Linux conntrack has it for a connection that has ended, and an hour for one that is half closed. None
+    /// while no end was seen.
+    pub const fn linger(self) -> Option<u32> {
         match self {
-            Self::SYN | Self::CLOSING => 120,
-            Self::ESTABLISHED if protocol == crate::packet::TCP => 86_400,
-            Self::ESTABLISHED => 180,
-            _ => 60,
+            Self::CLOSING => Some(120),
+            Self::POD_CLOSED | Self::PEER_CLOSED => Some(3600),
+            _ => None,
+        }
+    }
+
+    /// How far an answered TCP flow has come after a segment with these flags. `is_answer`: the responder's.
+    #[inline(always)]
+    pub(crate) fn after(self, flags: u8, direction: Direction, is_answer: bool) -> Self {
+        use crate::packet::tcp::{ACK, FIN, PSH, RST, SYN};
+        let is_pods = matches!(direction, Direction::FromPod);
+        let [own, other] = if is_pods {
+            [Self::POD_CLOSED, Self::PEER_CLOSED]
+        } else {
+            [Self::PEER_CLOSED, Self::POD_CLOSED]
+        };
+        if flags & RST != 0 || (flags & FIN != 0 && self == other) {
+            Self::CLOSING
+        } else if flags & FIN != 0 && self == Self::ESTABLISHED {
+            own
+        } else if self == Self::CLOSING
+            // What the pod sends is its own, and who has data to send has not been reset. A mere acknowledgment
+            // ends every connection.
+            && flags & FIN == 0
+            && ((is_pods && flags & PSH != 0) || (is_answer && flags & (SYN | ACK) == SYN | ACK))
+        {
+            Self::ESTABLISHED
+        } else {
+            self
         }
     }
 }

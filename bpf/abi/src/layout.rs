@@ -4,28 +4,32 @@
 //! whatever decides is either in an array slot that nobody changes while something names it, or one aligned
 //! 64-bit word, read once, with a tag of its key.
 
-use crate::{Address, Word};
+use crate::{Address, Broadcasts, HardwareWord, LinkWord, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
 pub const ABI: u32 = 4;
 
 /// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets.
-pub const SHARED_ABI: u32 = 3;
+pub const SHARED_ABI: u32 = 4;
 
 /// Elements of `limits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Limit {
-    /// Entries of `flows` that one attachment may have.
+    /// Entries of `flows` that one attachment may have, if there is room beyond the guarantees.
     Flows = 0,
     /// Entries of `embryonic` that it may have; of those that others begin, half as many. What is more goes to
     /// `crowd`.
     Embryonic = 1,
+    /// Entries of `flows` that one attachment may have whatever the others have.
+    Guarantee = 2,
+    /// Entries of `flows` that all attachments together may have beyond their guarantees.
+    Common = 3,
 }
 
 impl Limit {
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 4;
 }
 
 /// The number under which an attachment stands in the tables, and the class ID of its filters.
@@ -40,6 +44,9 @@ pub const MAX_SLOT: Slot = 0xffff;
 /// a veth zeroes the field, so a pod cannot bring it. The lowest four bits, by which queueing disciplines sort, are 0, as in a packet whose
 /// priority nobody set.
 pub const PASSED_PRIORITY: u32 = 0x706f_6400;
+
+/// Words of an [`Attachment`] before its addresses.
+pub const ATTACHMENT_HEAD: usize = 8;
 
 /// How many addresses of its own an attachment can have, link-local ones included.
 pub const MAX_ADDRESSES: usize = 6;
@@ -122,7 +129,8 @@ impl PolicyWord {
 
 /// Value of `attachments`, by slot.
 ///
-/// All but `words` is written before a filter names the slot, and not changed while one does.
+/// All but `words`, `link` and what the programs write is written before a filter names the slot, and not changed
+/// while one does.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Attachment {
@@ -130,6 +138,16 @@ pub struct Attachment {
     pub words: [Word; 2],
     /// An [`Origin`].
     pub origin: Word,
+    /// A [`HardwareWord`].
+    pub hardware: Word,
+    /// A [`Broadcasts`].
+    pub broadcasts: Word,
+    /// A [`LinkWord`]; the enforcer stores it again when the host end gets another master.
+    pub link: Word,
+    /// When what the pod has told its link will be paid for, in jiffies. Only the programs write it.
+    pub told: Word,
+    /// When the pod last asked for an address by DHCP, in jiffies. Only the programs write it.
+    pub asked: Word,
     /// Its own addresses; the unused places are `::`.
     pub addresses: [Address; MAX_ADDRESSES],
 }
@@ -176,6 +194,26 @@ impl Attachment {
         PolicyWord(self.words[direction as usize].load())
     }
 
+    /// The hardware address of the pod's end.
+    #[inline(always)]
+    pub fn hardware(&self) -> HardwareWord {
+        HardwareWord(self.hardware.load())
+    }
+
+    /// Where its host end stands.
+    #[inline(always)]
+    pub fn link(&self) -> LinkWord {
+        LinkWord(self.link.load())
+    }
+
+    /// Whether a packet for `destination` may be for it: one of its own addresses, or a group that it may be in.
+    #[inline(always)]
+    pub fn is_addressed_by(&self, destination: Address) -> bool {
+        destination.is_multicast_or_broadcast()
+            || Broadcasts(self.broadcasts.load()).holds(destination)
+            || self.owns(destination)
+    }
+
     /// Whether `address` is one of its own. `::` never is.
     #[inline(always)]
     pub fn owns(&self, address: Address) -> bool {
@@ -201,12 +239,25 @@ impl PeerWord {
     /// Not a word of any address: its flags are never all set.
     pub const TORN: Self = Self(u64::MAX);
     const NODE: u64 = 1 << 24;
+    const OTHER_NODE: u64 = 1 << 25;
     const TAG: u64 = (1 << 24) - 1;
 
     /// The word of `address`.
     pub const fn new(address: Address, class: Class, broad: Class, is_node: bool) -> Self {
         let node = if is_node { Self::NODE } else { 0 };
         Self((class.0 as u64) << 46 | (broad.0 as u64) << 28 | node | Self::tag(address))
+    }
+
+    /// The same word, of an address of another node.
+    #[must_use]
+    pub const fn of_another_node(self) -> Self {
+        Self(self.0 | Self::OTHER_NODE)
+    }
+
+    /// An address of any node of the cluster.
+    #[inline(always)]
+    pub const fn is_any_node(self) -> bool {
+        self.0 & (Self::NODE | Self::OTHER_NODE) != 0
     }
 
     #[inline(always)]
@@ -293,11 +344,13 @@ impl PortSet {
     pub const FIRST: Self = Self(4);
 }
 
-/// UDP ports that decapsulate at a node: VXLAN (as Linux and as IANA have it), Geneve.
-pub const TUNNEL_PORTS: [u16; 3] = [8472, 4789, 6081];
+/// UDP ports that decapsulate at a node: L2TP, GTP-U, AMT, VXLAN (as IANA and as Linux have it), VXLAN-GPE, GUE,
+/// Geneve, MPLS.
+pub const TUNNEL_PORTS: [u16; 9] = [1701, 2152, 2268, 4789, 4790, 6080, 6081, 6635, 8472];
 
-/// IP protocols that decapsulate at a node: IPIP, 6in4, GRE.
-pub const TUNNEL_PROTOCOLS: [u8; 3] = [4, 41, 47];
+/// IP protocols that decapsulate at a node: IPIP, 6in4, GRE, EtherIP, PIM (whose registers carry packets), IPComp, L2TP,
+/// MPLS, Ethernet (SRv6).
+pub const TUNNEL_PROTOCOLS: [u8; 9] = [4, 41, 47, 97, 103, 108, 115, 137, 143];
 
 /// One ruleset's answer for one class, complete in itself: a port set for each of TCP, UDP, SCTP and the rest.
 ///
@@ -358,6 +411,18 @@ impl Column {
             crate::packet::SCTP => Self::SCTP,
             _ => Self::REST,
         }
+    }
+
+    /// Its number, for a call that takes numbers only.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The column with this number. Any is one of the four: what counts are the lowest two bits.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number & 3)
     }
 
     /// Which word of a row it stands in.
@@ -421,7 +486,7 @@ pub struct Event {
 
 const _: () = {
     assert!(size_of::<Event>() == 56);
-    assert!(size_of::<Attachment>() == 24 + 16 * MAX_ADDRESSES);
+    assert!(size_of::<Attachment>() == 8 * ATTACHMENT_HEAD + 16 * MAX_ADDRESSES);
     assert!(align_of::<Attachment>() == 8);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<Row>() == 16);

@@ -5,11 +5,13 @@ use core::hint::black_box;
 use crate::{Address, Direction, Reason};
 
 mod icmp;
+mod link;
 mod offload;
 
 pub use offload::Offload;
 
 use icmp::{read_icmp, read_icmpv6};
+use link::{read_dhcp, read_igmp};
 
 /// Ethertypes, in host order.
 pub mod ethertype {
@@ -22,6 +24,7 @@ pub mod ethertype {
 }
 
 pub(crate) const ICMP: u8 = 1;
+pub(crate) const IGMP: u8 = 2;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
@@ -82,10 +85,13 @@ pub struct Packet {
     pub source: Address,
     /// Where it goes.
     pub destination: Address,
-    /// For an ICMP error the peer of the packet inside; for a neighbour advertisement its target; else `::`.
+    /// For an ICMP error the peer of the packet inside; for a neighbor solicitation or advertisement its target; else
+    /// `::`.
     pub about: Address,
     /// For an ICMP error the pod's end of the packet inside; else `::`.
     pub near: Address,
+    /// The IPv6 extension headers that must not come any more, as bits of their numbers.
+    pub barred: u64,
     /// The identification field, if it is a fragment.
     pub identification: u32,
     /// Source port; for an ICMP echo request its identifier; for an ICMP error that of the packet inside.
@@ -107,6 +113,13 @@ pub struct Packet {
     pub has_fragment_header: u8,
     /// Where in the frame the transport header stands.
     pub transport: u16,
+    /// 1 if a message for the link is what it must be: neighbor discovery with nothing behind it but options that are
+    /// known, a DHCP client's request.
+    pub is_plain: u8,
+    /// Length of a message for the link, in units: see there.
+    pub weight: u8,
+    /// The hardware address that a message for the link names as the sender's, as a number; 0 for none.
+    pub stated: u64,
 }
 
 /// Which part of a datagram a packet is.
@@ -143,7 +156,8 @@ impl Content {
     pub const DATAGRAM: Self = Self(5);
     /// Neighbour discovery; the detail is the ICMPv6 type. The code is 0 (RFC 4861: else it is to be dropped).
     pub const NEIGHBOUR: Self = Self(6);
-    /// Multicast listener discovery; the detail is the ICMPv6 type.
+    /// Group membership: multicast listener discovery, where the detail is the ICMPv6 type, or IGMP, where it is the
+    /// IGMP type. The numbers do not overlap.
     pub const LISTENER: Self = Self(7);
     /// An ICMP error about a packet whose protocol is the detail, whose far end is [`Packet::about`] and whose
     /// ports are the packet's ports.
@@ -168,11 +182,20 @@ impl Content {
     }
 }
 
+/// UDP ports.
+pub(crate) mod port {
+    pub(crate) const DHCP_CLIENT: u16 = 68;
+    pub(crate) const DHCP_SERVER: u16 = 67;
+    pub(crate) const DHCPV6_CLIENT: u16 = 546;
+    pub(crate) const DHCPV6_SERVER: u16 = 547;
+}
+
 /// TCP flags.
 pub(crate) mod tcp {
     pub(crate) const FIN: u8 = 0x01;
     pub(crate) const SYN: u8 = 0x02;
     pub(crate) const RST: u8 = 0x04;
+    pub(crate) const PSH: u8 = 0x08;
     pub(crate) const ACK: u8 = 0x10;
 }
 
@@ -202,12 +225,16 @@ pub fn parse(
     packet.about = Address::UNSPECIFIED;
     packet.near = Address::UNSPECIFIED;
     packet.identification = 0;
+    packet.barred = 0;
     packet.source_port = 0;
     packet.destination_port = 0;
     packet.part = Part::WHOLE;
     packet.content = Content::HIDDEN;
     packet.detail = 0;
     packet.has_fragment_header = 0;
+    packet.is_plain = 0;
+    packet.weight = 0;
+    packet.stated = 0;
     let mut transport = Transport {
         offset: 0,
         length: 0,
@@ -322,10 +349,13 @@ fn parse_ipv6(
         offset: ETHERNET + 40,
         length: announced(rest >> 16),
     };
-    let mut order = Order::START;
+    packet.barred = Order::START.0;
     // Hidden from the compiler, which would write the loop out six times.
     let mut left = black_box(MAX_EXTENSIONS);
     while is_extension(next) {
+        // Kept with the packet, where the kernel's verifier forgets it: else each order is a state of its own.
+        let packet = black_box(&mut *packet);
+        let order = Order(packet.barred);
         if order.is_ambiguous(next) {
             packet.content = Content::AMBIGUOUS;
             break;
@@ -366,7 +396,7 @@ fn parse_ipv6(
                 packet.part = Part::FIRST;
             }
         }
-        order = order.after(next);
+        packet.barred = order.after(next).0;
         next = (extension >> 24) as u8;
         transport.offset += size;
         transport.length -= size;
@@ -439,7 +469,7 @@ fn read_transport(
     let needed = match packet.protocol {
         TCP => 20,
         SCTP => 12,
-        UDP | ICMP | ICMPV6 => 8,
+        UDP | ICMP | ICMPV6 | IGMP => 8,
         _ => 0,
     };
     if transport.length < needed {
@@ -470,15 +500,24 @@ fn read_transport(
     let is_ipv4 = packet.source.is_ipv4();
     match packet.protocol {
         ICMP if is_ipv4 => read_icmp(bytes, packet, start, u32::from_be(rest), offset, direction),
-        ICMPV6 if !is_ipv4 => {
-            read_icmpv6(bytes, packet, start, u32::from_be(rest), offset, direction)
-        }
+        ICMPV6 if !is_ipv4 => read_icmpv6(
+            bytes,
+            packet,
+            start,
+            u32::from_be(rest),
+            transport,
+            direction,
+        ),
+        IGMP if is_ipv4 => read_igmp(bytes, packet, start, transport),
         // The other family's messages are nobody's, and say nothing here.
-        ICMP | ICMPV6 => packet.content = Content::DATAGRAM,
+        ICMP | ICMPV6 | IGMP => packet.content = Content::DATAGRAM,
         _ => {
             packet.source_port = upper(start);
             packet.destination_port = start as u16;
             packet.content = Content::DATAGRAM;
+            if packet.protocol == UDP && direction as u8 == Direction::FromPod as u8 {
+                read_dhcp(bytes, packet, transport);
+            }
         }
     }
 }

@@ -10,9 +10,9 @@ pub enum Reason {
     Unpoliced = 2,
     /// Passed: came from the node itself (Kubernetes: traffic from the node where a pod runs is always allowed).
     Node = 3,
-    /// Passed: from the pod to itself.
+    /// Passed: from the pod to itself, on its way back.
     Own = 4,
-    /// Passed: ARP, or neighbour discovery within its rules.
+    /// Passed: what a link needs, within its rules: ARP, neighbor discovery, group membership, DHCP.
     Neighbour = 5,
     /// Passed: an ICMP error about a tracked flow.
     Related = 6,
@@ -33,7 +33,7 @@ pub enum Reason {
     /// address, from the pod; or neighbour discovery with a hop limit other than 255 (RFC 4861 section 7.1), or from
     /// the pod to somebody behind a router.
     ForgedNeighbour = 37,
-    /// Dropped: a tunnel to the node that no rule names.
+    /// Dropped: a tunnel to a node that no rule names.
     Tunnel = 38,
     /// Dropped: the IP header is cut short or contradicts itself.
     BadIpHeader = 39,
@@ -56,6 +56,14 @@ pub enum Reason {
     /// Dropped: what goes with the packet has the kernel write a checksum where none of the headers that were judged has
     /// one, or segment what it cannot be.
     OffloadMetadata = 47,
+    /// Dropped: to the pod, which does not route, for an address that is neither its own nor a group's; or from the pod
+    /// for its own.
+    NotForPod = 48,
+    /// Dropped: from the pod with a hardware address that is not its own: of the frame, of an ARP sender, in an option
+    /// of neighbor discovery, or of a DHCP client.
+    ForeignHardwareAddress = 49,
+    /// Dropped: the pod tells its link of more than its share: multicast groups, DHCP.
+    TooManyReports = 50,
 }
 
 impl Reason {

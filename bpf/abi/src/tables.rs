@@ -1,6 +1,6 @@
 use crate::{
-    Address, Attachment, Budget, Case, Chunk, Class, Event, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot,
+    Address, Answer, Attachment, Budget, Case, Chunk, Class, Column, Event, FlowKey, FlowValue,
+    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, Word, ask, peer_word,
 };
 
 /// Which of the tables of flows.
@@ -47,6 +47,22 @@ pub trait Tables {
     fn peer(&self, address: Address) -> PeerWord;
     /// The broad class of the longest prefix that holds the address, or [`Class::NONE`].
     fn prefix(&self, address: Address) -> Class;
+    /// [`peer_word`] of these tables.
+    #[inline(always)]
+    fn peer_word(&self, address: Address) -> PeerWord
+    where
+        Self: Sized,
+    {
+        peer_word(self, address)
+    }
+    /// [`ask`] of these tables.
+    #[inline(always)]
+    fn ask(&self, ruleset: Ruleset, class: Class, broad: Class, column: Column, port: u16) -> Answer
+    where
+        Self: Sized,
+    {
+        ask(self, ruleset, class, broad, column, port)
+    }
     /// One word of the row at `key`, or 0.
     fn row_word(&self, key: RowKey, word: usize) -> u64;
     /// The number of the chunk of `set` that `port` is in, or [`crate::CHUNK_NONE`].
@@ -61,17 +77,20 @@ pub trait Tables {
     fn remove_flow(&self, table: FlowTable, key: &FlowKey) -> bool;
     /// What the attachment has of the tables of flows.
     fn budget(&self, slot: Slot) -> Option<&Budget>;
-    /// What one attachment may have; 0 if nobody has said it.
+    /// How many entries of `flows` all attachments have beyond their guarantees.
+    fn common(&self) -> Option<&Word>;
+    /// A limit of the tables of flows; 0 if nobody has said it.
     fn limit(&self, of: Limit) -> u64;
-    /// Whether the node itself would take what comes in by `interface` for `destination`: by its routes, so that
-    /// broadcast and anycast addresses count, of which `peers` knows nothing.
-    fn is_delivered_here(&self, interface: u32, source: Address, destination: Address) -> bool;
-    /// Whether the node would send what comes in by `interface` for `destination` on to a router.
-    fn is_sent_on(&self, interface: u32, source: Address, destination: Address) -> bool;
+    /// Whether the node itself may take what comes in by `link` for `destination`: whatever its routes answer but
+    /// "forwarded, as it is". So broadcast and anycast addresses count, of which `peers` knows nothing, and routes that
+    /// take a packet apart.
+    fn is_delivered_here(&self, link: u32, source: Address, destination: Address) -> bool;
+    /// Whether the node would forward what comes in by `link` for `destination` by another interface, or to a router.
+    fn leaves_link(&self, link: u32, source: Address, destination: Address) -> bool;
     /// What the first fragment was judged.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers what the first fragment was judged.
-    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue);
+    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue, put: Put);
     /// Where to keep what is known of the packet: `place`, or somewhere better.
     ///
     /// In the kernel it is an element of a table of its own, so that the verifier forgets which branches led to

@@ -78,6 +78,8 @@ fn a_flow_word_keeps_who_when_and_how_far() {
             FlowState::HALF,
             FlowState::ESTABLISHED,
             FlowState::CLOSING,
+            FlowState::POD_CLOSED,
+            FlowState::PEER_CLOSED,
         ] {
             let word = FlowWord::new(&key, 5, initiator, state);
             assert_eq!(

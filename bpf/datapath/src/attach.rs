@@ -5,7 +5,11 @@
 //! ```
 //! No packet ever meets a filter without a record, and an empty record drops. What fails is undone in reverse.
 
-use std::{io, net::IpAddr, os::fd::AsFd};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::AsFd,
+};
 
 use podgate_abi::{Address, Class, Direction, PeerWord};
 
@@ -13,6 +17,7 @@ use crate::{
     Failed, Paths, Sizes,
     filter::{self, Put, Qdisc},
     guard,
+    isolated::{self, Isolated},
     lock::Lock,
     mark,
     netlink::{Ifindex, Kind, Socket},
@@ -30,7 +35,7 @@ mod standing;
 pub use error::{AddError, CheckError, RemoveError};
 pub use remove::remove;
 pub(crate) use remove::{clear_everywhere, remove_filters, remove_under};
-pub use standing::{Standing, check, standing};
+pub use standing::{Standing, check, follow_master, standing};
 use standing::{standing_of, would_be_heard};
 
 /// What ADD wants.
@@ -48,8 +53,12 @@ pub struct Request {
     pub pod_ifindex: Ifindex,
     /// The host end, in the node's namespace.
     pub host_ifindex: Ifindex,
+    /// The hardware address of the pod's end.
+    pub pod_mac: Option<[u8; 6]>,
     /// The pod's addresses on the interface.
     pub addresses: Vec<IpAddr>,
+    /// The directed broadcast addresses of its IPv4 networks.
+    pub broadcasts: Vec<Ipv4Addr>,
     /// What holds until its policy is in force.
     pub baseline: Baseline,
     /// Where the programs hang.
@@ -101,14 +110,23 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         pod_ifindex: request.pod_ifindex,
         host_ifindex: request.host_ifindex,
         host_mac: link.mac,
+        pod_mac: request.pod_mac,
         addresses: request.addresses,
+        broadcasts: request.broadcasts,
         baseline: request.baseline,
         hook: request.hook,
         routes: request.routes,
     };
     // What cannot be undone is swept by the enforcer; the cause is what matters.
     match (
-        attach(paths, &lock, &set, &mut socket, &record, old.as_ref()),
+        attach(
+            paths,
+            &lock,
+            &set,
+            &mut socket,
+            (&record, link.master),
+            old.as_ref(),
+        ),
         &old,
     ) {
         (Ok(()), None) => Ok(record),
@@ -149,6 +167,14 @@ fn open_socket(ifindex: Ifindex) -> Result<Socket, AddError> {
     })
 }
 
+/// The directions in which the pod waits closed for its policy. In doubt that is both; the plugin says so.
+fn isolated_until_in_force(paths: &Paths, record: &Record) -> Isolated {
+    let pod = record.pod.as_ref();
+    pod.map_or_else(Isolated::default, |pod| {
+        isolated::look_up(paths, &pod.namespace).unwrap_or(Isolated::BOTH)
+    })
+}
+
 /// The first ADD on a node: a table set that knows this node's addresses, and becomes current.
 fn load(paths: &Paths, lock: &Lock, socket: &mut Socket) -> Result<TableSet, AddError> {
     let set = TableSet::create(paths, lock, &Sizes::read(paths)?)?;
@@ -182,7 +208,7 @@ fn attach(
     lock: &Lock,
     set: &TableSet,
     socket: &mut Socket,
-    record: &Record,
+    (record, master): (&Record, Option<Ifindex>),
     old: Option<&Record>,
 ) -> Result<(), AddError> {
     let ifindex = record.host_ifindex;
@@ -202,7 +228,8 @@ fn attach(
         .set_group(ifindex, mark::group(record.slot))
         .map_err(netlink("mark"))?;
     record::write(paths, record)?;
-    set.write_attachment(record)?;
+    set.write_waiting_attachment(record, isolated_until_in_force(paths, record))?;
+    set.store_master(record.slot, master)?;
     let own = socket
         .addresses_of(ifindex)
         .map_err(netlink("list addresses of"))?;

@@ -14,8 +14,10 @@ use crate::{
 
 mod copy;
 mod holders;
+mod room;
 
 use holders::Holders;
+use room::{Limits, Now, Shared};
 
 pub use copy::Copied;
 
@@ -60,6 +62,15 @@ pub fn jiffies() -> Result<u64, Failed> {
     sys::jiffies().map_err(|e| Failed::new("ask", "the kernel's clock", e))
 }
 
+/// A second, in jiffies.
+///
+/// # Errors
+/// When the kernel's clocks cannot be read.
+pub fn second() -> Result<u64, Failed> {
+    let ticks = sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
+    Ok(u64::from(ticks))
+}
+
 /// The tables whose entries are counted by slot, in the order of the words of a [`podgate_abi::Budget`].
 const COUNTED: [MapName; 2] = [MapName::Flows, MapName::Embryonic];
 
@@ -81,6 +92,8 @@ impl TableSet {
     fn open_counted(&self) -> Result<(), Failed> {
         self.array(MapName::Budgets)?;
         self.array(MapName::Attachments)?;
+        self.array(MapName::Common)?;
+        self.array(MapName::Limits)?;
         for table in COUNTED {
             self.map(table)?;
         }
@@ -109,12 +122,10 @@ impl TableSet {
         let budgets = self.array(MapName::Budgets)?;
         let second =
             sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
-        let has_timed_out = |flow: &Tracked, now: u64| {
-            let timeout = u64::from(flow.word.state().timeout(flow.key.protocol));
-            now.saturating_sub(flow.seen) > timeout * u64::from(second)
-        };
+        let now = now.map(|now| Now { now, second });
         let mut collected = Collected::default();
         let mut deleted = 0;
+        let common = Shared::new(self.array(MapName::Common)?, Limits::of(self)?);
         let standing = [&mut collected.kept, &mut collected.waiting];
         for ((word, table), stand) in COUNTED.into_iter().enumerate().zip(standing) {
             let count = |slot| budgets.element(slot).and_then(|words| words.get(word));
@@ -122,24 +133,53 @@ impl TableSet {
             let flows = self.tracked(table)?;
             // In this order: whoever has one of these flows was there before it, and is seen.
             let holders = Holders::of(self)?;
+            let mut lingering = Vec::new();
             for flow in flows {
                 let slot = slots.get_mut(usize::from(flow.key.slot));
-                let is_over =
-                    now.is_some_and(|now| has_timed_out(&flow, now) || !holders.have(&flow));
-                // It may have been begun anew, or been seen, since it was read a whole table ago. (Who comes between
-                // this look and the deletion is judged afresh.)
-                if !is_over || self.flow(table, &flow.key)?.is_some_and(|now| now != flow) {
+                let is_over = now.is_some_and(|now| now.is_after(&flow) || !holders.have(&flow));
+                if !is_over || self.has_changed(table, &flow)? {
                     slot.into_iter().for_each(|slot| slot.kept += 1);
                     *stand += 1;
+                    if now.is_some_and(|now| now.lets_go(&flow)) {
+                        lingering.push(flow);
+                    }
                 } else if self.remove_flow(table, &flow.key)? {
                     slot.into_iter().for_each(Counted::delete);
                     deleted += 1;
                 }
             }
+            if table == MapName::Flows {
+                let limits = common.limits;
+                for flow in limits.in_excess(&slots, lingering) {
+                    if self.has_changed(table, &flow)? {
+                        continue;
+                    }
+                    let is_deleted = self.remove_flow(table, &flow.key)?;
+                    if let Some(slot) = slots.get_mut(usize::from(flow.key.slot)) {
+                        slot.kept -= 1;
+                        if is_deleted {
+                            slot.delete();
+                        }
+                    }
+                    *stand -= 1;
+                    deleted += usize::from(is_deleted);
+                }
+                common.mend(slots.iter().map(|slot| slot.kept));
+            }
             slots.iter().for_each(Counted::mend);
+            if now.is_some() && table == MapName::Embryonic {
+                self.set_shares(holders.count())?;
+            }
         }
         collected.deleted = deleted;
         Ok(collected)
+    }
+
+    /// Whether a flow was begun anew, or was seen, since it was read a whole table ago. (Who comes between this look and a
+    /// deletion is judged afresh.)
+    fn has_changed(&self, table: MapName, flow: &Tracked) -> Result<bool, Failed> {
+        let now = self.flow(table, &flow.key)?;
+        Ok(now.is_some_and(|now| now != *flow))
     }
 
     /// Every flow of `flows`, `embryonic` or `crowd`.

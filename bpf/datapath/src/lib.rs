@@ -13,6 +13,7 @@ mod error;
 pub mod filter;
 pub mod flows;
 pub mod guard;
+pub mod isolated;
 pub mod lock;
 pub mod mark;
 pub mod netlink;

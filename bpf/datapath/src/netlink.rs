@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 mod address;
 mod link;
 mod netns;
+mod route;
 mod socket;
 
 pub use address::InterfaceAddress;
 pub use link::{Kind, Link, LinkError};
 pub use netns::{Netns, NetnsError, NetnsId};
+pub use route::LocalRoute;
 pub use socket::{NetlinkError, Socket};
 
 /// The number of a network interface, in the namespace of whoever says it. Numbers are used again at once.

@@ -169,7 +169,7 @@ impl MapName {
             Self::Embryonic => Some(sizes.embryonic),
             Self::Crowd => Some(sizes.crowd),
             Self::Fragments => Some(sizes.fragments),
-            Self::Limits | Self::Generation => None,
+            Self::Limits | Self::Common | Self::Generation => None,
         }
     }
 }

@@ -29,15 +29,22 @@ impl Owed {
     pub(crate) const ALL: [Self; 3] = [Self::ByPlugin, Self::ByEnforcer, Self::InGrace];
 }
 
-/// Notes that this address is about to be deleted.
+/// Notes that this address is about to be deleted. Where there is no room for it, the note is emptied, which needs none:
+/// then it may name every address.
 pub(crate) fn note(paths: &Paths, owed: Owed, address: IpAddr, _lock: &Lock) -> Result<(), Failed> {
     let path = paths.owed(owed);
-    let append = || {
+    let open = || {
         let mut options = OpenOptions::new();
-        let mut file = options.create(true).append(true).mode(0o600).open(&path)?;
-        file.write_all(format!("{address}\n").as_bytes())
+        options.create(true).append(true).mode(0o600).open(&path)
     };
-    append().map_err(Failed::at("note a deleted address in", &path))
+    if fs::metadata(&path).is_ok_and(|note| note.len() == 0) {
+        // It names every address already.
+        return Ok(());
+    }
+    let append = || open()?.write_all(format!("{address}\n").as_bytes());
+    append()
+        .or_else(|_| open()?.set_len(0))
+        .map_err(Failed::at("note a deleted address in", &path))
 }
 
 /// Whether anybody owes for one of these addresses. A note that cannot be read may have named it.
@@ -108,6 +115,23 @@ mod tests {
         assert!(!is_owed(OTHER));
         grace_begins(&paths, &lock).unwrap();
         paid(&paths, Owed::InGrace, &lock).unwrap();
+    }
+
+    #[test]
+    fn a_note_without_room_names_every_address_until_it_is_paid() {
+        let (_dir, paths, lock) = run();
+        note(&paths, Owed::ByEnforcer, ONE, &lock).unwrap();
+        // What is left when the file system is full.
+        OpenOptions::new()
+            .write(true)
+            .open(paths.owed(Owed::ByEnforcer))
+            .and_then(|file| file.set_len(0))
+            .unwrap();
+        note(&paths, Owed::ByEnforcer, OTHER, &lock).unwrap();
+        assert!(is_any(&paths, &[ONE], &lock));
+        paid(&paths, Owed::ByEnforcer, &lock).unwrap();
+        note(&paths, Owed::ByEnforcer, OTHER, &lock).unwrap();
+        assert!(!is_any(&paths, &[ONE], &lock));
     }
 
     #[test]

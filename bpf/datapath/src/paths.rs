@@ -41,6 +41,12 @@ impl Paths {
         self.run.join("config")
     }
 
+    /// Which namespaces have policies that may isolate a pod.
+    #[must_use]
+    pub fn isolated(&self) -> PathBuf {
+        self.run.join("isolated")
+    }
+
     /// The notes of those who owe it to attachments to judge their flows again.
     pub(crate) fn owed(&self, owed: Owed) -> PathBuf {
         self.run.join(match owed {

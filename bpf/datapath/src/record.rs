@@ -7,7 +7,7 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
 };
@@ -116,8 +116,14 @@ pub struct Record {
     /// at once, those of namespaces too.
     #[serde(default)]
     pub host_mac: Option<[u8; 6]>,
+    /// The hardware address of the pod's end at ADD, which all that it sends must carry.
+    #[serde(default)]
+    pub pod_mac: Option<[u8; 6]>,
     /// The pod's addresses on the interface.
     pub addresses: Vec<IpAddr>,
+    /// The directed broadcast addresses of its IPv4 networks.
+    #[serde(default)]
+    pub broadcasts: Vec<Ipv4Addr>,
     /// What holds until its policy is in force.
     pub baseline: Baseline,
     /// Where the programs hang.
@@ -306,6 +312,8 @@ mod tests {
             pod_ifindex: Ifindex(2),
             host_ifindex: Ifindex(9),
             host_mac: Some([2, 0, 0, 0, 0, 1]),
+            pod_mac: Some([2, 0, 0, 0, 0, 2]),
+            broadcasts: vec![[10, 0, 0, 255].into()],
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             baseline: Baseline::Deny,
             hook: Hook::Clsact,

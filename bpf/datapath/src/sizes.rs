@@ -35,7 +35,7 @@ pub struct Sizes {
     pub crowd: u32,
     /// Fragmented datagrams.
     pub fragments: u32,
-    /// Tracked connections that one attachment may have.
+    /// Tracked connections that one attachment may have, as long as there is room beyond the guarantees of the others.
     pub flows_per_attachment: u32,
 }
 
@@ -91,12 +91,10 @@ impl Sizes {
             .map_err(Failed::at("write sizes of tables to", &path))
     }
 
-    /// Entries of `embryonic` that an attachment may have; what is more goes to `crowd`.
-    ///
-    /// A 128th: the pods of a node (110, as a kubelet has it) cannot fill the table together, and nothing is ever
-    /// evicted from it. So a pod within its share is sure of its entries, whatever all the others do.
-    pub(crate) fn share_of_embryonic(&self) -> u32 {
-        (self.embryonic / 128).max(2)
+    /// What one attachment may have of `flows` unless somebody says otherwise: a quarter.
+    #[must_use]
+    pub fn flows_of_one(flows: u32) -> u32 {
+        (flows / 4).max(1)
     }
 
     /// Slots, within what a class ID can say.

@@ -28,7 +28,7 @@ mod upkeep;
 
 pub use attachment::Changed;
 pub(crate) use attachment::{life, origin};
-pub use upkeep::Usage;
+pub use upkeep::{FlowUse, Usage};
 
 /// The tables. Their names in the object are the names of their pins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,13 +63,15 @@ pub enum MapName {
     Budgets,
     /// What one attachment may have: [`podgate_abi::Limit`].
     Limits,
+    /// Entries in `flows` beyond the guarantees of all slots: one word.
+    Common,
     /// The last generation, and the last slot that was given out. Not used by the programs.
     Generation,
 }
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Attachments,
         Self::Rulesets,
         Self::Peers,
@@ -85,6 +87,7 @@ impl MapName {
         Self::Fragments,
         Self::Budgets,
         Self::Limits,
+        Self::Common,
         Self::Generation,
     ];
 
@@ -107,6 +110,7 @@ impl MapName {
             Self::Fragments => "fragments",
             Self::Budgets => "budgets",
             Self::Limits => "limits",
+            Self::Common => "common",
             Self::Generation => "generation",
         }
     }
@@ -130,6 +134,7 @@ impl MapName {
             | Self::Crowd
             | Self::Fragments
             | Self::Budgets
+            | Self::Common
             | Self::Generation => true,
         }
     }

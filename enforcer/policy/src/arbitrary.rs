@@ -62,6 +62,9 @@ pub fn peer_address() -> impl Strategy<Value = IpAddr> {
         "9.255.255.255",
         "10.0.0.16",
         "192.0.2.1",
+        "127.0.0.1",
+        "169.254.0.9",
+        "224.0.0.1",
         "255.255.255.255",
     ]
     .into_iter()
@@ -69,6 +72,9 @@ pub fn peer_address() -> impl Strategy<Value = IpAddr> {
         "fcff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         "fd00::10",
         "2001:db8::1",
+        "::1",
+        "fe80::9",
+        "ff02::1",
     ])
     .map(|text| text.parse().expect("an address"))
     .collect::<Vec<IpAddr>>();
@@ -124,7 +130,12 @@ pub fn world() -> impl Strategy<Value = World> {
     });
     let policies = vec((policy_name(), policy()), 0..=6);
     let listed = vec((address(), lists()), 0..=6);
-    let node = (node_addresses(), services::node_name(), services::options());
+    let node = (
+        (node_addresses(), node_scopes()),
+        services::node_name(),
+        services::options(),
+        node_addresses(),
+    );
     (
         namespaces,
         pods,
@@ -150,9 +161,11 @@ pub fn world() -> impl Strategy<Value = World> {
                     .collect(),
                 services: services.into_iter().collect(),
                 endpoint_slices: slices.into_iter().collect(),
-                node_addresses: node.0,
+                node_addresses: node.0.0,
+                node_scopes: node.0.1,
                 node_name: node.1,
                 service_options: node.2,
+                cluster_nodes: node.3.into_iter().collect(),
                 listed: listed.into_iter().collect(),
             },
         )
@@ -200,6 +213,8 @@ pub enum Edit {
     Policy(ObjectName, Option<NetworkPolicy>),
     /// The node has other addresses.
     NodeAddresses(Vec<IpAddr>),
+    /// The cluster's nodes have these addresses now.
+    ClusterNodes(Vec<IpAddr>),
     /// A Service appears or changes, or goes.
     Service(ObjectName, Option<Service>),
     /// An EndpointSlice appears or changes, or goes.
@@ -231,6 +246,9 @@ impl Edit {
                 world.policies.remove(&name);
             }
             Self::NodeAddresses(addresses) => world.node_addresses = addresses,
+            Self::ClusterNodes(addresses) => {
+                world.cluster_nodes = addresses.into_iter().collect();
+            }
             Self::Service(name, Some(service)) => {
                 world.services.insert(name, Arc::new(service));
             }
@@ -279,6 +297,7 @@ pub fn edit() -> impl Strategy<Value = Edit> {
         4 => pod_edit.prop_map(|(name, pod)| Edit::Pod(name, pod)),
         2 => namespace_edit.prop_map(|(name, namespace)| Edit::Namespace(name, namespace)),
         1 => node_addresses().prop_map(Edit::NodeAddresses),
+        1 => node_addresses().prop_map(Edit::ClusterNodes),
         2 => (address(), option::weighted(0.7, lists())).prop_map(|(address, lists)| Edit::Listed(address, lists)),
     ]
 }
@@ -309,6 +328,16 @@ pub fn node_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
         prop_oneof![3 => select(vec![ipv4(0), ipv4(15), ipv6(0), ipv6(15)]), 1 => address()],
         0..=3,
     )
+}
+
+/// Seldom any: a broadcast address, or a range of the universe that the node takes for itself.
+pub fn node_scopes() -> impl Strategy<Value = BTreeSet<IpNet>> {
+    let scopes = vec![
+        prefix(ipv4(15), 32),
+        prefix(ipv4(8), 30),
+        prefix(ipv6(8), 125),
+    ];
+    prop_oneof![3 => Just(BTreeSet::new()), 1 => btree_set(select(scopes), 1..=2)]
 }
 
 /// The `index`th pod. Mostly it has addresses that no other pod has, and is neither finished nor of the node's network.
@@ -409,7 +438,19 @@ pub fn peer() -> impl Strategy<Value = Peer> {
 
 /// A block with exceptions: most of them inside it, some equal to it, around it or elsewhere.
 pub fn block() -> impl Strategy<Value = Peer> {
-    let prefix = || prop_oneof![12 => prefix_near(), 1 => select(vec![prefix(ipv4(0), 0), prefix(ipv6(0), 0)])];
+    // Around, inside and across scopes.
+    let wide = [
+        "0.0.0.0/0",
+        "::/0",
+        "128.0.0.0/1",
+        "224.0.0.0/4",
+        "169.254.0.0/24",
+        "fe00::/7",
+        "fe80::/64",
+        "ff02::1/128",
+    ]
+    .map(|text| text.parse::<IpNet>().expect("a block"));
+    let prefix = || prop_oneof![12 => prefix_near(), 2 => select(wide.to_vec())];
     (prefix(), vec(prefix_near(), 0..=4)).prop_map(|(cidr, except)| Peer::Block { cidr, except })
 }
 

@@ -16,15 +16,18 @@ pub mod predicate;
 pub mod ruleset;
 pub mod translation;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::compile::facts::Facts;
-use crate::compile::ports::{PortSet, Row};
+use crate::compile::ports::{PortRange, PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
 use crate::compile::ruleset::{Ports, Ruleset};
 use crate::connection::{Baseline, Connection, Direction, Subject, Verdict};
-use crate::model::{NetworkPolicy, ObjectName, Port, Rule, Selector, World};
+use crate::isolation::Isolation;
+use crate::model::{NetworkPolicy, ObjectName, Port, Protocol, Rule, Selector, World};
 
 /// The compiled policy of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,14 +55,45 @@ impl SubjectRulesets {
     }
 }
 
-/// Compiles the policies of `world` that select `subject`. Reads nothing else of the world.
+/// Compiles the policies of `world` that select `subject`. Reads nothing else of the world but the node's scopes.
 pub fn compile_subject(world: &World, subject: &Subject) -> SubjectRulesets {
     let selecting: Vec<&NetworkPolicy> = policies_of(world, &subject.name.namespace)
         .filter(|policy| applies(policy, subject))
         .collect();
+    compile_selecting(&selecting, subject, &world.node_scopes)
+}
+
+/// Compiles these policies, all of which select `subject`.
+pub fn compile_selecting(
+    selecting: &[&NetworkPolicy],
+    subject: &Subject,
+    node_scopes: &BTreeSet<IpNet>,
+) -> SubjectRulesets {
     SubjectRulesets {
-        ingress: compile_direction(Direction::Ingress, &selecting, subject),
-        egress: compile_direction(Direction::Egress, &selecting, subject),
+        ingress: compile_direction(Direction::Ingress, selecting, subject, node_scopes),
+        egress: compile_direction(Direction::Egress, selecting, subject, node_scopes),
+    }
+}
+
+/// Isolates in these directions, without anything that a policy allows there; in the others the baseline holds.
+pub fn isolate(isolation: Isolation, baseline: Baseline) -> SubjectRulesets {
+    let of = |direction| {
+        if isolation.of(direction) {
+            Ruleset::isolated(direction, Ports::default(), BTreeMap::new())
+        } else {
+            not_isolated(baseline)
+        }
+    };
+    SubjectRulesets {
+        ingress: of(Direction::Ingress),
+        egress: of(Direction::Egress),
+    }
+}
+
+fn not_isolated(baseline: Baseline) -> Ruleset {
+    match baseline {
+        Baseline::Standard => Ruleset::Allowed,
+        Baseline::Strict => Ruleset::Denied,
     }
 }
 
@@ -83,7 +117,7 @@ pub fn compiled_verdict(
     let ruleset = rulesets.of(connection.direction);
     let dropped_by_the_kernel = *ruleset == Ruleset::Allowed
         && connection.direction == Direction::Egress
-        && peer.is_own_node()
+        && peer.is_node()
         && connection.transport.is_tunnel();
     Verdict::when(!dropped_by_the_kernel && ruleset.row(peer).allows(connection.transport))
 }
@@ -129,6 +163,7 @@ fn compile_direction(
     direction: Direction,
     selecting: &[&NetworkPolicy],
     subject: &Subject,
+    node_scopes: &BTreeSet<IpNet>,
 ) -> Ruleset {
     let isolating: Vec<&[Rule]> = selecting
         .iter()
@@ -138,29 +173,44 @@ fn compile_direction(
         })
         .collect();
     if isolating.is_empty() {
-        return match subject.baseline {
-            Baseline::Standard => Ruleset::Allowed,
-            Baseline::Strict => Ruleset::Denied,
-        };
+        return not_isolated(subject.baseline);
     }
-    let mut any = Ports::default();
-    let mut by_predicate: BTreeMap<Arc<Predicate>, Ports> = BTreeMap::new();
-    for rule in isolating.into_iter().flatten() {
-        let ports = ports_of(direction, rule, subject);
-        if rule.peers.is_empty() {
-            any.add(&ports);
-        }
+    let rules: Vec<(&Rule, Ports)> = isolating
+        .into_iter()
+        .flatten()
+        .map(|rule| (rule, ports_of(direction, rule, subject)))
+        .collect();
+    let any = rules.iter().enumerate();
+    let any = any.filter(|(_, (rule, _))| rule.peers.is_empty());
+    let any: Vec<usize> = any.map(|(number, _)| number).collect();
+    let mut by_predicate: BTreeMap<Predicate, Vec<usize>> = BTreeMap::new();
+    for (number, (rule, _)) in rules.iter().enumerate() {
         for predicate in rule
             .peers
             .iter()
-            .filter_map(|peer| Predicate::of_peer(peer, &subject.name.namespace))
+            .filter_map(|peer| Predicate::of_peer(peer, &subject.name.namespace, node_scopes))
         {
-            by_predicate
-                .entry(Arc::new(predicate))
-                .or_default()
-                .add(&ports);
+            let of_predicate = by_predicate.entry(predicate).or_default();
+            if of_predicate.last() != Some(&number) {
+                of_predicate.push(number);
+            }
         }
     }
+    // The ports of rules that go together are put together once, however many peers have them.
+    let mut together: HashMap<Vec<usize>, Arc<Ports>> = HashMap::new();
+    let mut union = |numbers: Vec<usize>| {
+        let known = together.entry(numbers);
+        let known = known.or_insert_with_key(|numbers| {
+            let parts: Vec<&Ports> = numbers.iter().map(|number| &rules[*number].1).collect();
+            Arc::new(Ports::union(&parts))
+        });
+        Arc::clone(known)
+    };
+    let any = union(any).as_ref().clone();
+    let by_predicate = by_predicate
+        .into_iter()
+        .map(|(predicate, numbers)| (Arc::new(predicate), union(numbers)))
+        .collect();
     Ruleset::isolated(direction, any, by_predicate)
 }
 
@@ -169,18 +219,19 @@ fn ports_of(direction: Direction, rule: &Rule, subject: &Subject) -> Ports {
     if rule.ports.is_empty() {
         return Ports::everything();
     }
-    let mut numbered = Row::none();
+    let mut numbered: [Vec<PortRange>; 3] = Default::default();
+    let mut number = |protocol: Protocol, first, last| {
+        numbered[protocol as usize].push(PortRange { first, last });
+    };
     let mut named = BTreeSet::new();
     for port in &rule.ports {
         match port {
-            Port::All(protocol) => numbered.ports_mut(*protocol).add(&PortSet::all()),
+            Port::All(protocol) => number(*protocol, 0, u16::MAX),
             Port::Range {
                 protocol,
                 first,
                 last,
-            } => numbered
-                .ports_mut(*protocol)
-                .add(&PortSet::range(*first, *last)),
+            } => number(*protocol, *first, *last),
             Port::Named { protocol, name } => {
                 let wanted = PortName {
                     protocol: *protocol,
@@ -188,8 +239,9 @@ fn ports_of(direction: Direction, rule: &Rule, subject: &Subject) -> Ports {
                 };
                 match direction {
                     Direction::Ingress => {
-                        let numbers = numbers_called(&wanted, subject);
-                        numbered.ports_mut(*protocol).add(&PortSet::of(numbers));
+                        for called in numbers_called(&wanted, subject) {
+                            number(*protocol, called, called);
+                        }
                     }
                     Direction::Egress => {
                         named.insert(wanted);
@@ -209,14 +261,21 @@ fn ports_of(direction: Direction, rule: &Rule, subject: &Subject) -> Ports {
                     };
                     let within = numbers_called(&wanted, subject)
                         .filter(|number| (*first..=*last).contains(number));
-                    numbered.ports_mut(*protocol).add(&PortSet::of(within));
+                    for called in within {
+                        number(*protocol, called, called);
+                    }
                 }
                 Direction::Egress => {}
             },
             Port::Invalid => {}
         }
     }
-    Ports::of(numbered, named)
+    let mut row = Row::none();
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+        let ranges = std::mem::take(&mut numbered[protocol as usize]);
+        *row.ports_mut(protocol) = PortSet::from_ranges(ranges);
+    }
+    Ports::of(row, named)
 }
 
 fn numbers_called(wanted: &PortName, subject: &Subject) -> impl Iterator<Item = u16> {

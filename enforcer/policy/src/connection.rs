@@ -24,11 +24,13 @@ pub enum Transport {
     Other(u8),
 }
 
-/// UDP ports of the tunnels that a node may terminate: VXLAN (IANA, and Linux's old default) and Geneve.
-pub const TUNNEL_UDP_PORTS: [u16; 3] = [4789, 6081, 8472];
+/// UDP ports of the tunnels that a node may terminate: L2TP, GTP-U, AMT, VXLAN (IANA, and Linux's old default),
+/// VXLAN-GPE, GUE, Geneve and MPLS.
+pub const TUNNEL_UDP_PORTS: [u16; 9] = [1701, 2152, 2268, 4789, 4790, 6080, 6081, 6635, 8472];
 
-/// IP protocols of the tunnels that a node may terminate: IPv4-in-IP, IPv6-in-IP, GRE.
-pub const TUNNEL_PROTOCOLS: [u8; 3] = [4, 41, 47];
+/// IP protocols of the tunnels that a node may terminate: IPv4-in-IP, IPv6-in-IP, GRE, EtherIP, PIM, IPComp, L2TP, MPLS
+/// and Ethernet.
+pub const TUNNEL_PROTOCOLS: [u8; 9] = [4, 41, 47, 97, 103, 108, 115, 137, 143];
 
 impl Transport {
     /// Whether this is a tunnel that would come out at the node as another source (DESIGN §5, "pod → its own node").

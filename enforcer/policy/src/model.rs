@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 pub use service::{
@@ -16,6 +16,9 @@ pub use service::{
     ServiceEgress, ServiceOptions, ServicePort, TrafficPolicy,
 };
 
+pub use scope::SCOPES;
+
+mod scope;
 mod service;
 
 /// Labels of an object, key to value.
@@ -41,6 +44,12 @@ pub struct World {
     pub endpoint_slices: OrdMap<ObjectName, Arc<EndpointSlice>>,
     /// Addresses of this node, from netlink. The cluster address of a Service is none, whatever interface has it.
     pub node_addresses: Vec<IpAddr>,
+    /// What else is a scope on this node, beside [`SCOPES`]: the broadcast addresses of its links, and the ranges that it
+    /// takes for itself (local routes).
+    pub node_scopes: BTreeSet<IpNet>,
+    /// Addresses of the cluster's nodes, from their objects. Those that are this node's are in
+    /// [`Self::node_addresses`] too; one that is here only is another node's, or leads to this one by a detour.
+    pub cluster_nodes: OrdSet<IpAddr>,
     /// Which lists an address is in, whoever has it. An address that is not here is in none.
     pub listed: OrdMap<IpAddr, Arc<BTreeSet<ListName>>>,
     /// This node's name, as pods and endpoints have it; none if it is not known.
@@ -234,7 +243,8 @@ pub enum Peer {
         /// Which pods of those; the empty selector means all.
         pods: Selector,
     },
-    /// Addresses in `cidr` that are in none of `except`. IPv4 blocks hold IPv4 addresses only, IPv6 blocks
+    /// Addresses in `cidr` that are in none of `except`, and in no scope ([`SCOPES`]) that the block does not lie inside;
+    /// all of a family without exceptions is all of it. IPv4 blocks hold IPv4 addresses only, IPv6 blocks
     /// IPv6 addresses only.
     Block {
         /// The block, host bits zero.
@@ -316,6 +326,14 @@ impl Selector {
             Self::Invalid => false,
         }
     }
+
+    /// The same, where the values of each requirement are sorted, as they are in a predicate.
+    pub fn matches_sorted(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Requirements(requirements) => requirements.iter().all(|r| r.holds_sorted(labels)),
+            Self::Invalid => false,
+        }
+    }
 }
 
 /// One requirement on one label.
@@ -343,10 +361,19 @@ pub enum Operator {
 impl Requirement {
     /// Whether `labels` satisfy it.
     pub fn holds(&self, labels: &Labels) -> bool {
+        self.holds_by(labels, |values, value| values.contains(value))
+    }
+
+    /// The same, where values are sorted.
+    fn holds_sorted(&self, labels: &Labels) -> bool {
+        self.holds_by(labels, |values, value| values.binary_search(value).is_ok())
+    }
+
+    fn holds_by(&self, labels: &Labels, contains: fn(&[String], &String) -> bool) -> bool {
         let value = labels.get(&self.key);
         match &self.operator {
-            Operator::In(values) => value.is_some_and(|v| values.contains(v)),
-            Operator::NotIn(values) => value.is_none_or(|v| !values.contains(v)),
+            Operator::In(values) => value.is_some_and(|v| contains(values, v)),
+            Operator::NotIn(values) => value.is_none_or(|v| !contains(values, v)),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
         }

@@ -9,12 +9,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 pub use services::{is_redirected, may_be_redirected, needs_its_address};
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use crate::model::{
-    NamedPort, Namespaces, NetworkPolicy, ObjectName, Peer, Pod, PodUid, Port, Rule, Selector,
-    World,
+    NamedPort, Namespaces, NetworkPolicy, ObjectName, Peer, Pod, PodUid, Port, Rule, SCOPES,
+    Selector, World,
 };
 
 /// Whether `subject` may take part in `connection`.
@@ -22,10 +24,10 @@ use crate::model::{
 /// Not asked here, because the kernel answers it by itself: traffic of the pod to its own address, traffic that
 /// the node itself sends to the pod (known by where it comes from, not by its address), replies, and what is
 /// dropped whoever is policed. One such rule is here all the same, because policy may lift it: a tunnel to an
-/// address of the own node needs a rule that names its port.
+/// address of a node needs a rule that names its port.
 pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Verdict {
     let Some(policy) = policy_of(world, subject, connection.direction) else {
-        let tunnel = is_tunnel_to_own_node(world, connection);
+        let tunnel = is_tunnel_to_node(world, connection);
         return match subject.baseline {
             Baseline::Standard => Verdict::when(!tunnel),
             Baseline::Strict => Verdict::Deny,
@@ -86,7 +88,7 @@ impl Policy<'_> {
     fn allows_literally(&self, connection: &Connection) -> bool {
         let to_own_node = connection.direction == Direction::Egress
             && is_node_address(self.world, connection.peer);
-        let tunnel = is_tunnel_to_own_node(self.world, connection);
+        let tunnel = is_tunnel_to_node(self.world, connection);
         to_own_node && !tunnel
             || self.rules.iter().any(|rule| {
                 let peers = rule.peers.is_empty()
@@ -110,10 +112,11 @@ fn is_node_address(world: &World, address: IpAddr) -> bool {
     world.node_addresses.contains(&address) && !services::is_cluster_address(world, address)
 }
 
-fn is_tunnel_to_own_node(world: &World, connection: &Connection) -> bool {
-    connection.direction == Direction::Egress
-        && connection.transport.is_tunnel()
-        && is_node_address(world, connection.peer)
+fn is_tunnel_to_node(world: &World, connection: &Connection) -> bool {
+    let is_nodes = is_node_address(world, connection.peer)
+        || (world.cluster_nodes.contains(&connection.peer)
+            && !services::is_cluster_address(world, connection.peer));
+    connection.direction == Direction::Egress && connection.transport.is_tunnel() && is_nodes
 }
 
 /// The pod that an address stands for: the selectable pod that has it, unless it is an address of the own node.
@@ -162,7 +165,9 @@ fn rules(policy: &NetworkPolicy, direction: Direction) -> &[Rule] {
 fn peer_matches(world: &World, subject: &Subject, peer: &Peer, address: IpAddr) -> bool {
     match peer {
         Peer::Block { cidr, except } => {
-            cidr.contains(&address) && !except.iter().any(|hole| hole.contains(&address))
+            cidr.contains(&address)
+                && !except.iter().any(|hole| hole.contains(&address))
+                && is_within_scope(world, cidr, except, address)
         }
         Peer::Pods { namespaces, pods } => pod_at(world, address).is_some_and(|(name, pod)| {
             let in_namespace = match namespaces {
@@ -180,6 +185,15 @@ fn peer_matches(world: &World, subject: &Subject, peer: &Peer, address: IpAddr) 
             .is_some_and(|lists| lists.contains(list)),
         Peer::Invalid => false,
     }
+}
+
+/// Whether a block may speak of an address that it holds: that is in no scope, or in scopes around the whole block. A
+/// block of everything speaks of everything; an exception outside of it takes nothing away.
+fn is_within_scope(world: &World, cidr: &IpNet, except: &[IpNet], address: IpAddr) -> bool {
+    let is_everything = cidr.prefix_len() == 0 && !except.iter().any(|hole| cidr.contains(hole));
+    let scopes = SCOPES.iter().chain(&world.node_scopes);
+    let mut around = scopes.filter(|scope| scope.contains(&address));
+    is_everything || around.all(|scope| scope.contains(cidr))
 }
 
 /// Items 20 to 26. A name means what the destination calls by it: the subject on ingress, the peer on egress.

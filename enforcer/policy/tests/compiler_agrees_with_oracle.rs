@@ -2,10 +2,13 @@
 
 use podgate_policy::arbitrary;
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::{compile_subject, compiled_verdict, questions_of};
-use podgate_policy::connection::{Baseline, Connection};
+use podgate_policy::compile::{
+    applies, compile_subject, compiled_verdict, isolate, isolates, questions_of,
+};
+use podgate_policy::connection::{Baseline, Connection, Verdict};
 use podgate_policy::evaluate;
-use podgate_policy::model::World;
+use podgate_policy::isolation::Isolation;
+use podgate_policy::model::{NetworkPolicy, World};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -58,6 +61,35 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// What a suspended namespace gets: denied where its policies isolate, as ever where they do not, and in no case more
+    /// than they allow.
+    #[test]
+    fn isolation_alone_never_allows_more(
+        world in arbitrary::world(),
+        baseline in arbitrary::baseline(),
+        connections in vec(arbitrary::connection(), 32),
+    ) {
+        for subject in arbitrary::subjects(&world, baseline) {
+            let policies = world.policies.iter().filter(|(name, policy)| {
+                name.namespace == subject.name.namespace && applies(policy, &subject)
+            });
+            let selecting: Vec<&NetworkPolicy> = policies.map(|(_, policy)| policy.as_ref()).collect();
+            let closed = isolate(Isolation::of_policies(selecting.iter().copied()), baseline);
+            let facts = Facts::of(&world, &questions_of([&closed.ingress, &closed.egress]));
+            for connection in &connections {
+                let verdict = compiled_verdict(&closed, &facts, connection);
+                let allowed = evaluate(&world, &subject, connection);
+                let is_isolated = selecting.iter().any(|policy| isolates(policy, connection.direction, &subject));
+                let node = world.node_addresses.contains(&connection.peer);
+                match (is_isolated, node) {
+                    (false, _) => prop_assert_eq!(verdict, allowed, "{} in {:?}", subject.name, connection),
+                    (true, false) => prop_assert_eq!(verdict, Verdict::Deny, "{} in {:?}", subject.name, connection),
+                    (true, true) => prop_assert!(verdict == Verdict::Deny || allowed == Verdict::Allow),
+                }
+            }
+        }
+    }
 
     /// The order of writes rests on this: while policies change, facts may too, and either set of rulesets is
     /// right under facts that were asked the questions of both.

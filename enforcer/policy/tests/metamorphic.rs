@@ -136,6 +136,11 @@ fn other_family(world: &World) -> World {
             (name, pod)
         })
         .collect();
+    changed.cluster_nodes = changed
+        .cluster_nodes
+        .into_iter()
+        .map(other_address)
+        .collect();
     changed.node_addresses = changed
         .node_addresses
         .into_iter()
@@ -151,7 +156,8 @@ fn other_family(world: &World) -> World {
         .into_iter()
         .map(|(name, mut service)| {
             let changed = Arc::make_mut(&mut service);
-            let external = changed.external_addresses.iter_mut();
+            let of_balancers = changed.balancer_addresses.iter_mut();
+            let external = changed.external_addresses.iter_mut().chain(of_balancers);
             for address in changed.cluster_addresses.iter_mut().chain(external) {
                 *address = other_address(*address);
             }
@@ -168,6 +174,7 @@ fn other_family(world: &World) -> World {
             (name, slice)
         })
         .collect();
+    changed.node_scopes = changed.node_scopes.into_iter().map(other_prefix).collect();
     for range in &mut changed.service_options.ranges {
         *range = other_prefix(*range);
     }
@@ -183,6 +190,12 @@ fn other_address(address: IpAddr) -> IpAddr {
 
 fn other_prefix(prefix: IpNet) -> IpNet {
     let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
+    let is_of_the_universe =
+        (0..arbitrary::ADDRESSES).any(|n| [ipv4(n), ipv6(n)].contains(&prefix.network()));
+    if prefix.prefix_len() != 0 && !is_of_the_universe {
+        // Around scopes: it holds no address of the universe in either family.
+        return prefix;
+    }
     let address = other_address(prefix.addr());
     let longest = if address.is_ipv4() { 32_u8 } else { 128 };
     // The blocks of the universe have few host bits or all of them.
@@ -329,7 +342,8 @@ proptest! {
         for (subject, connection) in arbitrary::subjects(&open, Baseline::Standard).iter()
             .flat_map(|subject| connections.iter().map(move |connection| (subject.clone(), connection)))
         {
-            let tunnel_to_node = connection.transport.is_tunnel() && world.node_addresses.contains(&connection.peer);
+            let tunnel_to_node = connection.transport.is_tunnel()
+                && (world.node_addresses.contains(&connection.peer) || world.cluster_nodes.contains(&connection.peer));
             if connection.direction == Direction::Ingress || !tunnel_to_node {
                 prop_assert_eq!(evaluate(&open, &subject, connection), Verdict::Allow);
             }

@@ -122,14 +122,14 @@ proptest! {
     #[test]
     fn the_longest_prefix_knows_every_block_at_every_boundary(peers in vec(arbitrary::block(), 0..8)) {
         let predicates: BTreeSet<Arc<Predicate>> =
-            peers.iter().filter_map(|peer| Predicate::of_peer(peer, "x")).map(Arc::new).collect();
+            peers.iter().filter_map(|peer| Predicate::of_peer(peer, "x", &BTreeSet::new())).map(Arc::new).collect();
         let partition = Partition::of(&predicates);
         let boundaries: Vec<IpNet> = partition.prefixes().keys().copied().collect();
         for address in boundaries.into_iter().flat_map(around) {
             let holding = predicates.iter().filter(|predicate| match predicate.as_ref() {
                 Predicate::Block { cidr, except } =>
                     cidr.contains(&address) && !except.iter().any(|hole| hole.contains(&address)),
-                Predicate::OwnNode | Predicate::Pods { .. } | Predicate::ClusterPods { .. } | Predicate::Listed(_) => false,
+                Predicate::OwnNode | Predicate::OtherNode | Predicate::Pods { .. } | Predicate::ClusterPods { .. } | Predicate::Listed(_) => false,
             });
             let found = partition.longest(address).map(|(_, blocks)| blocks.predicates().to_vec()).unwrap_or_default();
             prop_assert_eq!(found, holding.cloned().collect::<Vec<_>>(), "{}", address);
@@ -153,8 +153,10 @@ proptest! {
         let rulesets = compiled(&world);
         let facts = Facts::of(&world, &questions_of(both(&rulesets)));
         let signatures = facts.addresses().values().chain(facts.prefixes().values());
-        // The own node's addresses are under more rules than others, and a Service's under those of its endpoints.
-        let plain = |signature: &&Arc<Signature>| !signature.is_own_node() && signature.translation().is_none();
+        // Nodes' addresses are under more rules than others, and a Service's under those of its endpoints.
+        let plain = |signature: &&Arc<Signature>| {
+            !signature.is_own_node() && !signature.is_other_node() && signature.translation().is_none()
+        };
         for signature in signatures.filter(plain) {
             for ruleset in both(&rulesets) {
                 let (row, broad) = (ruleset.row(signature), ruleset.row(&signature.broad()));

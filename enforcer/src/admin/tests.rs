@@ -1,11 +1,16 @@
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::args::BindAddress;
+use crate::descriptors::Descriptors;
 
 async fn served(router: Router) -> SocketAddr {
     let any = BindAddress::At("127.0.0.1:0".parse().unwrap());
-    listen("a test", any, router, std::future::pending())
+    let descriptors = Descriptors::raise().unwrap();
+    listen("a test", any, router, descriptors, std::future::pending())
         .await
         .unwrap()
         .unwrap()
@@ -116,4 +121,36 @@ async fn a_scrape_counts_first_and_needs_no_answer() {
         assert_eq!(status, 200);
         assert!(body.contains(&format!("scrapes {scrape}")), "{body}");
     }
+}
+
+#[tokio::test]
+async fn readiness_names_no_more_warnings_than_somebody_reads() {
+    let warnings = (0..5000).map(|n| format!("pods ns/{n}: is odd")).collect();
+    let (_engine, condition) = watch::channel(Condition::Ready { warnings });
+    let address = served(health(condition, known(&[]))).await;
+    let (status, body) = ask(address, "/readyz").await;
+    assert_eq!(status, 200);
+    assert_eq!(body.lines().count(), 1 + NAMED + 1, "{body}");
+    assert!(body.contains("warning: and 4900 more"), "{body}");
+}
+
+#[tokio::test]
+async fn a_connection_is_one_request_and_a_header_that_never_ends_ends_it() {
+    let (_engine, condition) = watch::channel(ready());
+    let address = served(health(condition, known(&[]))).await;
+    let answer = async |request: &[u8]| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset after the answer is an end, too.
+        let ended = timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+        drop(ended.expect("the connection does not end"));
+        String::from_utf8(answer).unwrap()
+    };
+    let twice = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2);
+    let seen = answer(twice.as_bytes()).await;
+    assert_eq!(seen.matches("HTTP/1.1 200").count(), 1, "{seen}");
+    let endless = format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(1 << 20));
+    assert!(!answer(endless.as_bytes()).await.contains(" 200 "));
+    assert!(!answer(b"GET /livez HTTP/1.1\r\n").await.contains(" 200 "));
 }

@@ -1,16 +1,25 @@
 //! How the enforcer reaches the API server.
 
 use std::path::{Path, PathBuf};
+use std::task;
+use std::time::Duration;
 
-use axum::http::{HeaderValue, header};
-use kube::client::ClientBuilder;
+use axum::http::{HeaderValue, Request, Response, header};
+use futures::future::BoxFuture;
+use kube::client::{Body, ClientBuilder};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use tokio::sync::watch;
+use tower::Service;
 
 use super::traffic::Counting;
 
 /// How the enforcer names itself to the API server.
 const USER_AGENT: &str = concat!("podgate-enforcer/", env!("CARGO_PKG_VERSION"));
+
+/// How often it is looked whether the files that say how to reach the API server have changed. A watch that is refused
+/// begins anew within half a minute, so both together take less than one.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Why there is no client. None of this mends itself: an API server that is not reached is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +50,30 @@ pub enum ConnectError {
 }
 
 /// A client by `kubeconfig`, or by what kube finds: `KUBECONFIG`, `~/.kube/config`, the pod's ServiceAccount. Nothing
-/// is sent yet.
+/// is sent yet. Follows the files that this comes from: what is asked after they have changed goes by what they say then.
 ///
 /// # Errors
 /// When that says nothing that can be used.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+    connect_looking(kubeconfig, LOOK).await
+}
+
+async fn connect_looking(
+    kubeconfig: Option<&Path>,
+    look: Duration,
+) -> Result<Client, ConnectError> {
+    let kubeconfig = kubeconfig.map(Path::to_owned);
+    // Before the client, so that no change falls between the two.
+    let said = Said::now(kubeconfig.as_deref());
+    let first = client(kubeconfig.as_deref()).await?;
+    let namespace = first.default_namespace().to_owned();
+    let (current, latest) = watch::channel(first);
+    tokio::spawn(keep_current(kubeconfig, said, look, current));
+    Ok(Client::new(Latest(latest), namespace))
+}
+
+/// A client by what the files say now.
+async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path)
             .await
@@ -72,3 +100,110 @@ async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
     let file = Kubeconfig::read_from(path)?;
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await
 }
+
+/// Makes another client whenever the files say something else, until nobody uses it. While what they say cannot be used,
+/// the last one stays.
+async fn keep_current(
+    kubeconfig: Option<PathBuf>,
+    mut said: Said,
+    look: Duration,
+    current: watch::Sender<Client>,
+) {
+    loop {
+        tokio::select! {
+            () = current.closed() => return,
+            () = tokio::time::sleep(look) => {}
+        }
+        let now = Said::now(kubeconfig.as_deref());
+        if now == said {
+            continue;
+        }
+        said = now;
+        match client(kubeconfig.as_deref()).await {
+            Ok(client) => {
+                tracing::info!(
+                    "the credentials or certificates for the API server have changed; they are in use"
+                );
+                current.send_replace(client);
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the files that say how to reach the API server have changed and cannot be used; the former credentials stay"
+                );
+            }
+        }
+    }
+}
+
+/// What is in the files that say how to reach the API server. Tokens in files of their own (`tokenFile`, a
+/// ServiceAccount's) are read again by kube, within a minute.
+#[derive(PartialEq, Eq)]
+struct Said(Vec<(PathBuf, Option<Vec<u8>>)>);
+
+impl Said {
+    fn now(kubeconfig: Option<&Path>) -> Self {
+        let kubeconfigs = match kubeconfig {
+            Some(path) => vec![path.to_owned()],
+            None => found_by_kube(),
+        };
+        let mut files = kubeconfigs.clone();
+        for path in &kubeconfigs {
+            // One that cannot be read or understood names no others; that it changed is seen all the same.
+            if let Ok(read) = Kubeconfig::read_from(path) {
+                let users = read
+                    .auth_infos
+                    .into_iter()
+                    .filter_map(|user| user.auth_info);
+                let of_users = users.flat_map(|user| [user.client_certificate, user.client_key]);
+                let clusters = read.clusters.into_iter().filter_map(|of| of.cluster);
+                let of_clusters = clusters.map(|cluster| cluster.certificate_authority);
+                files.extend(of_users.chain(of_clusters).flatten().map(PathBuf::from));
+            }
+        }
+        let content = |path: PathBuf| {
+            let content = std::fs::read(&path).ok();
+            (path, content)
+        };
+        Self(files.into_iter().map(content).collect())
+    }
+}
+
+/// Where kube looks without `--kubeconfig`.
+fn found_by_kube() -> Vec<PathBuf> {
+    const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+    let mut files: Vec<PathBuf> = match std::env::var_os("KUBECONFIG") {
+        Some(list) if !list.is_empty() => std::env::split_paths(&list).collect(),
+        Some(_) | None => {
+            let home = std::env::home_dir();
+            home.map(|home| home.join(".kube/config"))
+                .into_iter()
+                .collect()
+        }
+    };
+    files.push(AUTHORITY.into());
+    files
+}
+
+/// Sends every request by the client of that moment.
+#[derive(Clone)]
+struct Latest(watch::Receiver<Client>);
+
+impl Service<Request<Body>> for Latest {
+    type Response = Response<Body>;
+    type Error = kube::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> task::Poll<Result<(), Self::Error>> {
+        task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let client = self.0.borrow().clone();
+        Box::pin(async move { client.send(request).await })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,16 +13,17 @@
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use kube::Resource;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::core::Status;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::DefaultBackoff;
-use kube::{Client, Resource};
 use podgate_policy::model::ObjectName;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::kind::{Kind, Missing, Seen};
+use super::pulse::{Pulse, Server};
 
 /// Objects in a page of a list, as client-go has it.
 const PAGE: u32 = 500;
@@ -32,6 +33,10 @@ const ANSWER: Duration = Duration::from_secs(60);
 const WATCH: u32 = 290;
 /// A watch in which nothing was said for so long is dead. Bookmarks come about every minute.
 const SILENCE: Duration = Duration::from_secs(150);
+/// A watch that said something so short a time ago is alive.
+const FRESH: Duration = Duration::from_secs(2);
+/// How often a kind acts upon what another kind hears, at most.
+const WAKES: Duration = Duration::from_secs(15);
 /// A watch that ended sooner did not work.
 const SHORT: Duration = Duration::from_secs(1);
 /// After so many attempts to go on with a watch the kind is listed anew: the server may know nothing of our version,
@@ -49,7 +54,9 @@ pub enum Said<K: Kind> {
     Object(Box<Seen<K>>),
     /// An object is gone, or has left the selection.
     Gone(ObjectName, Option<String>),
-    /// Nothing changed up to now: a watch has begun, a bookmark came, or a watch has ended as it should.
+    /// A watch has begun. What changed before that is still to come.
+    Begun,
+    /// Nothing changed up to now: a bookmark came, or a watch has ended as it should.
     Good,
     /// It is not known any more what changes, and it is tried again.
     Failed(Failure),
@@ -122,26 +129,30 @@ enum Ended {
 
 /// Follows a kind, until nobody listens. `wrap` makes one message type of several kinds.
 pub async fn follow<K: Kind, M: Send>(
-    client: Client,
+    server: impl Into<Server>,
     out: mpsc::Sender<M>,
     wrap: impl Fn(Said<K>) -> M + Send + Sync,
 ) where
     <Seen<K> as Resource>::Scope: Send + Sync,
 {
-    follow_selected(client, K::FIELDS.map(str::to_owned), out, wrap).await;
+    follow_selected(server, K::FIELDS.map(str::to_owned), out, wrap).await;
 }
 
 /// Like [`follow`], of objects that match the field selector `fields` and not the kind's own.
 pub async fn follow_selected<K: Kind, M: Send>(
-    client: Client,
+    server: impl Into<Server>,
     fields: Option<String>,
     out: mpsc::Sender<M>,
     wrap: impl Fn(Said<K>) -> M + Send + Sync,
 ) where
     <Seen<K> as Resource>::Scope: Send + Sync,
 {
+    let Server { client, pulse } = server.into();
     let mut follower = Follower {
         api: Api::all(client),
+        beats: pulse.subscribe(),
+        pulse,
+        woken: None,
         fields,
         out: &out,
         wrap: &wrap,
@@ -158,6 +169,11 @@ pub async fn follow_selected<K: Kind, M: Send>(
 
 struct Follower<'a, K: Kind, M, W> {
     api: Api<Seen<K>>,
+    /// Wakes the other kinds when this one is heard again, and this one when another is.
+    pulse: Pulse,
+    beats: watch::Receiver<()>,
+    /// When a beat was last acted upon.
+    woken: Option<Instant>,
     fields: Option<String>,
     out: &'a mpsc::Sender<M>,
     wrap: &'a W,
@@ -175,6 +191,8 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     async fn run(&mut self) -> Result<std::convert::Infallible, Unheard> {
         let mut next = Next::List;
         loop {
+            // What is heard of the server from now on is newer than what this attempt says.
+            self.beats.borrow_and_update();
             let (doing, ended) = match next {
                 Next::List => ("list", self.list().await?),
                 Next::Watch(version) => ("watch", self.watch(version).await?),
@@ -226,10 +244,22 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         Ok(())
     }
 
-    /// Not all nodes at once, and less often each time.
+    /// Not all nodes at once, and less often each time; but at once when another kind hears the server that was away.
     async fn pause(&mut self) {
         // It has no greatest number of times.
-        tokio::time::sleep(self.backoff.next().unwrap_or(ANSWER)).await;
+        let pause = tokio::time::sleep(self.backoff.next().unwrap_or(ANSWER));
+        if !matches!(self.last, Some(Failure::Unreachable(_))) || !self.may_be_woken() {
+            return pause.await;
+        }
+        tokio::select! {
+            () = pause => {}
+            Ok(()) = self.beats.changed() => self.woken = Some(Instant::now()),
+        }
+    }
+
+    /// A server that breaks one watch after the other would wake each by the next for ever.
+    fn may_be_woken(&self) -> bool {
+        self.woken.is_none_or(|woken| woken.elapsed() >= WAKES)
     }
 
     /// A watch has brought something. Until then attempts become less frequent, however well a list goes: lists of
@@ -248,6 +278,9 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 self.failures,
                 "the API server is heard again"
             );
+            self.pulse.beat();
+            // It wakes others, not this one.
+            self.beats.borrow_and_update();
         }
         self.failures = 0;
     }
@@ -307,12 +340,25 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         metrics::counter!("podgate_watch_starts_total", "kind" => K::NAME).increment(1);
         if !std::mem::replace(&mut self.barren, true) {
             self.heard();
-            self.say(Said::Good).await?;
+            self.say(Said::Begun).await?;
         }
         let began = Instant::now();
+        let mut news = began;
         let mut stream = stream.into_stream().boxed();
         loop {
-            let event = match timeout(SILENCE, stream.next()).await {
+            let event = tokio::select! {
+                event = timeout(SILENCE, stream.next()) => event,
+                // The server was away: a connection of before may be dead, and would say nothing for long.
+                Ok(()) = self.beats.changed() => {
+                    if news.elapsed() < FRESH || !self.may_be_woken() {
+                        continue;
+                    }
+                    self.woken = Some(Instant::now());
+                    tracing::debug!(kind = K::NAME, "the API server was away; the watch is begun again");
+                    return Ok(Ended::Well(Next::Watch(version)));
+                }
+            };
+            let event = match event {
                 Ok(Some(Ok(event))) => event,
                 Ok(Some(Err(error))) => {
                     let then = if matches!(error, kube::Error::ReadEvents(_)) {
@@ -366,6 +412,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 }
             };
             self.brought();
+            news = Instant::now();
             self.say(said).await?;
         }
     }

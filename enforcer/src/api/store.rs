@@ -1,12 +1,15 @@
 //! What the API server has of one kind, as far as it was said.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use podgate_policy::model::ObjectName;
 
 use super::follow::{Failure, Said};
 use super::kind::{Kind, Seen};
+
+/// A watch that works says something every minute or so.
+const SILENT: Duration = Duration::from_secs(100);
 
 /// Every object of a kind.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Store<K: Kind> {
     listing: Option<Listing>,
     synced: bool,
     failure: Option<Failure>,
+    /// Whether the server was away, and nothing has been said since that was not known.
+    is_behind: bool,
     /// When it was last heard that everything is known.
     heard: Option<Instant>,
     /// Questions that have no answer yet, and whose objects nobody has said anything newer of meanwhile.
@@ -89,6 +94,7 @@ impl<K: Kind> Default for Store<K> {
             listing: None,
             synced: false,
             failure: None,
+            is_behind: false,
             heard: None,
             asked: BTreeMap::new(),
             next: Ticket::default(),
@@ -102,9 +108,15 @@ impl<K: Kind> Store<K> {
         let is_news = match &said {
             // Half a list says nothing of what it has yet to name.
             Said::Object(_) => self.listing.is_none(),
-            Said::Listed | Said::Gone(..) | Said::Good => true,
+            Said::Listed | Said::Gone(..) | Said::Begun | Said::Good => true,
             Said::Listing | Said::Failed(_) => false,
         };
+        match &said {
+            Said::Failed(_) => self.is_behind = true,
+            Said::Object(_) if self.listing.is_some() => {}
+            Said::Object(_) | Said::Listed | Said::Gone(..) | Said::Good => self.is_behind = false,
+            Said::Listing | Said::Begun => {}
+        }
         if is_news {
             self.failure = None;
             self.heard = Some(Instant::now());
@@ -148,7 +160,7 @@ impl<K: Kind> Store<K> {
                 let gone = self.remove(&name);
                 gone.map(|_| (name, None)).into_iter().collect()
             }
-            Said::Good => Vec::new(),
+            Said::Begun | Said::Good => Vec::new(),
             Said::Failed(failure) => {
                 self.failure = Some(failure);
                 Vec::new()
@@ -200,9 +212,38 @@ impl<K: Kind> Store<K> {
         (K::NAME, self.heard.filter(|_| self.synced))
     }
 
+    /// Why what is known of the kind is older than it is at the server, if that is known; for people.
+    pub fn doubt(&self, now: Instant) -> Option<String> {
+        if !self.synced {
+            return None;
+        }
+        let age = now.saturating_duration_since(self.heard?);
+        let why = match &self.failure {
+            Some(failure) => failure.to_string(),
+            None if age > SILENT => "nothing is heard of them".to_owned(),
+            None if self.is_behind => "their watch has only begun again".to_owned(),
+            None => return None,
+        };
+        Some(format!(
+            "what is known of {} may be older than it is at the API server: {why}",
+            K::NAME
+        ))
+    }
+
     /// The object of this name.
     pub fn get(&self, name: &ObjectName) -> Option<&Stored<K::Value>> {
         self.objects.get(name)
+    }
+
+    /// The objects of a namespace, by name.
+    pub fn of_namespace<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a ObjectName, &'a K::Value)> {
+        self.objects
+            .range(ObjectName::new(namespace, "")..)
+            .take_while(move |(name, _)| name.namespace == namespace)
+            .map(|(name, stored)| (name, &stored.value))
     }
 
     /// What is wrong with objects, by name.

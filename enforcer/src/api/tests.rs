@@ -16,6 +16,7 @@ use crate::convert::Converted;
 mod broken_watches;
 mod missing_kinds;
 mod requests;
+mod woken;
 
 /// ConfigMaps, of which the field `v` is kept.
 #[derive(Debug, Clone)]
@@ -137,12 +138,43 @@ fn a_list_that_is_begun_anew_forgets_nothing_before_it_is_complete() {
 
 #[test]
 fn a_failure_is_mended_by_whatever_the_server_says_next() {
-    for mends in [seen("a", "1"), gone("a"), Said::Good, Said::Listed] {
+    for mends in [
+        seen("a", "1"),
+        gone("a"),
+        Said::Begun,
+        Said::Good,
+        Said::Listed,
+    ] {
         let mut store = Store::<Maps>::default();
         store.take(Said::Failed(Failure::Refused("forbidden".into())));
         assert!(store.failure().is_some());
         store.take(mends);
         assert_eq!(store.failure(), None);
+    }
+}
+
+#[test]
+fn after_an_outage_a_kind_is_in_doubt_until_something_is_said_that_was_not_known() {
+    for (ends, expected) in [
+        (seen("a", "1"), false),
+        (gone("a"), false),
+        (Said::Good, false),
+        (Said::Listed, false),
+        (Said::Listing, true),
+        // What changed meanwhile is still to come.
+        (Said::Begun, true),
+    ] {
+        let now = std::time::Instant::now();
+        let mut store = Store::<Maps>::default();
+        let away = || Said::Failed(Failure::Unreachable("away".into()));
+        store.take(away());
+        assert_eq!(store.doubt(now), None, "it is not synced");
+        store.take(Said::Listed);
+        assert_eq!(store.doubt(now), None);
+        store.take(away());
+        assert!(store.doubt(now).unwrap().contains("away"));
+        store.take(ends);
+        assert_eq!(store.doubt(now).is_some(), expected);
     }
 }
 

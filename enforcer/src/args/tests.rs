@@ -26,9 +26,10 @@ fn what_is_not_said_has_the_documented_default() {
                 exempt_namespaces: BTreeSet::from(["kube-system".to_owned()]),
             },
             services: ServiceOptions::default(),
-            metrics: BindAddress::At("[::]:8162".parse().unwrap()),
-            health: BindAddress::At("[::]:8163".parse().unwrap()),
+            metrics: BindAddress::At("127.0.0.1:8162".parse().unwrap()),
+            health: BindAddress::At("127.0.0.1:8163".parse().unwrap()),
             flow_table_size: None,
+            max_flows_per_pod: None,
             log_level: LevelFilter::INFO,
         }
     );

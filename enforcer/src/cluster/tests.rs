@@ -16,6 +16,7 @@ fn pod(name: &str, addresses: &[&str]) -> IdentifiedPod {
     IdentifiedPod {
         name: ObjectName::new("ns", name),
         config_hash: None,
+        node: None,
         pod: Arc::new(Pod {
             labels: [("app".to_owned(), name.to_owned())].into(),
             addresses: ips(addresses),
@@ -57,6 +58,8 @@ fn record(name: &str, slot: u32, addresses: &[&str]) -> Record {
         pod_ifindex: Ifindex(2),
         host_ifindex: Ifindex(9),
         host_mac: None,
+        pod_mac: None,
+        broadcasts: Vec::new(),
         addresses: ips(addresses),
         baseline: record::Baseline::Allow,
         hook: Hook::Clsact,
@@ -236,7 +239,10 @@ fn link_local_addresses_name_nobody() {
 fn an_address_of_an_attachment_is_none_of_the_nodes() {
     let mut cluster = Cluster::default();
     cluster.set_source(source([pod("here", &[])]));
-    cluster.set_node_addresses(BTreeSet::from([ip("10.0.0.1"), ip("192.0.2.1")]));
+    cluster.set_node_addresses(Addresses {
+        own: BTreeSet::from([ip("10.0.0.1"), ip("192.0.2.1")]),
+        ..Addresses::default()
+    });
     cluster.set_attachments(vec![record("here", 1, &["10.0.0.1"])]);
     assert_eq!(cluster.view().world.node_addresses, ips(&["192.0.2.1"]));
 }
@@ -247,4 +253,52 @@ fn the_baseline_is_the_attachments_own() {
     strict.baseline = record::Baseline::Deny;
     let view = view([pod("here", &[])], vec![strict]);
     assert_eq!(view.subjects[&Slot(1)].baseline, Baseline::Strict);
+}
+
+#[test]
+fn pods_of_this_node_without_an_attachment_are_found() {
+    let here = |name: &str, change: fn(&mut IdentifiedPod)| {
+        let mut pod = pod(name, &["10.0.0.9"]);
+        pod.node = Some("here".into());
+        change(&mut pod);
+        pod
+    };
+    let objects = Objects {
+        pods: [
+            here("open", |_| {}),
+            here("attached", |_| {}),
+            here("elsewhere", |pod| pod.node = Some("there".into())),
+            here("unscheduled", |pod| pod.node = None),
+            here("host", |pod| {
+                Arc::make_mut(&mut pod.pod).host_network = true
+            }),
+            here("finished", |pod| {
+                Arc::make_mut(&mut pod.pod).finished = true
+            }),
+            here("pending", |pod| {
+                Arc::make_mut(&mut pod.pod).addresses.clear()
+            }),
+            // Another pod of the name of an attachment's.
+            here("namesake", |pod| {
+                Arc::make_mut(&mut pod.pod).uid = Some(PodUid("another".into()));
+            }),
+        ]
+        .map(|pod| (pod.name.clone(), Arc::new(pod)))
+        .into_iter()
+        .collect(),
+        ..Objects::default()
+    };
+    let mut cluster = Cluster::default();
+    cluster.set_source(objects);
+    let found = |cluster: &Cluster| {
+        let names = cluster.without_attachment();
+        names.map(|of| of.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&cluster), [""; 0], "the node has no name yet");
+    cluster.set_node("here".into(), ServiceOptions::default());
+    assert_eq!(found(&cluster), ["attached", "namesake", "open"]);
+    let attached = ["attached", "namesake"].into_iter().zip(1..);
+    let records = attached.map(|(name, slot)| record(name, slot, &["10.0.0.1"]));
+    cluster.set_attachments(records.collect());
+    assert_eq!(found(&cluster), ["namesake", "open"]);
 }

@@ -17,6 +17,8 @@ pub struct IdentifiedPod {
     /// For the mirror of a static pod, the UID under which the kubelet hands it to the runtime: the annotation
     /// `kubernetes.io/config.hash`. The mirror's own UID is another one.
     pub config_hash: Option<String>,
+    /// The node that it is on.
+    pub node: Option<Arc<str>>,
     /// What policies see of it. Its addresses are those of `status`.
     pub pod: Arc<Pod>,
 }
@@ -65,6 +67,7 @@ pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
     complaints.beside(IdentifiedPod {
         name,
         config_hash: config_hash(&object.metadata),
+        node: spec.and_then(|s| s.node_name.as_deref()).map(Arc::from),
         pod: Arc::new(pod),
     })
 }

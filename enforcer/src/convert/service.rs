@@ -53,11 +53,11 @@ fn read(object: &v1::Service, spec: &v1::ServiceSpec, complaints: &mut Complaint
     let path = FieldPath::of("spec");
     let mut cluster = listed(&path.key("clusterIPs"), spec.cluster_ips.as_deref());
     cluster.extend(spec.cluster_ip.iter().map(|ip| (path.key("clusterIP"), ip)));
-    let mut external = listed(&path.key("externalIPs"), spec.external_ips.as_deref());
-    external.extend(balancers(object));
+    let external = listed(&path.key("externalIPs"), spec.external_ips.as_deref());
     Service {
         cluster_addresses: addresses_of(cluster, complaints),
         external_addresses: addresses_of(external, complaints),
+        balancer_addresses: addresses_of(balancers(object), complaints),
         ports: ports(spec.ports.as_deref(), &path.key("ports"), complaints),
         internal_traffic: match spec.internal_traffic_policy.as_deref() {
             None | Some("Cluster") => TrafficPolicy::Cluster,

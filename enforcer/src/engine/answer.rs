@@ -36,6 +36,8 @@ pub(super) enum Inquiry {
     None,
     /// It was, and has not answered.
     Open,
+    /// It has said more than is known; once that is known, it is asked again.
+    Behind,
     /// It has said what it knows, or cannot be asked at all.
     Done,
     /// It could not find out; why, for people.
@@ -45,7 +47,9 @@ pub(super) enum Inquiry {
 impl From<Answer> for Inquiry {
     fn from(answer: Answer) -> Self {
         match answer {
-            Answer::Known | Answer::NoSuchPod | Answer::Isolation(_) => Self::Done,
+            Answer::Known | Answer::Current | Answer::NoSuchPod | Answer::Isolation(_) => {
+                Self::Done
+            }
             Answer::Failed(why) => Self::Failed(why),
         }
     }
@@ -76,7 +80,7 @@ impl Progress<'_> {
             Self::InForce => Some(Reply::InForce),
             Self::NotKnown if more_to_come => None,
             Self::NotKnown => match inquiry {
-                Inquiry::None | Inquiry::Open => None,
+                Inquiry::None | Inquiry::Open | Inquiry::Behind => None,
                 Inquiry::Done => Some(Reply::Unknown),
                 Inquiry::Failed(why) => Some(Reply::Failed(why.clone())),
             },
@@ -145,6 +149,7 @@ mod tests {
             (Inquiry::Open, None),
             (Answer::NoSuchPod.into(), Some(Reply::Unknown)),
             (Answer::Known.into(), Some(Reply::Unknown)),
+            (Answer::Current.into(), Some(Reply::Unknown)),
             (away.into(), Some(Reply::Failed("away".into()))),
         ] {
             let reply = Progress::NotKnown.reply(&identity, &inquiry, None, false);

@@ -6,21 +6,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use podgate_datapath::Paths;
 use podgate_datapath::attach::{self, Standing};
+use podgate_datapath::isolated::Isolated;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{self, Reader, Record, Slot};
 use podgate_datapath::sweep::{self, Swept};
 use podgate_datapath::tables::TableSet;
 
-use super::build::{copy_flows, take_over};
+use super::build::{copy_flows, follow_master, take_over};
 use super::directory::Directory;
 use super::inbox::Links;
 use super::settle::take_lock;
 use super::{Engine, Waiting};
 use crate::cluster::Cluster;
+use crate::selections::as_record_has_it;
 
 /// When interfaces are looked after again that could not be.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
@@ -48,7 +50,10 @@ impl Engine {
         // Those that are gone stay, until the planner has been told.
         for slot in &new {
             self.in_force.remove(&slot.0);
+            self.held.remove(slot);
         }
+        self.open.retain(|slot, _| standing.contains(slot));
+        self.held.retain(|slot, _| standing.contains(slot));
         let records: Vec<Record> = self
             .cluster
             .records()
@@ -57,7 +62,8 @@ impl Engine {
             .collect();
         for record in &records {
             self.compare_baseline(record);
-            if let Err(error) = finish_record(&self.built.set, record) {
+            let isolated = self.isolated(record);
+            if let Err(error) = finish_record(&self.built.set, record, isolated) {
                 let error = format!("{error:#}");
                 tracing::warn!(attachment = %record.identity, error, "it has no record, and drops everything");
             }
@@ -76,6 +82,12 @@ impl Engine {
         self.shadowed
             .retain(|slot, _| standing.contains(slot) && !new.contains(slot));
         Ok(())
+    }
+
+    /// The directions in which an attachment waits for its policy.
+    fn isolated(&self, record: &Record) -> Isolated {
+        let selections = self.compiled.selections();
+        as_record_has_it(selections.isolation_of_new(record, &self.cluster))
     }
 
     /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
@@ -101,7 +113,7 @@ impl Engine {
             }
             let replaced_by = records.iter().find(|new| new.identity == known.identity);
             if let Some(new) = replaced_by {
-                replace(set, known, new, lock)?;
+                replace(set, known, new, self.isolated(new), lock)?;
                 continue;
             }
             tracing::warn!(attachment = %known.identity, "its file is gone, and it is not detached: it stays in force");
@@ -180,6 +192,7 @@ impl Engine {
 
     fn look_after(&mut self, record: &Record, lock: &Lock) {
         let slot = record.slot;
+        follow_master(&self.built.set, record);
         let mut standing = attach::standing(record);
         let is_gone = matches!(standing, Ok(Standing::Gone { .. }));
         if is_gone || self.built.unswapped.contains_key(&slot) {
@@ -235,9 +248,15 @@ fn restore_mark(record: &Record, lock: &Lock) {
 
 /// Ends a repeated ADD that was killed before it had replaced what stood. Filters that cannot be replaced drop
 /// everything.
-fn replace(set: &TableSet, old: &Record, new: &Record, lock: &Lock) -> Result<()> {
+fn replace(
+    set: &TableSet,
+    old: &Record,
+    new: &Record,
+    isolated: Isolated,
+    lock: &Lock,
+) -> Result<()> {
     tracing::warn!(attachment = %new.identity, "an ADD that was to replace it did not come to its end: it is finished");
-    finish_record(set, new)?;
+    finish_record(set, new, isolated)?;
     let taken_over = take_over(set, new, lock);
     set.clear_attachment(old.slot)?;
     if let Err(error) = taken_over {
@@ -251,9 +270,10 @@ fn replace(set: &TableSet, old: &Record, new: &Record, lock: &Lock) -> Result<()
 }
 
 /// Writes the record of an attachment whose ADD was killed before it came to that. No filter names it then.
-fn finish_record(set: &TableSet, record: &Record) -> Result<()> {
+fn finish_record(set: &TableSet, record: &Record, isolated: Isolated) -> Result<()> {
     if set.read_attachment(record.slot)?.origin().birth() != record.birth.0 {
-        set.write_attachment(record)?;
+        set.write_waiting_attachment(record, isolated)?;
+        follow_master(set, record);
     }
     Ok(())
 }
@@ -264,6 +284,27 @@ pub(super) struct Files {
     pub(super) records: Vec<Record>,
     /// Files that cannot be read, and why.
     pub(super) unreadable: Vec<String>,
+}
+
+/// Binds the attachments that a podgate of before made to the hardware addresses that their pods have now.
+pub(super) fn bind_hardware(paths: &Paths, records: &mut [Record], lock: &Lock) {
+    for record in records {
+        match sweep::bind_hardware(paths, record, lock) {
+            Ok(None) => {}
+            Ok(Some(bound)) => {
+                tracing::info!(attachment = %record.identity, mac = ?bound.pod_mac, "bound an older attachment to its hardware address");
+                *record = bound;
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(
+                    attachment = %record.identity,
+                    error = format!("{error:#}"),
+                    "an older attachment is bound to no hardware address until its pod is made anew",
+                );
+            }
+        }
+    }
 }
 
 /// Every attachment. While a file cannot be read, nothing is taken for gone: its filters may still stand.
@@ -357,6 +398,8 @@ mod tests {
                 pod_ifindex: Ifindex(2),
                 host_ifindex: Ifindex(7),
                 host_mac: None,
+                pod_mac: None,
+                broadcasts: Vec::new(),
                 addresses: Vec::new(),
                 baseline: Baseline::Allow,
                 hook: Hook::Clsact,

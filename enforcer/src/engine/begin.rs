@@ -8,11 +8,12 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use podgate_abi::{Direction, PolicyWord, Ruleset};
+use podgate_abi::{Direction, PolicyWord};
 use podgate_datapath::Paths;
 use podgate_datapath::record::{self, Identity, PodName};
 use podgate_datapath::tables::TableSet;
 use podgate_handoff::Reply;
+use podgate_policy::isolation::Isolation;
 use tokio::sync::watch;
 
 use super::answer::Inquiry;
@@ -20,7 +21,7 @@ use super::inbox::Inbox;
 use super::settle::take_lock;
 use super::{Beginning, Engine, Event, Waiting, answer, identity};
 use crate::admin::Condition;
-use crate::source::{Answer, Isolation, Objects, Question};
+use crate::source::{Answer, Objects, Question};
 
 /// How often is looked who still waits.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,6 +47,7 @@ impl Engine {
         judge_again(&beginning.paths);
         let mut early: Vec<Early> = Vec::new();
         let mut reasons = Vec::new();
+        let mut doubt = None;
         loop {
             let inbox = Inbox::gather(events, LOOK);
             if inbox.stop {
@@ -60,6 +62,9 @@ impl Engine {
             }
             for reply in inbox.dels {
                 answer(reply, Reply::Done);
+            }
+            if let Some(new) = inbox.doubt {
+                doubt = new;
             }
             if let Some(new) = inbox.not_synced {
                 reasons = new;
@@ -88,6 +93,7 @@ impl Engine {
             }
             let mut engine = Self::start(beginning, source, update.wrong, condition)?;
             tracing::info!("the first table set is in force");
+            engine.take_doubt(doubt);
             for reply in inbox.statuses {
                 answer(reply, engine.status());
             }
@@ -175,7 +181,7 @@ fn take_answer(waiting: Vec<Early>, pod: &PodName, what: &Answer, paths: &Paths)
             Answer::NoSuchPod => Some(Reply::Unknown),
             Answer::Failed(why) => Some(Reply::Failed(why.clone())),
             // An answer to another question.
-            Answer::Known => None,
+            Answer::Known | Answer::Current => None,
         };
         match reply {
             Some(reply) => {
@@ -188,12 +194,11 @@ fn take_answer(waiting: Vec<Early>, pod: &PodName, what: &Answer, paths: &Paths)
     others
 }
 
-/// Denies everything in the directions in which the pod is isolated. None: what is allowed there is to come.
+/// Denies everything in the directions in which the pod is isolated, and lets it have its baseline in the others, in which
+/// it may have waited closed. None: what is allowed is to come.
 fn isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> Option<Reply> {
-    if isolation == Isolation::default() {
-        return Some(Reply::InForce);
-    }
     match try_to_isolate(paths, identity, isolation) {
+        Ok(()) if isolation == Isolation::NONE => Some(Reply::InForce),
         Ok(()) => {
             tracing::info!(attachment = %identity, ?isolation, "isolated a pod before the source is synced");
             None
@@ -206,19 +211,23 @@ fn try_to_isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> R
     let _lock = take_lock(paths)?;
     let record = record::read(paths, identity)?.context("it has no file any more")?;
     let set = TableSet::open_current(paths)?.context("find the current table set")?;
-    let stands = set.read_attachment(record.slot)?;
-    anyhow::ensure!(
-        stands.origin().birth() == record.birth.0,
-        "its slot is another attachment's"
-    );
-    for (direction, isolated) in [
+    for (side, isolated) in [
         (Direction::ToPod, isolation.ingress),
         (Direction::FromPod, isolation.egress),
     ] {
-        let before = set.read_word(record.slot, direction)?.ruleset();
-        if isolated && before == Ruleset::ALLOW_ALL {
-            let word = PolicyWord::new(Ruleset::DENY_ALL, set.draw_generation()?.0);
-            set.store_word(record.slot, direction, word)?;
+        if isolated {
+            set.deny(&record, side)?;
+            continue;
+        }
+        let stands = set.read_attachment(record.slot)?;
+        anyhow::ensure!(
+            stands.origin().birth() == record.birth.0,
+            "its slot is another attachment's"
+        );
+        let baseline = record.baseline.ruleset();
+        if set.read_word(record.slot, side)?.ruleset() != baseline {
+            let word = PolicyWord::new(baseline, set.draw_generation()?.0);
+            set.store_word(record.slot, side, word)?;
         }
     }
     Ok(())

@@ -10,16 +10,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use podgate_abi::{Direction, PolicyWord, Ruleset};
+use podgate_abi::Direction;
 use podgate_datapath::flows::Copied;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
-use podgate_datapath::{Paths, Sizes, SkbLayout, sweep};
+use podgate_datapath::{Paths, Sizes, SkbLayout, attach, sweep};
 use podgate_policy::model::World;
 
 use super::execute::write;
-use crate::plan::{Capacities, Plan, PlanError, Planner, Rulesets, Table, Write};
+use crate::plan::{Capacities, Occupancy, Plan, PlanError, Planner, Rulesets, Table, Write};
 
 /// Generations further ahead than this are behind: the counter goes round.
 const SANE: u32 = 1 << 31;
@@ -49,9 +49,14 @@ pub(super) struct Plans<'a> {
 /// Builds a table set, and puts it in force. When it fails, the one before stays current and in force.
 pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -> Result<Built> {
     let (planner, writes, sizes) = fit(sizes, from)?;
-    sizes
-        .write(paths)
-        .context("tell the plugin the sizes of tables")?;
+    if let Err(error) = sizes.write(paths) {
+        // A plugin reads them only where it finds no table set.
+        let error = anyhow::Error::from(error);
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the sizes of tables cannot be written for the plugin; it would begin with those of before"
+        );
+    }
     if let Some(current) = TableSet::with_foreign_flows(paths)? {
         tracing::warn!(
             %current,
@@ -69,9 +74,9 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
     let set = TableSet::create(paths, lock, &sizes).context("make a new table set")?;
     for record in from.records {
         set.write_attachment(record)?;
+        follow_master(&set, record);
     }
     outgrow(&set, from.records)?;
-    keep_policed(paths, &set, from)?;
     for one in &writes {
         write(one, &set, lock).context("fill the new table set")?;
     }
@@ -112,6 +117,19 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
     })
 }
 
+/// Tells a table set what the host end of an attachment is a port of. While it does not know, neighbor discovery of the
+/// pod has the pod's own link only.
+pub(super) fn follow_master(set: &TableSet, record: &Record) {
+    if let Err(error) = attach::follow_master(set, record) {
+        let error = anyhow::Error::from(error);
+        tracing::warn!(
+            attachment = %record.identity,
+            error = format!("{error:#}"),
+            "which bridge the attachment is a port of could not be read or written; it is tried again",
+        );
+    }
+}
+
 /// Makes the filters of an attachment run this set's programs: those that stand by a swap, those that are missing
 /// anew.
 pub(super) fn take_over(set: &TableSet, record: &Record, lock: &Lock) -> Result<()> {
@@ -141,68 +159,25 @@ fn outgrow(set: &TableSet, records: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// An attachment whose pod the source does not know has its baseline; but where a policy judged it before this start,
-/// it is denied: what that policy allowed is not known any more, and doubt is not resolved to allow. Where the set before
-/// cannot be read, another podgate's for one, that may be any of them.
-fn keep_policed(paths: &Paths, set: &TableSet, from: Plans<'_>) -> Result<()> {
-    let before = match TableSet::open_current(paths) {
-        Ok(Some(before)) => Some(before),
-        Ok(None) => return Ok(()),
-        Err(error) => {
-            let error = anyhow::Error::from(error);
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "attachments of pods that the source does not know are denied everything"
-            );
-            None
-        }
-    };
-    let is_unknown = |record: &&Record| !from.rulesets.contains_key(&record.slot.0);
-    for record in from.records.iter().filter(is_unknown) {
-        if let Some(before) = &before {
-            let born = before
-                .read_attachment(record.slot)
-                .map(|stands| stands.origin().birth());
-            if !matches!(born, Ok(birth) if birth == record.birth.0) {
-                continue;
-            }
-        }
-        for direction in Direction::BOTH {
-            let was_policed = match &before {
-                Some(before) => {
-                    before.read_word(record.slot, direction)?.ruleset() != Ruleset::ALLOW_ALL
-                }
-                None => true,
-            };
-            if was_policed {
-                let word = PolicyWord::new(Ruleset::DENY_ALL, set.draw_generation()?.0);
-                set.store_word(record.slot, direction, word)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A planner and all writes that fill an empty set, in tables that have room for twice that.
+/// A planner and all writes that fill an empty set, in tables that have room for twice that, as far as they grow. It is
+/// planned once, in tables as large as they can be.
 fn fit(mut sizes: Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>, Sizes)> {
     let highest = from.records.iter().map(|record| record.slot.0).max();
     sizes.attachments = sizes.attachments.max(highest.unwrap_or(0) + 1);
-    loop {
-        match plan_everything(&sizes, from) {
-            Ok((planner, writes)) => {
-                let mut roomy = true;
-                for of in planner.occupancy() {
-                    let tight = u64::from(of.used) * 2 > u64::from(of.capacity);
-                    roomy &= !(tight && grow(&mut sizes, of.table));
-                }
-                if roomy {
-                    return Ok((planner, writes, sizes));
-                }
-            }
-            Err(PlanError::Full { table, .. }) if grow(&mut sizes, table) => {}
-            Err(error) => bail!(error),
-        }
+    let mut largest = sizes;
+    for table in Table::ALL {
+        while grow(&mut largest, table) {}
     }
+    let (mut planner, writes) = plan_everything(&largest, from)?;
+    for of in planner.occupancy() {
+        let is_tight = |sizes: &mut Sizes| {
+            size_of(sizes, of.table)
+                .is_some_and(|(size, _)| u64::from(of.used) * 2 > (*size).into())
+        };
+        while is_tight(&mut sizes) && grow(&mut sizes, of.table) {}
+    }
+    planner.limit_to(capacities(&sizes));
+    Ok((planner, writes, sizes))
 }
 
 fn plan_everything(sizes: &Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>), PlanError> {
@@ -232,14 +207,8 @@ fn capacities(sizes: &Sizes) -> Capacities {
 
 /// Doubles a table; whether it could.
 pub(super) fn grow(sizes: &mut Sizes, table: Table) -> bool {
-    let (size, most) = match table {
-        Table::Rulesets => (&mut sizes.rulesets, 1 << 14),
-        Table::Rows => (&mut sizes.rows, 1 << 24),
-        Table::Peers => (&mut sizes.peers, 1 << 22),
-        Table::Prefixes => (&mut sizes.prefixes, 1 << 20),
-        Table::PortSets => (&mut sizes.portsets, 1 << 16),
-        Table::Chunks => (&mut sizes.chunks, 1 << 16),
-        Table::Classes => return false,
+    let Some((size, most)) = size_of(sizes, table) else {
+        return false;
     };
     let larger = size.saturating_mul(2).min(most);
     let grows = larger > *size;
@@ -247,6 +216,29 @@ pub(super) fn grow(sizes: &mut Sizes, table: Table) -> bool {
         *size = larger;
     }
     grows
+}
+
+/// Whether a table has grown beyond what was asked for and is not filled to a quarter any more.
+pub(super) fn is_too_large(asked: &Sizes, now: &Sizes, occupancy: &[Occupancy]) -> bool {
+    let (mut asked, mut now) = (*asked, *now);
+    occupancy.iter().any(|of| {
+        let sizes = size_of(&mut asked, of.table).zip(size_of(&mut now, of.table));
+        sizes.is_some_and(|((asked, _), (now, _))| *now > *asked && of.used < *now / 4)
+    })
+}
+
+/// The size of a table, and its limit; none if it has no size of its own.
+fn size_of(sizes: &mut Sizes, table: Table) -> Option<(&mut u32, u32)> {
+    Some(match table {
+        Table::Rulesets => (&mut sizes.rulesets, 1 << 14),
+        // A table of 2^18 takes 50 MB, and the one that it replaces is still there.
+        Table::Rows => (&mut sizes.rows, 1 << 18),
+        Table::Peers => (&mut sizes.peers, 1 << 22),
+        Table::Prefixes => (&mut sizes.prefixes, 1 << 20),
+        Table::PortSets => (&mut sizes.portsets, 1 << 16),
+        Table::Chunks => (&mut sizes.chunks, 1 << 16),
+        Table::Classes => return None,
+    })
 }
 
 /// Copies the flows of sets whose tables of flows have another size: all, or those of one attachment that came over
@@ -367,6 +359,28 @@ mod tests {
             .into_iter()
             .find(|of| of.table == Table::Peers);
         assert_eq!(peers.unwrap().used, 300);
+    }
+
+    #[test]
+    fn a_table_is_too_large_when_it_has_grown_and_is_not_filled_to_a_quarter() {
+        let asked = Sizes::default();
+        let grown = Sizes {
+            rows: asked.rows * 2,
+            ..asked
+        };
+        let rows = |used, capacity| Occupancy {
+            table: Table::Rows,
+            used,
+            capacity,
+        };
+        assert!(!is_too_large(&asked, &asked, &[rows(0, asked.rows)]));
+        let quarter = grown.rows / 4;
+        assert!(is_too_large(
+            &asked,
+            &grown,
+            &[rows(quarter - 1, grown.rows)]
+        ));
+        assert!(!is_too_large(&asked, &grown, &[rows(quarter, grown.rows)]));
     }
 
     #[test]

@@ -25,12 +25,14 @@ impl FactsChange {
             && old.services == new.services
             && old.endpoint_slices == new.endpoint_slices
             && old.node_addresses == new.node_addresses
+            && old.cluster_nodes == new.cluster_nodes
             && old.listed == new.listed
             && same_node;
         if same {
             return Self::None;
         }
         let kept = same_node
+            && old.cluster_nodes == new.cluster_nodes
             && is_part(&new.pods, &old.pods)
             && is_part(&new.namespaces, &old.namespaces)
             && is_part(&new.listed, &old.listed)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use podgate_abi::{Class, PolicyWord, PrefixKey, PrefixWord};
+use podgate_abi::{Class, Direction, PolicyWord, PrefixKey, PrefixWord, Ruleset};
 use podgate_datapath::Failed;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::owed::Owed;
@@ -25,6 +25,8 @@ pub(super) struct Execution {
 struct Overtaken {
     addresses: BTreeSet<IpAddr>,
     slots: BTreeSet<Slot>,
+    /// Directions that were open, and are denied until there is another plan.
+    denied: BTreeSet<(Slot, Direction)>,
 }
 
 impl Execution {
@@ -59,6 +61,11 @@ impl Execution {
         }
     }
 
+    /// This attachment is denied in a direction that was open: it stays so, also where the plan would open it.
+    pub(super) fn deny(&mut self, slot: Slot, direction: Direction) {
+        self.overtaken.denied.insert((slot, direction));
+    }
+
     /// The slots that a new attachment has.
     pub(super) fn overtaken_slots(&self) -> impl Iterator<Item = Slot> {
         self.overtaken.slots.iter().copied()
@@ -77,9 +84,16 @@ impl Overtaken {
             Write::Peer { address, .. } | Write::RemovePeer { address } => {
                 self.addresses.contains(&IpAddr::from(*address))
             }
-            Write::Flip { slot, .. } | Write::Renew { slot, .. } => {
+            Write::Flip {
+                slot,
+                direction,
+                ruleset,
+            } => {
+                let opens = *ruleset == Ruleset::ALLOW_ALL;
                 self.slots.contains(&Slot(*slot))
+                    || opens && self.denied.contains(&(Slot(*slot), *direction))
             }
+            Write::Renew { slot, .. } => self.slots.contains(&Slot(*slot)),
             Write::Chunk { .. }
             | Write::PortSet { .. }
             | Write::DefaultRow { .. }
@@ -139,7 +153,7 @@ fn in_own_family(key: PrefixKey) -> (IpAddr, u8) {
 
 #[cfg(test)]
 mod tests {
-    use podgate_abi::{Address, Direction, RowKey};
+    use podgate_abi::{Address, RowKey};
 
     use super::*;
 
@@ -148,6 +162,12 @@ mod tests {
         let overtaken = Overtaken {
             addresses: [IpAddr::from([10, 0, 0, 1])].into(),
             slots: [Slot(7)].into(),
+            denied: [(Slot(8), Direction::FromPod)].into(),
+        };
+        let flip = |slot, direction, ruleset| Write::Flip {
+            slot,
+            direction,
+            ruleset,
         };
         let address = |last| Address::from(IpAddr::from([10, 0, 0, last]));
         let direction = Direction::ToPod;
@@ -164,6 +184,10 @@ mod tests {
                 },
                 false,
             ),
+            (flip(7, Direction::ToPod, Ruleset::FIRST), true),
+            (flip(8, Direction::FromPod, Ruleset::ALLOW_ALL), true),
+            (flip(8, Direction::ToPod, Ruleset::ALLOW_ALL), false),
+            (flip(8, Direction::FromPod, Ruleset::FIRST), false),
             (Write::Renew { slot: 7, direction }, true),
             (Write::Renew { slot: 8, direction }, false),
             (Write::RemoveRow { key: RowKey(7) }, false),

@@ -1,7 +1,6 @@
 //! What has come since the engine last looked: all of it at once, so that what matters most goes first.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use podgate_handoff::{AttachmentId, Reply, Request};
 use tokio::sync::oneshot;
 
 use crate::guard::Guard;
-use crate::node::Noticed;
+use crate::node::{Addresses, Noticed};
 use crate::socket::Handoff;
 use crate::source::{Answer, Update};
 
@@ -26,6 +25,8 @@ pub enum Event {
     NotSynced(Vec<String>),
     /// The source answers a question about a pod.
     Answer(PodName, Answer),
+    /// Why what the source knows is older than it is where it comes from; none: it is not known to be.
+    Doubt(Option<String>),
     /// The node's kernel said something.
     Node(Noticed),
     /// The grace period that was begun last is over.
@@ -91,8 +92,10 @@ pub(super) struct Inbox {
     pub(super) not_synced: Option<Vec<String>>,
     /// Answers of the source, given after what it said.
     pub(super) answers: Vec<(PodName, Answer)>,
+    /// The last that was said of whether the source knows what it should.
+    pub(super) doubt: Option<Option<String>>,
     /// The newest addresses of the node.
-    pub(super) node_addresses: Option<BTreeSet<IpAddr>>,
+    pub(super) node_addresses: Option<Addresses>,
     /// What is wrong with the guard, if that is something else now.
     pub(super) guard: Option<Guard>,
     /// Where interfaces went away or filters changed.
@@ -137,11 +140,14 @@ impl Inbox {
                 known.wrong = update.wrong;
             }
             Event::Answer(pod, answer) => self.answers.push((pod, answer)),
+            Event::Doubt(doubt) => self.doubt = Some(doubt),
             Event::NotSynced(reasons) => self.not_synced = Some(reasons),
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
-            Event::Node(Noticed::LinkGone(interface) | Noticed::FiltersChanged(interface)) => {
-                self.links.add(interface);
-            }
+            Event::Node(
+                Noticed::LinkGone(interface)
+                | Noticed::MasterChanged(interface)
+                | Noticed::FiltersChanged(interface),
+            ) => self.links.add(interface),
             Event::Node(Noticed::Guard(guard)) => self.guard = Some(guard),
             Event::Node(Noticed::LinkChanged(interface)) => {
                 self.changed_links.insert(interface);
@@ -157,6 +163,7 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::sync::mpsc::channel;
 
     use super::*;
@@ -192,7 +199,10 @@ mod tests {
     #[test]
     fn everything_that_is_there_is_taken_at_once_and_changes_of_the_source_stay_in_order() {
         let (out, events) = channel();
-        let address = IpAddr::from([192, 0, 2, 1]);
+        let addresses = Addresses {
+            own: [IpAddr::from([192, 0, 2, 1])].into(),
+            ..Addresses::default()
+        };
         let update = |name: &str, error: &str| Update {
             changes: vec![Change::Namespace(name.to_owned(), None)],
             wrong: Wrong {
@@ -204,7 +214,7 @@ mod tests {
             Event::Source(update("a", "mended")),
             handoff(Request::Add(id("c1"))),
             Event::Source(update("b", "new")),
-            Event::Node(Noticed::Addresses([address].into())),
+            Event::Node(Noticed::Addresses(addresses.clone())),
             Event::Node(Noticed::LinkGone(Ifindex(7))),
             handoff(Request::Del(id("c0"))),
             handoff(Request::Add(id("c2"))),
@@ -220,7 +230,7 @@ mod tests {
         let gone = |name: &str| Change::Namespace(name.to_owned(), None);
         assert_eq!(source.changes, [gone("a"), gone("b")]);
         assert_eq!(source.wrong.errors, ["new"]);
-        assert_eq!(inbox.node_addresses, Some([address].into()));
+        assert_eq!(inbox.node_addresses, Some(addresses));
         assert_eq!(inbox.links, Links::Some([Ifindex(7)].into()));
         assert!(!inbox.stop);
     }

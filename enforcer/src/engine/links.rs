@@ -241,6 +241,8 @@ mod tests {
             pod_ifindex: Ifindex(2),
             host_ifindex: Ifindex(7),
             host_mac: Some([2, 0, 0, 0, 0, 7]),
+            pod_mac: None,
+            broadcasts: Vec::new(),
             addresses: Vec::new(),
             baseline: Baseline::Allow,
             hook: Hook::Clsact,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction, Reason};
 use podgate_datapath::guard::{self, Family};
+use podgate_datapath::record::Slot;
 
 use super::Engine;
 use crate::admin::Condition;
@@ -36,7 +37,7 @@ impl Counted {
 }
 
 /// Every reason with its name in metrics.
-const REASONS: [(Reason, &str); 24] = [
+const REASONS: &[(Reason, &str)] = &[
     (Reason::Established, "established"),
     (Reason::Allowed, "allowed"),
     (Reason::Unpoliced, "unpoliced"),
@@ -61,6 +62,9 @@ const REASONS: [(Reason, &str); 24] = [
     (Reason::Torn, "torn"),
     (Reason::AmbiguousHeaders, "ambiguous_headers"),
     (Reason::OffloadMetadata, "offload_metadata"),
+    (Reason::NotForPod, "not_for_pod"),
+    (Reason::ForeignHardwareAddress, "foreign_hardware_address"),
+    (Reason::TooManyReports, "too_many_reports"),
 ];
 
 impl Engine {
@@ -97,11 +101,31 @@ impl Engine {
                 "checksums that a pod with CAP_NET_RAW asks for are not looked at, and can change the ports of what it sends: {error}"
             ));
         }
+        for (namespace, why) in self.compiled.suspended() {
+            warnings.push(format!(
+                "namespace {namespace} is suspended: {why}; its pods on this node are denied in the directions that its \
+                 policies isolate, until these policies, or those of others, ask for less"
+            ));
+        }
         warnings.extend(self.links.reports().iter().cloned());
         warnings.extend(self.guard.unsupported.iter().cloned());
+        warnings.extend(self.unattached.warning());
+        warnings.extend(self.crowded.warnings());
+        let doubt = self.doubt.as_deref();
+        warnings
+            .extend(doubt.map(|why| format!("the API server is asked for each new pod: {why}")));
         let mut reasons = errors;
         reasons.extend(self.guard.failed.iter().cloned());
         reasons.extend(self.unreadable.iter().cloned());
+        reasons.extend(self.isolated_file.trouble.iter().cloned());
+        for (slot, why) in &self.open {
+            let record = self.cluster.records().find(|record| record.slot == *slot);
+            let identity = record.map(|record| record.identity.to_string());
+            reasons.push(format!(
+                "attachment {} cannot be isolated while its policy is not in force: {why}",
+                identity.unwrap_or_default()
+            ));
+        }
         if let Some(trouble) = &self.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
         }
@@ -135,7 +159,11 @@ impl Engine {
 
     /// Says how things are to whoever asks for health, and sets the gauges.
     pub(super) fn publish(&mut self) {
+        self.look_at_flows();
         let others = self.with_another_baseline();
+        let cluster = &self.cluster;
+        self.unattached
+            .look(Instant::now(), || cluster.without_attachment());
         let now = self.condition_now(others);
         self.condition.send_if_modified(|before| {
             let changed = *before != now;
@@ -143,9 +171,10 @@ impl Engine {
             changed
         });
         let dirty = self.dirty();
-        let known = self.compiled.rulesets().len();
+        let is_known = |slot: &&u32| !self.unknown.contains(&Slot(**slot));
+        let known = self.compiled.rulesets().keys().filter(is_known).count();
         for (state, number) in [
-            ("in_force", known - dirty),
+            ("in_force", known.saturating_sub(dirty)),
             ("dirty", dirty),
             ("unknown", self.unknown.len()),
             ("not_swapped", self.built.unswapped.len()),
@@ -154,6 +183,10 @@ impl Engine {
         ] {
             metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
         }
+        let suspended = self.compiled.suspended().len();
+        metrics::gauge!("podgate_namespaces_suspended").set(figure(suspended as u64));
+        metrics::gauge!("podgate_pods_without_attachment")
+            .set(figure(self.unattached.number() as u64));
         let late = u8::from(self.grace.is_late(Instant::now()));
         metrics::gauge!("podgate_grace_period_late").set(late);
         for of in self.built.planner.occupancy() {
@@ -163,11 +196,26 @@ impl Engine {
         }
     }
 
+    /// Reads how many flows the attachments have.
+    fn look_at_flows(&mut self) {
+        match self.built.set.flow_use() {
+            Ok(found) => self.crowded.take(found, self.cluster.records()),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "how many flows pods have cannot be read"
+                );
+            }
+        }
+    }
+
     /// Adds what the kernel has counted, and reads what its tables cost.
     pub(super) fn count(&mut self) {
         self.count_packets();
         self.count_unjudged();
         self.measure_tables();
+        self.publish();
     }
 
     /// Adds what the kernel has counted since this was asked last.
@@ -188,7 +236,7 @@ impl Engine {
                 }
             };
             let growth = self.counted.growth(direction, now);
-            for (reason, label) in REASONS {
+            for &(reason, label) in REASONS {
                 let verdict = if reason.passes() { "pass" } else { "drop" };
                 let more = growth.get(reason as usize).copied().unwrap_or(0);
                 metrics::counter!("podgate_packets_total", "direction" => name, "verdict" => verdict, "reason" => label)
@@ -260,6 +308,10 @@ mod tests {
         numbers.sort_unstable();
         let passes = Reason::Established as u8..=Reason::Fragment as u8;
         let drops = Reason::Policy as u8..=Reason::OffloadMetadata as u8;
-        assert_eq!(numbers, passes.chain(drops).collect::<Vec<_>>());
+        let of_links = Reason::NotForPod as u8..=Reason::TooManyReports as u8;
+        assert_eq!(
+            numbers,
+            passes.chain(drops).chain(of_links).collect::<Vec<_>>()
+        );
     }
 }

@@ -18,7 +18,7 @@ use super::{Engine, Pending};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::node;
-use crate::plan::{Plan, PlanError, Rulesets};
+use crate::plan::{Plan, PlanError, Rulesets, Table};
 
 /// How long facts that merely go away wait for more of their kind (DESIGN §4: 50 to 100 ms).
 const GATHER: Duration = Duration::from_millis(75);
@@ -33,14 +33,17 @@ const REBUILD_AFTER: u32 = 5;
 impl Engine {
     /// Puts in force what is known, as far as that works now; answers and reports; sees to the next attempt.
     pub(super) fn settle(&mut self) {
+        self.isolate_new();
         if self.backoff.allows(Instant::now()) {
             self.attempt();
-        } else {
-            // ADDs are answered by what is known, and not by what was when the last attempt failed.
-            let view = self.cluster.view();
-            compile(&mut self.compiled, &view);
-            self.unknown = view.unknown;
+            // Attachments that were read just now.
+            self.isolate_new();
         }
+        if self.trouble.is_some() {
+            // ADDs are answered by what is known, and not by what was when the last attempt failed.
+            self.compile_all();
+        }
+        self.isolate_open();
         self.answer_adds(false);
         self.look_soon_if_adds_are_hindered();
         self.publish();
@@ -71,7 +74,7 @@ impl Engine {
     }
 
     fn try_to_settle(&mut self) -> Result<()> {
-        let lock = take_lock(&self.paths)?;
+        let lock = self.take_lock_or_isolate()?;
         if self.set_was_replaced() {
             tracing::warn!(
                 "the current table set is not this enforcer's: somebody removed its pins"
@@ -89,20 +92,29 @@ impl Engine {
             return Ok(());
         }
         self.read_attachments(&lock)?;
+        self.update_isolated_file(&lock);
         self.finish(&lock)?;
         self.settle_what_is_known(&lock)?;
         self.tidy(&lock)
     }
 
+    /// Before any policy is reported to be in force: the next plugin may find no enforcer.
+    fn update_isolated_file(&mut self, lock: &Lock) {
+        self.compiled.select(&self.cluster.view());
+        let selections = self.compiled.selections();
+        self.isolated_file.update(&self.paths, selections, lock);
+    }
+
     /// Facts, if there are any to write, then policy.
     fn settle_what_is_known(&mut self, lock: &Lock) -> Result<()> {
+        // Who gave way leaves its room by a change of policy.
+        let mut gave_way = false;
         loop {
-            let view = self.cluster.view();
-            compile(&mut self.compiled, &view);
-            self.unknown.clone_from(&view.unknown);
-            let planned = if self.facts_are_due(&view) {
+            let view = self.compile_all();
+            let policy_differs = *self.compiled.rulesets() != self.in_force;
+            let planned = if self.facts_are_due(&view) && !(gave_way && policy_differs) {
                 self.plan_facts(view)
-            } else if *self.compiled.rulesets() != self.in_force {
+            } else if policy_differs {
                 self.plan_policy()
             } else {
                 return Ok(());
@@ -117,9 +129,19 @@ impl Engine {
                     self.built.planner.grace_begins();
                     self.after_grace(lock)?;
                 }
+                Err(error) if self.gives_way(&error) => gave_way = true,
                 Err(error) => return self.make_room(lock, error),
             }
         }
+    }
+
+    /// Whether there is no room for an error's change in any table set, and a namespace was found that gives way.
+    fn gives_way(&mut self, error: &PlanError) -> bool {
+        let may_grow = match error {
+            PlanError::Full { table, .. } => grow(&mut self.built.sizes.clone(), *table),
+            PlanError::Overlapping { .. } | PlanError::Unfinished => false,
+        };
+        !may_grow && give_way(&mut self.compiled, error)
     }
 
     fn plan_facts(&mut self, view: View) -> Result<(), PlanError> {
@@ -266,9 +288,35 @@ impl Engine {
                     return Err(error.into());
                 }
             }
+            PlanError::Overlapping { .. } => return Err(error.into()),
             PlanError::Unfinished => {}
         }
         self.rebuild_under(lock)
+    }
+
+    /// Builds smaller tables when some have grown and were nearly empty at two looks, half a minute apart. They get room
+    /// for twice what they hold, so that what comes next does not make them grow again.
+    pub(super) fn shrink(&mut self) {
+        let occupancy = self.built.planner.occupancy();
+        let is_calm = self.trouble.is_none() && self.pending.is_none();
+        let too_large = build::is_too_large(&self.sizes, &self.built.sizes, &occupancy);
+        if !(is_calm && too_large) {
+            self.seen_too_large = false;
+            return;
+        }
+        if !std::mem::replace(&mut self.seen_too_large, true) {
+            return;
+        }
+        self.seen_too_large = false;
+        tracing::info!("tables have become larger than what they hold: smaller ones are built");
+        let large = std::mem::replace(&mut self.built.sizes, self.sizes);
+        if let Err(error) = self.rebuild() {
+            self.built.sizes = large;
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "tables stay larger than they need to be"
+            );
+        }
     }
 
     fn rebuild(&mut self) -> Result<()> {
@@ -281,12 +329,12 @@ impl Engine {
         self.read_attachments(lock)?;
         self.cluster
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
-        let view = self.cluster.view();
-        compile(&mut self.compiled, &view);
+        let view = self.compile_all();
+        self.update_isolated_file(lock);
         // Now, because the pins of the old one's tables go; what is open stays readable.
         self.count_packets();
         let sizes = self.built.sizes;
-        let (paths, cluster, compiled) = (&self.paths, &self.cluster, &self.compiled);
+        let (paths, cluster, compiled) = (&self.paths, &self.cluster, &mut self.compiled);
         let built = build_from(paths, lock, sizes, cluster, &view, compiled)?;
         self.count_packets();
         self.built = built;
@@ -315,24 +363,56 @@ pub(super) fn build_from(
     sizes: Sizes,
     cluster: &Cluster,
     view: &View,
-    compiled: &Compiled,
+    compiled: &mut Compiled,
 ) -> Result<Built> {
     let records: Vec<Record> = cluster.records().cloned().collect();
     metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
-    build::build(
-        paths,
-        lock,
-        sizes,
-        Plans {
+    loop {
+        let plans = Plans {
             records: &records,
             world: &view.world,
             rulesets: compiled.rulesets(),
-        },
-    )
+        };
+        let error = match build::build(paths, lock, sizes, plans) {
+            Ok(built) => return Ok(built),
+            Err(error) => error,
+        };
+        // Tables have grown as far as they do.
+        match error.downcast_ref::<PlanError>() {
+            Some(full) if give_way(compiled, full) => compile(compiled, view),
+            Some(_) | None => return Err(error),
+        }
+    }
+}
+
+/// Whether a namespace was found that gives way to the others. It is suspended when policies are compiled next.
+fn give_way(compiled: &mut Compiled, error: &PlanError) -> bool {
+    let asked_by_policies = match error {
+        // Pods and Services fill this one, whatever the policies are.
+        PlanError::Full { table, .. } => *table != Table::Peers,
+        PlanError::Overlapping { .. } => true,
+        PlanError::Unfinished => false,
+    };
+    asked_by_policies && compiled.refuse_heaviest(&error.to_string()).is_some()
 }
 
 /// Compiles what may be other than before.
 pub(super) fn compile(compiled: &mut Compiled, view: &View) {
+    let before: Vec<String> = compiled.suspended().keys().cloned().collect();
     let compiles = compiled.update(view);
     metrics::counter!("podgate_compiles_total").increment(compiles as u64);
+    let now = compiled.suspended();
+    for namespace in before.iter().filter(|it| !now.contains_key(*it)) {
+        tracing::info!(
+            namespace,
+            "its policies are in force again: there is room for them"
+        );
+    }
+    for (namespace, why) in now.iter().filter(|(it, _)| !before.contains(it)) {
+        tracing::warn!(
+            namespace,
+            why,
+            "its pods are denied where its policies isolate: there is no room for what these allow"
+        );
+    }
 }

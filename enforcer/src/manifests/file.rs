@@ -1,6 +1,8 @@
 //! One file: its bytes to the objects that it holds, all of them or none.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +10,7 @@ use k8s_openapi::api::{core, discovery, networking};
 use podgate_policy::model::{EndpointSlice, Namespace, NetworkPolicy, ObjectName, Service};
 
 use super::node::{Node, Place, Value};
+use super::salvage::{self, Extent};
 use super::typed;
 use crate::convert::{self, Complaint, Converted, FieldPath, pod::IdentifiedPod};
 
@@ -56,6 +59,8 @@ pub(crate) enum ObjectKey {
     Pod(ObjectName),
     /// A NetworkPolicy.
     Policy(ObjectName),
+    /// A Node of this name.
+    Node(String),
     /// A Service.
     Service(ObjectName),
     /// An EndpointSlice.
@@ -68,6 +73,7 @@ impl fmt::Display for ObjectKey {
             Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Pod(name) => write!(f, "Pod {name}"),
             Self::Policy(name) => write!(f, "NetworkPolicy {name}"),
+            Self::Node(name) => write!(f, "Node {name}"),
             Self::Service(name) => write!(f, "Service {name}"),
             Self::EndpointSlice(name) => write!(f, "EndpointSlice {name}"),
         }
@@ -83,6 +89,8 @@ pub(crate) enum Object {
     Pod(Arc<IdentifiedPod>),
     /// A NetworkPolicy.
     Policy(Arc<NetworkPolicy>),
+    /// The addresses of a Node.
+    Node(Arc<BTreeSet<IpAddr>>),
     /// A Service.
     Service(Arc<Service>),
     /// An EndpointSlice.
@@ -98,12 +106,21 @@ pub(crate) struct Found {
     pub(crate) place: Place,
 }
 
+/// What there is of a file that is wrong.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    /// What is wrong, all of it.
+    pub(crate) errors: Vec<FileError>,
+    /// Whom its policies isolate, as far as that can be read: without rules.
+    pub(crate) isolating: Vec<(ObjectName, Arc<NetworkPolicy>)>,
+}
+
 /// The objects of a file, or everything that is wrong with it. `path` is for the errors only.
-pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Vec<FileError>> {
+pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Wrong> {
     let mut reader = Reader {
         path,
         found: Vec::new(),
-        errors: Vec::new(),
+        wrong: Wrong::default(),
     };
     if std::str::from_utf8(bytes).is_err() {
         reader.error(
@@ -112,36 +129,69 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Vec<FileErro
             None,
             "is not UTF-8 text: save it as UTF-8".into(),
         );
-        return Err(reader.errors);
+        return Err(reader.wrong);
     }
     let mut rest = bytes;
-    let options = serde_saphyr::options! {
-        with_snippet: false,
-        budget: serde_saphyr::budget! { max_depth: DEPTH },
-    };
-    for (i, document) in serde_saphyr::read_with_options::<_, Node>(&mut rest, options).enumerate()
-    {
+    for (i, document) in documents(&mut rest).enumerate() {
         match document {
             Ok(node) => reader.object(&node, &node, &FieldPath::default(), i + 1),
             Err(e) => {
                 // What follows a syntax error has no meaning.
                 let place = e.location().map(Place::from);
                 reader.error(Some(i + 1), place, None, e.without_snippet().to_string());
+                if let (Some(place), Ok(text)) = (place, std::str::from_utf8(bytes)) {
+                    reader.beginning(text, place);
+                }
                 break;
             }
         }
     }
-    if reader.errors.is_empty() {
+    if reader.wrong.errors.is_empty() {
         Ok(reader.found)
     } else {
-        Err(reader.errors)
+        Err(reader.wrong)
     }
+}
+
+/// The documents of a file. Numbers are read as `kubectl` reads them: 0120 is octal.
+fn documents(rest: &mut &[u8]) -> impl Iterator<Item = Result<Node, serde_saphyr::Error>> {
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        legacy_octal_numbers: true,
+        budget: serde_saphyr::budget! { max_depth: DEPTH },
+    };
+    serde_saphyr::read_with_options::<_, Node>(rest, options)
+}
+
+/// How many lines in front of a syntax error are given up until what is before them is a document.
+const GIVEN_UP: usize = 32;
+
+/// A beginning that is longer is not looked at: it is read up to [`GIVEN_UP`] times.
+const LONGEST_BEGINNING: usize = 256 << 10;
+
+/// What the beginning of the document says in which something at `place` is no YAML.
+fn beginning(text: &str, place: Place) -> Option<Node> {
+    let before = usize::try_from(place.line).ok()?.checked_sub(1)?;
+    let lines: Vec<&str> = text.split_inclusive('\n').take(before).collect();
+    let begins = lines
+        .iter()
+        .rposition(|line| line.starts_with("---"))
+        .map_or(0, |marker| marker + 1);
+    let lines = &lines[begins..];
+    if lines.iter().map(|line| line.len()).sum::<usize>() > LONGEST_BEGINNING {
+        return None;
+    }
+    (0..GIVEN_UP.min(lines.len())).find_map(|given_up| {
+        let kept = lines[..lines.len() - given_up].concat();
+        let mut rest = kept.as_bytes();
+        documents(&mut rest).next()?.ok()
+    })
 }
 
 struct Reader<'a> {
     path: &'a Path,
     found: Vec<Found>,
-    errors: Vec<FileError>,
+    wrong: Wrong,
 }
 
 impl Reader<'_> {
@@ -152,7 +202,7 @@ impl Reader<'_> {
         field: Option<FieldPath>,
         reason: String,
     ) {
-        self.errors.push(FileError {
+        self.wrong.errors.push(FileError {
             path: self.path.to_owned(),
             document,
             place,
@@ -172,11 +222,20 @@ impl Reader<'_> {
         );
     }
 
+    /// Notes whom a document isolates of which only the lines in front of `place` can be read.
+    fn beginning(&mut self, text: &str, place: Place) {
+        let policy =
+            beginning(text, place).and_then(|node| salvage::isolating(&node, Extent::Beginning));
+        self.wrong.isolating.extend(policy);
+    }
+
     /// Reads the object `node`, which stands at `path` of the document `root`.
     fn object(&mut self, root: &Node, node: &Node, path: &FieldPath, document: usize) {
+        let policy = salvage::isolating(node, Extent::Whole);
+        self.wrong.isolating.extend(policy);
         let says = |field: &str| node.get(field).and_then(Node::text).unwrap_or_default();
         match (says("apiVersion"), says("kind")) {
-            ("v1", "List" | "NamespaceList" | "PodList" | "ServiceList")
+            ("v1", "List" | "NamespaceList" | "NodeList" | "PodList" | "ServiceList")
             | ("networking.k8s.io/v1", "NetworkPolicyList")
             | ("discovery.k8s.io/v1", "EndpointSliceList") => {
                 self.list(root, node, path, document);
@@ -200,6 +259,12 @@ impl Reader<'_> {
                             .map(|p| (ObjectKey::Policy(p.name), Object::Policy(p.policy)))
                     },
                 );
+            }
+            ("v1", "Node") => {
+                self.convert(root, node, path, document, |object: &core::v1::Node| {
+                    convert::node::convert(object)
+                        .map(|n| (ObjectKey::Node(n.name), Object::Node(Arc::new(n.addresses))))
+                })
             }
             ("v1", "Service") => {
                 self.convert(root, node, path, document, |object: &core::v1::Service| {
@@ -225,7 +290,7 @@ impl Reader<'_> {
             }
             (version, kind) => {
                 let reason = format!(
-                    "kind {kind:?} of apiVersion {version:?} is not read here: use v1 Namespace, v1 Pod, \
+                    "kind {kind:?} of apiVersion {version:?} is not read here: use v1 Namespace, v1 Node, v1 Pod, \
                      v1 Service, networking.k8s.io/v1 NetworkPolicy, discovery.k8s.io/v1 EndpointSlice, \
                      or a List of them"
                 );

@@ -176,10 +176,28 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut entries: Vec<Entry> = Vec::new();
-        while let Some(key) = access.next_key::<Spanned<String>>()? {
+        while let Some(key) = access.next_key::<Spanned<Value>>()? {
             let value = access.next_value()?;
+            // What `kubectl` makes of keys that are no text.
+            let text = match key.value {
+                Value::Text(text) => text,
+                Value::Bool(v) => v.to_string(),
+                Value::Signed(v) => v.to_string(),
+                Value::Unsigned(v) => v.to_string(),
+                Value::Null | Value::Float(_) | Value::List(_) | Value::Map(_) => {
+                    return Err(serde::de::Error::custom(
+                        "a key is no text: put it in quotes",
+                    ));
+                }
+            };
+            if entries.iter().any(|entry| entry.key == text) {
+                return Err(serde::de::Error::custom(format!(
+                    "duplicate key {text:?}: keep one (a key without quotes that is a number or a boolean is read as \
+                     that: yes is true)"
+                )));
+            }
             entries.push(Entry {
-                key: key.value,
+                key: text,
                 key_place: key.referenced.into(),
                 value,
             });

@@ -7,6 +7,7 @@ use podgate_policy::model::ObjectName;
 use super::{Manifests, Snapshot, file};
 
 mod following;
+mod salvaged;
 
 const POLICIES: &str = include_str!("samples/policies.yaml");
 const LIST: &str = include_str!("samples/list.json");
@@ -27,6 +28,7 @@ fn errors(content: impl AsRef<[u8]>) -> Vec<String> {
     result
         .err()
         .unwrap_or_default()
+        .errors
         .iter()
         .map(ToString::to_string)
         .collect()
@@ -83,7 +85,9 @@ fn the_reader_ends_wherever_a_file_is_cut() {
         for end in 0..=sample.len() {
             let cut = &sample.as_bytes()[..end];
             let result = file::read(Path::new("f.yaml"), cut);
-            assert!(result.is_err_and(|e| !e.is_empty()) || std::str::from_utf8(cut).is_ok());
+            assert!(
+                result.is_err_and(|e| !e.errors.is_empty()) || std::str::from_utf8(cut).is_ok()
+            );
             // The iterator itself ends too, without anybody breaking off at the first error.
             let mut rest = cut;
             let documents = serde_saphyr::read::<_, super::node::Node>(&mut rest)

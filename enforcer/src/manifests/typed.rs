@@ -3,6 +3,9 @@
 //! The Kubernetes types skip fields that they do not know (`ingres:` would leave a policy that denies everything).
 //! They skip by asking for an ignored value, and that is where [`Typed`] takes the field down as unknown. Type errors
 //! get the path at which they arose.
+//!
+//! Null is what the API server takes it for: an optional field that is absent; elsewhere, such as an element of a list,
+//! the type without anything in it (`ports: [null]` is `[{}]`, and that is `[{protocol: TCP}]`).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -75,6 +78,20 @@ struct Typed<'a> {
     unknown: &'a RefCell<Vec<Complaint>>,
 }
 
+impl Typed<'_> {
+    fn is_null(&self) -> bool {
+        matches!(self.node.value, Value::Null)
+    }
+}
+
+/// The number, if it is whole and small enough to be exact.
+fn whole(number: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and within 53 bits")]
+    let whole = (number.fract() == 0.0 && number.abs() < EXACT).then_some(number as i64);
+    whole
+}
+
 impl<'de> Deserializer<'de> for Typed<'_> {
     type Error = WrongType;
 
@@ -85,7 +102,11 @@ impl<'de> Deserializer<'de> for Typed<'_> {
             Value::Bool(v) => visitor.visit_bool(*v),
             Value::Signed(v) => visitor.visit_i64(*v),
             Value::Unsigned(v) => visitor.visit_u64(*v),
-            Value::Float(v) => visitor.visit_f64(*v),
+            // A whole number is one however it is written: JSON has no other.
+            Value::Float(v) => match whole(*v) {
+                Some(whole) => visitor.visit_i64(whole),
+                None => visitor.visit_f64(*v),
+            },
             Value::Text(v) => visitor.visit_str(v),
             Value::List(elements) => visitor.visit_seq(Elements {
                 of: self,
@@ -114,6 +135,58 @@ impl<'de> Deserializer<'de> for Typed<'_> {
         }
     }
 
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, WrongType> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        if !self.is_null() {
+            return self.deserialize_any(visitor);
+        }
+        let path = self.path.clone();
+        let nothing = Entries {
+            of: self,
+            entries: &[],
+            next: 0,
+        };
+        visitor.visit_map(nothing).map_err(|e| e.at(&path))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        if !self.is_null() {
+            return self.deserialize_any(visitor);
+        }
+        let nothing = Elements {
+            of: self,
+            elements: &[],
+            next: 0,
+        };
+        visitor.visit_seq(nothing)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        if self.is_null() {
+            return visitor.visit_bool(false);
+        }
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        if self.is_null() {
+            return visitor.visit_i64(0);
+        }
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
+        self.deserialize_i32(visitor)
+    }
+
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
         match &self.node.value {
             Value::Bool(_) | Value::Signed(_) | Value::Unsigned(_) | Value::Float(_) => {
@@ -124,9 +197,8 @@ impl<'de> Deserializer<'de> for Typed<'_> {
                             .into(),
                 })
             }
-            Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => {
-                self.deserialize_any(visitor)
-            }
+            Value::Null => visitor.visit_str(""),
+            Value::Text(_) | Value::List(_) | Value::Map(_) => self.deserialize_any(visitor),
         }
     }
 
@@ -149,8 +221,8 @@ impl<'de> Deserializer<'de> for Typed<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct enum identifier
+        i8 i16 i128 u8 u16 u32 u64 u128 f32 f64 char str bytes byte_buf unit unit_struct tuple tuple_struct enum
+        identifier
     }
 }
 

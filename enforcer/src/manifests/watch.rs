@@ -411,7 +411,7 @@ fn report(before: &[FileError], now: &[FileError]) {
     )]
     metrics::gauge!("podgate_manifest_errors").set(now.len() as f64);
     for error in now.iter().filter(|e| !before.contains(e)) {
-        tracing::error!(%error, "a manifest is wrong; what it last said stays in force");
+        tracing::error!(%error, "a manifest is wrong; what it last said stays in force, and policies that are new in it isolate without rules");
     }
     for error in before.iter().filter(|e| !now.contains(e)) {
         tracing::info!(%error, "a manifest's error is gone");

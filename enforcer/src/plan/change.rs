@@ -22,6 +22,9 @@ use super::{Installed, Plan, PlanError, Rulesets, Write, kernel_direction};
 /// this they are judged by what the address says now.
 pub(super) const MOST_SPARED: usize = 16;
 
+/// How many blocks may hold at all boundaries together; the blocks of one namespace are weighed before they come here.
+const MOST_OVERLAPS: usize = 600_000;
+
 /// Both directions of policy.
 const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -114,7 +117,10 @@ impl Installed {
     ) -> Result<usize, PlanError> {
         let (facts, evaluated) = self
             .facts
-            .under(self.facts.world(), self.record.questions());
+            .within(self.facts.world(), self.record.questions(), MOST_OVERLAPS)
+            .ok_or(PlanError::Overlapping {
+                most: MOST_OVERLAPS,
+            })?;
         let mut moved = Moved::between(&self.facts, &facts, self.record.lacking());
         let forgotten = self.record.forgotten();
         moved
@@ -230,8 +236,8 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
         let Change { old, new, .. } = change;
         let mut rulesets = before.record.rulesets_about(old);
         rulesets.extend(before.record.rulesets_about(new));
-        if old.is_own_node() != new.is_own_node() {
-            // What is always allowed with the own node, and what never is, has no number of its own.
+        if old.is_own_node() != new.is_own_node() || old.is_node() != new.is_node() {
+            // What is always allowed with the own node, and what never is with any, has no number of its own.
             rulesets.insert(Ruleset::ALLOW_ALL);
         }
         for ruleset in rulesets {
@@ -301,6 +307,7 @@ fn blocks_of(signature: &Arc<Signature>) -> Arc<Signature> {
         .filter(|predicate| match predicate.as_ref() {
             Predicate::Block { .. } => true,
             Predicate::OwnNode
+            | Predicate::OtherNode
             | Predicate::ClusterPods { .. }
             | Predicate::Pods { .. }
             | Predicate::Listed(_) => false,
@@ -311,6 +318,7 @@ fn blocks_of(signature: &Arc<Signature>) -> Arc<Signature> {
 /// Whether `new` has all that `old` has, and the node's addresses are the same: then no ruleset allows less.
 fn only_gains(old: &Signature, new: &Signature) -> bool {
     old.is_own_node() == new.is_own_node()
+        && old.is_node() == new.is_node()
         && old.translation() == new.translation()
         && old
             .predicates()
@@ -322,10 +330,10 @@ fn only_gains(old: &Signature, new: &Signature) -> bool {
             .all(|port| new.ports().binary_search(port).is_ok())
 }
 
-/// What the kernel lets a ruleset allow with a peer: without any policy, all but tunnels from the pod to its node.
+/// What the kernel lets a ruleset allow with a peer: without any policy, all but tunnels from the pod to a node.
 fn allowed(ruleset: &Compiled, direction: Direction, peer: &Signature) -> Row {
     let row = ruleset.row(peer);
-    if *ruleset != Compiled::Allowed || direction == Direction::Ingress || !peer.is_own_node() {
+    if *ruleset != Compiled::Allowed || direction == Direction::Ingress || !peer.is_node() {
         return row;
     }
     let protocols = TUNNEL_PROTOCOLS.map(u16::from);

@@ -46,7 +46,7 @@ impl Classes {
     pub(super) fn under(&self, questions: &Questions) -> BTreeSet<Class> {
         let asked = questions.predicates.iter().map(AsRef::as_ref);
         let by_predicate = asked
-            .chain([&Predicate::OwnNode])
+            .chain([&Predicate::OwnNode, &Predicate::OtherNode])
             .filter_map(|predicate| self.by_predicate.get(predicate))
             .flatten();
         let with_ports = self
@@ -115,9 +115,9 @@ impl Asking {
         &self.questions
     }
 
-    /// The rulesets that may say something of their own of this signature. Of the own node all may.
+    /// The rulesets that may say something of their own of this signature. Of nodes all may.
     pub(super) fn about(&self, signature: &Signature) -> BTreeSet<Ruleset> {
-        if signature.is_own_node() {
+        if signature.is_node() {
             return self.all.iter().copied().collect();
         }
         let by_predicate = signature
@@ -173,6 +173,7 @@ pub(super) fn is_of_prefix(signature: &Signature) -> bool {
     let is_block = |predicate: &Arc<Predicate>| match predicate.as_ref() {
         Predicate::Block { .. } => true,
         Predicate::OwnNode
+        | Predicate::OtherNode
         | Predicate::ClusterPods { .. }
         | Predicate::Pods { .. }
         | Predicate::Listed(_) => false,

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event,
-    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_ADDRESSES,
-    Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put, Row, RowKey, Ruleset,
-    Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, Word,
+    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord, Limit,
+    MAX_ADDRESSES, Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put, Row,
+    RowKey, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, Word,
 };
 
 use super::Write;
@@ -51,6 +51,7 @@ pub(super) struct HostTables {
     generation: Cell<u32>,
     /// Nobody has used up anything.
     budget: Budget,
+    common: Word,
     /// Writes that happen while a packet is on its way, after so many of its look-ups.
     meanwhile: RefCell<Option<(u32, Vec<Step>)>>,
 }
@@ -81,6 +82,7 @@ impl HostTables {
             let mut addresses = [Address::UNSPECIFIED; MAX_ADDRESSES];
             addresses[..2].copy_from_slice(&[v4, v6]);
             let attachment = Attachment {
+                hardware: Word::new(HardwareWord::UNBOUND.0),
                 addresses,
                 ..Attachment::default()
             };
@@ -114,6 +116,7 @@ impl HostTables {
             next_place: Cell::new(0),
             generation: Cell::new(1),
             budget: Budget::default(),
+            common: Word::default(),
             meanwhile: RefCell::default(),
         }
     }
@@ -332,15 +335,19 @@ impl<'a> Tables for &'a HostTables {
         Some(&self.budget)
     }
 
+    fn common(&self) -> Option<&Word> {
+        Some(&self.common)
+    }
+
     fn limit(&self, _: Limit) -> u64 {
         i64::MAX.cast_unsigned()
     }
 
-    fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+    fn is_delivered_here(&self, _link: u32, _source: Address, _destination: Address) -> bool {
         false
     }
 
-    fn is_sent_on(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+    fn leaves_link(&self, _link: u32, _source: Address, _destination: Address) -> bool {
         false
     }
 
@@ -348,7 +355,7 @@ impl<'a> Tables for &'a HostTables {
         None
     }
 
-    fn put_fragment(&self, _: &FragmentKey, _: FragmentValue) {}
+    fn put_fragment(&self, _: &FragmentKey, _: FragmentValue, _: Put) {}
 
     fn case<'p>(&self, place: &'p mut Case) -> Option<&'p mut Case> {
         Some(place)

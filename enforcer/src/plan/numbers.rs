@@ -54,6 +54,11 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         }
     }
 
+    /// From now on numbers are given below `limit` only. None above it was given yet.
+    pub(super) fn limit_to(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
     /// The number of `content`, which has one from now on.
     pub(super) fn give(&mut self, content: &K) -> Result<Given, PlanError> {
         if let Some(entry) = self.numbers.get(content) {

@@ -36,6 +36,12 @@ impl PortSets {
         }
     }
 
+    /// The tables are made this large.
+    pub(super) fn limit_to(&mut self, capacities: &Capacities) {
+        self.sets.limit_to(capacities.port_sets.min(LIMIT));
+        self.chunks.limit_to(capacities.chunks.min(LIMIT));
+    }
+
     /// The port sets of `row`, one more use of each. What is new is written, chunks before sets.
     pub(super) fn acquire(
         &mut self,

@@ -21,6 +21,9 @@ use super::ports::PortSets;
 use super::prefix::{all_of_ipv4, is_mapped, is_mapped_block, lowered};
 use super::{Capacities, Occupancy, PlanError, Table, Write, class_or_none};
 
+/// So many pairs of a ruleset and a class may always be worked out at once.
+const PAIRS: usize = 1 << 15;
+
 /// What a table set holds. A copy costs next to nothing.
 ///
 /// Between two plans every ruleset and every class that have a number have their row, in use or not, wherever it differs
@@ -88,6 +91,14 @@ impl Record {
             prefixes: OrdMap::new(),
             forgotten: OrdSet::new(),
         }
+    }
+
+    /// The tables are made this large, and hold what was planned until now.
+    pub(super) fn limit_to(&mut self, capacities: Capacities) {
+        self.rulesets
+            .limit_to(capacities.rulesets.min(Ruleset::MAX.0 + 1));
+        self.ports.limit_to(&capacities);
+        self.capacities = capacities;
     }
 
     /// All that the rulesets in use ask.
@@ -178,12 +189,14 @@ impl Record {
                 let classes = self.classes.under(&known.questions);
                 meeting.extend(classes.into_iter().map(|class| (*ruleset, class)));
             }
+            self.bounded(meeting.len())?;
         }
         for class in &fresh.classes {
             if let Some(signature) = self.numbers.content_of(class.0) {
                 let rulesets = self.asking.about(signature);
                 meeting.extend(rulesets.into_iter().map(|ruleset| (ruleset, *class)));
             }
+            self.bounded(meeting.len())?;
         }
         for (ruleset, class) in meeting {
             let Some((known, signature)) = self
@@ -433,7 +446,12 @@ impl Record {
             self.class_of(signature)
         };
         let broad = self.class_of(&signature.broad());
-        PeerWord::new(address, class, broad, signature.is_own_node())
+        let word = PeerWord::new(address, class, broad, signature.is_own_node());
+        if signature.is_other_node() {
+            word.of_another_node()
+        } else {
+            word
+        }
     }
 
     fn class_of(&self, signature: &Signature) -> Class {
@@ -459,6 +477,14 @@ impl Record {
                 self.idle_classes.insert(Class(number), self.now);
             }
         }
+    }
+
+    /// Pairs of a ruleset and a class that are worked out become rows, or come close.
+    fn bounded(&self, pairs: usize) -> Result<(), PlanError> {
+        if pairs > (self.capacities.rows as usize).max(PAIRS) * 2 {
+            return Err(self.full(Table::Rows, self.capacities.rows));
+        }
+        Ok(())
     }
 
     fn full(&self, table: Table, capacity: u32) -> PlanError {

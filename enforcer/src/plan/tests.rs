@@ -1,5 +1,6 @@
 //! Properties of plans, on a model of the tables, by the very `decide()` that runs in the kernel.
 
+mod beginners;
 mod bench;
 mod frames;
 mod numbers;

@@ -188,6 +188,7 @@ fn pod(name: &str, uid: &str, app: &str, address: Option<&str>) -> IdentifiedPod
     IdentifiedPod {
         name: ObjectName::new("ns", name),
         config_hash: None,
+        node: None,
         pod: Arc::new(Pod {
             uid: Some(PodUid(uid.into())),
             labels: [("app".to_owned(), app.to_owned())].into(),

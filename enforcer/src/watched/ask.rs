@@ -1,20 +1,22 @@
 //! Direct questions to the API server, about the pod of an ADD that the watch has not brought yet.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use podgate_datapath::record::PodName;
-use podgate_policy::compile::isolates;
-use podgate_policy::connection::{Baseline, Direction, Subject};
-use podgate_policy::model::ObjectName;
+use podgate_policy::connection::{Baseline, Subject};
+use podgate_policy::isolation::Isolation;
+use podgate_policy::model::{NetworkPolicy, ObjectName};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::kinds::{Pods, Policies};
 use crate::api::{Failure, Seen};
 use crate::cluster;
-use crate::source::Isolation;
+use crate::convert::pod::IdentifiedPod;
 
 /// How long an answer is tried for: a little less than a plugin waits without its `waitMs`.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
@@ -68,12 +70,25 @@ fn misnamed(pod: &PodName, node: &str) -> Failure {
     ))
 }
 
+/// A pod and the policies of its namespace as the API server has them now.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    /// The pod's name.
+    pub(crate) name: ObjectName,
+    /// The pod.
+    pub(crate) pod: Arc<IdentifiedPod>,
+    /// Every policy of its namespace.
+    pub(crate) policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    /// In which directions they isolate it.
+    pub(crate) isolation: Isolation,
+}
+
 /// In which directions the policies of its namespace isolate a pod; none if there is no such pod.
 pub(super) async fn isolation(
     whom: &Whom,
     of: &PodName,
     deadline: Instant,
-) -> Result<Option<Isolation>, Failure> {
+) -> Result<Option<Found>, Failure> {
     let policies = policies(&whom.client, &of.namespace, deadline);
     let (found, policies) = try_join(pod(whom, of, deadline), policies).await?;
     let Some(found) = found else {
@@ -81,13 +96,13 @@ pub(super) async fn isolation(
     };
     // Isolation does not ask for the baseline.
     let subject = Subject::new(name(of), &found.value.pod, Baseline::Strict);
-    let is_isolated = |direction| {
-        let isolates = |seen: &Seen<Policies>| isolates(&seen.value, direction, &subject);
-        policies.iter().any(isolates)
-    };
-    Ok(Some(Isolation {
-        ingress: is_isolated(Direction::Ingress),
-        egress: is_isolated(Direction::Egress),
+    let policies = policies.into_iter().map(|seen| (seen.name(), seen.value));
+    let policies: BTreeMap<_, _> = policies.collect();
+    Ok(Some(Found {
+        isolation: Isolation::of_subject(policies.values().map(AsRef::as_ref), &subject),
+        name: name(of),
+        pod: found.value,
+        policies,
     }))
 }
 

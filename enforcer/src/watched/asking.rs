@@ -13,11 +13,11 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::PodChanges;
-use super::ask::{self, Whom};
+use super::ask::{self, Found, Whom};
 use super::kinds::Pods;
 use crate::api::{Failure, Seen, Store, Ticket};
 use crate::cluster;
-use crate::source::{Answer, Isolation, Question};
+use crate::source::{Answer, Question};
 
 /// What was asked, and what the API server answers.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) enum Asked {
     /// For a pod, until when.
     Pod(Ticket, Instant, Result<Option<Box<Seen<Pods>>>, Failure>),
     /// For its isolation.
-    Isolation(Result<Option<Isolation>, Failure>),
+    Isolation(Result<Option<Found>, Failure>),
     /// A question again that was refused, to see whether it still is.
     Again(Option<Failure>),
 }
@@ -52,6 +52,8 @@ pub(crate) struct Asking {
     open: HashMap<Id, Question>,
     requests: JoinSet<Asked>,
     refusal: Option<Refusal>,
+    /// What the last answer about isolation came from.
+    found: Option<Found>,
 }
 
 impl Asking {
@@ -62,6 +64,7 @@ impl Asking {
             open: HashMap::new(),
             requests: JoinSet::new(),
             refusal: None,
+            found: None,
         }
     }
 
@@ -101,6 +104,11 @@ impl Asking {
                 else => return None,
             }
         }
+    }
+
+    /// What the answer that was just given about isolation came from.
+    pub(crate) fn take_found(&mut self) -> Option<Found> {
+        self.found.take()
     }
 
     /// What somebody has to do something about.
@@ -159,7 +167,11 @@ impl Asking {
             Ok((_, Asked::Isolation(answer))) => {
                 self.note(question, answer.as_ref().err());
                 let answer = match answer {
-                    Ok(Some(isolation)) => Answer::Isolation(isolation),
+                    Ok(Some(found)) => {
+                        let isolation = found.isolation;
+                        self.found = Some(found);
+                        Answer::Isolation(isolation)
+                    }
                     Ok(None) => Answer::NoSuchPod,
                     Err(failure) => unanswered(&pod, &failure),
                 };

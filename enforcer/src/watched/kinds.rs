@@ -1,5 +1,7 @@
 //! The kinds that policies see.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::{core, discovery, networking};
@@ -107,6 +109,30 @@ impl Kind for Policies {
             ingress: Vec::new(),
             egress: Vec::new(),
         })
+    }
+}
+
+/// Nodes: of them the addresses, to which no tunnel leads without a rule.
+#[derive(Debug, Clone)]
+pub struct Nodes;
+
+impl Kind for Nodes {
+    type Object = core::v1::Node;
+    type Value = Arc<BTreeSet<IpAddr>>;
+
+    const NAME: &'static str = "nodes";
+
+    fn convert(object: &Self::Object) -> Converted<Self::Value> {
+        convert::node::convert(object).map(|named| Arc::new(named.addresses))
+    }
+
+    fn salvage(parts: &Parts) -> Self::Value {
+        let object = core::v1::Node {
+            metadata: parts.metadata(),
+            spec: parts.part("spec"),
+            status: parts.part("status"),
+        };
+        Self::convert(&object).value
     }
 }
 

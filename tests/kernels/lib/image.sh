@@ -2,7 +2,7 @@
 # The kernel unpacks both, one behind the other.
 
 # Programs of this machine that tests and CNI plugins call.
-tools=(/bin/sh ip tc nft sleep cat setarch /usr/lib/cni/ptp /usr/lib/cni/bridge /usr/lib/cni/host-local /usr/lib/cni/bandwidth
+tools=(/bin/sh ip tc bridge ethtool nft sleep cat setarch /usr/lib/cni/ptp /usr/lib/cni/bridge /usr/lib/cni/host-local /usr/lib/cni/bandwidth
 	/usr/lib/cni/portmap /usr/lib/cni/macvlan /usr/lib/cni/static)
 
 # Packs a directory into an initramfs: pack DIRECTORY FILE

@@ -105,6 +105,11 @@ impl Judge for Oracle {
                 .addresses
                 .both()
                 .to_vec(),
+            cluster_nodes: objects
+                .nodes
+                .values()
+                .flat_map(|node| node.iter().copied())
+                .collect(),
             listed: objects.listed.clone(),
             services: objects.services.clone(),
             endpoint_slices: objects.endpoint_slices.clone(),

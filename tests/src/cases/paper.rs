@@ -118,6 +118,14 @@ impl Paper {
 
     fn files_of(&self, state: &State) -> Result<BTreeMap<PathBuf, Value>> {
         let mut files = BTreeMap::new();
+        for node in Node::BOTH {
+            let name = node_name(node);
+            let addresses = &self.places.nodes[node.index()].addresses;
+            files.insert(
+                format!("node-{name}.json").into(),
+                world::node(name, addresses),
+            );
+        }
         for (name, labels) in &state.namespaces {
             files.insert(
                 format!("namespace-{name}.json").into(),

@@ -13,13 +13,14 @@ use podgate_datapath::record::{
     Baseline, Generation, Hook as Attached, Identity, PodName, Record, Slot,
 };
 use podgate_enforcer::cluster::Cluster;
+use podgate_enforcer::node::Addresses;
 use podgate_enforcer::plan::{Capacities, Planner};
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::Verdict;
-use podgate_policy::model::ObjectName;
+use podgate_policy::model::{ObjectName, Protocol};
 
 use super::case::Node;
-use super::expect::{Fate, Party, Probe};
+use super::expect::{Fate, Party, Probe, What};
 use super::judge::{Judge, Seen};
 use super::paper::Paper;
 use super::places::Places;
@@ -68,7 +69,10 @@ impl Default for Tables {
         let nodes = Node::BOTH.map(|node| {
             let mut cluster = Cluster::default();
             let addresses = paper.places.nodes[node.index()].addresses.both();
-            cluster.set_node_addresses(addresses.into());
+            cluster.set_node_addresses(Addresses {
+                own: addresses.into(),
+                ..Addresses::default()
+            });
             NodeTables {
                 cluster,
                 planner: Planner::new(CAPACITIES),
@@ -167,6 +171,8 @@ fn record(name: &ObjectName, slot: u32, birth: u32, addresses: Vec<std::net::IpA
         pod_ifindex: ifindex,
         host_ifindex: ifindex,
         host_mac: None,
+        pod_mac: None,
+        broadcasts: Vec::new(),
         addresses,
         baseline: Baseline::Allow,
         hook: Attached::Clsact,
@@ -285,7 +291,9 @@ impl Judge for Tables {
             .map(|(probe, _)| {
                 let port = self.kept[probe];
                 let there = self.arrives(probe, port, Part::Request);
-                let back = self.arrives(probe, port, Part::Reply);
+                // A UDP server answers what arrives; what it sends of its own accord begins another flow.
+                let is_sent = there || !matches!(probe.what, What::Port(Protocol::Udp, _));
+                let back = is_sent && self.arrives(probe, port, Part::Reply);
                 ensure!(
                     there == back,
                     "{probe}: packets pass one way only: there {there}, back {back}"

@@ -19,6 +19,18 @@ pub fn namespace(name: &str, labels: &Labels) -> Value {
     })
 }
 
+/// A Node at these addresses.
+pub fn node(name: &str, addresses: &Addresses) -> Value {
+    let at = addresses.both();
+    let at = at.map(|address| json!({"type": "InternalIP", "address": address.to_string()}));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name},
+        "status": {"addresses": at},
+    })
+}
+
 /// A NetworkPolicy, with no place left in its `spec`.
 pub fn policy(name: &ObjectName, spec: &Value) -> Value {
     json!({

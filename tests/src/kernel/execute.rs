@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction, FIRST_CHUNK,
-    MAX_ADDRESSES, Origin as Birth, PolicyWord, PortSet, PortSetChunks, PrefixKey, PrefixWord,
-    Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Word,
+    HardwareWord, MAX_ADDRESSES, Origin as Birth, PolicyWord, PortSet, PortSetChunks, PrefixKey,
+    PrefixWord, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Word,
 };
 use podgate_enforcer::plan::{Plan, Write};
 
@@ -18,8 +18,9 @@ impl HostTables {
             flows: FlowMemory::with_capacity(flows),
             embryonic: FlowMemory::with_capacity(flows),
             crowd: FlowMemory::with_capacity(flows),
-            limits: [flows.into(); 2],
+            limits: [flows.into(); 4],
             second: HZ,
+            forwards: true,
             ..Self::default()
         };
         tables.now.set(u64::from(HZ));
@@ -54,7 +55,9 @@ impl HostTables {
         let attachment = Attachment {
             words: [Word::new(open), Word::new(open)],
             origin: Word::new(Birth::new(birth, false).0),
+            hardware: Word::new(HardwareWord::UNBOUND.0),
             addresses,
+            ..Attachment::default()
         };
         self.attachments.insert(slot, attachment);
         self.budgets.insert(slot, Budget::default());

@@ -1,6 +1,6 @@
 //! Flows as they stand in both tables, and what a test may do to them.
 
-use podgate_abi::{FlowKey, FlowValue, FlowWord, Put, Slot};
+use podgate_abi::{FlowKey, FlowState, FlowValue, FlowWord, Put, Slot};
 
 use super::{FlowMap, FlowMemory, HZ, Kernel};
 
@@ -32,6 +32,7 @@ impl Kernel {
                 .insert(key, value.wrapping_sub(age << 32), 0)
                 .expect("a fragment is written");
         }
+        self.age_attachment(age);
         self.host.now.set(self.host.now.get() + age);
     }
 
@@ -47,6 +48,31 @@ impl Kernel {
         self.host.embryonic = FlowMemory::with_capacity(self.host.embryonic.capacity());
         self.host.crowd = FlowMemory::with_capacity(self.host.crowd.capacity());
         self.set_budgets(super::SLOT, [0, 0]);
+        self.common.set(0, 0, 0).expect("the count is written");
+        self.host.common.store(0);
+    }
+
+    /// Hands all flows of the slot of test runs over to another one, with what they use of its budget.
+    pub fn give_away(&mut self, slot: u16) {
+        let flows = move_to_slot(&mut self.flows, slot);
+        let embryonic = move_to_slot(&mut self.embryonic, slot);
+        move_to_slot(&mut self.crowd, slot);
+        self.host.flows = FlowMemory::with_capacity(self.host.flows.capacity());
+        self.host.embryonic = FlowMemory::with_capacity(self.host.embryonic.capacity());
+        self.host.crowd = FlowMemory::with_capacity(self.host.crowd.capacity());
+        self.set_budgets(super::SLOT, [0, 0]);
+        self.set_budgets(slot.into(), [flows, embryonic]);
+    }
+
+    /// How many flows all slots are said to have beyond their guarantees.
+    pub fn own_common(&self) -> u64 {
+        let common = self.common.get(&0, 0).expect("the count");
+        assert_eq!(
+            common,
+            self.host.common.load(),
+            "kernel and host count as many"
+        );
+        common
     }
 
     /// Evicts the flows that stand in `crowd`, as others' would.
@@ -63,6 +89,26 @@ impl Kernel {
         let count = self.flows.keys().count();
         assert_eq!(count, self.host.flows.len(), "kernel and host have as many");
         count
+    }
+
+    /// How far the answered flows have come, in words.
+    ///
+    /// # Panics
+    /// When kernel and host do not agree, or a state is none of an answered flow.
+    pub fn flow_states(&self) -> Vec<&'static str> {
+        let keys = self.flows.keys().map(|key| key.expect("a key"));
+        keys.map(|key| {
+            let [word, _] = self.flows.get(&key, 0).expect("a flow");
+            let host = self.host.flows.get(&bytemuck::cast(key));
+            let word = FlowWord(word);
+            assert_eq!(host.expect("the host has it too").word(), word);
+            match word.state() {
+                FlowState::ESTABLISHED => "established",
+                FlowState::CLOSING => "closing",
+                other => panic!("{other:?} is no state of an answered flow"),
+            }
+        })
+        .collect()
     }
 
     /// How many answered flows of a slot the kernel has.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Event, FlowEntry, FlowKey,
     FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks, PrefixKey,
-    PrefixWord, Put, Row, RowKey, Ruleset, Slot, Tables,
+    PrefixWord, Put, Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 /// What the kernel's tables hold, held once more.
@@ -36,7 +36,9 @@ pub struct HostTables {
     pub fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     /// What each slot has of the tables of flows.
     pub budgets: HashMap<Slot, Budget>,
-    /// What it may have, by [`Limit`].
+    /// What all of them have of `flows` beyond their guarantees.
+    pub common: Word,
+    /// What they may have, by [`Limit`].
     pub limits: [u64; Limit::COUNT as usize],
     /// The last generation that was drawn.
     pub last_generation: u32,
@@ -46,6 +48,8 @@ pub struct HostTables {
     pub now: Cell<u64>,
     /// A second, in jiffies.
     pub second: u32,
+    /// Whether the node forwards what is for others, as they want it. The namespaces of tests do not, by default.
+    pub forwards: bool,
 }
 
 /// A table of flows: elements that stay where they are, and an index.
@@ -200,15 +204,19 @@ impl<'a> Tables for &'a HostTables {
         self.budgets.get(&slot)
     }
 
+    fn common(&self) -> Option<&Word> {
+        Some(&self.common)
+    }
+
     fn limit(&self, of: Limit) -> u64 {
         self.limits[of as usize]
     }
 
-    fn is_delivered_here(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
-        false
+    fn is_delivered_here(&self, _link: u32, _source: Address, _destination: Address) -> bool {
+        !self.forwards
     }
 
-    fn is_sent_on(&self, _interface: u32, _source: Address, _destination: Address) -> bool {
+    fn leaves_link(&self, _link: u32, _source: Address, _destination: Address) -> bool {
         false
     }
 
@@ -216,8 +224,16 @@ impl<'a> Tables for &'a HostTables {
         self.fragments.borrow().get(key).copied()
     }
 
-    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue) {
-        self.fragments.borrow_mut().insert(*key, value);
+    fn put_fragment(&self, key: &FragmentKey, value: FragmentValue, put: Put) {
+        let mut fragments = self.fragments.borrow_mut();
+        let fits = match put {
+            Put::New => !fragments.contains_key(key),
+            Put::Known => fragments.contains_key(key),
+            Put::Either => true,
+        };
+        if fits {
+            fragments.insert(*key, value);
+        }
     }
 
     fn case<'c>(&self, place: &'c mut Case) -> Option<&'c mut Case> {

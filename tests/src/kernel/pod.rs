@@ -3,10 +3,15 @@
 use std::net::IpAddr;
 
 use podgate_abi::{
-    Address, Attachment, Direction, MAX_ADDRESSES, Origin as Birth, PolicyWord, Ruleset, Word,
+    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, HardwareWord, MAX_ADDRESSES,
+    Origin as Birth, PolicyWord, Ruleset, Word,
 };
 
 use super::{ATTACHMENT_WORDS, Kernel, SLOT};
+use crate::frame::SENDER;
+
+/// The directed broadcast address of the network of the pod under test.
+pub(crate) const BROADCAST: [u8; 4] = [10, 1, 0, 255];
 
 /// The ruleset of each direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +83,10 @@ impl Kernel {
         let attachment = Attachment {
             words: words.map(|word| Word::new(word.0)),
             origin: Word::new(Birth::new(birth, pod.routes).0),
+            hardware: Word::new(HardwareWord::bound(SENDER).0),
+            broadcasts: Word::new(Broadcasts::new(BROADCAST, [0; 4]).0),
             addresses,
+            ..Attachment::default()
         };
         self.put_attachment(attachment);
     }
@@ -86,6 +94,18 @@ impl Kernel {
     /// Empties the slot.
     pub fn detach(&mut self) {
         self.put_attachment(Attachment::default());
+    }
+
+    /// Lets what the programs noted in the attachment be so much older.
+    pub(super) fn age_attachment(&mut self, age: u64) {
+        let mut words = self.attachments.get(&SLOT, 0).expect("the attachment");
+        for word in &mut words[ATTACHMENT_HEAD - 2..ATTACHMENT_HEAD] {
+            if *word != 0 {
+                *word = word.wrapping_sub(age);
+            }
+        }
+        let written = self.attachments.set(SLOT, words, 0);
+        written.expect("the attachment is written");
     }
 
     /// Puts a ruleset in force, with a new generation.
@@ -123,10 +143,26 @@ impl Kernel {
     fn store_attachment(&mut self) {
         let attachment = &self.host.attachments[&SLOT];
         let mut words = [0; ATTACHMENT_WORDS];
-        words[0] = attachment.words[0].load();
-        words[1] = attachment.words[1].load();
-        words[2] = attachment.origin.load();
-        for (pair, address) in words[3..].chunks_exact_mut(2).zip(&attachment.addresses) {
+        // The last two of the head are the programs', in a time of their own.
+        let standing = self.attachments.get(&SLOT, 0);
+        words.copy_from_slice(&standing.expect("the attachment is read"));
+        let is_another = words[2] != attachment.origin.load();
+        let head = [
+            &attachment.words[0],
+            &attachment.words[1],
+            &attachment.origin,
+            &attachment.hardware,
+            &attachment.broadcasts,
+            &attachment.link,
+        ];
+        for (word, of) in words.iter_mut().zip(head) {
+            *word = of.load();
+        }
+        if is_another {
+            words[head.len()..ATTACHMENT_HEAD].fill(0);
+        }
+        let own = words[ATTACHMENT_HEAD..].chunks_exact_mut(2);
+        for (pair, address) in own.zip(&attachment.addresses) {
             let halves: [u64; 2] = bytemuck::cast(*address);
             pair.copy_from_slice(&halves);
         }

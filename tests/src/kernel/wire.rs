@@ -14,13 +14,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use aya::Ebpf;
 use aya::programs::tc::{NlOptions, TcAttachOptions};
 use aya::programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
 use podgate_abi::Direction;
 use podgate_demo::netns::NetNs;
 
 use super::{Origin, context};
+use crate::frame;
 use crate::node::{Frames, sh};
 
 /// The interfaces' numbers: of `host` and of `from`.
@@ -40,16 +41,23 @@ pub(super) struct Wire {
     pod: Frames,
     sender: Frames,
     far_out: Frames,
-    _netns: NetNs,
 }
 
 impl Wire {
-    /// Whether this kernel needs it, or `PODGATE_PACKETS=veth` asks for it.
-    pub(super) fn is_needed(object: &[u8]) -> bool {
+    /// Whether this kernel's test runs take no context that says which interface a packet came from, or
+    /// `PODGATE_WIRE=veth` asks for real ones.
+    pub(super) fn is_needed(program: &SchedClassifier) -> bool {
         static NEEDED: OnceLock<bool> = OnceLock::new();
+        let frame = [0; 64];
+        let context = context(Origin::Elsewhere);
         *NEEDED.get_or_init(|| {
-            std::env::var_os("PODGATE_PACKETS").is_some_and(|asked| asked == "veth")
-                || !knows_where_packets_come_from(object)
+            let options = TestRunOptions {
+                data_in: Some(&frame),
+                ctx_in: Some(&context),
+                ..TestRunOptions::new()
+            };
+            std::env::var_os("PODGATE_WIRE").is_some_and(|asked| asked == "veth")
+                || program.test_run(options).is_err()
         })
     }
 
@@ -87,6 +95,7 @@ impl Wire {
                 attach(ebpf, Direction::FromPod, "from", TcAttachType::Ingress);
             })
             .expect("enter the namespace");
+        // The namespace's name goes with `netns`; it stays itself, for as long as these are open.
         let frames = |name| Frames::on(&netns, name);
         Self {
             elsewhere: frames("far-in"),
@@ -94,7 +103,6 @@ impl Wire {
             pod: frames("pod"),
             sender: frames("sender"),
             far_out: frames("far-out"),
-            _netns: netns,
         }
     }
 
@@ -121,7 +129,14 @@ impl Wire {
             (Direction::ToPod, Origin::Node) => (&self.node, &self.pod),
             (Direction::ToPod, Origin::SameInterface) => (&self.pod, &self.pod),
         };
-        entry.send(frame);
+        // The stack takes one tag out of the data of what it receives, before any program sees it.
+        let is_received = direction == Direction::FromPod || origin != Origin::Node;
+        let ethertype = u16::from_be_bytes([frame[12], frame[13]]);
+        if is_received && [frame::VLAN, frame::SERVICE_VLAN].contains(&ethertype) {
+            entry.send(&frame::tagged(frame::VLAN, frame));
+        } else {
+            entry.send(frame);
+        }
         let deadline = Instant::now() + JUDGED;
         while !judged() {
             assert!(
@@ -155,24 +170,4 @@ fn attach(ebpf: &mut Ebpf, direction: Direction, interface: &str, side: TcAttach
         .expect("attach the program");
     // It goes with its interface. Detached later, it would be sought in the namespace of whatever thread does so.
     mem::forget(link);
-}
-
-/// Whether a test run takes a context that says which interface a packet came from.
-fn knows_where_packets_come_from(object: &[u8]) -> bool {
-    let mut ebpf = EbpfLoader::new()
-        .map_max_entries("events", 4096)
-        .load(object)
-        .expect("load the eBPF object (are you root?)");
-    let program = ebpf
-        .program_mut(super::name(Direction::ToPod))
-        .expect("the object has the program");
-    let program: &mut SchedClassifier = program.try_into().expect("it is a classifier");
-    program.load().expect("the kernel accepts the program");
-    let frame = [0; 64];
-    let options = TestRunOptions {
-        data_in: Some(&frame),
-        ctx_in: Some(&context(Origin::Elsewhere)),
-        ..TestRunOptions::new()
-    };
-    program.test_run(options).is_ok()
 }

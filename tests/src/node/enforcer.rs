@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
+use super::memory::MemoryLimit;
 use super::{Node, binary, wait_until};
 
 const HEALTH: ([u8; 4], u16) = ([127, 0, 0, 1], 8163);
@@ -20,6 +23,8 @@ const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 8162);
 pub struct Enforcer {
     child: Child,
     log: PathBuf,
+    /// Dropped after it has ended.
+    limit: Option<MemoryLimit>,
 }
 
 impl Drop for Enforcer {
@@ -40,6 +45,15 @@ impl Enforcer {
     /// Starts one on the node's manifests, and waits until it is ready.
     pub fn start(node: &Node) -> Self {
         let enforcer = Self::begin(node, &[]);
+        enforcer.when_ready(node)
+    }
+
+    /// Starts one that is killed when it takes more memory than so many bytes, and waits until it is ready.
+    pub fn start_within(node: &Node, bytes: u64) -> Self {
+        let mut enforcer = Self::begin(node, &[]);
+        let limit = MemoryLimit::new(&format!("enforcer-{}", next_number()), bytes);
+        limit.hold(enforcer.child.id());
+        enforcer.limit = Some(limit);
         enforcer.when_ready(node)
     }
 
@@ -86,16 +100,21 @@ impl Enforcer {
 
     /// Starts one whose API server does not answer.
     pub fn begin_without_api_server(node: &Node) -> Self {
+        Self::begin_with_api_server(node, "http://127.0.0.1:1")
+    }
+
+    /// Starts one whose API server has this URL.
+    pub fn begin_with_api_server(node: &Node, url: &str) -> Self {
         let kubeconfig = node.dir().join("kubeconfig");
-        let nobody = json!({
+        let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "clusters": [{"name": "c", "cluster": {"server": url}}],
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "c",
         });
-        fs::write(&kubeconfig, nobody.to_string()).expect("write a kubeconfig");
+        fs::write(&kubeconfig, config.to_string()).expect("write a kubeconfig");
         let source = [
             "networkpolicies".into(),
             "--kubeconfig".into(),
@@ -131,13 +150,28 @@ impl Enforcer {
             .stdout(out.try_clone().expect("a log"))
             .stderr(out);
         let child = node.run(|| command.spawn()).expect("start the enforcer");
-        Self { child, log }
+        Self {
+            child,
+            log,
+            limit: None,
+        }
     }
 
     /// Ends it as a crash does.
     pub fn kill(mut self) {
         self.child.kill().expect("kill the enforcer");
         self.child.wait().expect("wait for the enforcer");
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal. What was stopped is killed like any other.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process ID");
+        kill(Pid::from_raw(pid), signal).expect("signal the enforcer");
     }
 
     /// Whether it is still there.

@@ -1,6 +1,6 @@
 //! Packets that a real stack takes: hardware addresses and checksums as they must be.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::PacketBuilder;
 
@@ -37,6 +37,68 @@ impl Cable {
             .icmpv6_raw(kind, 0, first);
         let mut frame = Vec::with_capacity(packet.size(data.len()));
         packet.write(&mut frame, data).expect("write a packet");
+        frame
+    }
+
+    /// A report of membership in these groups (RFC 3810), behind the router alert that it needs.
+    pub fn listener_report(self, source: Ipv6Addr, groups: &[Ipv6Addr]) -> Vec<u8> {
+        let mut message = vec![143, 0, 0, 0, 0, 0];
+        message.extend(u16::try_from(groups.len()).expect("groups").to_be_bytes());
+        for group in groups {
+            // "Change to exclude nothing", without sources.
+            message.extend([4, 0, 0, 0]);
+            message.extend(group.octets());
+        }
+        let all_routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
+        let length = u32::try_from(message.len()).expect("a length");
+        let mut pseudo = [source.octets(), all_routers.octets()].concat();
+        pseudo.extend(length.to_be_bytes());
+        pseudo.extend([0, 0, 0, 58]);
+        pseudo.extend(&message);
+        message[2..4].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+        let mut frame = [self.to, self.from].concat();
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend(
+            u16::try_from(message.len() + 8)
+                .expect("a length")
+                .to_be_bytes(),
+        );
+        frame.extend([0, 1]);
+        frame.extend(source.octets());
+        frame.extend(all_routers.octets());
+        frame.extend([58, 0, 5, 2, 0, 0, 1, 0]);
+        frame.extend(message);
+        frame
+    }
+
+    /// A report of membership in these groups (RFC 3376), with the router alert option.
+    pub fn group_report(self, source: Ipv4Addr, groups: &[Ipv4Addr]) -> Vec<u8> {
+        let mut message = vec![0x22, 0, 0, 0, 0, 0];
+        message.extend(u16::try_from(groups.len()).expect("groups").to_be_bytes());
+        for group in groups {
+            message.extend([4, 0, 0, 0]);
+            message.extend(group.octets());
+        }
+        let sum = checksum(&message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        self.igmp(source, Ipv4Addr::new(224, 0, 0, 22), &message)
+    }
+
+    /// An IGMP message, with time to live 1 and the router alert option.
+    pub fn igmp(self, source: Ipv4Addr, destination: Ipv4Addr, message: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(24 + message.len()).expect("a length");
+        let mut header = vec![0x46, 0xc0];
+        header.extend(length.to_be_bytes());
+        header.extend([0, 0, 0x40, 0, 1, 2, 0, 0]);
+        header.extend(source.octets());
+        header.extend(destination.octets());
+        header.extend([0x94, 4, 0, 0]);
+        let sum = checksum(&header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        let mut frame = [self.to, self.from].concat();
+        frame.extend([8, 0]);
+        frame.extend(header);
+        frame.extend(message);
         frame
     }
 
@@ -77,6 +139,19 @@ impl Cable {
         }
         frames
     }
+}
+
+/// The Internet checksum (RFC 1071).
+pub fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| {
+        let low = pair.get(1).copied().unwrap_or(0);
+        u32::from(u16::from_be_bytes([pair[0], low]))
+    });
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
 }
 
 const UDP: u8 = 17;

@@ -5,14 +5,20 @@
 mod addresses;
 mod errors;
 mod floods;
+mod flows;
 mod fragments;
 mod frames;
 mod hostile;
+mod links;
+mod listeners;
 mod neighbours;
 mod numbers;
 mod offloads;
 mod orders;
+mod own_address;
 mod own_end;
+mod reports;
+mod scopes;
 mod tunnels;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

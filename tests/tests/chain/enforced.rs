@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
 use podgate_abi::{Direction, FlowKey, Ruleset};
-use podgate_datapath::Sizes;
 use podgate_datapath::record::Slot;
 use podgate_datapath::tables::MapName;
 use podgate_tests::node::{
     Enforcer, LOST, Node, Pod, Traffic, arrives, in_force, is_lost, lets_in, namespace, pod,
-    policy, small_tables, wait_until,
+    policy, wait_until,
 };
 use serde_json::json;
 
@@ -152,12 +151,12 @@ fn policies_that_come_change_and_go_take_effect_on_live_connections() {
     });
 }
 
-/// The table of flows that have no place elsewhere.
-struct Crowd(HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; 16]>);
+/// The table of answered flows.
+struct Answered(HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; 16]>);
 
-impl Crowd {
+impl Answered {
     fn of(node: &Node) -> Self {
-        let pin = node.tables().pin(MapName::Crowd);
+        let pin = node.tables().pin(MapName::Flows);
         let map = Map::HashMap(MapData::from_pin(pin).unwrap());
         Self(map.try_into().unwrap())
     }
@@ -181,11 +180,7 @@ impl Crowd {
 
 #[test]
 fn attack_16_a_connection_picked_up_in_mid_stream_is_cut_by_a_revocation_all_the_same() {
-    // No connection has a place of its own: what is answered goes to the crowd.
-    let node = Node::with_tables(Sizes {
-        flows_per_attachment: 0,
-        ..small_tables()
-    });
+    let node = Node::new();
     node.apply("namespace", &namespace("default"));
     for name in ["web", "friend"] {
         node.apply(name, &pod(name, &format!("app: {name}")));
@@ -198,19 +193,19 @@ fn attack_16_a_connection_picked_up_in_mid_stream_is_cut_by_a_revocation_all_the
     assert!(connection.works(25 * LOST));
 
     let slot = web.record(&node).slot;
-    let mut crowd = Crowd::of(&node);
-    assert!(!crowd.flows_of(slot).is_empty());
+    let mut answered = Answered::of(&node);
+    assert!(!answered.flows_of(slot).is_empty());
     // The server may acknowledge what it got in this moment.
     wait_until("it is forgotten", || {
-        crowd.evict(slot);
-        crowd.flows_of(slot).is_empty()
+        answered.evict(slot);
+        answered.flows_of(slot).is_empty()
     });
 
     // The server speaks first, as if the pod had begun.
     connection.client.set_read_timeout(Some(25 * LOST)).unwrap();
     connection.server.write_all(b"y").unwrap();
     connection.client.read_exact(&mut [0]).unwrap();
-    wait_until("it is picked up", || !crowd.flows_of(slot).is_empty());
+    wait_until("it is picked up", || !answered.flows_of(slot).is_empty());
     node.apply("policy", &policy("p", "app: web", &lets_in("app: nobody")));
     wait_until("nobody is let in", || {
         is_lost(&friend.netns, &web.netns, web.addresses[0])
@@ -337,12 +332,11 @@ fn while_somebody_holds_the_lock_a_change_is_reported_as_not_in_force() {
     let held = podgate_datapath::lock::Lock::take(&node.paths()).unwrap();
     node.apply("policy", &policy("p", "app: web", ""));
     wait_until("it is not ready", || enforcer.readiness(&node).0 == 503);
-    assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+    // The pod is denied until its policy can be written.
+    assert!(is_lost(&friend.netns, &web.netns, web.addresses[0]));
     drop(held);
-    wait_until("the policy is in force", || {
-        is_lost(&friend.netns, &web.netns, web.addresses[0])
-    });
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+    assert!(is_lost(&friend.netns, &web.netns, web.addresses[0]));
 }
 
 #[test]
@@ -357,6 +351,40 @@ fn a_pod_that_was_added_under_another_mode_than_the_enforcers_is_told_of() {
     let name = open.record(&node).identity.to_string();
     assert!(enforcer.log().contains(&name), "{}", enforcer.log());
     let figure = "podgate_attachments{state=\"other_baseline\"} 1";
+    assert!(enforcer.metrics(&node).contains(figure));
+}
+
+#[test]
+fn a_pod_that_a_chain_without_podgate_added_is_told_of() {
+    let node = Node::new();
+    node.apply("namespace", &namespace("default"));
+    let enforcer = Enforcer::start(&node);
+    let mut unpoliced = node.ptp(json!({}));
+    unpoliced
+        .plugins
+        .retain(|plugin| plugin["type"] != "podgate");
+    let open = Pod::start(&node, &unpoliced, "open");
+    let policed = Pod::start(&node, &node.ptp(json!({})), "policed");
+    for (name, added) in [("open", &open), ("policed", &policed)] {
+        let address = added.addresses[0];
+        let status = format!("status: {{podIPs: [{{ip: {address}}}]}}\n");
+        node.apply(name, &(pod(name, "app: web") + &status));
+    }
+    wait_until("the pod is told of", || {
+        let (status, said) = enforcer.readiness(&node);
+        status == 200 && said.contains("warning: 1 pods of this node have no attachment")
+    });
+    let (_, said) = enforcer.readiness(&node);
+    assert!(
+        said.contains("default/open") && !said.contains("default/policed"),
+        "{said}"
+    );
+    assert!(
+        enforcer.log().contains("pod=default/open"),
+        "{}",
+        enforcer.log()
+    );
+    let figure = "podgate_pods_without_attachment 1";
     assert!(enforcer.metrics(&node).contains(figure));
 }
 

@@ -16,10 +16,11 @@ const LOST: Duration = Duration::from_millis(400);
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// The kinds that the source reads.
-const KINDS: [&str; 5] = [
+const KINDS: [&str; 6] = [
     "networkpolicies",
     "pods",
     "namespaces",
+    "nodes",
     "services",
     "endpointslices",
 ];

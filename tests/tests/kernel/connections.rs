@@ -168,7 +168,9 @@ fn a_new_generation_has_established_flows_judged_again_by_their_first_direction(
         scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
         assert_eq!(scene.peer_sends(friend, tcp(999, 80, ACK)), Reason::DenyAll);
         assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
-        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::DenyAll);
+        assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::DenyAll);
+        // But for a datagram that the pod may send to whomever it likes: see `either`.
+        assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::Allowed);
         assert_eq!(
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::Established
@@ -224,7 +226,7 @@ fn the_deny_all_baseline_drops_and_the_allow_all_baseline_passes() {
                     udp(2000, 53),
                     sctp(2000, 80),
                     echo_request(peer, 8),
-                    frame::other(115),
+                    frame::other(89),
                 ] {
                     assert_eq!(scene.pod_sends(peer, payload), expected);
                 }

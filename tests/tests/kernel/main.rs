@@ -3,10 +3,14 @@
 mod attacks;
 mod connections;
 mod crowd;
+mod either;
+mod endings;
 mod fragments;
+mod guarantees;
 mod headers;
 mod hostile;
 mod in_step;
+mod links;
 mod neighbours;
 mod node;
 mod offloads;

@@ -23,6 +23,17 @@ fn discovery(kind: u8, target: &str) -> Payload {
     frame::icmp(target.into(), kind, 0, &rest)
 }
 
+/// "Who is a router?", with these options.
+fn router_solicitation(options: &[u8]) -> Payload {
+    let any = std::net::Ipv6Addr::UNSPECIFIED;
+    frame::icmp(
+        any.into(),
+        ROUTER_SOLICITATION,
+        0,
+        &[&[0; 4], options].concat(),
+    )
+}
+
 fn from(source: &str, destination: &str, payload: Payload) -> frame::Packet {
     let address = |text: &str| text.parse().expect("an address");
     packet(address(source), address(destination), payload)
@@ -122,7 +133,7 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
                 Reason::Neighbour,
             ),
             (
-                from("fe80::10", "ff02::2", discovery(ROUTER_SOLICITATION, "::")),
+                from("fe80::10", "ff02::2", router_solicitation(&[])),
                 Reason::Neighbour,
             ),
             (
@@ -235,21 +246,23 @@ fn listeners_may_say_what_they_listen_to() {
         assert_eq!(scene.sends(&report(source).frame()), Reason::Neighbour);
     }
     let routed = report("fe80::10").hop_limit(2).frame();
-    assert_eq!(scene.sends(&routed), Reason::DenyAll);
+    assert_eq!(scene.sends(&routed), Reason::ForgedNeighbour);
+    let to_one = from("fe80::10", "fd00:1::30", discovery(143, "::")).hop_limit(1);
+    assert_eq!(scene.sends(&to_one.frame()), Reason::ForgedNeighbour);
     assert_eq!(scene.sends(&report("fe80::20").frame()), Reason::Spoofed);
     // A query is a router's.
     let query = from("fe80::10", "ff02::1", discovery(130, "::")).hop_limit(1);
-    assert_eq!(scene.sends(&query.frame()), Reason::DenyAll);
+    assert_eq!(scene.sends(&query.frame()), Reason::ForgedNeighbour);
     let query = from("fe80::1", "ff02::1", discovery(130, "::")).hop_limit(1);
     assert_eq!(scene.receives(&query.frame()), Reason::Neighbour);
 }
 
 #[test]
-fn what_a_pod_sends_to_itself_passes() {
+fn what_a_pod_sends_to_itself_comes_back_and_never_leaves() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::SHUT);
         let (pod, stranger) = (scene.pod, scene.stranger);
-        assert_eq!(scene.pod_sends(pod, udp(999, 53)), Reason::Own);
+        assert_eq!(scene.pod_sends(pod, udp(999, 53)), Reason::NotForPod);
         // Through a Service it comes back by the interface that it left by, with another source perhaps.
         let frame = packet(stranger, pod, udp(999, 53)).frame();
         let back = Origin::SameInterface;

@@ -7,7 +7,7 @@ use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
 
-use crate::setting::{FAMILIES, Family, NOTHING, RULESET, Scene};
+use crate::setting::{FAMILIES, Family, NOTHING, RULESET, Scene, on_a_router};
 
 #[test]
 fn the_node_may_always_reach_its_pod_and_gets_answers() {
@@ -72,6 +72,14 @@ fn tunnels() -> Vec<frame::Payload> {
         frame::other(4),
         frame::other(41),
         frame::other(47),
+        // L2TP, GTP-U, GUE; EtherIP, L2TP, MPLS, Ethernet in SRv6.
+        udp(2000, 1701),
+        udp(2000, 2152),
+        udp(2000, 6080),
+        frame::other(97),
+        frame::other(115),
+        frame::other(137),
+        frame::other(143),
     ]
 }
 
@@ -112,13 +120,36 @@ fn a_tunnel_to_whoever_listens_is_one_to_the_node() {
 
 #[test]
 fn a_tunnel_to_anybody_else_is_the_policys_business() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::OPEN);
-        let stranger = scene.stranger;
-        for tunnel in tunnels() {
-            assert_eq!(scene.pod_sends(stranger, tunnel), Reason::Allowed);
+    on_a_router(|| {
+        for family in FAMILIES {
+            let mut scene = Scene::new(family, PolicyOf::OPEN);
+            scene.kernel.host.forwards = true;
+            let stranger = scene.stranger;
+            for tunnel in tunnels() {
+                assert_eq!(scene.pod_sends(stranger, tunnel), Reason::Allowed);
+            }
         }
-    }
+    });
+}
+
+#[test]
+fn attack_28_a_tunnel_to_another_node() {
+    on_a_router(|| {
+        for family in FAMILIES {
+            let mut scene = Scene::new(family, PolicyOf::OPEN);
+            let other = scene.stranger;
+            let word = podgate_abi::PeerWord::new(other.into(), Class::NONE, Class::NONE, false);
+            scene
+                .kernel
+                .put_peer_word(other.into(), word.of_another_node());
+            for tunnel in tunnels() {
+                assert_eq!(scene.pod_sends(other, tunnel), Reason::Tunnel);
+            }
+            // It is no own node: what it sends is judged, also when the node seems to have made it.
+            scene.kernel.flip(podgate_abi::Direction::ToPod, RULESET);
+            assert_eq!(scene.node_sends(other, udp(999, 53)), Reason::Policy);
+        }
+    });
 }
 
 #[test]

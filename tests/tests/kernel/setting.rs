@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use podgate_abi::{Class, Direction, FlowKey, PortSet, Reason, Row, RowKey, RowSets, Ruleset};
+use podgate_demo::netns::NetNs;
 use podgate_tests::frame::{self, Payload};
 use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf, SLOT};
+use podgate_tests::node::sh;
 
 /// Everything in a row.
 pub(crate) const ALL: RowSets = of(PortSet::ALL);
@@ -223,3 +225,17 @@ pub(crate) const EMBRYONIC: [bool; 2] = [true, false];
 pub(crate) const CROWD: [bool; 2] = [false, true];
 /// In neither.
 pub(crate) const NOWHERE: [bool; 2] = [false, false];
+
+/// Works in a namespace that forwards what is for others: where nothing is forwarded, all of it may be the node's.
+pub(crate) fn on_a_router(work: impl FnOnce() + Send) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let netns = NetNs::create(dir.path().join("netns")).expect("make a namespace");
+    sh(
+        &netns,
+        "echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding && \
+         ip link set lo up && ip link add out type veth peer name far && ip link set out up && \
+         ip link set far up && ip addr add 100.64.0.1/24 dev out && ip route add default via 100.64.0.2 && \
+         ip -6 route add default dev out",
+    );
+    netns.run(work).expect("enter the namespace");
+}

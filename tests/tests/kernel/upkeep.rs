@@ -57,6 +57,8 @@ fn attach(set: &TableSet, slot: Slot, birth: u32) {
         pod_ifindex: Ifindex(2),
         host_ifindex: Ifindex(9),
         host_mac: None,
+        pod_mac: None,
+        broadcasts: Vec::new(),
         addresses: vec![IpAddr::from([10, 0, 0, 1])],
         baseline: Baseline::Allow,
         hook: Hook::Clsact,

@@ -11,11 +11,13 @@ use podgate_policy::arbitrary;
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Connection, Direction as Judged, Subject, Transport, Verdict};
 use podgate_policy::evaluate;
-use podgate_policy::model::{Protocol, World};
+use podgate_policy::model::{Protocol, SCOPES, World};
 use podgate_tests::frame::{self, Payload, flag, packet};
 use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
+
+use crate::setting::on_a_router;
 
 /// Worlds, one after another in the same tables, and connections that are tried with every pod of each.
 const WORLDS: usize = 300;
@@ -85,16 +87,23 @@ fn addresses_of(world: &World, subject: &Subject) -> Vec<IpAddr> {
     ]
 }
 
+/// Whether the node takes what is sent there for its own, or sends it nowhere, whatever its routes.
+fn is_taken_by_the_node(peer: IpAddr) -> bool {
+    SCOPES.iter().any(|scope| scope.contains(&peer))
+}
+
 /// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, a tunnel to whoever
-/// listens, and one from the node that the node did not make, which the pod could answer into.
+/// listens, and one from a node that this one did not make, which the pod could answer into.
 fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) -> bool {
     let peer = connection.peer;
     match (connection.direction, connection.transport) {
         (Judged::Egress, transport) => {
-            own.contains(&peer) || (peer == IpAddr::from([255; 4]) && transport.is_tunnel())
+            own.contains(&peer) || (is_taken_by_the_node(peer) && transport.is_tunnel())
         }
         (Judged::Ingress, transport @ Transport::Other(_)) => {
-            transport.is_tunnel() && world.node_addresses.contains(&peer)
+            let is_nodes =
+                world.node_addresses.contains(&peer) || world.cluster_nodes.contains(&peer);
+            transport.is_tunnel() && is_nodes
         }
         (Judged::Ingress, Transport::Port(..)) => false,
     }
@@ -102,8 +111,13 @@ fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) ->
 
 #[test]
 fn the_kernel_says_what_the_oracle_says_over_random_worlds() {
+    on_a_router(compare_random_worlds);
+}
+
+fn compare_random_worlds() {
     let mut runner = TestRunner::default();
     let mut kernel = Kernel::default();
+    kernel.host.forwards = true;
     let mut planner = Planner::new(CAPACITIES);
     let mut policies = BTreeMap::new();
     let mut seen = BTreeMap::new();

@@ -15,7 +15,7 @@ use crate::{
 /// unlinks the old one, but who stands on the old one when it is used again may find the chain's end there (seen
 /// once in 44 million look-ups). So absence is asked for twice as well.
 #[inline(always)]
-pub(super) fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
+pub fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
     let mut word = tables.peer(address);
     if word == PeerWord::ABSENT || !word.belongs_to(address) {
         word = tables.peer(address);
@@ -27,13 +27,18 @@ pub(super) fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
 }
 
 /// Asks the rulesets of the directions that must allow it. `sender` is the other end of the packet itself.
+///
+/// A datagram does not say who began what. So one of a known flow whose initiator may not send any more, but which
+/// would pass as the first of its own direction, passes as that, and the flow is from then on as if this one had begun
+/// it: forgotten, the flow would come to the same. TCP and SCTP do say it, and what a revocation ended is not begun by
+/// a segment in the middle.
 #[inline(always)]
 pub(super) fn judge<T: Tables>(
     tables: &T,
     hook: &Hook,
     subject: &Subject,
     sender: Address,
-    case: &Case,
+    case: &mut Case,
 ) -> Reason {
     let is_known = case.flow != FlowWord::NONE;
     let (pod_port, peer_port) = (case.key.pod_port, case.key.peer_port);
@@ -46,9 +51,15 @@ pub(super) fn judge<T: Tables>(
         case.key.protocol
     };
     // Picked up, an unproven flow is judged as what it looks like; judged again, as either.
-    let to_pod =
-        case.initiator == Initiator::PEER || (case.initiator == Initiator::UNPROVEN && is_known);
-    let from_pod = case.initiator != Initiator::PEER;
+    let is_unproven = case.initiator == Initiator::UNPROVEN && is_known;
+    let begins_to_pod = case.initiator == Initiator::PEER;
+    let is_either = is_known
+        && case.makes_flow != 0
+        && protocol != crate::packet::TCP
+        && protocol != crate::packet::SCTP
+        && !case.initiator.sends(hook.direction);
+    let to_pod = begins_to_pod || is_unproven || is_either;
+    let from_pod = !begins_to_pod || is_either;
     let column = Column::of(protocol);
     let is_rest = column == Column::REST;
     let ingress = if to_pod {
@@ -64,7 +75,7 @@ pub(super) fn judge<T: Tables>(
     let mut class = Class::NONE;
     let mut broad = Class::NONE;
     if ingress > Ruleset::ALLOW_ALL || egress > Ruleset::ALLOW_ALL {
-        let word = peer_word(tables, peer);
+        let word = tables.peer_word(peer);
         if word == PeerWord::TORN {
             return Reason::Torn;
         }
@@ -75,27 +86,44 @@ pub(super) fn judge<T: Tables>(
             broad = word.broad();
         }
     }
-    // Hidden from the compiler, which would write the question out twice.
-    let mut turn = black_box(0_u64);
-    while turn < 2 {
-        let (ruleset, port) = if turn == 0 {
-            (ingress, pod_port)
+    let [ingress_port, egress_port] = if is_rest {
+        [u16::from(protocol); 2]
+    } else {
+        [pod_port, peer_port]
+    };
+    let to_pod = tables.ask(ingress, class, broad, column, ingress_port);
+    let from_pod = tables.ask(egress, class, broad, column, egress_port);
+    if is_either {
+        // The initiator's direction is asked first.
+        let (its, others) = if begins_to_pod {
+            (to_pod, from_pod)
         } else {
-            (egress, peer_port)
+            (from_pod, to_pod)
         };
-        let port = if is_rest { u16::from(protocol) } else { port };
-        turn += 1;
-        let reason = ask(tables, ruleset, class, broad, column, port);
-        if reason != Reason::Allowed {
-            return reason;
+        if its != Answer::ALLOWED {
+            if others != Answer::ALLOWED {
+                return its.of_both(others);
+            }
+            case.initiator = if hook.is_to_pod() {
+                Initiator::PEER
+            } else {
+                Initiator::POD
+            };
+            case.generation = subject.generation(case.initiator);
         }
+    } else if to_pod != Answer::ALLOWED {
+        return to_pod.reason();
+    } else if from_pod != Answer::ALLOWED {
+        return from_pod.reason();
     }
+    let case = black_box(case);
+    let from_pod = case.initiator != Initiator::PEER;
     if subject.routes {
         return Reason::Allowed;
     }
-    // Whoever is policed, no tunnel leads from a pod to the node unless a rule names it: what comes out of it is
-    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the node's addresses.
-    // What comes from a tunnel at the node could be answered into the tunnel.
+    // Whoever is policed, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is
+    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the nodes' addresses.
+    // What comes from a tunnel at a node could be answered into the tunnel.
     let (set, port) = if column == Column::UDP {
         (PortSet::TUNNEL_PORTS, peer_port)
     } else if column == Column::REST {
@@ -106,13 +134,13 @@ pub(super) fn judge<T: Tables>(
     if !holds(tables, set, port) {
         return Reason::Allowed;
     }
-    let leads_here = if peer_word(tables, peer).is_node() {
+    let leads_here = if tables.peer_word(peer).is_any_node() {
         !from_pod || egress == Ruleset::ALLOW_ALL
     } else {
         from_pod
             && (peer.is_multicast_or_broadcast()
                 || peer.is_ipv4_loopback()
-                || tables.is_delivered_here(hook.interface, case.packet.source, peer))
+                || tables.is_delivered_here(subject.link, case.packet.source, peer))
     };
     if leads_here {
         Reason::Tunnel
@@ -121,21 +149,56 @@ pub(super) fn judge<T: Tables>(
     }
 }
 
+/// What a ruleset says: a [`Reason`] as a number. No enum: see [`Column`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Answer(pub u32);
+
+impl Answer {
+    const ALLOWED: Self = Self(Reason::Allowed as u32);
+    const POLICY: Self = Self(Reason::Policy as u32);
+    const DENY_ALL: Self = Self(Reason::DenyAll as u32);
+    const TORN: Self = Self(Reason::Torn as u32);
+
+    /// The same, in words.
+    #[inline(always)]
+    const fn reason(self) -> Reason {
+        match self {
+            Self::ALLOWED => Reason::Allowed,
+            Self::DENY_ALL => Reason::DenyAll,
+            Self::TORN => Reason::Torn,
+            _ => Reason::Policy,
+        }
+    }
+
+    /// Why neither of two that deny lets a packet pass.
+    #[inline(always)]
+    fn of_both(self, other: Self) -> Reason {
+        if self == Self::TORN || other == Self::TORN {
+            Reason::Torn
+        } else if self == Self::DENY_ALL && other == Self::DENY_ALL {
+            Reason::DenyAll
+        } else {
+            Reason::Policy
+        }
+    }
+}
+
 /// Asks a ruleset: the row of the class, else of the broad class, else its own; then one bit.
 #[inline(always)]
-fn ask<T: Tables>(
+pub fn ask<T: Tables>(
     tables: &T,
     ruleset: Ruleset,
     class: Class,
     broad: Class,
     column: Column,
     port: u16,
-) -> Reason {
+) -> Answer {
     if ruleset == Ruleset::DENY_ALL {
-        return Reason::DenyAll;
+        return Answer::DENY_ALL;
     }
     if ruleset == Ruleset::ALLOW_ALL {
-        return Reason::Allowed;
+        return Answer::ALLOWED;
     }
     let mut word = row_word(tables, ruleset, class, column);
     if word == 0 {
@@ -145,12 +208,12 @@ fn ask<T: Tables>(
         word = tables.default_row_word(ruleset, column.word());
     }
     if word == TORN_ROW {
-        return Reason::Torn;
+        return Answer::TORN;
     }
     if holds(tables, column.set(word), port) {
-        Reason::Allowed
+        Answer::ALLOWED
     } else {
-        Reason::Policy
+        Answer::POLICY
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Case, Hook, Subject};
 use crate::packet::{Content, tcp};
 use crate::{
     Address, Budget, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord,
-    Initiator, Life, Limit, Place, Put, Tables,
+    Initiator, Life, Limit, Place, Put, Ruleset, Tables,
 };
 
 /// Finds the packet's flow, and who began it.
@@ -92,7 +92,7 @@ pub(super) fn find_flow<T: Tables>(
 impl Subject {
     /// The generation that a flow of this initiator must carry.
     #[inline(always)]
-    const fn generation(&self, initiator: Initiator) -> u32 {
+    pub(super) const fn generation(&self, initiator: Initiator) -> u32 {
         let (to_pod, from_pod) = (self.to_pod.generation(), self.from_pod.generation());
         match initiator {
             Initiator::POD => from_pod,
@@ -107,7 +107,7 @@ impl Subject {
 fn begins_another(flow: FlowWord, direction: Direction, from_node: bool) -> bool {
     let initiator = flow.initiator();
     !initiator.sends(direction)
-        || flow.state() == FlowState::CLOSING
+        || flow.state().is_ending()
         || initiator == Initiator::UNPROVEN
         || (from_node && initiator != Initiator::NODE)
 }
@@ -159,7 +159,11 @@ fn find<T: Tables>(tables: &T, table: FlowTable, case: &mut Case, life: Life) ->
 
 /// Writes down how far the flow of a packet that passes has come, where that changed, and else that it was seen.
 #[inline(always)]
-pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
+pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, subject: &Subject, case: &mut Case) {
+    if case.place != Place::FLOWS {
+        case.needs_no_flow = u8::from(needs_no_flow(tables, subject, case));
+    }
+    let case = black_box(case);
     let is_initiators = case.initiator.sends(hook.direction);
     let flags = if case.packet.content == Content::TCP {
         case.packet.detail
@@ -170,7 +174,10 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
     let is_known = case.flow != FlowWord::NONE;
     let before = case.flow.state();
     let state = if !is_known {
-        if step & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        if case.place == Place::FLOWS {
+            // The receiver may ignore the SYN, and go on with what stands there.
+            FlowState::CLOSING
+        } else if step & (tcp::SYN | tcp::ACK) == tcp::SYN {
             FlowState::SYN
         } else {
             FlowState::HALF
@@ -181,13 +188,23 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
         || (before == FlowState::HALF && !is_initiators && flags & tcp::RST == 0)
     {
         FlowState::ESTABLISHED
-    } else if before == FlowState::ESTABLISHED && flags & (tcp::FIN | tcp::RST) != 0 {
-        FlowState::CLOSING
     } else {
         before
     };
-    let is_answered = state == FlowState::ESTABLISHED || state == FlowState::CLOSING;
-    let word = FlowWord::new(&case.key, case.generation, case.initiator, state);
+    // Kept with the packet, where the kernel's verifier forgets which state it is.
+    case.state = state;
+    let case = black_box(case);
+    let state = case.state;
+    let is_answered = state.is_answered();
+    case.is_answered = u8::from(is_answered);
+    case.state = if is_answered && case.flow != FlowWord::NONE {
+        state.after(flags, hook.direction, !is_initiators)
+    } else {
+        state
+    };
+    let case = &*black_box(case);
+    let is_answered = case.is_answered != 0;
+    let word = FlowWord::new(&case.key, case.generation, case.initiator, case.state);
     let value = FlowValue::new(word, case.now);
     // A flow over budget is promoted once there is room.
     if is_answered && case.place != Place::FLOWS && promote(tables, hook, case, &value) {
@@ -216,6 +233,17 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
     }
 }
 
+/// Whether the flow is with this node, and nothing is lost without it: what the node sends always passes, and so does
+/// what the pod sends to it, in a pod that may send anything at all.
+///
+/// Such flows take no room but what their pod is sure of. For a pod that may reach nobody they are all that it can
+/// make, and no number of these pods takes room from others.
+#[inline(always)]
+fn needs_no_flow<T: Tables>(tables: &T, subject: &Subject, case: &Case) -> bool {
+    subject.from_pod.ruleset() != Ruleset::DENY_ALL
+        && (case.from_node != 0 || tables.peer_word(case.key.peer).is_node())
+}
+
 /// Writes down that the flow was seen just now.
 #[inline(always)]
 fn touch<T: Tables>(tables: &T, case: &Case) {
@@ -236,6 +264,13 @@ fn touch<T: Tables>(tables: &T, case: &Case) {
 /// Moves an answered flow that is over budget from `embryonic` to `crowd`: the share is for those that wait.
 #[inline(always)]
 fn make_room<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) {
+    if case.needs_no_flow != 0 {
+        // Of another's answer under the node's address (a NodePort) it stays: that one may not begin anything.
+        if case.from_node != 0 {
+            leave_embryonic(tables, hook, case);
+        }
+        return;
+    }
     // In both until the second step, so that whoever looks through the tables finds it.
     if tables.put_flow(FlowTable::Crowd, &case.key, value, Put::Either) {
         leave_embryonic(tables, hook, case);
@@ -253,16 +288,27 @@ fn leave_embryonic<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
 }
 
 /// Moves an answered flow to `flows`, if its attachment may have one more there; whether it did.
+///
+/// Half of the table is guaranteed, so many to each attachment; the other half is for those that have more, as long as
+/// there is room, and within what one may have.
 #[inline(always)]
 fn promote<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) -> bool {
-    let Some(budget) = tables.budget(hook.slot) else {
+    let (Some(budget), Some(common)) = (tables.budget(hook.slot), tables.common()) else {
         return false;
     };
-    if !Budget::is_below(&budget.flows, tables.limit(Limit::Flows)) {
+    let is_sure = Budget::is_below(&budget.flows, tables.limit(Limit::Guarantee));
+    if !is_sure
+        && (!Budget::is_below(&budget.flows, tables.limit(Limit::Flows))
+            || !Budget::is_below(common, tables.limit(Limit::Common))
+            || case.needs_no_flow != 0)
+    {
         return false;
     }
     if tables.put_flow(FlowTable::Flows, &case.key, value, Put::New) {
         budget.flows.add(1);
+        if !is_sure {
+            common.add(1);
+        }
     } else if !tables.put_flow(FlowTable::Flows, &case.key, value, Put::Known) {
         return false;
     }
@@ -297,5 +343,7 @@ fn begin<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) {
             }
         }
     }
-    tables.put_flow(FlowTable::Crowd, &case.key, value, Put::Either);
+    if case.needs_no_flow == 0 {
+        tables.put_flow(FlowTable::Crowd, &case.key, value, Put::Either);
+    }
 }

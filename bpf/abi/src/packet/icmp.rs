@@ -1,6 +1,7 @@
 //! ICMP of both families: echoes, errors about other packets, what neighbours say to each other.
 
-use super::{Bytes, Content, ICMP, ICMPV6, Packet, SCTP, TCP, UDP, extension, upper};
+use super::link::{read_options, weigh_listener};
+use super::{Bytes, Content, ICMP, ICMPV6, Packet, SCTP, TCP, Transport, UDP, extension, upper};
 use crate::{Address, Direction};
 
 /// RFC 792, RFC 1812. `start` and `rest` are its first two words.
@@ -56,9 +57,10 @@ pub(super) fn read_icmpv6(
     packet: &mut Packet,
     start: u32,
     rest: u32,
-    offset: u32,
+    place: &Transport,
     direction: Direction,
 ) {
+    let offset = place.offset;
     packet.content = Content::MESSAGE;
     let kind = start >> 24;
     match kind {
@@ -103,10 +105,11 @@ pub(super) fn read_icmpv6(
         130..=132 | 143 => {
             packet.detail = kind as u8;
             packet.content = Content::LISTENER;
+            weigh_listener(bytes, packet, place);
         }
         133..=137 => {
-            let is_advertisement = kind == 136;
-            let target = if is_advertisement {
+            let has_target = kind == 135 || kind == 136;
+            let target = if has_target {
                 bytes.load_words::<4>(offset + 8)
             } else {
                 Some([0; 4])
@@ -117,6 +120,12 @@ pub(super) fn read_icmpv6(
             };
             packet.about = Address::from_words(target);
             packet.detail = kind as u8;
+            let fixed = if has_target { 24 } else { 8 };
+            if place.length < fixed {
+                packet.content = Content::CUT_SHORT;
+                return;
+            }
+            read_options(bytes, packet, place, fixed);
             packet.content = if start >> 16 & 0xff == 0 {
                 Content::NEIGHBOUR
             } else {

@@ -88,6 +88,17 @@ pub(super) fn standing_of(
     })
 }
 
+/// Tells the programs what the host end of an attachment is a port of now.
+///
+/// # Errors
+/// When the interface cannot be looked up, or the table cannot be written.
+pub fn follow_master(set: &TableSet, record: &Record) -> Result<(), AddError> {
+    let mut socket = open_socket(record.host_ifindex)?;
+    let link = socket.link_by_index(record.host_ifindex)?;
+    set.store_master(record.slot, link.master)?;
+    Ok(())
+}
+
 /// Whether the programs would be heard if they were hung up.
 pub(super) fn would_be_heard(socket: &mut Socket, ifindex: Ifindex) -> Result<(), AddError> {
     let qdisc = filter::qdisc(socket, ifindex).map_err(|source| AddError::Netlink {

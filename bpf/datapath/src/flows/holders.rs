@@ -1,6 +1,6 @@
 //! Whose a flow is: an attachment's that is there, in any table set that is pinned.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use super::Tracked;
 use crate::{
@@ -48,5 +48,13 @@ impl<'a> Holders<'a> {
                 life.is_some_and(|life| !flow.word.is_older_than(life))
             })
         })
+    }
+
+    /// How many attachments there are.
+    pub(super) fn count(&self) -> usize {
+        let others = self.others.iter().flatten();
+        let born = std::iter::once(self.set).chain(others).map(TableSet::born);
+        let slots: BTreeSet<_> = born.flatten().flatten().collect();
+        slots.len()
     }
 }

@@ -2,16 +2,28 @@
 
 use std::{
     io,
+    net::Ipv4Addr,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use podgate_abi::{Address, Attachment, Direction, Life, Origin, PolicyWord};
+use podgate_abi::{
+    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, HardwareWord, Life, LinkWord,
+    Origin, PolicyWord, Ruleset,
+};
 
 use super::{MapName, TableSet};
 use crate::{
     Failed,
+    isolated::Isolated,
+    netlink::Ifindex,
     record::{Generation, Record, Slot},
 };
+
+/// Places of words in an [`Attachment`], behind the policies of both directions.
+const ORIGIN: usize = Direction::BOTH.len();
+const HARDWARE: usize = ORIGIN + 1;
+const BROADCASTS: usize = HARDWARE + 1;
+const LINK: usize = BROADCASTS + 1;
 
 /// What a compare-and-swap found instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,14 +67,59 @@ impl TableSet {
             .map_err(|found| Changed(PolicyWord(found))))
     }
 
+    /// Says what the host end of an attachment is a port of. Unknown, it is taken for a port of nothing.
+    pub fn store_master(&self, slot: Slot, master: Option<Ifindex>) -> Result<(), Failed> {
+        let word = LinkWord::port_of(master.map(|ifindex| ifindex.0));
+        self.words(MapName::Attachments, slot.0)?[LINK].store(word.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Has an attachment drop what passes in a direction under [`Ruleset::ALLOW_ALL`]: one stored word, without any
+    /// plan, and without the lock. Says whether the direction was open.
+    ///
+    /// Nothing else is touched: a slot that went to another attachment meanwhile has another generation, and a
+    /// ruleset is left in force.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened, or the slot is another attachment's by now.
+    pub fn deny(&self, record: &Record, direction: Direction) -> Result<bool, Failed> {
+        let mut old = self.read_word(record.slot, direction)?;
+        loop {
+            let stands = self.read_attachment(record.slot)?;
+            if stands.origin().birth() != record.birth.0 {
+                let why = io::Error::other("its slot is another attachment's");
+                return Err(Failed::new("isolate attachment", &record.identity, why));
+            }
+            if old.ruleset() != Ruleset::ALLOW_ALL {
+                return Ok(false);
+            }
+            let new = PolicyWord::new(Ruleset::DENY_ALL, self.draw_generation()?.0);
+            match self.compare_and_swap_word(record.slot, direction, old, new)? {
+                Ok(()) => return Ok(true),
+                Err(Changed(found)) => old = found,
+            }
+        }
+    }
+
     /// Writes an attachment as it is at birth: its addresses, its baseline, and last that it exists.
     ///
     /// No filter may name the slot in this set.
     pub fn write_attachment(&self, record: &Record) -> Result<(), Failed> {
+        self.write_waiting_attachment(record, Isolated::default())
+    }
+
+    /// The same, of a pod that waits closed for its policy in some directions.
+    ///
+    /// # Errors
+    /// When the tables cannot be opened, or have no room for it.
+    pub fn write_waiting_attachment(
+        &self,
+        record: &Record,
+        isolated: Isolated,
+    ) -> Result<(), Failed> {
         let words = self.words(MapName::Attachments, record.slot.0)?;
-        let (policies, rest) = words.split_at(Direction::BOTH.len());
-        let (origin, addresses) = rest.split_at(1);
-        origin[0].store(Origin::NONE.0, Ordering::Release);
+        let (head, addresses) = words.split_at(ATTACHMENT_HEAD);
+        head[ORIGIN].store(Origin::NONE.0, Ordering::Release);
         let own: Vec<Address> = record
             .addresses
             .iter()
@@ -89,12 +146,23 @@ impl TableSet {
         for (place, word) in addresses.iter().enumerate() {
             word.store(content.get(place).copied().unwrap_or(0), Ordering::Release);
         }
-        let policy = PolicyWord::new(record.baseline.ruleset(), record.birth.0);
-        for word in policies {
-            word.store(policy.0, Ordering::Release);
+        for direction in Direction::BOTH {
+            let ruleset = isolated.until_in_force(direction, record.baseline);
+            let policy = PolicyWord::new(ruleset, record.birth.0);
+            head[direction as usize].store(policy.0, Ordering::Release);
+        }
+        let hardware = record
+            .pod_mac
+            .map_or(HardwareWord::UNBOUND, HardwareWord::bound);
+        head[HARDWARE].store(hardware.0, Ordering::Release);
+        let mut broadcasts = record.broadcasts.iter().map(Ipv4Addr::octets);
+        let mut next = || broadcasts.next().unwrap_or_default();
+        head[BROADCASTS].store(Broadcasts::new(next(), next()).0, Ordering::Release);
+        for word in &head[LINK..] {
+            word.store(0, Ordering::Release);
         }
         let born = Origin::new(record.birth.0, record.routes);
-        origin[0].store(born.0, Ordering::Release);
+        head[ORIGIN].store(born.0, Ordering::Release);
         Ok(())
     }
 
@@ -117,9 +185,15 @@ impl TableSet {
         let attachment = Attachment::default();
         attachment.words[0].store(words[0]);
         attachment.words[1].store(words[1]);
-        attachment.origin.store(words[2]);
+        attachment.origin.store(words[ORIGIN]);
+        attachment.hardware.store(words[HARDWARE]);
+        attachment.broadcasts.store(words[BROADCASTS]);
+        attachment.link.store(words[LINK]);
+        attachment.told.store(words[LINK + 1]);
+        attachment.asked.store(words[LINK + 2]);
         let mut addresses = attachment.addresses;
-        for (address, halves) in addresses.iter_mut().zip(words[3..].chunks_exact(2)) {
+        let own = words[ATTACHMENT_HEAD..].chunks_exact(2);
+        for (address, halves) in addresses.iter_mut().zip(own) {
             let octets: [u8; 16] = bytemuck::cast([halves[0], halves[1]]);
             *address = Address::new(octets);
         }

@@ -136,8 +136,18 @@ impl TableSet {
         if self.read_peer(address)?.is_none() {
             return Ok(false);
         }
-        owed::note(&self.paths, by, address, lock)?;
-        self.delete(MapName::Peers, bytemuck::bytes_of(&Address::from(address)))
+        let noted = owed::note(&self.paths, by, address, lock);
+        let deleted = self.delete(MapName::Peers, bytemuck::bytes_of(&Address::from(address)))?;
+        if noted.is_err() {
+            // A debt that cannot be noted is paid at once.
+            Self::grace()?;
+            for name in Self::list_sets(&self.paths)? {
+                if name.abi == podgate_abi::ABI {
+                    Self::at(&self.paths, name).renew_generations()?;
+                }
+            }
+        }
+        Ok(deleted)
     }
 
     /// What is known of an address.

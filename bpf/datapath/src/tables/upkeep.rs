@@ -14,6 +14,17 @@ use crate::{
     sys::{self, Map},
 };
 
+/// Attachments among which `embryonic` and the guaranteed part of `flows` are shared out, or more where there are more.
+///
+/// A kubelet has 110 pods by default. Nothing is ever evicted from either table, so an attachment within its share is
+/// sure of its entries, whatever all the others do.
+const SHARES: u32 = 128;
+
+/// How many entries of a table of flows of this size are guaranteed to attachments, all together.
+const fn guaranteed(flows: u32) -> u32 {
+    flows / 2
+}
+
 /// How full a table is, and what it costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -25,16 +36,75 @@ pub struct Usage {
     pub bytes: u64,
 }
 
+/// How many entries of `flows` attachments have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FlowUse {
+    /// What one may have.
+    pub limit: u64,
+    /// What all have beyond their guarantees, and what they may.
+    pub common: [u64; 2],
+    /// Those that have any, and how many.
+    pub slots: Vec<(Slot, u64)>,
+}
+
 impl TableSet {
     /// Sets what each attachment may have.
     pub(super) fn set_limits(&self, sizes: &Sizes) -> Result<(), Failed> {
+        let common = sizes.flows - guaranteed(sizes.flows);
         for (limit, value) in [
             (Limit::Flows, sizes.flows_per_attachment),
-            (Limit::Embryonic, sizes.share_of_embryonic()),
+            (Limit::Common, common),
         ] {
-            self.store(MapName::Limits, limit as u32, &[u64::from(value)])?;
+            self.set_limit(limit, value)?;
         }
-        Ok(())
+        self.set_shares(0)
+    }
+
+    /// Sets what each attachment may have whatever the others have, where there are so many of them.
+    pub(crate) fn set_shares(&self, attachments: usize) -> Result<(), Failed> {
+        let shares = u32::try_from(attachments.next_power_of_two()).unwrap_or(u32::MAX);
+        let shares = shares.max(SHARES);
+        let flows = guaranteed(self.map(MapName::Flows)?.capacity);
+        let embryonic = self.map(MapName::Embryonic)?.capacity;
+        self.set_limit(Limit::Guarantee, (flows / shares).max(1))?;
+        self.set_limit(Limit::Embryonic, (embryonic / shares).max(2))
+    }
+
+    fn set_limit(&self, limit: Limit, value: u32) -> Result<(), Failed> {
+        self.store(MapName::Limits, limit as u32, &[u64::from(value)])
+    }
+
+    /// What a limit is set to.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn limit(&self, limit: Limit) -> Result<u64, Failed> {
+        Ok(self.load(MapName::Limits, limit as u32)?[0])
+    }
+
+    /// How many entries of `flows` the attachments have, as they are counted.
+    ///
+    /// # Errors
+    /// When the tables cannot be read.
+    pub fn flow_use(&self) -> Result<FlowUse, Failed> {
+        let budgets = self.array(MapName::Budgets)?;
+        // One that strayed below zero has none.
+        let count = |word: u64| word.cast_signed().max(0).cast_unsigned();
+        let flows = |slot| {
+            Some((
+                Slot(slot),
+                count(budgets.element(slot)?[0].load(Ordering::Acquire)),
+            ))
+        };
+        let slots = (0..).map_while(flows);
+        Ok(FlowUse {
+            limit: self.limit(Limit::Flows)?,
+            common: [
+                count(self.load(MapName::Common, 0)?[0]),
+                self.limit(Limit::Common)?,
+            ],
+            slots: slots.filter(|(_, flows)| *flows > 0).collect(),
+        })
     }
 
     /// How many entries of `flows` and of `embryonic` a slot is said to have.
@@ -86,6 +156,7 @@ impl TableSet {
             | MapName::Events
             | MapName::Budgets
             | MapName::Limits
+            | MapName::Common
             | MapName::Generation => Ok(None),
         }
     }

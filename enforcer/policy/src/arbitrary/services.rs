@@ -71,7 +71,7 @@ pub fn service() -> impl Strategy<Value = Service> {
     let own = select(vec![ipv4(12), ipv4(13), ipv6(12), ipv6(13)]);
     let cluster = vec(prop_oneof![8 => own, 1 => address()], 0..=2);
     let elsewhere = select(vec![ipv4(14), ipv6(14), ipv4(0), ipv6(0)]);
-    let external = vec(prop_oneof![4 => elsewhere, 1 => address()], 0..=1);
+    let external = || vec(prop_oneof![4 => elsewhere.clone(), 1 => address()], 0..=1);
     let policy = select(
         &[
             TrafficPolicy::Cluster,
@@ -79,12 +79,16 @@ pub fn service() -> impl Strategy<Value = Service> {
             TrafficPolicy::Local,
         ][..],
     );
-    (cluster, external, vec(service_port(), 1..=2), policy).prop_map(
-        |(cluster_addresses, external_addresses, ports, internal_traffic)| Service {
-            cluster_addresses,
-            external_addresses,
-            ports,
-            internal_traffic,
+    let addresses = (cluster, external(), external());
+    (addresses, vec(service_port(), 1..=2), policy).prop_map(
+        |((cluster_addresses, external_addresses, balancer_addresses), ports, internal_traffic)| {
+            Service {
+                cluster_addresses,
+                external_addresses,
+                balancer_addresses,
+                ports,
+                internal_traffic,
+            }
         },
     )
 }

@@ -28,7 +28,7 @@ use workload::Workload;
 /// What is known of peers, told apart as far as some questions ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Without policies.
+    /// Without policies, and without the scopes by which they are read.
     world: World,
     questions: Questions,
     /// What the labels and ports of every workload answer. Blocks apart, which depend on the address.
@@ -65,10 +65,24 @@ impl Facts {
     /// What becomes of these facts in another world and under other questions, and for how many addresses that had
     /// to be worked out anew.
     pub fn under(&self, world: &World, questions: &Questions) -> (Self, usize) {
+        let unlimited = self.within(world, questions, usize::MAX);
+        unlimited.expect("no count exceeds the highest number")
+    }
+
+    /// The same, given up as soon as more than `most` blocks hold at all boundaries together: blocks inside each other
+    /// multiply that, and it is what their evaluation costs. It is asked after each block that comes.
+    pub fn within(
+        &self,
+        world: &World,
+        questions: &Questions,
+        most: usize,
+    ) -> Option<(Self, usize)> {
         let mut revision = Revision::of(self);
-        revision.ask(questions);
+        if !revision.ask(questions, most) {
+            return None;
+        }
         revision.look_at(world);
-        revision.finish()
+        Some(revision.finish())
     }
 
     /// What was asked.
@@ -76,7 +90,7 @@ impl Facts {
         &self.questions
     }
 
-    /// Of what; without policies.
+    /// Of what; without policies and scopes.
     pub fn world(&self) -> &World {
         &self.world
     }

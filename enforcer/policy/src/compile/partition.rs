@@ -21,6 +21,8 @@ pub struct Partition {
     boundaries: OrdMap<IpNet, usize>,
     /// How many boundaries have a length, of IPv4 and of IPv6.
     lengths: [OrdMap<u8, usize>; 2],
+    /// How many blocks hold at all boundaries together. Blocks inside each other multiply it.
+    mass: usize,
 }
 
 impl Partition {
@@ -43,6 +45,7 @@ impl Partition {
         }
         for inside in self.inside(*cidr, except) {
             if let Some(signature) = self.prefixes.get_mut(&inside) {
+                self.mass += 1;
                 Arc::make_mut(signature).insert(predicate);
             }
         }
@@ -55,6 +58,7 @@ impl Partition {
         };
         for inside in self.inside(*cidr, except) {
             if let Some(signature) = self.prefixes.get_mut(&inside) {
+                self.mass -= 1;
                 Arc::make_mut(signature).remove(predicate);
             }
         }
@@ -67,6 +71,11 @@ impl Partition {
     /// exception makes a hole.
     pub fn prefixes(&self) -> &OrdMap<IpNet, Arc<Signature>> {
         &self.prefixes
+    }
+
+    /// How many blocks hold at all boundaries together.
+    pub fn mass(&self) -> usize {
+        self.mass
     }
 
     /// The longest prefix that contains `address`, with its signature.
@@ -85,13 +94,21 @@ impl Partition {
         })
     }
 
-    /// The boundaries inside a block and outside its exceptions. A prefix sorts before the prefixes that it contains.
+    /// The boundaries inside a block and outside its exceptions, which are sorted and lie apart. A prefix sorts before
+    /// the prefixes that it contains.
     fn inside(&self, cidr: IpNet, except: &[IpNet]) -> Vec<IpNet> {
+        let mut holes = except.iter().peekable();
         self.prefixes
             .range(cidr..)
             .map(|(prefix, _)| *prefix)
             .take_while(|prefix| cidr.contains(prefix))
-            .filter(|prefix| !except.iter().any(|hole| hole.contains(prefix)))
+            .filter(|prefix| {
+                while holes
+                    .next_if(|hole| hole.broadcast() < prefix.addr())
+                    .is_some()
+                {}
+                !holes.peek().is_some_and(|hole| hole.contains(prefix))
+            })
             .collect()
     }
 
@@ -101,8 +118,9 @@ impl Partition {
         if *uses == 1 {
             let around = self.longest_within(boundary.addr(), boundary.prefix_len());
             let signature = around.map(|(_, signature)| Arc::clone(signature));
-            self.prefixes
-                .insert(boundary, signature.unwrap_or_default());
+            let signature = signature.unwrap_or_default();
+            self.mass += signature.predicates().len();
+            self.prefixes.insert(boundary, signature);
             let lengths = &mut self.lengths[family(boundary.addr())];
             *lengths.entry(boundary.prefix_len()).or_insert(0) += 1;
         }
@@ -115,7 +133,8 @@ impl Partition {
         *uses -= 1;
         if *uses == 0 {
             self.boundaries.remove(&boundary);
-            self.prefixes.remove(&boundary);
+            let gone = self.prefixes.remove(&boundary);
+            self.mass -= gone.map_or(0, |signature| signature.predicates().len());
             let lengths = &mut self.lengths[family(boundary.addr())];
             match lengths.get(&boundary.prefix_len()).copied() {
                 Some(more @ 2..) => lengths.insert(boundary.prefix_len(), more - 1),
@@ -129,6 +148,7 @@ fn as_block(predicate: &Predicate) -> Option<(&IpNet, &[IpNet])> {
     match predicate {
         Predicate::Block { cidr, except } => Some((cidr, except)),
         Predicate::OwnNode
+        | Predicate::OtherNode
         | Predicate::ClusterPods { .. }
         | Predicate::Pods { .. }
         | Predicate::Listed(_) => None,

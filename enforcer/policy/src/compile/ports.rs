@@ -197,6 +197,20 @@ impl Row {
         self.tcp.is_empty() && self.udp.is_empty() && self.sctp.is_empty() && self.rest.is_empty()
     }
 
+    /// All that any of `rows` allows.
+    pub fn union<'a>(rows: impl IntoIterator<Item = &'a Self> + Clone) -> Self {
+        let of = |ports: fn(&Self) -> &PortSet| {
+            let sets = rows.clone().into_iter().map(ports);
+            PortSet::from_ranges(sets.flat_map(|set| set.ranges.iter().copied()))
+        };
+        Self {
+            tcp: of(|row| &row.tcp),
+            udp: of(|row| &row.udp),
+            sctp: of(|row| &row.sctp),
+            rest: of(|row| &row.rest),
+        }
+    }
+
     /// Adds all that `other` allows.
     pub fn add(&mut self, other: &Self) {
         self.tcp.add(&other.tcp);

@@ -1,14 +1,16 @@
 //! What policies ask about a peer's address, and the answers that an address gives.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use imbl::OrdSet;
 use ipnet::IpNet;
 
 use crate::compile::translation::Translation;
 use crate::model::{
-    ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, Selector,
+    ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, SCOPES, Selector,
 };
 
 /// Something that is true or false of an address, in one form only: equal questions are equal values.
@@ -16,11 +18,13 @@ use crate::model::{
 pub enum Predicate {
     /// The address is one of this node's own. The first variant, so that it comes first in a [`Signature`].
     OwnNode,
+    /// The address is one of another node of the cluster.
+    OtherNode,
     /// The address is in the block and in none of its exceptions.
     Block {
         /// The block.
         cidr: IpNet,
-        /// Sorted; each strictly inside `cidr`, none inside another.
+        /// The scopes inside it included. Sorted; each strictly inside `cidr`, none inside another.
         except: Vec<IpNet>,
     },
     /// The address is that of a pod whose labels match, in a known namespace whose labels match.
@@ -42,8 +46,8 @@ pub enum Predicate {
 }
 
 impl Predicate {
-    /// What `peer` asks, in a policy of `namespace`; nothing if nobody can match it.
-    pub fn of_peer(peer: &Peer, namespace: &str) -> Option<Self> {
+    /// What `peer` asks, in a policy of `namespace` on a node with these scopes; nothing if nobody can match it.
+    pub fn of_peer(peer: &Peer, namespace: &str, node_scopes: &BTreeSet<IpNet>) -> Option<Self> {
         match peer {
             Peer::Pods {
                 namespaces: Namespaces::Own,
@@ -64,19 +68,27 @@ impl Predicate {
                 if except.iter().any(|hole| hole.contains(&cidr)) {
                     return None;
                 }
+                let is_everything =
+                    cidr.prefix_len() == 0 && !except.iter().any(|hole| cidr.contains(hole));
+                let scopes = SCOPES.iter().chain(node_scopes);
+                // A scope around the block takes nothing away. Two networks contain one another or are apart.
+                let scopes = scopes.filter(|scope| !is_everything && !scope.contains(&cidr));
                 let inside: BTreeSet<IpNet> = except
                     .iter()
+                    .chain(scopes)
                     .map(IpNet::trunc)
                     .filter(|hole| cidr.contains(hole))
                     .collect();
-                let widest = inside.iter().filter(|hole| {
-                    !inside
-                        .iter()
-                        .any(|other| other != *hole && other.contains(*hole))
-                });
+                // A hole sorts before those that it contains.
+                let mut widest: Vec<IpNet> = Vec::with_capacity(inside.len());
+                for hole in inside {
+                    if !widest.last().is_some_and(|last| last.contains(&hole)) {
+                        widest.push(hole);
+                    }
+                }
                 Some(Self::Block {
                     cidr,
-                    except: widest.copied().collect(),
+                    except: widest,
                 })
             }
             Peer::Listed(list) => Some(Self::Listed(list.clone())),
@@ -87,7 +99,7 @@ impl Predicate {
     /// Whether this belongs to the broad class: what CIDRs and cluster-wide selectors can tell apart.
     pub fn is_broad(&self) -> bool {
         match self {
-            Self::OwnNode | Self::Block { .. } | Self::ClusterPods { .. } => true,
+            Self::OwnNode | Self::OtherNode | Self::Block { .. } | Self::ClusterPods { .. } => true,
             Self::Pods { .. } | Self::Listed(_) => false,
         }
     }
@@ -133,6 +145,14 @@ pub struct PortName {
 }
 
 impl PortName {
+    /// The name that a port goes by.
+    pub fn of(port: &NamedPort) -> Self {
+        Self {
+            protocol: port.protocol,
+            name: port.name.clone(),
+        }
+    }
+
     /// Whether `port` goes by this name.
     pub fn names(&self, port: &NamedPort) -> bool {
         self.protocol == port.protocol && self.name == port.name
@@ -142,7 +162,8 @@ impl PortName {
 /// All that a set of rulesets asks about peers. Addresses are classified by the answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Questions {
-    /// True or false of an address. [`Predicate::OwnNode`] need not be here: it is always asked.
+    /// True or false of an address. [`Predicate::OwnNode`] and [`Predicate::OtherNode`] need not be here: they are
+    /// always asked.
     pub predicates: OrdSet<Arc<Predicate>>,
     /// Which numbers a pod calls by these names.
     pub port_names: OrdSet<PortName>,
@@ -160,7 +181,7 @@ impl Questions {
 }
 
 /// What one address answers to a set of questions. A class is a signature with a number.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default)]
 pub struct Signature {
     /// The predicates that hold, sorted, none twice.
     predicates: Vec<Arc<Predicate>>,
@@ -168,6 +189,60 @@ pub struct Signature {
     ports: Vec<NamedPort>,
     /// What the address stands for before the node translates it; none where only for itself.
     translation: Option<Arc<Translation>>,
+    /// A hash of the rest, once it was asked for. What changes the rest empties it.
+    hash: OnceLock<u64>,
+}
+
+/// Keyed once for each process, so that nobody outside can make contents collide.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Signature {
+    fn content(&self) -> (&[Arc<Predicate>], &[NamedPort], &Option<Arc<Translation>>) {
+        (&self.predicates, &self.ports, &self.translation)
+    }
+
+    fn hash_of_content(&self) -> u64 {
+        *self.hash.get_or_init(|| HASHER.hash_one(self.content()))
+    }
+}
+
+impl PartialEq for Signature {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+            || (self.hash_of_content() == other.hash_of_content()
+                && self.content() == other.content())
+    }
+}
+
+impl Eq for Signature {}
+
+impl PartialOrd for Signature {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Signature {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if std::ptr::eq(self, other) {
+            return Ordering::Equal;
+        }
+        // Predicates are shared by most signatures: what is one allocation is not compared.
+        let pairs = self.predicates.iter().zip(&other.predicates);
+        let mut orderings = pairs
+            .filter(|(one, other)| !Arc::ptr_eq(one, other))
+            .map(|(one, other)| one.cmp(other));
+        orderings
+            .find(|ordering| ordering.is_ne())
+            .unwrap_or_else(|| self.predicates.len().cmp(&other.predicates.len()))
+            .then_with(|| (&self.ports, &self.translation).cmp(&(&other.ports, &other.translation)))
+    }
+}
+
+impl Hash for Signature {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash_of_content());
+    }
 }
 
 impl Signature {
@@ -179,7 +254,7 @@ impl Signature {
         let mut signature = Self {
             predicates: predicates.into_iter().collect(),
             ports: ports.into_iter().collect(),
-            translation: None,
+            ..Self::default()
         };
         signature.predicates.sort();
         signature.predicates.dedup();
@@ -191,6 +266,7 @@ impl Signature {
     /// One more predicate holds.
     pub fn insert(&mut self, predicate: &Arc<Predicate>) {
         if let Err(place) = self.predicates.binary_search(predicate) {
+            self.hash = OnceLock::new();
             self.predicates.insert(place, Arc::clone(predicate));
         }
     }
@@ -201,6 +277,7 @@ impl Signature {
             .predicates
             .binary_search_by(|holding| holding.as_ref().cmp(predicate));
         if let Ok(place) = place {
+            self.hash = OnceLock::new();
             self.predicates.remove(place);
         }
     }
@@ -220,6 +297,7 @@ impl Signature {
     pub fn translated(&self, translation: Translation) -> Self {
         Self {
             translation: Some(Arc::new(translation)),
+            hash: OnceLock::new(),
             ..self.clone()
         }
     }
@@ -249,6 +327,17 @@ impl Signature {
             .is_some_and(|predicate| **predicate == Predicate::OwnNode)
     }
 
+    /// Whether the address is one of another node's.
+    pub fn is_other_node(&self) -> bool {
+        let mut first = self.predicates.iter().take(2);
+        first.any(|predicate| **predicate == Predicate::OtherNode)
+    }
+
+    /// Whether the address is any node's: there a tunnel needs a rule that names it.
+    pub fn is_node(&self) -> bool {
+        self.is_own_node() || self.is_other_node()
+    }
+
     /// The part that makes the broad class.
     pub fn broad(&self) -> Self {
         Self {
@@ -264,6 +353,7 @@ impl Signature {
                 .as_ref()
                 .and_then(|translation| translation.broad())
                 .map(Arc::new),
+            hash: OnceLock::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rulesets: the compiled policy of one direction, as content that pods share when it is equal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use crate::compile::ports::{PortSet, Row};
@@ -9,8 +9,9 @@ use crate::compile::translation::{Meaning, Translation};
 use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
 use crate::model::ServiceEgress;
 
-/// What every isolated pod may send to its own node: all but tunnels, which need a rule that names their port.
-static OWN_NODE: LazyLock<Row> = LazyLock::new(|| Row {
+/// All but tunnels, which need a rule that names their port: what every isolated pod may send to its own node, and what a
+/// rule without ports allows to any node.
+static NO_TUNNEL: LazyLock<Row> = LazyLock::new(|| Row {
     udp: TUNNELS.complement(),
     rest: PortSet::of(TUNNEL_PROTOCOLS.map(u16::from)).complement(),
     ..Row::all()
@@ -23,7 +24,7 @@ static TUNNELS: LazyLock<PortSet> = LazyLock::new(|| PortSet::of(TUNNEL_UDP_PORT
 pub enum Ruleset {
     /// Nothing is allowed: ruleset 0.
     Denied,
-    /// Everything is allowed, save tunnels to the own node, which the kernel drops by itself: ruleset 1.
+    /// Everything is allowed, save tunnels to nodes, which the kernel drops by itself: ruleset 1.
     Allowed,
     /// Some of it.
     Rules(Rules),
@@ -37,13 +38,13 @@ pub struct Rules {
     /// What is allowed with every peer.
     any: Ports,
     /// What is allowed beyond that with the peers for which a predicate holds. None is empty.
-    by_predicate: BTreeMap<Arc<Predicate>, Ports>,
+    by_predicate: BTreeMap<Arc<Predicate>, Arc<Ports>>,
 }
 
 /// What the rules for some peers allow, before it is known which numbers the peer calls by which name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ports {
-    /// Some rule has no `ports`: every port of every protocol, but no tunnel to the own node.
+    /// Some rule has no `ports`: every port of every protocol, but no tunnel to a node.
     everything: bool,
     /// Ports that rules give by number; `rest` is always empty.
     numbered: Row,
@@ -69,11 +70,16 @@ impl Ports {
         }
     }
 
-    /// Adds all that `other` allows.
-    pub fn add(&mut self, other: &Self) {
-        self.everything |= other.everything;
-        self.numbered.add(&other.numbered);
-        self.named.extend(other.named.iter().cloned());
+    /// All that any of `parts` allows.
+    pub fn union(parts: &[&Self]) -> Self {
+        Self {
+            everything: parts.iter().any(|ports| ports.everything),
+            numbered: Row::union(parts.iter().map(|ports| &ports.numbered)),
+            named: parts
+                .iter()
+                .flat_map(|ports| ports.named.iter().cloned())
+                .collect(),
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -83,7 +89,7 @@ impl Ports {
     /// Adds the numbers that the peer calls by the names.
     fn add_named(&self, peer: &Signature, row: &mut Row) {
         for port in peer.ports() {
-            if self.named.iter().any(|name| name.names(port)) {
+            if self.named.contains(&PortName::of(port)) {
                 row.ports_mut(port.protocol)
                     .add(&PortSet::range(port.number, port.number));
             }
@@ -125,7 +131,10 @@ impl Ports {
 fn speaks_of_services(predicate: &Predicate, direction: Direction, any: &Ports) -> bool {
     let by_name = match predicate {
         Predicate::Block { .. } | Predicate::Listed(_) => true,
-        Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
+        Predicate::OwnNode
+        | Predicate::OtherNode
+        | Predicate::ClusterPods { .. }
+        | Predicate::Pods { .. } => false,
     };
     by_name && direction == Direction::Egress && !any.everything
 }
@@ -149,18 +158,25 @@ impl Ruleset {
     pub fn isolated(
         direction: Direction,
         any: Ports,
-        by_predicate: BTreeMap<Arc<Predicate>, Ports>,
+        by_predicate: BTreeMap<Arc<Predicate>, Arc<Ports>>,
     ) -> Self {
         let any = any.canonical(direction);
+        // Many predicates have the same ports, and those are worked out once.
+        let mut known: HashMap<(*const Ports, bool), Arc<Ports>> = HashMap::new();
         let by_predicate: BTreeMap<_, _> = by_predicate
-            .into_iter()
+            .iter()
             .map(|(predicate, ports)| {
-                let ports = if speaks_of_services(&predicate, direction, &any) {
-                    ports.canonical(direction)
-                } else {
-                    ports.beyond(&any, direction)
-                };
-                (predicate, ports)
+                let by_name = speaks_of_services(predicate, direction, &any);
+                let worked_out = known
+                    .entry((Arc::as_ptr(ports), by_name))
+                    .or_insert_with(|| {
+                        Arc::new(if by_name {
+                            ports.as_ref().clone().canonical(direction)
+                        } else {
+                            ports.beyond(&any, direction)
+                        })
+                    });
+                (Arc::clone(predicate), Arc::clone(worked_out))
             })
             .filter(|(_, ports)| !ports.is_empty())
             .collect();
@@ -211,21 +227,25 @@ impl Rules {
 
     /// What is allowed with the address itself.
     fn literal_row(&self, peer: &Signature) -> Row {
-        let own_node = self.direction == Direction::Egress && peer.is_own_node();
-        let mut row = if own_node {
-            OWN_NODE.clone()
-        } else {
-            Row::none()
-        };
-        let special = peer
+        let is_egress = self.direction == Direction::Egress;
+        let (own_node, node) = (is_egress && peer.is_own_node(), is_egress && peer.is_node());
+        // What many predicates share counts once.
+        let mut special: Vec<&Ports> = peer
             .predicates()
             .iter()
-            .filter_map(|predicate| self.by_predicate.get(predicate));
-        for ports in std::iter::once(&self.any).chain(special) {
-            if ports.everything && !own_node {
-                return Row::all();
-            }
-            row.add(&ports.numbered);
+            .filter_map(|predicate| self.by_predicate.get(predicate))
+            .map(AsRef::as_ref)
+            .collect();
+        special.sort_unstable_by_key(|ports| std::ptr::from_ref::<Ports>(ports));
+        special.dedup_by_key(|ports| std::ptr::from_ref::<Ports>(ports));
+        let all = std::iter::once(&self.any).chain(special.iter().copied());
+        let everything = all.clone().any(|ports| ports.everything);
+        if everything && !node {
+            return Row::all();
+        }
+        let always = (own_node || everything).then_some(&*NO_TUNNEL);
+        let mut row = Row::union(always.into_iter().chain(all.clone().map(|it| &it.numbered)));
+        for ports in all {
             ports.add_named(peer, &mut row);
         }
         row
@@ -296,7 +316,8 @@ impl Rules {
     }
 
     fn questions(&self) -> Questions {
-        let all_ports = std::iter::once(&self.any).chain(self.by_predicate.values());
+        let special = self.by_predicate.values().map(AsRef::as_ref);
+        let all_ports = std::iter::once(&self.any).chain(special);
         Questions {
             predicates: self.by_predicate.keys().cloned().collect(),
             port_names: all_ports

@@ -26,7 +26,7 @@ pub enum Meaning {
     Cluster,
     /// An external address that must be allowed itself, too.
     External,
-    /// An external address that is never met untranslated.
+    /// An external address that is never met untranslated: a load balancer's, or any if the node's options say so.
     Translated,
     /// An address of the own node.
     OwnNode,

@@ -12,9 +12,11 @@ use super::{NamedPort, ObjectName, PodUid, Protocol};
 pub struct Service {
     /// Addresses from the cluster's Service range, of either family (`clusterIPs`).
     pub cluster_addresses: Vec<IpAddr>,
-    /// Addresses from elsewhere that nodes redirect: `externalIPs`, and those of load balancers unless their
-    /// `ipMode` is Proxy.
+    /// Addresses from elsewhere that nodes redirect, and that whoever wrote the Service chose: `externalIPs`.
     pub external_addresses: Vec<IpAddr>,
+    /// Addresses from elsewhere that nodes redirect, and that a controller of the cluster gave the Service: those of load
+    /// balancers unless their `ipMode` is Proxy.
+    pub balancer_addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Which endpoints its cluster addresses stand for. All other ways to it stand for all of them, because traffic
@@ -111,7 +113,7 @@ pub enum ServiceEgress {
     Any,
 }
 
-/// Whether a policy must allow the external address of a Service itself, beside its endpoints.
+/// Whether a policy must allow the external address (`externalIPs`) of a Service itself, beside its endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExternalAddresses {
     /// It must: anybody who may make a Service may name any address there.

@@ -39,9 +39,10 @@ pub(super) fn allows(policy: &Policy<'_>, connection: &Connection) -> bool {
     if is_node_address(world, connection.peer) {
         return literally && (by_name || by_endpoints);
     }
-    match world.service_options.external {
-        ExternalAddresses::Literal => literally && by_endpoints,
-        ExternalAddresses::Translated => by_name || by_endpoints,
+    if needs_its_address(world, connection) {
+        literally && by_endpoints
+    } else {
+        by_name || by_endpoints
     }
 }
 
@@ -60,19 +61,31 @@ pub fn is_redirected(world: &World, connection: &Connection) -> bool {
 
 /// Whether an address may stand for something else: Services have it, or it is the own node's.
 pub fn may_be_redirected(world: &World, address: IpAddr) -> bool {
-    let is_external = |service: &Service| service.external_addresses.contains(&address);
+    let is_external = |service: &Service| {
+        service.external_addresses.contains(&address)
+            || service.balancer_addresses.contains(&address)
+    };
     is_node_address(world, address)
         || is_cluster_address(world, address)
         || world.services.values().any(|service| is_external(service))
 }
 
-/// Whether a connection that nodes translate needs its very address allowed.
+/// Whether a connection that nodes translate needs its very address allowed: not one that a controller of the cluster gave
+/// a Service, unless a Service names it itself.
 pub fn needs_its_address(world: &World, connection: &Connection) -> bool {
-    let is_external = match world.service_options.external {
-        ExternalAddresses::Literal => true,
-        ExternalAddresses::Translated => is_node_address(world, connection.peer),
-    };
-    is_external && !is_cluster_address(world, connection.peer)
+    let address = connection.peer;
+    if is_cluster_address(world, address) {
+        return false;
+    }
+    let mut services = world.services.values();
+    let is_named = services.any(|service| service.external_addresses.contains(&address));
+    let mut services = world.services.values();
+    let is_given = services.any(|service| service.balancer_addresses.contains(&address));
+    is_node_address(world, address)
+        || match world.service_options.external {
+            ExternalAddresses::Literal => is_named || !is_given,
+            ExternalAddresses::Translated => false,
+        }
 }
 
 /// Whether an isolated pod may open the connection as far as the address itself and known endpoints go. Only where it may
@@ -197,7 +210,9 @@ fn claims(world: &World, connection: &Connection) -> Vec<Claim> {
             if port.number == number && service.cluster_addresses.contains(&address) {
                 claim(service.internal_traffic);
             }
-            if port.number == number && service.external_addresses.contains(&address) {
+            let is_external = service.external_addresses.contains(&address)
+                || service.balancer_addresses.contains(&address);
+            if port.number == number && is_external {
                 claim(TrafficPolicy::Cluster);
             }
             if port.node_port == Some(number) && at_own_node && has_family(service, address) {

@@ -5,4 +5,5 @@ mod isolation;
 mod own_node;
 mod peers;
 mod ports;
+mod scopes;
 mod services;

@@ -24,6 +24,7 @@ fn with_service(policies: impl IntoIterator<Item = podgate_policy::model::Networ
     let service = Service {
         cluster_addresses: [CLUSTER, CLUSTER_V6].map(|a| a.parse().unwrap()).into(),
         external_addresses: vec![EXTERNAL.parse().unwrap()],
+        balancer_addresses: Vec::new(),
         ports: vec![ServicePort {
             name: "web".into(),
             protocol: Protocol::Tcp,
@@ -262,6 +263,40 @@ fn an_external_address_needs_both_itself_and_its_endpoints() {
     assert_egress(&owned, EXTERNAL, tcp(80), Allow);
     let other_port = with_service([egress([to(block("203.0.113.0/24", &[]), 22)])]);
     assert_egress(&other_port, EXTERNAL, tcp(22), Allow);
+}
+
+#[test]
+fn a_load_balancers_address_needs_its_endpoints_only() {
+    let itself = || to(block("203.0.113.0/24", &[]), 80);
+    let endpoints = || to(everyone(), 8080);
+    let given = |rules: Vec<Rule>| {
+        let mut world = with_service([egress(rules)]);
+        let name = ObjectName::new("x", "s");
+        let service = world.services.get_mut(&name).unwrap();
+        let service = std::sync::Arc::make_mut(service);
+        service.balancer_addresses = std::mem::take(&mut service.external_addresses);
+        world
+    };
+    for (rules, expected) in [
+        (vec![itself()], Deny),
+        (vec![endpoints()], Allow),
+        (vec![itself(), endpoints()], Allow),
+        (vec![], Deny),
+    ] {
+        assert_egress(&given(rules), EXTERNAL, tcp(80), expected);
+    }
+    // What it does not serve is the address itself.
+    assert_egress(&given(vec![to(everyone(), 22)]), EXTERNAL, tcp(22), Deny);
+    // Another Service that names it for itself (CVE-2020-8554) makes it an address that may be anybody's.
+    let mut world = given(vec![endpoints()]);
+    let other = Service {
+        external_addresses: vec![EXTERNAL.parse().unwrap()],
+        ..Service::default()
+    };
+    world
+        .services
+        .insert(ObjectName::new("y", "other"), std::sync::Arc::new(other));
+    assert_egress(&world, EXTERNAL, tcp(80), Deny);
 }
 
 #[test]

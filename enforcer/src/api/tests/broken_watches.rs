@@ -60,7 +60,7 @@ async fn until_the_second_failure(said: &mut mpsc::Receiver<Said<Maps>>) -> Vec<
             Said::Listed => "listed",
             Said::Object(_) => "object",
             Said::Gone(..) => "gone",
-            Said::Good => "good",
+            Said::Begun | Said::Good => "good",
             Said::Failed(_) => "failed",
         });
     }

@@ -71,7 +71,8 @@ fn a_service_keeps_what_kube_proxy_acts_on() {
         service,
         Service {
             cluster_addresses: ips(&["10.96.0.1", "fd96::1"]),
-            external_addresses: ips(&["203.0.113.1", "203.0.113.2", "203.0.113.4"]),
+            external_addresses: ips(&["203.0.113.1"]),
+            balancer_addresses: ips(&["203.0.113.2", "203.0.113.4"]),
             ports: vec![
                 port("web", Protocol::Tcp, 80, Some(30080)),
                 port("dns", Protocol::Udp, 53, None),

@@ -7,11 +7,11 @@ use imbl::OrdMap;
 use podgate_abi::{Ruleset, Slot};
 use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::compile::compile_subject;
-use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
-use podgate_policy::evaluate;
+use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport};
 use podgate_policy::model::{ObjectName, Protocol, World};
 use podgate_policy::oracle::{is_redirected, may_be_redirected, needs_its_address, spares};
 
+use super::beginners::{Beginners, Ways, ways};
 use super::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables, Step};
 use crate::plan::{Capacities, Plan, PlanError, Planner};
@@ -43,7 +43,7 @@ pub(super) struct Wrong {
     slot: Slot,
     connection: Connection,
     passed: bool,
-    expected: [bool; 2],
+    expected: [Ways; 2],
     after: usize,
     steps: Vec<Step>,
 }
@@ -76,6 +76,8 @@ pub(super) struct Bench {
     effort: Effort,
     /// Established, each with its attachment.
     flows: Vec<(Slot, Connection)>,
+    /// Who may have begun each of them.
+    began: BTreeMap<(Slot, Connection), Beginners>,
     /// Those of them that a change of facts spared, which may pass or not until something that is known denies them; and
     /// whether they need their very address.
     lingering: BTreeMap<(Slot, Connection), bool>,
@@ -91,15 +93,15 @@ pub(super) struct Bench {
 struct Probe {
     slot: Slot,
     connection: Connection,
-    before: bool,
-    after: bool,
+    before: Ways,
+    after: Ways,
     /// Whether a denial may not reach it, because nothing that is known denies it, on the way and in the end; and whether
     /// it needs its very address.
     lingers: [Option<bool>; 2],
 }
 
 impl Probe {
-    fn new(slot: Slot, connection: Connection, before: bool, after: bool) -> Self {
+    fn new(slot: Slot, connection: Connection, before: Ways, after: Ways) -> Self {
         Self {
             slot,
             connection,
@@ -130,6 +132,7 @@ impl Bench {
             dice: Dice(seed),
             effort,
             flows: Vec::new(),
+            began: BTreeMap::new(),
             lingering: BTreeMap::new(),
             unaware: BTreeSet::new(),
             grace_is_underway: false,
@@ -185,7 +188,7 @@ impl Bench {
                     let steps = self.all_graces();
                     self.stay(steps)?;
                 }
-                Err(PlanError::Full { .. }) => return Ok(None),
+                Err(PlanError::Full { .. } | PlanError::Overlapping { .. }) => return Ok(None),
                 Err(PlanError::Unfinished) => unreachable!("every plan is executed"),
             }
         }
@@ -206,7 +209,7 @@ impl Bench {
     /// Executes steps that change no verdict.
     fn stay(&mut self, steps: Vec<Step>) -> Result<(), Wrong> {
         let probes = self.probes(|bench, slot, connection| {
-            let allowed = allows(&bench.world, &bench.attached[&slot], &connection);
+            let allowed = ways(&bench.world, &bench.attached[&slot], &connection);
             let mut probe = Probe::new(slot, connection, allowed, allowed);
             let needs = bench.lingering.get(&(slot, connection)).copied();
             probe.lingers = [needs, needs];
@@ -219,13 +222,9 @@ impl Bench {
         let before = std::mem::replace(&mut self.world, world);
         let probes = self.probes(|bench, slot, connection| {
             let subject = &bench.attached[&slot];
-            let after = allows(&bench.world, subject, &connection);
-            let mut probe = Probe::new(
-                slot,
-                connection,
-                allows(&before, subject, &connection),
-                after,
-            );
+            let was = ways(&before, subject, &connection);
+            let after = ways(&bench.world, subject, &connection);
+            let mut probe = Probe::new(slot, connection, was, after);
             let lingered = bench.lingering.get(&(slot, connection)).copied();
             let needed = lingered.or_else(|| {
                 let is_redirected = is_redirected(&before, &connection);
@@ -240,7 +239,7 @@ impl Bench {
                     && may_be_redirected(&bench.world, connection.peer)
                     && spares(&bench.world, subject, &connection, *needed)
             });
-            probe.lingers = [lingered.or(spared), spared.filter(|_| !after)];
+            probe.lingers = [lingered.or(spared), spared.filter(|_| !after[0])];
             probe
         });
         self.execute(plan, &probes)
@@ -265,13 +264,13 @@ impl Bench {
         }
         let probes = self.probes(|bench, slot, connection| {
             let was = match old.get(&slot) {
-                Some(subject) => allows(&before, subject, &connection),
-                None => allows(&no_policies, &bench.attached[&slot], &connection),
+                Some(subject) => ways(&before, subject, &connection),
+                None => ways(&no_policies, &bench.attached[&slot], &connection),
             };
-            let after = allows(&bench.world, &bench.attached[&slot], &connection);
+            let after = ways(&bench.world, &bench.attached[&slot], &connection);
             let mut probe = Probe::new(slot, connection, was, after);
             let lingered = bench.lingering.get(&(slot, connection)).copied();
-            probe.lingers = [lingered, lingered.filter(|_| !after)];
+            probe.lingers = [lingered, lingered.filter(|_| !after[0])];
             probe
         });
         self.execute(plan, &probes)
@@ -377,12 +376,12 @@ impl Bench {
         probes: &[Probe],
     ) -> Result<(), Wrong> {
         let (flows, fresh) = probes.split_at(self.flows.len());
-        let wrong = |what, probe: &Probe, passed, after, expected| Wrong {
+        let wrong = |what, probe: &Probe, passed, after| Wrong {
             what,
             slot: probe.slot,
             connection: probe.connection,
             passed,
-            expected,
+            expected: [probe.before, probe.after],
             after,
             steps: steps.clone(),
         };
@@ -391,68 +390,51 @@ impl Bench {
         while done < steps.len() {
             let next = if overlapping {
                 self.overtake(&steps[done..], probes)
-                    .map_err(|(probe, passed)| {
-                        wrong(
-                            "on its way",
-                            probe,
-                            passed,
-                            done,
-                            [probe.before, probe.after],
-                        )
-                    })?
+                    .map_err(|(probe, passed)| wrong("on its way", probe, passed, done))?
             } else {
                 self.tables.execute(&steps[done]);
                 1
             };
             done += next;
-            for (flow, probe) in probes.iter().enumerate() {
-                let parts: &[Part] = if flow < flows.len() {
-                    self.tables.track(Flows::Tracked);
-                    &[[Part::Request], [Part::Reply]][self.dice.below(2)]
-                } else {
-                    self.tables.track(Flows::Ignored);
-                    &[Part::Opening]
-                };
-                for part in parts {
-                    let passed = passes(&self.tables, probe.slot, &probe.connection, *part);
-                    let is_in_force = done >= in_force_after && flow >= flows.len();
-                    let expected = [
-                        if is_in_force {
-                            probe.after
-                        } else {
-                            probe.before
-                        },
-                        probe.after,
-                    ];
-                    let may_be_either = flow < flows.len() && self.may_be_either(probe);
-                    if !may_be_either && !expected.contains(&passed) {
-                        return Err(wrong("on the way", probe, passed, done, expected));
-                    }
+            self.tables.track(Flows::Tracked);
+            for probe in flows {
+                let part = [Part::Request, Part::Reply][self.dice.below(2)];
+                let passed = passes(&self.tables, probe.slot, &probe.connection, part);
+                if !self.sees(probe, part, passed) {
+                    return Err(wrong("on the way, flow", probe, passed, done));
+                }
+            }
+            self.tables.track(Flows::Ignored);
+            for probe in fresh {
+                let passed = passes(&self.tables, probe.slot, &probe.connection, Part::Opening);
+                let is_old = done < in_force_after && passed == probe.before[0];
+                if !is_old && passed != probe.after[0] {
+                    return Err(wrong("on the way", probe, passed, done));
                 }
             }
         }
         self.tables.track(Flows::Tracked);
         let unaware = flows.iter().filter(|probe| {
-            let end = (probe.slot, probe.connection);
-            !probe.after && (probe.before || self.unaware.contains(&end))
+            let flow = (probe.slot, probe.connection);
+            let is_denied = self.began[&flow].lose([true; 2], probe.after);
+            is_denied && self.unaware.contains(&flow)
+                || self.began[&flow].lose(probe.before, probe.after)
         });
         self.unaware = unaware
             .filter(|_| self.planner.waits_for_grace())
             .map(|probe| (probe.slot, probe.connection))
             .collect();
         for probe in flows {
+            let flow = (probe.slot, probe.connection);
             for part in [Part::Reply, Part::Request, Part::Reply] {
                 let passed = passes(&self.tables, probe.slot, &probe.connection, part);
-                let is_unaware = self.unaware.contains(&(probe.slot, probe.connection));
-                if passed != probe.after && probe.lingers[1].is_none() && !is_unaware {
-                    return Err(wrong(
-                        "flow, in the end",
-                        probe,
-                        passed,
-                        done,
-                        [probe.after; 2],
-                    ));
-                }
+                let known = self.began[&flow].once(part, passed, &[probe.after]);
+                let is_open = probe.lingers[1].is_some() || self.unaware.contains(&flow);
+                let any = is_open.then(|| Beginners::any(&probe.connection));
+                let Some(began) = any.or(known) else {
+                    return Err(wrong("flow, in the end", probe, passed, done));
+                };
+                self.began.insert(flow, began);
             }
         }
         let lingering = flows.iter();
@@ -462,17 +444,27 @@ impl Bench {
         self.tables.track(Flows::Ignored);
         for probe in fresh {
             let passed = passes(&self.tables, probe.slot, &probe.connection, Part::Opening);
-            if passed != probe.after {
-                return Err(wrong("in the end", probe, passed, done, [probe.after; 2]));
+            if passed != probe.after[0] {
+                return Err(wrong("in the end", probe, passed, done));
             }
         }
         self.establish(probes);
         Ok(())
     }
 
-    /// Whether a flow may pass or not, because nobody has told it yet.
-    fn may_be_either(&self, probe: &Probe) -> bool {
-        probe.lingers[0].is_some() || self.unaware.contains(&(probe.slot, probe.connection))
+    /// Takes note of how a packet of a flow fared on the way; whether that may be.
+    fn sees(&mut self, probe: &Probe, part: Part, passed: bool) -> bool {
+        let flow = (probe.slot, probe.connection);
+        let may_be_either = probe.lingers[0].is_some() || self.unaware.contains(&flow);
+        let began = if may_be_either {
+            Some(Beginners::any(&probe.connection))
+        } else {
+            self.began[&flow].once(part, passed, &[probe.before, probe.after])
+        };
+        began.is_some_and(|began| {
+            self.began.insert(flow, began);
+            true
+        })
     }
 
     /// Executes some steps while a packet is on its way. How many.
@@ -500,11 +492,16 @@ impl Bench {
         self.tables.meanwhile(lookups, steps[..count].to_vec());
         let passed = passes(&self.tables, probe.slot, &probe.connection, part);
         self.tables.catch_up();
-        let may_be_either = index < self.flows.len() && self.may_be_either(probe);
-        if !may_be_either && passed != probe.before && passed != probe.after {
-            return Err((probe, passed));
+        let is_right = if index < self.flows.len() {
+            self.sees(probe, part, passed)
+        } else {
+            [probe.before[0], probe.after[0]].contains(&passed)
+        };
+        if is_right {
+            Ok(count)
+        } else {
+            Err((probe, passed))
         }
-        Ok(count)
     }
 
     /// Makes flows out of connections that are allowed now, and sometimes forgets all that there were.
@@ -512,11 +509,12 @@ impl Bench {
         if self.dice.below(8) == 0 {
             self.tables.forget_flows();
             self.flows.clear();
+            self.began.clear();
             self.lingering.clear();
             self.unaware.clear();
         }
         self.tables.track(Flows::Tracked);
-        for probe in probes.iter().filter(|probe| probe.after) {
+        for probe in probes.iter().filter(|probe| probe.after[0]) {
             if self.flows.len() >= self.effort.flows {
                 break;
             }
@@ -530,7 +528,9 @@ impl Bench {
                     probe.connection
                 );
             }
-            self.flows.push((probe.slot, probe.connection));
+            let flow = (probe.slot, probe.connection);
+            self.flows.push(flow);
+            self.began.insert(flow, Beginners::OPENER);
         }
     }
 }
@@ -555,11 +555,6 @@ fn share_a_key((slot, connection): (Slot, Connection), probe: &Probe) -> bool {
             Transport::Port(..) => connection.direction == other.direction,
             Transport::Other(_) => true,
         }
-}
-
-/// Whether the oracle allows it.
-fn allows(world: &World, subject: &Subject, connection: &Connection) -> bool {
-    evaluate(world, subject, connection) == Verdict::Allow
 }
 
 /// The slot of the `index`th pod.

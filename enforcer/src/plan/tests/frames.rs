@@ -10,7 +10,7 @@ use crate::plan::host::HostTables;
 use crate::plan::kernel_direction;
 
 /// The port of whoever opened the connection.
-const CLIENT_PORT: u16 = 40_000;
+pub(super) const CLIENT_PORT: u16 = 40_000;
 
 /// A packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,21 +76,21 @@ fn frame(slot: Slot, connection: &Connection, part: Part, direction: Direction) 
     let mut frame = vec![0; 12];
     match connection.peer {
         IpAddr::V4(_) => {
-            frame.extend([0x08, 0x00, 0x45, 0]);
-            frame.extend((20 + length).to_be_bytes());
-            frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
-            frame.extend(&source[12..]);
-            frame.extend(&destination[12..]);
+            frame.extend_from_slice(&[0x08, 0x00, 0x45, 0]);
+            frame.extend_from_slice(&(20 + length).to_be_bytes());
+            frame.extend_from_slice(&[0, 0, 0, 0, 64, protocol, 0, 0]);
+            frame.extend_from_slice(&source[12..]);
+            frame.extend_from_slice(&destination[12..]);
         }
         IpAddr::V6(_) => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            frame.extend(length.to_be_bytes());
-            frame.extend([protocol, 64]);
-            frame.extend(source);
-            frame.extend(destination);
+            frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0]);
+            frame.extend_from_slice(&length.to_be_bytes());
+            frame.extend_from_slice(&[protocol, 64]);
+            frame.extend_from_slice(&source);
+            frame.extend_from_slice(&destination);
         }
     }
-    frame.extend(transport);
+    frame.extend_from_slice(&transport);
     frame
 }
 

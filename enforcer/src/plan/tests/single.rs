@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_abi::{Address, Direction, Slot};
+use podgate_abi::{Address, Direction, Ruleset, Slot};
 use podgate_policy::compile::{SubjectRulesets, compile_subject};
 use podgate_policy::connection::{Baseline, Connection, Direction as Judged, Subject, Transport};
 use podgate_policy::model::{
@@ -242,6 +242,34 @@ fn a_replaced_attachment_is_flipped_in_both_directions() {
     planner.attachment_was_replaced(SLOT);
     assert!(egress_passes(&tables, "10.0.0.2"), "the baseline allows");
     put_in_force(&tables, &mut planner, &world);
+    assert!(!egress_passes(&tables, "10.0.0.2"));
+}
+
+#[test]
+fn an_attachment_that_was_denied_is_opened_again_where_nothing_isolates_it() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let mut world = world(allowing(vec![with_label("1")], vec![]));
+    let policies = std::mem::take(&mut world.policies);
+    put_in_force(&tables, &mut planner, &world);
+    assert!(egress_passes(&tables, "10.0.0.2"));
+
+    let deny = |planner: &mut Planner| {
+        tables.execute(&Step::Write(Write::Flip {
+            slot: SLOT,
+            direction: Direction::FromPod,
+            ruleset: Ruleset::DENY_ALL,
+        }));
+        planner.attachment_was_denied(SLOT, Direction::FromPod);
+    };
+    deny(&mut planner);
+    assert!(!egress_passes(&tables, "10.0.0.1"));
+    put_in_force(&tables, &mut planner, &world);
+    assert!(egress_passes(&tables, "10.0.0.2"));
+
+    deny(&mut planner);
+    world.policies = policies;
+    put_in_force(&tables, &mut planner, &world);
+    assert!(egress_passes(&tables, "10.0.0.1"));
     assert!(!egress_passes(&tables, "10.0.0.2"));
 }
 

@@ -125,6 +125,7 @@ fn heard(world: &World, chunk: usize) -> Vec<Heard> {
             let pod = IdentifiedPod {
                 name: name.clone(),
                 config_hash: None,
+                node: None,
                 pod: Arc::new(Pod {
                     uid: Some(PodUid(uid(name).into())),
                     ..pod.as_ref().clone()
@@ -158,6 +159,8 @@ proptest! {
         let desk = desk_of(heard(&world, chunk));
         let read = World {
             node_addresses: world.node_addresses.clone(),
+            node_scopes: world.node_scopes.clone(),
+            cluster_nodes: world.cluster_nodes.clone(),
             ..world_of(&desk.objects)
         };
         for name in world.pods.keys().filter(|name| name.namespace != "z") {

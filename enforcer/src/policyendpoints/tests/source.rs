@@ -35,11 +35,12 @@ fn a_slice(name: &str) -> Message {
 }
 
 /// Every list has ended.
-fn listed_all() -> [Message; 5] {
+fn listed_all() -> [Message; 6] {
     [
         Message::Slices(Said::Listed),
         Message::Policies(Said::Listed),
         Message::Pods(Said::Listed),
+        Message::Nodes(Said::Listed),
         Message::Services(Said::Listed),
         Message::Endpoints(Said::Listed),
     ]

@@ -37,10 +37,8 @@ fn the_addresses_of_a_service_stay_those_of_a_service() {
         texts(&service.cluster_addresses),
         ["10.96.0.9", "2001:db8::9"]
     );
-    assert_eq!(
-        texts(&service.external_addresses),
-        ["198.51.100.1", "198.51.100.2"]
-    );
+    assert_eq!(texts(&service.external_addresses), ["198.51.100.1"]);
+    assert_eq!(texts(&service.balancer_addresses), ["198.51.100.2"]);
     assert_eq!(service.ports, []);
 }
 

@@ -110,11 +110,6 @@ impl Prober {
                     client.send(b"!")?;
                     let own = client.local_addr()?;
                     clients.insert((port.0.clone(), port.1, own), i);
-                    if let Some(Server::Udp(socket)) =
-                        self.servers.get(&(port.0.clone(), Protocol::Udp, port.1))
-                    {
-                        socket.send_to(b"!", own)?;
-                    }
                 }
             }
         }
@@ -187,6 +182,8 @@ impl Prober {
             while let Ok((_, from)) = socket.recv_from(&mut buffer) {
                 if let Some(i) = clients.get(&(place.clone(), *at, from)) {
                     passed[*i][0] = true;
+                    // Only an answer: what a server sends of its own accord begins another flow.
+                    socket.send_to(b"!", from)?;
                 }
             }
         }

@@ -30,7 +30,7 @@ fn offload(chance: &mut Chance) -> Offload {
     offload
 }
 
-/// Sends, and listens at the other end.
+/// Sends, and listens at the other end, which must not have been sent anything by this one before: an answer needs no rule.
 fn attack(
     chance: &mut Chance,
     frames: &Frames,
@@ -39,26 +39,28 @@ fn attack(
     ears: &Ears,
 ) {
     let (mut sent, mut allowed) = (0, 0);
-    let mut listen = |sent| {
+    let mut listen = |sent, last: &[Vec<u8>]| {
         for target in ears.heard() {
-            assert_eq!(target, (17, ALLOWED), "after {sent} frames to {to}");
+            let expected = (17, ALLOWED);
+            assert_eq!(target, expected, "after {sent} to {to}: {last:02x?}");
             allowed += 1;
         }
     };
     while sent < hostile::packets(FRAMES) {
-        for mut frame in hostile::frames(chance, from, to) {
+        let mut last = hostile::frames(chance, from, to);
+        for frame in &mut last {
             frame[..6].copy_from_slice(&cable[1]);
             frame[6..12].copy_from_slice(&cable[0]);
             if chance.once_in(4) {
-                frames.send_with(offload(chance), &frame);
+                frames.send_with(offload(chance), frame);
             } else {
-                frames.send(&frame);
+                frames.send(frame);
             }
             sent += 1;
         }
-        listen(sent);
+        listen(sent, &last);
     }
-    listen(sent);
+    listen(sent, &[]);
     assert!(
         allowed > sent / 100,
         "only {allowed} of {sent} arrived at {to}"
@@ -78,22 +80,28 @@ fn through(node_tracks: bool, receivers_track: bool) {
     let node = Node::new();
     let outside = node.outside();
     node.apply("namespace", &namespace("default"));
-    node.apply("subject", &pod("subject", "app: subject"));
+    for name in ["sender", "receiver"] {
+        node.apply(name, &pod(name, "app: subject"));
+    }
     node.apply("out", &policy("out", "app: subject", &lets_out_to(ALLOWED)));
     let only_dns = format!(
         "policyTypes: [Ingress], ingress: [{{ports: [{{protocol: UDP, port: {ALLOWED}}}]}}]"
     );
     node.apply("in", &policy("in", "app: subject", &only_dns));
     let _enforcer = Enforcer::start(&node);
-    let subject = Pod::start(&node, &node.ptp(in_force(json!({}))), "subject");
-    let host_end = subject.host_end(&node);
-    for interface in ["wan", &host_end] {
+    let chain = node.ptp(in_force(json!({})));
+    // Two: what goes in would be an answer to what went out of the same one.
+    let sender = Pod::start(&node, &chain, "sender");
+    let receiver = Pod::start(&node, &chain, "receiver");
+    let host_end = sender.host_end(&node);
+    for interface in ["wan", &host_end, &receiver.host_end(&node)] {
         node.computes_checksums(interface);
     }
     for (netns, tracks) in [
         (&node.netns, node_tracks),
         (&outside, receivers_track),
-        (&subject.netns, receivers_track),
+        (&sender.netns, receivers_track),
+        (&receiver.netns, receivers_track),
     ] {
         if tracks {
             track_connections(netns);
@@ -102,18 +110,19 @@ fn through(node_tracks: bool, receivers_track: bool) {
     }
     let what = format!("the node tracks: {node_tracks}, receivers: {receivers_track}");
     let mut chance = Chance::new(&what);
-    let from_pod = Frames::on(&subject.netns, "eth0");
+    let from_pod = Frames::on(&sender.netns, "eth0");
     let from_outside = Frames::on(&outside, "eth0");
-    let out = [subject.mac(), node.mac(&host_end)];
+    let out = [sender.mac(), node.mac(&host_end)];
     let back = [[2, 0, 0, 0, 0, 1], node.mac("wan")];
-    for (own, other) in subject.addresses.iter().copied().zip(outside_addresses()) {
+    let pods = sender.addresses.iter().zip(&receiver.addresses);
+    for ((from, to), other) in pods.zip(outside_addresses()) {
         // Everybody knows everybody's hardware address.
         assert!(arrives(&node.netns, &outside, other));
-        assert!(arrives(&node.netns, &subject.netns, own));
+        assert!(arrives(&node.netns, &receiver.netns, *to));
         let ears = Ears::of(&outside);
-        attack(&mut chance, &from_pod, out, (own, other), &ears);
-        let ears = Ears::of(&subject.netns);
-        attack(&mut chance, &from_outside, back, (other, own), &ears);
+        attack(&mut chance, &from_pod, out, (*from, other), &ears);
+        let ears = Ears::of(&receiver.netns);
+        attack(&mut chance, &from_outside, back, (other, *to), &ears);
     }
 }
 

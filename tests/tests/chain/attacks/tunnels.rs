@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use podgate_abi::{Direction, Reason};
-use podgate_tests::node::{Cable, Node, Pod};
+use podgate_tests::node::{Cable, Enforcer, Frames, Node, Pod, in_force, outside_addresses, sh};
 use serde_json::json;
 
 use super::{Receiver, unpoliced};
@@ -101,4 +101,134 @@ fn attack_05_a_tunnel_to_a_broadcast_or_anycast_address_of_the_node() {
     }
     let counted = node.tables().counters(Direction::FromPod).unwrap();
     assert_eq!(counted[Reason::Tunnel as usize], 2);
+}
+
+/// A VXLAN packet to the vxlan device `name` of a namespace, with a datagram for the receiver inside, from nobody.
+fn vxlan(mac: [u8; 6], receiver: &Receiver, data: &[u8]) -> Vec<u8> {
+    let cable = Cable {
+        from: [2, 0, 0, 0, 0, 9],
+        to: mac,
+    };
+    let mut packet = vec![8, 0, 0, 0, 0, 0, 7, 0];
+    packet.extend(cable.udp(
+        (IpAddr::from([10, 77, 0, 9]), 4000),
+        receiver.address(),
+        data,
+    ));
+    packet
+}
+
+/// Another node takes tunnels as this one does, and its pods are judged by what comes out of them.
+#[test]
+fn attack_28_a_tunnel_to_another_node_needs_a_rule() {
+    let node = Node::new();
+    let other = node.outside();
+    sh(
+        &other,
+        "ip link add vx0 type vxlan id 7 dstport 8472 local 192.0.2.2 nolearning && \
+         ip link set vx0 up && ip addr add 10.77.0.1/24 dev vx0",
+    );
+    for name in ["all", "vx0"] {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+        other.run(|| std::fs::write(path, "0").unwrap()).unwrap();
+    }
+    let mac = other
+        .run(|| {
+            let mut socket = podgate_datapath::netlink::Socket::open().unwrap();
+            socket.link_by_name("vx0").unwrap().mac.unwrap()
+        })
+        .unwrap();
+    let receiver = Receiver::new(&other, IpAddr::from([10, 77, 0, 1]));
+    let nodes = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "other"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.2"}]},
+    });
+    let isolated = |name: &str, rule: serde_json::Value| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"podSelector": {"matchLabels": {"app": name}}, "policyTypes": ["Egress"], "egress": [rule]},
+        })
+    };
+    let pod = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
+            "spec": {"nodeName": "node", "containers": [{"name": "c", "image": "none"}]},
+        })
+    };
+    let block = json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
+    let ports = json!([{"protocol": "UDP", "port": 8472}]);
+    let items = json!([
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}},
+        nodes, pod("open"), pod("wide"), pod("named"),
+        isolated("wide", json!({"to": block})),
+        isolated("named", json!({"to": block, "ports": ports})),
+    ]);
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    std::fs::create_dir_all(node.manifests()).unwrap();
+    std::fs::write(node.manifests().join("world.json"), list.to_string()).unwrap();
+    let _enforcer = Enforcer::start(&node);
+    let chain = node.ptp(in_force(json!({})));
+    for (name, chain, arrives) in [
+        ("bare", unpoliced(chain.clone()), true),
+        ("open", chain.clone(), false),
+        ("wide", chain.clone(), false),
+        ("named", chain, true),
+    ] {
+        let attacker = Pod::start(&node, &chain, name);
+        let data = attacker.container_id.as_bytes();
+        let socket = attacker.netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        let to = SocketAddr::new(outside_addresses()[0], 8472);
+        let packet = vxlan(mac, &receiver, data);
+        socket.unwrap().send_to(&packet, to).unwrap();
+        if arrives {
+            assert!(
+                receiver.gets(data),
+                "{name}: the attack is none, or the rule"
+            );
+        } else {
+            assert!(receiver.misses(data), "{name}");
+        }
+    }
+    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    assert_eq!(counted[Reason::Tunnel as usize], 1, "of the open pod");
+    assert_eq!(counted[Reason::Policy as usize], 1, "of the isolated one");
+}
+
+/// A segment of SRv6 is no address: the route has a lightweight tunnel, which takes the packet apart.
+#[test]
+fn attack_28_a_segment_of_srv6_at_the_node_needs_a_rule() {
+    let node = Node::new();
+    let open = node.ptp(json!({}));
+    let victim = Pod::start(&node, &open, "victim");
+    let receiver = Receiver::new(&victim.netns, victim.addresses[1]);
+    let _outside = node.outside();
+    node.sh("ip -6 route add 2001:db8:5::1/128 encap seg6local action End.DT6 table 254 dev wan");
+    for chain in [unpoliced(open.clone()), open] {
+        let attacker = Pod::start(&node, &chain, "attacker");
+        let cable = Cable {
+            from: attacker.mac(),
+            to: node.mac(&attacker.host_end(&node)),
+        };
+        let data = attacker.container_id.as_bytes();
+        let nobody: IpAddr = "fd99::9".parse().unwrap();
+        let inner = cable.udp((nobody, 4000), receiver.address(), data);
+        let segment: IpAddr = "2001:db8:5::1".parse().unwrap();
+        // Its own packet to the segment, with the other one inside instead of a datagram.
+        let mut frame = cable.udp((attacker.addresses[1], 1), (segment, 1), &[]);
+        frame.truncate(14 + 40);
+        let length = u16::try_from(inner.len() - 14).unwrap();
+        frame[18..20].copy_from_slice(&length.to_be_bytes());
+        frame[20] = 41;
+        frame.extend(&inner[14..]);
+        Frames::on(&attacker.netns, "eth0").send(&frame);
+        if chain.plugins.len() == 1 {
+            assert!(receiver.gets(data), "the attack is none");
+        } else {
+            assert!(receiver.misses(data));
+        }
+    }
+    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    assert_eq!(counted[Reason::Tunnel as usize], 1);
 }

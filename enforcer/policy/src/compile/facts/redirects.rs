@@ -70,6 +70,8 @@ pub(super) struct Redirects {
     slices: OrdSet<(ObjectName, ObjectName)>,
     /// The Services that have a cluster address.
     cluster: OrdSet<(IpAddr, ObjectName)>,
+    /// The Services that name an external address themselves.
+    external: OrdSet<(IpAddr, ObjectName)>,
     /// The addresses that lead to an endpoint, which comes first.
     by_target: OrdSet<(IpAddr, IpAddr)>,
 }
@@ -92,19 +94,27 @@ impl Redirects {
         service: &ObjectName,
         is_there: bool,
     ) {
-        let entry = (address, service.clone());
-        if is_there {
-            self.cluster.insert(entry);
-        } else {
-            self.cluster.remove(&entry);
-        }
+        note(&mut self.cluster, address, service, is_there);
+    }
+
+    /// A Service names this external address itself, or does so no more.
+    pub(super) fn external_address(
+        &mut self,
+        address: IpAddr,
+        service: &ObjectName,
+        is_there: bool,
+    ) {
+        note(&mut self.external, address, service, is_there);
     }
 
     /// Whether an address is the cluster address of a Service.
     pub(super) fn is_cluster_address(&self, address: IpAddr) -> bool {
-        let first = (address, ObjectName::new("", ""));
-        let next = self.cluster.range(first..).next();
-        next.is_some_and(|(of_service, _)| *of_service == address)
+        is_noted(&self.cluster, address)
+    }
+
+    /// Whether a Service names this external address itself.
+    fn is_external_address(&self, address: IpAddr) -> bool {
+        is_noted(&self.external, address)
     }
 
     /// Every claimant that is known.
@@ -249,9 +259,19 @@ impl Facts {
             return Meaning::OwnNode;
         }
         match self.world.service_options.external {
-            ExternalAddresses::Literal => Meaning::External,
-            ExternalAddresses::Translated => Meaning::Translated,
+            ExternalAddresses::Literal if self.redirects.is_external_address(address) => {
+                Meaning::External
+            }
+            // A load balancer's: nodes translate it for as long as the Service has it.
+            ExternalAddresses::Literal | ExternalAddresses::Translated => Meaning::Translated,
         }
+    }
+
+    /// Whether an address is one of another node's.
+    pub(super) fn is_other_node(&self, address: IpAddr) -> bool {
+        self.world.cluster_nodes.contains(&address)
+            && !self.world.node_addresses.contains(&address)
+            && !self.redirects.is_cluster_address(address)
     }
 
     fn own_node_addresses(&self) -> impl Iterator<Item = IpAddr> {
@@ -275,7 +295,8 @@ impl Facts {
             for address in &service.cluster_addresses {
                 claim(*address, port.number, service.internal_traffic);
             }
-            for address in &service.external_addresses {
+            let of_balancers = &service.balancer_addresses;
+            for address in service.external_addresses.iter().chain(of_balancers) {
                 claim(*address, port.number, TrafficPolicy::Cluster);
             }
             if let Some(number) = port.node_port {
@@ -442,4 +463,24 @@ fn is(said: &PodReference, name: &ObjectName, pod: &Pod) -> bool {
         (Some(_) | None, None) | (None, Some(_)) => false,
     };
     said.name == *name && !namesakes
+}
+
+fn note(
+    noted: &mut OrdSet<(IpAddr, ObjectName)>,
+    address: IpAddr,
+    service: &ObjectName,
+    is_there: bool,
+) {
+    let entry = (address, service.clone());
+    if is_there {
+        noted.insert(entry);
+    } else {
+        noted.remove(&entry);
+    }
+}
+
+fn is_noted(noted: &OrdSet<(IpAddr, ObjectName)>, address: IpAddr) -> bool {
+    let first = (address, ObjectName::new("", ""));
+    let next = noted.range(first..).next();
+    next.is_some_and(|(of_service, _)| *of_service == address)
 }

@@ -44,13 +44,17 @@ impl<'a> Revision<'a> {
         }
     }
 
-    /// Other questions of the same world.
-    pub(super) fn ask(&mut self, questions: &Questions) {
+    /// Other questions of the same world. Whether at most `most` blocks hold at all boundaries together; if not, these
+    /// facts lead nowhere.
+    pub(super) fn ask(&mut self, questions: &Questions, most: usize) -> bool {
         let before = self.before;
         for difference in before.questions.predicates.diff(&questions.predicates) {
             match difference {
                 ordset::DiffItem::Add(predicate) => {
                     self.next.partition.add(predicate);
+                    if self.next.partition.mass() > most {
+                        return false;
+                    }
                     self.follow(predicate, Signature::insert);
                 }
                 ordset::DiffItem::Remove(predicate) => {
@@ -60,7 +64,7 @@ impl<'a> Revision<'a> {
             }
         }
         let names = before.questions.port_names.diff(&questions.port_names);
-        let names: Vec<&PortName> = names
+        let names: BTreeSet<&PortName> = names
             .map(|difference| match difference {
                 ordset::DiffItem::Add(name) | ordset::DiffItem::Remove(name) => name,
             })
@@ -70,11 +74,13 @@ impl<'a> Revision<'a> {
         }
         self.next.questions = questions.clone();
         if !names.is_empty() {
-            let called = self.next.workloads.keys().filter(|workload| {
-                workload.has_port(|port| names.iter().any(|name| name.names(port)))
-            });
+            let called =
+                self.next.workloads.keys().filter(|workload| {
+                    workload.has_port(|port| names.contains(&PortName::of(port)))
+                });
             self.anew.extend(called.cloned());
         }
+        true
     }
 
     /// Changes the answers of every workload to one predicate, where it holds; notes the addresses that it is about.
@@ -98,7 +104,7 @@ impl<'a> Revision<'a> {
                 self.stale.extend(listed.map(|(_, address)| address));
                 return;
             }
-            Predicate::OwnNode => return,
+            Predicate::OwnNode | Predicate::OtherNode => return,
         };
         for workload in holding {
             if let Some(signature) = self.next.workloads.get_mut(&workload) {
@@ -111,7 +117,7 @@ impl<'a> Revision<'a> {
     fn seen_from(&self, namespaces: &Selector, pods: &Selector) -> Vec<Workload> {
         let known = self.before.world.namespaces.iter();
         known
-            .filter(|(_, namespace)| namespaces.matches(&namespace.labels))
+            .filter(|(_, namespace)| namespaces.matches_sorted(&namespace.labels))
             .flat_map(|(name, _)| workloads_in(&self.next.workloads, name))
             .filter(|workload| workload.matches(pods))
             .cloned()
@@ -162,8 +168,13 @@ impl<'a> Revision<'a> {
             self.stale.extend(&before.world.node_addresses);
             self.stale.extend(&world.node_addresses);
         }
+        for difference in before.world.cluster_nodes.diff(&world.cluster_nodes) {
+            let (ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address)) = difference;
+            self.stale.insert(*address);
+        }
         self.next.world = World {
             policies: OrdMap::new(),
+            node_scopes: BTreeSet::new(),
             ..world.clone()
         };
         self.look_at_services(world);
@@ -187,6 +198,12 @@ impl<'a> Revision<'a> {
                         .cluster_address(*address, name, is_there);
                     self.stale.insert(*address);
                     node_differs |= world.node_addresses.contains(address);
+                }
+                for address in &service.external_addresses {
+                    self.next
+                        .redirects
+                        .external_address(*address, name, is_there);
+                    self.stale.insert(*address);
                 }
             }
             self.unheard.insert(Claimant::Service(name.clone()));
@@ -354,8 +371,14 @@ struct Classifier<'a> {
     distinct: HashSet<Arc<Signature>>,
 }
 
-/// What a pod's signature is made of: the answers of its workload, as an allocation; its longest prefix; its lists.
-type Parts<'a> = (*const Signature, Option<IpNet>, Vec<&'a Arc<Predicate>>);
+/// What a pod's signature is made of: the answers of its workload, as an allocation; its longest prefix; whether the
+/// address is a node's; its lists.
+type Parts<'a> = (
+    *const Signature,
+    Option<IpNet>,
+    bool,
+    Vec<&'a Arc<Predicate>>,
+);
 
 impl<'a> Classifier<'a> {
     /// The signature of an address; none if it is nobody's, and in no list that is asked for.
@@ -368,16 +391,19 @@ impl<'a> Classifier<'a> {
             .flat_map(|(_, blocks)| blocks.predicates())
             .chain(lists.iter().copied())
             .cloned();
+        let is_other_node = self.facts.is_other_node(address);
+        let other_node = is_other_node.then(|| Arc::new(Predicate::OtherNode));
+        let literal = literal.chain(other_node);
         if self.facts.is_own_node(address) {
             let own = Signature::new(literal.chain([Arc::new(Predicate::OwnNode)]), []);
             return Some(shared(&mut self.distinct, own));
         }
         let Some(of_pod) = self.workload_at(address) else {
-            let only_listed = !lists.is_empty();
-            return only_listed.then(|| shared(&mut self.distinct, Signature::new(literal, [])));
+            let is_more = !lists.is_empty() || is_other_node;
+            return is_more.then(|| shared(&mut self.distinct, Signature::new(literal, [])));
         };
         let prefix = longest.map(|(prefix, _)| prefix);
-        let parts = (Arc::as_ptr(of_pod), prefix, lists.clone());
+        let parts = (Arc::as_ptr(of_pod), prefix, is_other_node, lists.clone());
         if let Some(known) = self.combined.get(&parts) {
             return Some(Arc::clone(known));
         }
@@ -435,7 +461,10 @@ impl<'a> Classifier<'a> {
                     || options.ranges.iter().any(|range| range.contains(cidr))
             }
             Predicate::Listed(_) => true,
-            Predicate::OwnNode | Predicate::ClusterPods { .. } | Predicate::Pods { .. } => false,
+            Predicate::OwnNode
+            | Predicate::OtherNode
+            | Predicate::ClusterPods { .. }
+            | Predicate::Pods { .. } => false,
         };
         let by_name = itself.predicates().iter().filter(speaks_of_it);
         let signature = itself.translated(Translation {

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::compile::predicate::{Predicate, Questions, Signature};
+use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
 use crate::model::{Labels, NamedPort, ObjectName, Pod, Selector, World};
 
 /// What selectors and port names can see of a pod.
@@ -36,7 +36,7 @@ impl Workload {
     }
 
     pub(super) fn matches(&self, pods: &Selector) -> bool {
-        pods.matches(&self.pod.labels)
+        pods.matches_sorted(&self.pod.labels)
     }
 
     /// The ports that it calls by a name that is asked for.
@@ -44,7 +44,7 @@ impl Workload {
         &'a self,
         questions: &'a Questions,
     ) -> impl Iterator<Item = NamedPort> + 'a {
-        let is_asked = |port: &&NamedPort| questions.port_names.iter().any(|name| name.names(port));
+        let is_asked = |port: &&NamedPort| questions.port_names.contains(&PortName::of(port));
         self.pod.ports.iter().filter(is_asked).cloned()
     }
 
@@ -58,6 +58,7 @@ impl Workload {
         let own = |predicate: &&Arc<Predicate>| match predicate.as_ref() {
             Predicate::Pods { namespace, .. } => self.is_in(namespace),
             Predicate::OwnNode
+            | Predicate::OtherNode
             | Predicate::Block { .. }
             | Predicate::ClusterPods { .. }
             | Predicate::Listed(_) => false,
@@ -71,6 +72,7 @@ impl Workload {
         let cluster_wide = |predicate: &&Arc<Predicate>| match predicate.as_ref() {
             Predicate::ClusterPods { .. } => true,
             Predicate::OwnNode
+            | Predicate::OtherNode
             | Predicate::Block { .. }
             | Predicate::Pods { .. }
             | Predicate::Listed(_) => false,
@@ -94,10 +96,13 @@ impl Workload {
             Predicate::Pods { namespace, pods } => self.is_in(namespace) && self.matches(pods),
             Predicate::ClusterPods { namespaces, pods } => {
                 let namespace = world.namespaces.get(&*self.namespace);
-                namespace.is_some_and(|known| namespaces.matches(&known.labels))
+                namespace.is_some_and(|known| namespaces.matches_sorted(&known.labels))
                     && self.matches(pods)
             }
-            Predicate::OwnNode | Predicate::Block { .. } | Predicate::Listed(_) => false,
+            Predicate::OwnNode
+            | Predicate::OtherNode
+            | Predicate::Block { .. }
+            | Predicate::Listed(_) => false,
         }
     }
 

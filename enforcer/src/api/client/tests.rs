@@ -1,0 +1,101 @@
+//! Credentials that are replaced under a running client, against a server that says who asks.
+
+use std::path::Path;
+
+use axum::Router;
+use axum::http::HeaderMap;
+use axum::routing::any;
+use serde_json::json;
+
+use super::*;
+
+/// An API server that answers every request with its `Authorization`.
+async fn server() -> String {
+    let echo = any(|headers: HeaderMap| async move {
+        let authorization = headers.get(header::AUTHORIZATION);
+        let text = authorization.and_then(|value| value.to_str().ok());
+        text.unwrap_or("nobody").to_owned()
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(echo)).await });
+    format!("http://{address}")
+}
+
+/// Puts a kubeconfig of this user in its place, in one step.
+fn write(path: &Path, server: &str, user: &serde_json::Value) {
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    });
+    replace(path, kubeconfig.to_string().as_bytes());
+}
+
+fn replace(path: &Path, content: &[u8]) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, content).unwrap();
+    std::fs::rename(&new, path).unwrap();
+}
+
+async fn who_asks(client: &Client) -> String {
+    let request = Request::get("/version").body(Vec::new()).unwrap();
+    client.request_text(request).await.unwrap()
+}
+
+/// Waits until requests come from `whom`.
+async fn until_asked_by(client: &Client, whom: &str) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while who_asks(client).await != whom {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "not asked by {whom}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_replaced_in_a_kubeconfig_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kubeconfig");
+    let server = server().await;
+    write(&path, &server, &json!({"token": "first"}));
+    let client = connect_looking(Some(&path), Duration::from_millis(5))
+        .await
+        .unwrap();
+    // Clones are made before the change, as every watch has one.
+    let of_a_watch = client.clone();
+    assert_eq!(who_asks(&of_a_watch).await, "Bearer first");
+    write(&path, &server, &json!({"token": "second"}));
+    until_asked_by(&of_a_watch, "Bearer second").await;
+    // What cannot be used leaves what was, and what comes after it counts.
+    replace(&path, b"users: [");
+    assert_eq!(who_asks(&client).await, "Bearer second");
+    write(
+        &path,
+        &server,
+        &json!({"username": "somebody", "password": "x"}),
+    );
+    until_asked_by(&client, "Basic c29tZWJvZHk6eA==").await;
+    std::fs::remove_file(&path).unwrap();
+    write(&path, &server, &json!({"token": "third"}));
+    until_asked_by(&client, "Bearer third").await;
+}
+
+#[test]
+fn files_that_a_kubeconfig_names_are_followed_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kubeconfig");
+    let user = json!({"client-certificate": "user.crt", "client-key": "user.key"});
+    write(&path, "https://192.0.2.1", &user);
+    for name in ["user.crt", "user.key"] {
+        let before = Said::now(Some(&path));
+        assert!(before == Said::now(Some(&path)));
+        replace(&directory.path().join(name), b"another");
+        assert!(before != Said::now(Some(&path)), "{name}");
+    }
+}

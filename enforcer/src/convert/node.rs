@@ -1,0 +1,111 @@
+//! Nodes: of them only the addresses.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1;
+
+use super::{Complaints, Converted, FieldPath, addresses, names};
+
+/// A node's addresses, and its name (empty, with a complaint, if the object has none).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedNode {
+    /// Its name.
+    pub name: String,
+    /// What is known to reach it.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// Converts a Node. Beside the addresses of its status it has the first two of each of its ranges of pods, which are
+/// the network's own and the one that bridges and `host-local` give the node: tunnels end there as well.
+pub fn convert(object: &v1::Node) -> Converted<NamedNode> {
+    let mut complaints = Complaints::default();
+    let name = object.metadata.name.clone().unwrap_or_default();
+    complaints.keep(&FieldPath::of("metadata.name"), names::dns_subdomain(&name));
+    let mut known = BTreeSet::new();
+    let status = object.status.as_ref();
+    let listed = status.and_then(|status| status.addresses.as_ref());
+    for (index, listed) in listed.into_iter().flatten().enumerate() {
+        // Others are names.
+        if listed.type_.ends_with("IP") {
+            let path = FieldPath::of("status.addresses")
+                .index(index)
+                .key("address");
+            known.extend(complaints.keep(&path, addresses::address(&listed.address)));
+        }
+    }
+    let spec = object.spec.as_ref();
+    let ranges = spec.and_then(|spec| spec.pod_cidrs.as_ref());
+    for (index, range) in ranges.into_iter().flatten().enumerate() {
+        let path = FieldPath::of("spec.podCIDRs").index(index);
+        if let Some(range) = complaints.keep(&path, addresses::block(range)) {
+            known.extend(first_two(range));
+        }
+    }
+    complaints.beside(NamedNode {
+        name,
+        addresses: known,
+    })
+}
+
+/// The first two addresses of a range that has more than two.
+fn first_two(range: IpNet) -> Vec<IpAddr> {
+    if range.max_prefix_len() - range.prefix_len() < 2 {
+        return Vec::new();
+    }
+    let first = match range.network() {
+        IpAddr::V4(address) => IpAddr::from((u32::from(address) + 1).to_be_bytes()),
+        IpAddr::V6(address) => IpAddr::from((u128::from(address) + 1).to_be_bytes()),
+    };
+    vec![range.network(), first]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_addresses_of_its_status_and_those_that_networks_give_it() {
+        let address = |kind: &str, address: &str| v1::NodeAddress {
+            type_: kind.into(),
+            address: address.into(),
+        };
+        let node = v1::Node {
+            metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                name: Some("node2.example".into()),
+                ..Default::default()
+            },
+            spec: Some(v1::NodeSpec {
+                pod_cidrs: Some(vec![
+                    "10.244.1.0/24".into(),
+                    "fd00:1::/64".into(),
+                    "x".into(),
+                ]),
+                ..v1::NodeSpec::default()
+            }),
+            status: Some(v1::NodeStatus {
+                addresses: Some(vec![
+                    address("InternalIP", "192.0.2.2"),
+                    address("ExternalIP", "2001:db8::2"),
+                    address("Hostname", "node2"),
+                    address("InternalIP", "node2"),
+                ]),
+                ..v1::NodeStatus::default()
+            }),
+        };
+        let Converted { value, complaints } = convert(&node);
+        assert_eq!(value.name, "node2.example");
+        let expected = [
+            "10.244.1.0",
+            "10.244.1.1",
+            "192.0.2.2",
+            "2001:db8::2",
+            "fd00:1::",
+            "fd00:1::1",
+        ];
+        assert_eq!(value.addresses, expected.map(|a| a.parse().unwrap()).into());
+        let paths: Vec<_> = complaints.iter().map(|c| c.path.to_string()).collect();
+        assert_eq!(paths, ["status.addresses[3].address", "spec.podCIDRs[2]"]);
+    }
+}

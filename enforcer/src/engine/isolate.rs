@@ -1,0 +1,367 @@
+//! No attachment is open while a policy that is known may isolate it and is not in force: its words say "deny" until then.
+//!
+//! ```text
+//! settle: isolate() ──► attempt: compile, plan, write ──► isolate()
+//!            │ attachments that are new                      │ all whose policy is still not in force
+//!            └───────────── one compare-and-swap a word ◄────┘   no plan, no lock, no room in any table
+//! ```
+//! An attachment that an older policy isolates already keeps that one. An attachment whose pod is not known wants to be
+//! denied wherever a policy of its namespace isolates ([`withheld`]): that is planned like any other policy, and goes
+//! when the pod is known or nothing isolates it any more.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use podgate_abi::Direction as Side;
+use podgate_datapath::lock::Lock;
+use podgate_datapath::record::{self, PodName, Record, Slot};
+use podgate_datapath::tables::TableSet;
+use podgate_datapath::{Failed, Paths};
+use podgate_handoff::Reply;
+use podgate_policy::compile::ruleset::Ruleset;
+use podgate_policy::compile::{SubjectRulesets, isolate};
+use podgate_policy::connection::{Baseline, Direction};
+use podgate_policy::isolation::Isolation;
+
+use super::Engine;
+use super::answer::Inquiry;
+use super::settle::{self, take_lock};
+use crate::cluster::{self, Cluster, View};
+use crate::compiled::Compiled;
+use crate::plan::{Rulesets, kernel_direction};
+use crate::selections::Selections;
+use crate::source::{Answer, Question};
+
+/// Both directions of policy.
+const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// How long the lock is waited for before pods are isolated by what is known. An ADD holds it for a millisecond.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// How long a pod is held to what isolates it at the source without that becoming known.
+const HOLD: Duration = Duration::from_secs(10);
+
+/// What is known to isolate a pod at the source, and is not known here yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) isolation: Isolation,
+    until: Instant,
+}
+
+/// What attachments of unknown pods want: to be isolated where a policy of their namespace isolates, else their
+/// baseline. Without a pod's name there is nothing to want.
+pub(super) fn withheld(cluster: &Cluster, view: &View, selections: &Selections) -> Rulesets {
+    let unknown = cluster
+        .records()
+        .filter(|record| record.pod.is_some() && view.unknown.contains(&record.slot));
+    unknown
+        .map(|record| {
+            let isolation = selections.isolation_of(record);
+            let rulesets = isolate(isolation, cluster::baseline_of(record));
+            (record.slot.0, Arc::new(rulesets))
+        })
+        .collect()
+}
+
+/// What was compiled, and nothing in the directions that the source is known to isolate by what is not known yet.
+fn narrowed(compiled: &SubjectRulesets, isolation: Isolation) -> Arc<SubjectRulesets> {
+    let isolated = isolate(isolation, Baseline::Standard);
+    let of = |direction| match compiled.of(direction) {
+        Ruleset::Allowed => isolated.of(direction).clone(),
+        narrower @ (Ruleset::Denied | Ruleset::Rules(_)) => narrower.clone(),
+    };
+    Arc::new(SubjectRulesets {
+        ingress: of(Direction::Ingress),
+        egress: of(Direction::Egress),
+    })
+}
+
+impl Engine {
+    /// Takes note of whether the source knows what it should.
+    pub(super) fn take_doubt(&mut self, doubt: Option<String>) {
+        if let Some(why) = &doubt {
+            tracing::warn!(
+                why,
+                "what is known may be too old for new pods: each is asked for"
+            );
+        }
+        self.doubt = doubt;
+    }
+
+    /// What the source isolates a pod by, while what is known of it is too old. It is held to that until it is known.
+    pub(super) fn take_isolation(&mut self, pod: &PodName, isolation: Isolation) {
+        for waiting in &mut self.waiting {
+            let record = self.cluster.record(&waiting.identity);
+            let Some(record) = record.filter(|record| record.pod.as_ref() == Some(pod)) else {
+                continue;
+            };
+            // An answer from before the source was synced is of no use any more: everything was said then.
+            if waiting.currency == Inquiry::Open {
+                waiting.currency = Inquiry::Behind;
+                let until = Instant::now() + HOLD;
+                self.held.insert(record.slot, Held { isolation, until });
+            }
+        }
+    }
+
+    /// Something was said: what was not known may be by now.
+    pub(super) fn ask_again_for_those_behind(&mut self) {
+        for waiting in &mut self.waiting {
+            if waiting.currency == Inquiry::Behind {
+                waiting.currency = Inquiry::None;
+            }
+        }
+    }
+
+    /// What the source answered about a pod of which more may be than is known.
+    pub(super) fn currency_of(answer: Answer) -> Inquiry {
+        match answer {
+            Answer::NoSuchPod => Inquiry::Failed("the API server has no such pod any more".into()),
+            // An answer to another question: it says nothing of policies.
+            Answer::Known => Inquiry::Open,
+            Answer::Isolation(_) => Inquiry::Behind,
+            Answer::Current | Answer::Failed(_) => answer.into(),
+        }
+    }
+
+    /// Lets go of what is known by now; or of what did not come to be known, because it was taken back meanwhile.
+    fn let_go(&mut self) {
+        let now = Instant::now();
+        let selections = self.compiled.selections();
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|slot, held| {
+            let record = self.cluster.records().find(|record| record.slot == *slot);
+            let is_known = record.is_none_or(|record| {
+                let known = selections.isolation_of(record);
+                known.or(held.isolation) == known
+            });
+            !is_known && (self.doubt.is_some() || now < held.until)
+        });
+        self.held = held;
+        if let Some(until) = self
+            .held
+            .values()
+            .map(|held| held.until.max(now + super::attachments::RETRY))
+            .min()
+        {
+            self.upkeep_due = self.upkeep_due.min(until);
+        }
+    }
+
+    /// The answer to an ADD whose policy is in force as far as it is known, which is not far enough: none until it is
+    /// known to be, or that it cannot be known.
+    pub(super) fn in_doubt(
+        &self,
+        record: &Record,
+        doubt: &str,
+        currency: &mut Inquiry,
+    ) -> Option<Reply> {
+        if *currency == Inquiry::None && !self.held.contains_key(&record.slot) {
+            let asked = self.questions.as_ref().zip(record.pod.clone());
+            let is_asked =
+                asked.is_some_and(|(source, pod)| source.send(Question::Isolation(pod)).is_ok());
+            *currency = if is_asked {
+                Inquiry::Open
+            } else {
+                Inquiry::Done
+            };
+        }
+        match currency {
+            Inquiry::None | Inquiry::Open | Inquiry::Behind => None,
+            // There is no source to ask, or what is known is what there is.
+            Inquiry::Done => Some(Reply::InForce),
+            Inquiry::Failed(why) => Some(Reply::Failed(format!(
+                "what is known is in force, and is not sure to be what there is: {doubt}; {why}"
+            ))),
+        }
+    }
+
+    /// The lock; if it is not to be had at once, no attachment stays open while it is waited for.
+    pub(super) fn take_lock_or_isolate(&mut self) -> Result<Lock> {
+        if let Ok(lock) = Lock::take_until(&self.paths, Instant::now() + AT_ONCE) {
+            return Ok(lock);
+        }
+        self.compile_all();
+        self.isolate_open();
+        take_lock(&self.paths)
+    }
+
+    /// Works out what all attachments are to have by what is known now.
+    pub(super) fn compile_all(&mut self) -> View {
+        let view = self.cluster.view();
+        settle::compile(&mut self.compiled, &view);
+        let mut rulesets = withheld(&self.cluster, &view, self.compiled.selections());
+        self.let_go();
+        for (slot, held) in &self.held {
+            let compiled = self.compiled.what_is_compiled(*slot);
+            if let Some(known) = compiled.filter(|_| !rulesets.contains_key(&slot.0)) {
+                rulesets.insert(slot.0, narrowed(known, held.isolation));
+            }
+        }
+        self.compiled.withhold(rulesets);
+        self.unknown.clone_from(&view.unknown);
+        view
+    }
+
+    /// Brings what isolates whom up to what is known, and isolates those that came since.
+    pub(super) fn isolate_new(&mut self) {
+        let view = self.cluster.view();
+        self.compiled.select(&view);
+        self.isolate_early();
+        let new: Vec<Record> = self
+            .cluster
+            .records()
+            .filter(|record| !self.in_force.contains_key(&record.slot.0))
+            .cloned()
+            .collect();
+        for record in new {
+            let isolation = self.compiled.selections().isolation_of(&record);
+            self.isolate(&record, isolation);
+        }
+    }
+
+    /// Isolates the pods of ADDs whose files could not be read in turn yet, because the lock is not to be had or a
+    /// change is to be tried again later.
+    fn isolate_early(&mut self) {
+        let early: Vec<Record> = self
+            .waiting
+            .iter()
+            .filter(|waiting| !waiting.files_were_read)
+            .filter_map(|waiting| record::read(&self.paths, &waiting.identity).ok().flatten())
+            .filter(|record| self.cluster.record(&record.identity) != Some(record))
+            .collect();
+        for record in early {
+            let isolation = self
+                .compiled
+                .selections()
+                .isolation_of_new(&record, &self.cluster);
+            for side in sides_of(isolation) {
+                if let Err(error) = deny(&self.paths, &self.built.set, &record, side) {
+                    self.complain(&record, &error);
+                }
+            }
+        }
+    }
+
+    /// Isolates each attachment that is open in a direction in which it is to have a policy that is not in force.
+    pub(super) fn isolate_open(&mut self) {
+        let records: Vec<(Record, Isolation)> = self
+            .cluster
+            .records()
+            .filter_map(|record| {
+                let slot = record.slot.0;
+                let wanted = self.compiled.rulesets().get(&slot)?;
+                let stands = self.in_force.get(&slot);
+                let is_open = |direction| {
+                    let stands = stands.map(|stands| stands.of(direction));
+                    let wanted = wanted.of(direction);
+                    *wanted != Ruleset::Allowed && stands.is_none_or(|it| *it == Ruleset::Allowed)
+                };
+                let open = Isolation {
+                    ingress: is_open(Direction::Ingress),
+                    egress: is_open(Direction::Egress),
+                };
+                open.any().then(|| (record.clone(), open))
+            })
+            .collect();
+        for (record, open) in records {
+            self.isolate(&record, open);
+        }
+    }
+
+    fn isolate(&mut self, record: &Record, isolation: Isolation) {
+        let slot = record.slot;
+        let mut failed = None;
+        for direction in BOTH.into_iter().filter(|it| isolation.of(*it)) {
+            let side = kernel_direction(direction);
+            match deny(&self.paths, &self.built.set, record, side) {
+                Ok(was_open) => {
+                    if was_open {
+                        tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
+                    }
+                    self.built.planner.attachment_was_denied(slot.0, side);
+                    deny_in(&mut self.in_force, slot, direction);
+                    if let Some(pending) = &mut self.pending {
+                        pending.execution.deny(slot, side);
+                        if let Some(rulesets) = &mut pending.rulesets {
+                            deny_in(rulesets, slot, direction);
+                        }
+                    }
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) => self.complain(record, &error),
+            None => drop(self.open.remove(&slot)),
+        }
+    }
+
+    fn complain(&mut self, record: &Record, error: &Failed) {
+        let why = format!("{error}: {}", error.source);
+        tracing::error!(attachment = %record.identity, why, "a pod cannot be isolated while its policy is not in force");
+        self.open.insert(record.slot, why);
+        self.upkeep_due = self
+            .upkeep_due
+            .min(Instant::now() + super::attachments::RETRY);
+    }
+}
+
+/// Takes note that an attachment that was open in a direction is denied.
+fn deny_in(rulesets: &mut Rulesets, slot: Slot, direction: Direction) {
+    let Some(stands) = rulesets.get_mut(&slot.0) else {
+        return;
+    };
+    if *stands.of(direction) == Ruleset::Allowed {
+        let stands = Arc::make_mut(stands);
+        *match direction {
+            Direction::Ingress => &mut stands.ingress,
+            Direction::Egress => &mut stands.egress,
+        } = Ruleset::Denied;
+    }
+}
+
+/// Isolates, in the set that is current, each attachment that is open there and is to have a policy: what came
+/// while no enforcer ran. The next set may take long, or fail.
+pub(super) fn isolate_standing(paths: &Paths, cluster: &Cluster, compiled: &Compiled) {
+    let Ok(Some(current)) = TableSet::open_current(paths) else {
+        // None, or another layout's: the next set is the first to say anything.
+        return;
+    };
+    for record in cluster.records() {
+        let Some(wanted) = compiled.of(record.slot) else {
+            continue;
+        };
+        let isolated = |direction: &Direction| *wanted.of(*direction) != Ruleset::Allowed;
+        for direction in BOTH.into_iter().filter(isolated) {
+            match current.deny(record, kernel_direction(direction)) {
+                Ok(true) => {
+                    tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::debug!(attachment = %record.identity, error = format!("{error:#}"), "it is not in the current table set");
+                }
+            }
+        }
+    }
+}
+
+fn sides_of(isolation: Isolation) -> impl Iterator<Item = Side> {
+    BOTH.into_iter()
+        .filter(move |direction| isolation.of(*direction))
+        .map(kernel_direction)
+}
+
+/// In the set that has the attachment: the engine's, or the one that has been put in its place.
+fn deny(paths: &Paths, set: &TableSet, record: &Record, side: Side) -> Result<bool, Failed> {
+    match set.deny(record, side) {
+        Err(error) => match TableSet::open_current(paths) {
+            Ok(Some(current)) => current.deny(record, side),
+            Ok(None) | Err(_) => Err(error),
+        },
+        done => done,
+    }
+}

@@ -1,0 +1,48 @@
+//! What the enforcer leaves for a plugin that finds no enforcer: the file of isolated namespaces, kept up to date.
+
+use podgate_datapath::Paths;
+use podgate_datapath::isolated::{self, Written};
+use podgate_datapath::lock::Lock;
+
+use crate::selections::Selections;
+
+/// What the file says.
+#[derive(Debug, Default)]
+pub(super) struct IsolatedFile {
+    /// The version of the selections that it was written from.
+    version: Option<u64>,
+    /// Why it does not say what is known; for people.
+    pub(super) trouble: Option<String>,
+}
+
+impl IsolatedFile {
+    /// Writes it, unless it says this already. A file that cannot be written keeps no policy from being put in force.
+    pub(super) fn update(&mut self, paths: &Paths, selections: &Selections, lock: &Lock) {
+        let is_written = self.version == Some(selections.version()) && self.trouble.is_none();
+        if is_written && paths.isolated().exists() {
+            return;
+        }
+        let trouble = match isolated::write(paths, &selections.namespaces(), lock) {
+            Ok(Written::Whole) => None,
+            Ok(Written::Coarse) => Some(format!(
+                "there is no room in {} for the record of isolated namespaces: new pods of every namespace wait denied for their policy; make room there",
+                paths.run.display()
+            )),
+            Err(error) => Some(format!(
+                "{:#}: new pods wait for their policy as the record says that is there; make room in {}",
+                anyhow::Error::from(error),
+                paths.run.display()
+            )),
+        };
+        if trouble != self.trouble
+            && let Some(trouble) = &trouble
+        {
+            tracing::error!(
+                trouble,
+                "the record of isolated namespaces does not say what is known"
+            );
+        }
+        self.version = Some(selections.version());
+        self.trouble = trouble;
+    }
+}
