@@ -200,37 +200,21 @@ fn slots_in<'a>(
 
 #[cfg(test)]
 mod tests {
-    use podgate_datapath::netlink::Ifindex;
-    use podgate_datapath::record::{Baseline, Generation, Hook, Identity, PodName};
+    use podgate_datapath::record::PodName;
     use podgate_policy::connection;
     use podgate_policy::model::{Labels, Operator, Pod, Requirement, Selector};
 
     use super::*;
+    use crate::fixture;
 
     fn record(slot: u32, namespace: &str) -> Record {
         Record {
-            identity: Identity {
-                container_id: format!("c{slot}"),
-                ifname: "eth0".into(),
-            },
-            network: "net".into(),
             pod: Some(PodName {
                 namespace: namespace.into(),
                 name: format!("p{slot}"),
                 uid: None,
             }),
-            netns_inode: 1,
-            pod_ifindex: Ifindex(2),
-            host_ifindex: Ifindex(7),
-            host_mac: None,
-            pod_mac: None,
-            broadcasts: Vec::new(),
-            addresses: Vec::new(),
-            baseline: Baseline::Allow,
-            hook: Hook::Clsact,
-            routes: false,
-            slot: Slot(slot),
-            birth: Generation(slot),
+            ..fixture::record(slot)
         }
     }
 

@@ -374,9 +374,10 @@ fn report(swept: Swept) {
 mod tests {
     use std::fs;
 
-    use podgate_datapath::record::{Baseline, Generation, Hook, Identity};
+    use podgate_datapath::record::Generation;
 
     use super::*;
+    use crate::fixture;
 
     #[test]
     fn what_its_file_does_not_name_is_only_remembered() {
@@ -387,26 +388,7 @@ mod tests {
         };
         let lock = Lock::take(&paths).unwrap();
         let written = |slot: u32| {
-            let record = Record {
-                identity: Identity {
-                    container_id: format!("c{slot}"),
-                    ifname: "eth0".into(),
-                },
-                network: "net".into(),
-                pod: None,
-                netns_inode: 1,
-                pod_ifindex: Ifindex(2),
-                host_ifindex: Ifindex(7),
-                host_mac: None,
-                pod_mac: None,
-                broadcasts: Vec::new(),
-                addresses: Vec::new(),
-                baseline: Baseline::Allow,
-                hook: Hook::Clsact,
-                routes: false,
-                slot: Slot(slot),
-                birth: Generation(slot),
-            };
+            let record = fixture::record(slot);
             record::restore(&paths, &record, &lock).unwrap();
             record
         };

@@ -107,34 +107,20 @@ impl Crowded {
 #[cfg(test)]
 mod tests {
     use podgate_datapath::netlink::Ifindex;
-    use podgate_datapath::record::{Baseline, Generation, Hook, Identity, PodName};
+    use podgate_datapath::record::PodName;
 
     use super::*;
+    use crate::fixture;
 
     fn record(slot: u32) -> Record {
         Record {
-            identity: Identity {
-                container_id: format!("c{slot}"),
-                ifname: "eth0".into(),
-            },
-            network: "pods".into(),
             pod: Some(PodName {
                 namespace: "shop".into(),
                 name: format!("web-{slot}"),
                 uid: None,
             }),
-            netns_inode: 1,
-            pod_ifindex: Ifindex(2),
             host_ifindex: Ifindex(10 + slot),
-            host_mac: None,
-            pod_mac: None,
-            broadcasts: Vec::new(),
-            addresses: Vec::new(),
-            baseline: Baseline::Allow,
-            hook: Hook::Clsact,
-            routes: false,
-            slot: Slot(slot),
-            birth: Generation(1),
+            ..fixture::record(slot)
         }
     }
 

@@ -225,30 +225,13 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use podgate_datapath::record::{Baseline, Generation, Hook, Identity};
-
     use super::*;
+    use crate::fixture;
 
     fn record() -> Record {
         Record {
-            identity: Identity {
-                container_id: "c".into(),
-                ifname: "eth0".into(),
-            },
-            network: "net".into(),
-            pod: None,
-            netns_inode: 1,
-            pod_ifindex: Ifindex(2),
-            host_ifindex: Ifindex(7),
             host_mac: Some([2, 0, 0, 0, 0, 7]),
-            pod_mac: None,
-            broadcasts: Vec::new(),
-            addresses: Vec::new(),
-            baseline: Baseline::Allow,
-            hook: Hook::Clsact,
-            routes: false,
-            slot: Slot(3),
-            birth: Generation(3),
+            ..fixture::record(3)
         }
     }
 

@@ -84,7 +84,7 @@ pub(super) struct Loaded {
 static LOADED: Mutex<Vec<Arc<Loaded>>> = Mutex::new(Vec::new());
 
 impl Loaded {
-    /// One that nobody else holds.
+    /// One that no test holds any more.
     fn with_room(sizes: Sizes) -> Arc<Self> {
         let room = [sizes.flows, sizes.embryonic, sizes.crowd];
         let all = || LOADED.lock().unwrap_or_else(PoisonError::into_inner);
