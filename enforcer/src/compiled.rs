@@ -6,6 +6,7 @@ use std::sync::Arc;
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use podgate_datapath::record::Slot;
+use podgate_policy::compile::ruleset::Tunnels;
 use podgate_policy::compile::{SubjectRulesets, compile_selecting, isolate};
 use podgate_policy::connection::{Baseline, Subject};
 use podgate_policy::isolation::Isolation;
@@ -23,6 +24,7 @@ pub struct Compiled {
     /// What may be other than when it was compiled.
     concerned: Concerned,
     node_scopes: BTreeSet<IpNet>,
+    tunnels: Tunnels,
     shares: Shares,
     /// What was compiled from what: subjects that differ in nothing that matters are compiled once.
     known: HashMap<Basis, Arc<SubjectRulesets>>,
@@ -63,12 +65,17 @@ impl std::hash::Hash for Kept {
 }
 
 impl Basis {
-    fn compile(&self, subject: &Subject, node_scopes: &BTreeSet<IpNet>) -> SubjectRulesets {
+    fn compile(
+        &self,
+        subject: &Subject,
+        node_scopes: &BTreeSet<IpNet>,
+        tunnels: &Tunnels,
+    ) -> SubjectRulesets {
         let selecting: Vec<&NetworkPolicy> = self.policies.0.iter().map(AsRef::as_ref).collect();
         if self.suspended {
-            isolate(Isolation::of_policies(selecting), subject.baseline)
+            isolate(Isolation::of_policies(selecting), subject.baseline, tunnels)
         } else {
-            compile_selecting(&selecting, subject, node_scopes)
+            compile_selecting(&selecting, subject, node_scopes, tunnels)
         }
     }
 }
@@ -86,8 +93,10 @@ impl Compiled {
             mut slots,
             namespaces,
         } = std::mem::take(&mut self.concerned);
-        if self.node_scopes != view.world.node_scopes {
+        let tunnels = Tunnels::with(&view.world.tunnel_ports);
+        if self.node_scopes != view.world.node_scopes || self.tunnels != tunnels {
             self.node_scopes.clone_from(&view.world.node_scopes);
+            self.tunnels = tunnels;
             self.known.clear();
             slots.extend(view.subjects.keys());
         }
@@ -126,7 +135,7 @@ impl Compiled {
         let rulesets = match self.known.get(&basis) {
             Some(known) => Arc::clone(known),
             None => {
-                let compiled = Arc::new(basis.compile(subject, &self.node_scopes));
+                let compiled = Arc::new(basis.compile(subject, &self.node_scopes, &self.tunnels));
                 self.known.insert(basis, Arc::clone(&compiled));
                 compiled
             }
