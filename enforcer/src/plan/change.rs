@@ -240,6 +240,9 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
             // What is always allowed with the own node, and what never is with any, has no number of its own.
             rulesets.insert(Ruleset::ALLOW_ALL);
         }
+        if change.becomes_node() {
+            rulesets.extend(before.record.rulesets_held());
+        }
         for ruleset in rulesets {
             concerned.entry(ruleset).or_default().insert(change.clone());
         }
@@ -255,7 +258,7 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
                         let before = allowed(ruleset, direction, &change.old);
                         let lost = before.without(&allowed(ruleset, direction, &change.new));
                         let spared = change.spared_by(ruleset, direction);
-                        !lost.without(&spared).is_none()
+                        !lost.without(&spared).is_none() || change.ends_tunnels(ruleset, direction)
                     })
                 })
             });
@@ -288,6 +291,22 @@ impl Change {
     /// Whether a ruleset may allow less with it: more predicates never do.
     fn may_lose(&self) -> bool {
         self.old != self.new && !only_gains(&self.old, &self.new)
+    }
+
+    /// Whether the address is a node's from now on.
+    fn becomes_node(&self) -> bool {
+        self.new.is_node() && !self.old.is_node()
+    }
+
+    /// Whether flows may be among those that a ruleset lets the peer begin which the programs drop from now on, whatever the
+    /// ruleset says: from a tunnel that ends at a node. Rows have the pod's ports and not the peer's, so any of UDP may be.
+    fn ends_tunnels(&self, ruleset: &Compiled, direction: Direction) -> bool {
+        let row = match direction {
+            Direction::Ingress if self.becomes_node() => ruleset.row(&self.old),
+            Direction::Ingress | Direction::Egress => return false,
+        };
+        let mut protocols = TUNNEL_PROTOCOLS.iter();
+        !row.udp.is_empty() || protocols.any(|protocol| row.rest.contains((*protocol).into()))
     }
 
     /// What established flows may go on with, though a ruleset allows it no more: nothing that is known denies it.

@@ -326,6 +326,11 @@ impl Record {
             .map(|(_, slot, direction)| (*slot, *direction))
     }
 
+    /// The rulesets in force, each once for every attachment and direction.
+    pub(super) fn rulesets_held(&self) -> impl Iterator<Item = Ruleset> {
+        self.holders.iter().map(|(held, ..)| *held)
+    }
+
     /// The rulesets that may say something of their own of a signature.
     pub(super) fn rulesets_about(&self, signature: &Signature) -> BTreeSet<Ruleset> {
         self.asking.about(signature)

@@ -13,7 +13,7 @@ use podgate_policy::model::{
 
 use super::bench::{AMPLE, baseline_ruleset};
 use super::frames::{Part, own_addresses, passes};
-use crate::plan::host::{HostTables, Step};
+use crate::plan::host::{Flows, HostTables, Step};
 use crate::plan::{Plan, PlanError, Planner, Rulesets, Table, Write};
 
 const SLOT: Slot = 1;
@@ -309,6 +309,45 @@ fn only_the_direction_that_lost_something_is_judged_again() {
     assert_eq!(word(Direction::FromPod), before[1]);
     assert_eq!(word(Direction::ToPod).ruleset(), before[0].ruleset());
     assert_ne!(word(Direction::ToPod).generation(), before[0].generation());
+}
+
+/// No policy speaks of what comes from a tunnel that ends at a node: the programs drop it, and must do so of a flow that
+/// began while the address was not a node's.
+#[test]
+fn a_flow_that_a_peer_began_from_a_tunnel_ends_when_the_peer_becomes_a_node() {
+    let peer = IpAddr::from([10, 0, 0, 9]);
+    for transport in [Transport::Other(4), Transport::Port(Protocol::Udp, 4789)] {
+        for ingress in [None, Some(allowing(vec![block("10.0.0.0/8")], vec![]))] {
+            let isolates_ingress = ingress.is_some();
+            let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+            let mut world = World::default();
+            put_in_force(&tables, &mut planner, &world);
+            let connection = Connection {
+                direction: Judged::Egress,
+                peer,
+                transport,
+            };
+            let passes = |part| passes(&tables, SLOT, &connection, part);
+            tables.track(Flows::Tracked);
+            assert!(passes(Part::Opening) && passes(Part::Answer));
+
+            // From now on the flow is one that the peer began.
+            let policy = NetworkPolicy {
+                isolates_ingress,
+                egress: Vec::new(),
+                ..ingress.unwrap_or_else(|| allowing(vec![], vec![]))
+            };
+            let name = ObjectName::new("x", "p");
+            world.policies.insert(name, Arc::new(policy));
+            put_in_force(&tables, &mut planner, &world);
+            assert!(passes(Part::Reply) && passes(Part::Request));
+
+            world.cluster_nodes.insert(peer);
+            let plan = planner.facts_change(&world).expect("room");
+            execute(&tables, &mut planner, plan);
+            assert!(!passes(Part::Reply), "{transport:?}, {isolates_ingress}");
+        }
+    }
 }
 
 #[test]
