@@ -24,7 +24,7 @@ use crate::model::{
 /// Not asked here, because the kernel answers it by itself: traffic of the pod to its own address, traffic that
 /// the node itself sends to the pod (known by where it comes from, not by its address), replies, and what is
 /// dropped whoever is policed. One such rule is here all the same, because policy may lift it: a tunnel to an
-/// address of a node needs a rule that names its port.
+/// address of a node needs a rule that gives its port as a number: a name means what the owner of a pod calls so.
 pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Verdict {
     let Some(policy) = policy_of(world, subject, connection.direction) else {
         let tunnel = is_tunnel_to_node(world, connection);
@@ -101,9 +101,11 @@ impl Policy<'_> {
     }
 
     fn ports_match(&self, rule: &Rule, connection: &Connection) -> bool {
-        rule.ports
-            .iter()
-            .any(|port| port_matches(self.world, self.subject, port, connection))
+        let tunnel = is_tunnel_to_node(self.world, connection);
+        rule.ports.iter().any(|port| {
+            let by_name = matches!(port, Port::Named { .. } | Port::NamedWithin { .. });
+            !(tunnel && by_name) && port_matches(self.world, self.subject, port, connection)
+        })
     }
 }
 

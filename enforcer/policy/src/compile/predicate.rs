@@ -333,7 +333,7 @@ impl Signature {
         first.any(|predicate| **predicate == Predicate::OtherNode)
     }
 
-    /// Whether the address is any node's: there a tunnel needs a rule that names it.
+    /// Whether the address is any node's: there a tunnel needs a rule with its number.
     pub fn is_node(&self) -> bool {
         self.is_own_node() || self.is_other_node()
     }

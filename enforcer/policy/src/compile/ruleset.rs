@@ -6,10 +6,10 @@ use std::sync::{Arc, LazyLock};
 use crate::compile::ports::{PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
 use crate::compile::translation::{Meaning, Translation};
-use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
+use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS, Transport};
 use crate::model::ServiceEgress;
 
-/// All but tunnels, which need a rule that names their port: what every isolated pod may send to its own node, and what a
+/// All but tunnels, which need a rule that gives their port as a number: what every isolated pod may send to its own node, and what a
 /// rule without ports allows to any node.
 static NO_TUNNEL: LazyLock<Row> = LazyLock::new(|| Row {
     udp: TUNNELS.complement(),
@@ -86,10 +86,11 @@ impl Ports {
         !self.everything && self.numbered.is_none() && self.named.is_empty()
     }
 
-    /// Adds the numbers that the peer calls by the names.
+    /// Adds the numbers that the peer calls by the names; at a node's address, none of a tunnel's.
     fn add_named(&self, peer: &Signature, row: &mut Row) {
         for port in peer.ports() {
-            if self.named.contains(&PortName::of(port)) {
+            let tunnel = peer.is_node() && Transport::Port(port.protocol, port.number).is_tunnel();
+            if !tunnel && self.named.contains(&PortName::of(port)) {
                 row.ports_mut(port.protocol)
                     .add(&PortSet::range(port.number, port.number));
             }

@@ -255,7 +255,7 @@ pub(crate) fn port_called(protocol: Protocol, name: &str) -> Port {
     }
 }
 
-fn named(name: &str, protocol: Protocol, number: u16) -> NamedPort {
+pub(crate) fn named(name: &str, protocol: Protocol, number: u16) -> NamedPort {
     NamedPort {
         name: name.into(),
         protocol,

@@ -1,9 +1,11 @@
 //! Item 36: a pod and its own node, and the tunnels that would leave the node as somebody else's traffic.
 
+use std::sync::Arc;
+
 use podgate_policy::connection::Direction::{Egress, Ingress};
 use podgate_policy::connection::Verdict::{Allow, Deny};
 use podgate_policy::connection::{TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS, Transport};
-use podgate_policy::model::{Port, Protocol, Rule};
+use podgate_policy::model::{ObjectName, Port, Protocol, Rule};
 
 use crate::fixture::*;
 
@@ -112,6 +114,25 @@ fn a_rule_for_somebody_else_or_another_port_opens_no_tunnel() {
     let named = with_ports([port_called(Protocol::Udp, "http")]);
     let world = world_with([egress([others, all_but, named])]);
     assert_eq!(judge(&world, Egress, NODE, udp(8472)), Deny);
+}
+
+/// A node has come whose address is still known as that of a pod, which calls a tunnel's port by a name.
+#[test]
+fn a_name_opens_no_tunnel_to_a_node() {
+    let by_name = || with_ports([port_called(Protocol::Udp, "http")]);
+    for (rules, to_pod) in [
+        (vec![by_name()], Allow),
+        (vec![Rule::default(), by_name()], Allow),
+        (vec![], Deny),
+    ] {
+        let mut world = world_with([egress(rules)]);
+        let claiming = world.pods.get_mut(&ObjectName::new("x", "db"));
+        let ports = &mut Arc::make_mut(claiming.expect("x/db")).ports;
+        ports.push(named("http", Protocol::Udp, 8472));
+        assert_eq!(judge(&world, Egress, X_DB, udp(8472)), to_pod);
+        world.cluster_nodes.insert(address(X_DB));
+        assert_eq!(judge(&world, Egress, X_DB, udp(8472)), Deny);
+    }
 }
 
 #[test]
