@@ -38,6 +38,7 @@ pub(crate) fn print() -> Result<()> {
                 "attachments",
                 "rulesets",
                 "peers",
+                "taken",
                 "prefixes",
                 "rows",
                 "portsets",

@@ -13,8 +13,8 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TcContext;
 use podgate_abi::{
     Address, Answer, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Column, Direction, Event,
-    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord,
-    PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
+    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_TAKEN,
+    PeerWord, PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
 };
 
 #[map(name = "attachments")]
@@ -23,6 +23,8 @@ static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(16, BPF_F_MMAPAB
 static RULESETS: Array<Row> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "peers")]
 static PEERS: HashMap<Address, u64> = HashMap::with_max_entries(16, 0);
+#[map(name = "taken")]
+static TAKEN: LpmTrie<Address, u64> = LpmTrie::with_max_entries(MAX_TAKEN, BPF_F_NO_PREALLOC);
 #[map(name = "prefixes")]
 static PREFIXES: LpmTrie<Address, u64> = LpmTrie::with_max_entries(16, BPF_F_NO_PREALLOC);
 #[map(name = "rows")]
@@ -73,12 +75,20 @@ pub(crate) struct Maps<'a>(pub(crate) Option<&'a TcContext>);
 
 /// The word of an address, whose halves these are, read until it is whole.
 ///
-/// This and the next are global functions: the verifier follows each once, for any arguments (Linux 5.6), where it
+/// This and the next two are global functions: the verifier follows each once, for any arguments (Linux 5.6), where it
 /// follows what is inlined once for every way that leads to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn podgate_peer_word(first: u64, second: u64) -> u64 {
     podgate_abi::peer_word(&Maps(None), Address::from_halves([first, second])).0
+}
+
+/// Whether the address, whose halves these are, may be a pod's that nobody knows of; 1 or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn podgate_may_be_foreign(first: u64, second: u64) -> u32 {
+    let address = Address::from_halves([first, second]);
+    u32::from(podgate_abi::may_be_foreign(&Maps(None), address))
 }
 
 /// What a ruleset says: see [`podgate_abi::ask`].
@@ -207,6 +217,17 @@ impl Tables for Maps<'_> {
             Some(word) => PrefixWord(read(word)).broad(),
             None => Class::NONE,
         }
+    }
+
+    #[inline(always)]
+    fn is_taken(&self, address: Address) -> bool {
+        TAKEN.get(&Key::new(128, address)).is_some()
+    }
+
+    #[inline(always)]
+    fn may_be_foreign(&self, address: Address) -> bool {
+        let [first, second] = address.halves();
+        podgate_may_be_foreign(first, second) != 0
     }
 
     #[inline(always)]

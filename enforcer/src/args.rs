@@ -10,10 +10,12 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
+use podgate_abi::Foreign;
 use podgate_policy::connection::Baseline;
 use podgate_policy::model::{ExternalAddresses, ServiceEgress, ServiceOptions};
 use tracing::level_filters::LevelFilter;
 
+use crate::cluster::ForeignSetting;
 use crate::convert::names::dns_label;
 
 /// Enforces Kubernetes NetworkPolicy at the interfaces of this node's pods.
@@ -87,6 +89,18 @@ pub struct Args {
     /// address too, as it is for load balancers anyway.
     #[arg(long, env = "PODGATE_EXTERNAL_ADDRESSES_TRANSLATED")]
     external_addresses_translated: bool,
+    /// What becomes of addresses that are not a pod's own and that no pod, node or Service is known to have, at that pod:
+    /// as source of what it sends, and as destination of what is sent to it.
+    #[arg(
+        long,
+        env = "PODGATE_FOREIGN_ADDRESSES",
+        value_enum,
+        default_value = "unisolated"
+    )]
+    foreign_addresses: ForeignAddresses,
+    /// A Namespace may say so itself, for its pods: by the annotation `podgate.io/foreign-addresses`.
+    #[arg(long, env = "PODGATE_FOREIGN_ADDRESSES_BY_NAMESPACE")]
+    foreign_addresses_by_namespace: bool,
     /// Where metrics are served; `:PORT` means every address, `0` nowhere.
     #[arg(
         long,
@@ -192,6 +206,17 @@ pub struct ApiServer {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// What becomes of foreign addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ForeignAddresses {
+    /// They are dropped.
+    Deny,
+    /// They pass at a pod that no policy isolates, in either direction.
+    Unisolated,
+    /// They pass, judged by the pod's policies as any other, and the pod may claim them at its link.
+    Allow,
+}
+
 /// How many endpoints of a Service must be allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Endpoints {
@@ -216,6 +241,8 @@ pub struct Config {
     pub mode: Mode,
     /// What Services mean.
     pub services: ServiceOptions,
+    /// What becomes of foreign addresses.
+    pub foreign: ForeignSetting,
     /// Where metrics are served.
     pub metrics: BindAddress,
     /// Where health is served.
@@ -265,6 +292,8 @@ impl TryFrom<Args> for Config {
             service_egress,
             service_cidrs,
             external_addresses_translated,
+            foreign_addresses,
+            foreign_addresses_by_namespace,
             metrics_bind_addr,
             health_probe_bind_addr,
             conntrack_cache_table_size,
@@ -298,6 +327,12 @@ impl TryFrom<Args> for Config {
                 )
             }
         };
+        if foreign_addresses_by_namespace && matches!(source, Source::PolicyEndpoints(_)) {
+            bail!(
+                "--source policyendpoints reads no Namespaces: leave out --foreign-addresses-by-namespace (or \
+                 PODGATE_FOREIGN_ADDRESSES_BY_NAMESPACE)"
+            );
+        }
         for (flag, path) in [("--run-dir", &run_dir), ("--bpffs-dir", &bpffs_dir)] {
             if !path.is_absolute() {
                 bail!("{flag} {}: give an absolute path", path.display());
@@ -336,6 +371,14 @@ impl TryFrom<Args> for Config {
                     ExternalAddresses::Literal
                 },
                 ranges: service_cidrs.iter().map(IpNet::trunc).collect(),
+            },
+            foreign: ForeignSetting {
+                node: match foreign_addresses {
+                    ForeignAddresses::Deny => Foreign::Deny,
+                    ForeignAddresses::Unisolated => Foreign::Unisolated,
+                    ForeignAddresses::Allow => Foreign::Allow,
+                },
+                by_namespace: foreign_addresses_by_namespace,
             },
             metrics: metrics_bind_addr,
             health: health_probe_bind_addr,

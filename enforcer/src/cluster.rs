@@ -22,8 +22,10 @@ use crate::node::Addresses;
 use crate::source::{Change, Objects};
 
 mod claims;
+mod foreign;
 
 use claims::Claims;
+pub use foreign::ForeignSetting;
 
 /// Everything that is known.
 #[derive(Debug, Default)]
@@ -33,6 +35,7 @@ pub struct Cluster {
     attachments: BTreeMap<Identity, Record>,
     claims: Claims,
     view: View,
+    foreign: ForeignSetting,
 }
 
 /// What the compiler reads. A copy costs next to nothing.

@@ -24,6 +24,7 @@ mod isolated_file;
 mod links;
 mod report;
 mod settle;
+mod taken;
 mod unattached;
 
 use std::collections::BTreeMap;
@@ -42,7 +43,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admin::Condition;
 use crate::args::Mode;
-use crate::cluster::{self, Cluster, View};
+use crate::cluster::{self, Cluster, ForeignSetting, View};
 use crate::compiled::Compiled;
 use crate::guard::Guard;
 use crate::node::Addresses;
@@ -83,6 +84,8 @@ pub struct Beginning {
     pub node_name: String,
     /// What Services mean.
     pub services: ServiceOptions,
+    /// What becomes of foreign addresses.
+    pub foreign: ForeignSetting,
     /// What is wrong with the guard behind the filters.
     pub guard: Guard,
     /// What the node takes for itself.
@@ -202,6 +205,7 @@ impl Engine {
             mode,
             node_name,
             services,
+            foreign,
             node_addresses,
             guard,
             graces,
@@ -209,6 +213,7 @@ impl Engine {
         } = beginning;
         let mut cluster = Cluster::default();
         cluster.set_node(node_name, services);
+        cluster.set_foreign(foreign);
         cluster.set_source(source);
         cluster.set_node_addresses(node_addresses);
         let lock = Lock::take(&paths)?;

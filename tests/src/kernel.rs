@@ -27,7 +27,7 @@ use podgate_abi::{
 pub use host::{FlowMemory, HostTables};
 pub use load::Sizes;
 pub use pod::{Pod, PolicyOf};
-pub use write::{Peers, Rows};
+pub use write::{Peers, Rows, Taken};
 
 use load::Loaded;
 use wire::Wire;
@@ -88,6 +88,8 @@ pub struct Kernel {
     pub rulesets: Array<MapData, [u64; 2]>,
     /// What is known of an address.
     pub peers: Peers,
+    /// Addresses that pods, nodes and Services have.
+    pub taken: Taken,
     /// What is known of a block.
     pub prefixes: LpmTrie<MapData, [u8; 16], u64>,
     /// What a ruleset says of a class.

@@ -122,6 +122,23 @@ impl Address {
         self.is_ipv4() && self.0[3] & 0xff00_0000_u32.to_be() == 0x7f00_0000_u32.to_be()
     }
 
+    /// An address that one host has and routers forward: neither unspecified or of "this network" (RFC 1122 section
+    /// 3.2.1.3), nor loopback, link-local, multicast or broadcast.
+    #[inline(always)]
+    pub const fn is_ordinary(self) -> bool {
+        let [first, second, third, last] = self.0;
+        if self.is_multicast_or_broadcast() {
+            return false;
+        }
+        if self.is_ipv4() {
+            let is_of_link = last & 0xffff_0000_u32.to_be() == 0xa9fe_0000_u32.to_be();
+            last & 0xff00_0000_u32.to_be() != 0 && !self.is_ipv4_loopback() && !is_of_link
+        } else {
+            // `::/96` has `::`, `::1` and nothing that is in use.
+            (first | second | third) != 0 && !self.is_link_local()
+        }
+    }
+
     /// 32 bits that depend on every bit of the address, for tags.
     #[inline(always)]
     pub const fn mix(self) -> u32 {

@@ -16,10 +16,13 @@ use crate::{
     Ruleset, Slot, Tables, Verdict, ethertype,
 };
 
+mod foreign;
 mod judge;
 mod neighbours;
 mod track;
 
+use foreign::admits;
+pub use foreign::may_be_foreign;
 use judge::judge;
 pub use judge::{Answer, ask, peer_word};
 use neighbours::{dhcp, examine_arp, examine_listener, examine_neighbour};
@@ -131,7 +134,7 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     match hook.ethertype {
         ethertype::ARP if offload != Offload::NONE => return Reason::OffloadMetadata,
         ethertype::IPV4 | ethertype::IPV6 => {}
-        ethertype::ARP => return examine_arp(bytes, attachment, &subject),
+        ethertype::ARP => return examine_arp(tables, bytes, attachment, &subject),
         _ if subject.is_policed || subject.is_bound => return Reason::NotIp,
         _ => return Reason::Unpoliced,
     }
@@ -180,6 +183,8 @@ pub struct Case {
     /// Where the flow stands.
     place: Place,
     from_node: u8,
+    /// The packet's end at the pod is an address that nobody is known to have.
+    is_foreign: u8,
     /// Has the key of a flow that the node began, but did not come from the node.
     is_posing: u8,
     /// The flow was let in by the policy in force, or needs none.
@@ -216,12 +221,25 @@ fn examine_packet<T: Tables>(
     } else {
         (packet.source, packet.destination)
     };
-    if hook.is_to_pod() && !subject.routes && !attachment.is_addressed_by(pod) {
+    if packet.content == Content::NEIGHBOUR && !hook.is_to_pod() {
+        return examine_neighbour(tables, attachment, subject, packet);
+    }
+    let is_own = subject.routes
+        || if hook.is_to_pod() {
+            attachment.is_addressed_by(pod)
+        } else {
+            attachment.owns(pod)
+        };
+    let is_foreign = !is_own && admits(tables, attachment, subject, pod);
+    let owns_source = is_own || is_foreign;
+    if hook.is_to_pod() && !owns_source {
         return Reason::NotForPod;
     }
-    let owns_source = !subject.is_bound || attachment.owns(pod);
+    case.is_foreign = u8::from(is_foreign);
+    let case = black_box(case);
+    let packet = &case.packet;
     if packet.content == Content::NEIGHBOUR {
-        return examine_neighbour(tables, attachment, subject, packet, owns_source);
+        return examine_neighbour(tables, attachment, subject, packet);
     }
     if packet.content == Content::LISTENER {
         let reason = examine_listener(tables, attachment, subject, packet, owns_source);
@@ -286,7 +304,9 @@ fn examine_packet<T: Tables>(
     // about, or a connection with one peer would carry errors, and what is in them, to all others.
     let is_due = packet.content == Content::ERROR
         && (hook.is_to_pod() || packet.about == peer)
-        && (subject.routes || attachment.owns(packet.near));
+        && (subject.routes
+            || attachment.owns(packet.near)
+            || (case.is_foreign != 0 && packet.near == pod));
     case.from_node = u8::from(from_node);
     case.is_due = u8::from(is_due);
     let case = black_box(case);

@@ -7,10 +7,13 @@
 use crate::{Address, Broadcasts, HardwareWord, LinkWord, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets.
 pub const SHARED_ABI: u32 = 4;
+
+/// Entries that `taken` may have. It takes memory for those that it has.
+pub const MAX_TAKEN: u32 = 1 << 20;
 
 /// Elements of `limits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +145,7 @@ pub struct Attachment {
     pub hardware: Word,
     /// A [`Broadcasts`].
     pub broadcasts: Word,
-    /// A [`LinkWord`]; the enforcer stores it again when the host end gets another master.
+    /// A [`LinkWord`]; the enforcer stores it again when the host end gets another master, or the attachment another mode.
     pub link: Word,
     /// When what the pod has told its link will be paid for, in jiffies. Only the programs write it.
     pub told: Word,

@@ -24,13 +24,13 @@ mod tables;
 mod word;
 
 pub use address::Address;
-pub use decide::{Answer, Case, Hook, ask, decide, peer_word};
+pub use decide::{Answer, Case, Hook, ask, decide, may_be_foreign, peer_word};
 pub(crate) use flow::Place;
 pub use flow::{
     Budget, FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Life,
 };
 pub use layout::*;
-pub use link::{Broadcasts, HardwareWord, LinkWord};
+pub use link::{Broadcasts, Foreign, HardwareWord, LinkWord};
 pub use packet::{Bytes, Offload, Packet, ethertype, parse};
 pub use reason::{Reason, Verdict};
 pub use tables::{FlowEntry, FlowTable, Put, Tables};

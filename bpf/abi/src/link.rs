@@ -49,7 +49,8 @@ impl Broadcasts {
     }
 }
 
-/// Bits 31..0: the interface that the host end is a port of, 0 if of none.
+/// What the enforcer keeps up to date: bits 33..32 the [`Foreign`] mode, 31..0 the interface that the host end is a port
+/// of, 0 if of none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkWord(pub u64);
 
@@ -62,16 +63,81 @@ impl LinkWord {
         }
     }
 
+    /// The same, with another master, or none.
+    #[must_use]
+    pub const fn with_master(self, master: Option<u32>) -> Self {
+        Self(self.0 & !(u32::MAX as u64) | Self::port_of(master).0)
+    }
+
+    /// The same, under another mode.
+    #[must_use]
+    pub const fn with_foreign(self, mode: Foreign) -> Self {
+        Self(self.0 & u32::MAX as u64 | (mode as u64) << 32)
+    }
+
     /// What the host end is a port of; 0 if of nothing.
     #[inline(always)]
     pub const fn master(self) -> u32 {
         self.0 as u32
     }
+
+    /// Whether the mode lets foreign addresses through, of an attachment that is isolated or not.
+    #[inline(always)]
+    pub const fn admits_foreign(self, is_isolated: bool) -> bool {
+        self.speaks_for_foreign() || (self.mode() == Foreign::Unisolated as u64 && !is_isolated)
+    }
+
+    /// Whether the mode lets the pod speak for foreign addresses to its neighbors.
+    #[inline(always)]
+    pub const fn speaks_for_foreign(self) -> bool {
+        self.mode() == Foreign::Allow as u64
+    }
+
+    #[inline(always)]
+    const fn mode(self) -> u64 {
+        self.0 >> 32 & 3
+    }
+}
+
+/// What becomes of foreign addresses: those that are not the pod's own, and that no pod, node or Service has.
+///
+/// A pod has them where it routes for others, or as addresses that nobody told the CNI of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u64)]
+pub enum Foreign {
+    /// They are dropped, as source of what the pod sends and as destination of what is for it.
+    #[default]
+    Deny = 0,
+    /// They pass while no policy isolates the pod in either direction.
+    Unisolated = 1,
+    /// They pass, judged as any other, and the pod may say at its link that it has them.
+    Allow = 2,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_word_keeps_its_master_and_its_mode_apart() {
+        let word = LinkWord::port_of(Some(u32::MAX));
+        assert!(!word.admits_foreign(false));
+        for (mode, isolated, not_isolated) in [
+            (Foreign::Deny, false, false),
+            (Foreign::Unisolated, false, true),
+            (Foreign::Allow, true, true),
+        ] {
+            let word = word.with_foreign(Foreign::Allow).with_foreign(mode);
+            for word in [word, word.with_master(Some(7)), word.with_master(None)] {
+                assert_eq!(word.admits_foreign(true), isolated);
+                assert_eq!(word.admits_foreign(false), not_isolated);
+                assert_eq!(word.speaks_for_foreign(), mode == Foreign::Allow);
+            }
+            assert_eq!(word.master(), u32::MAX);
+            assert_eq!(word.with_master(Some(7)).master(), 7);
+        }
+        assert!(!LinkWord(3 << 32).admits_foreign(false));
+    }
 
     #[test]
     fn a_frame_is_bound_to_one_hardware_address_or_to_none() {

@@ -1,6 +1,7 @@
 use crate::{
     Address, Answer, Attachment, Budget, Case, Chunk, Class, Column, Event, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, Word, ask, peer_word,
+    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, Word, ask, may_be_foreign,
+    peer_word,
 };
 
 /// Which of the tables of flows.
@@ -47,6 +48,16 @@ pub trait Tables {
     fn peer(&self, address: Address) -> PeerWord;
     /// The broad class of the longest prefix that holds the address, or [`Class::NONE`].
     fn prefix(&self, address: Address) -> Class;
+    /// Whether a pod, a node or a Service has the address.
+    fn is_taken(&self, address: Address) -> bool;
+    /// [`may_be_foreign`] of these tables.
+    #[inline(always)]
+    fn may_be_foreign(&self, address: Address) -> bool
+    where
+        Self: Sized,
+    {
+        may_be_foreign(self, address)
+    }
     /// [`peer_word`] of these tables.
     #[inline(always)]
     fn peer_word(&self, address: Address) -> PeerWord

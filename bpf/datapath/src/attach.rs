@@ -293,6 +293,7 @@ fn forget_addresses(
         }
         let other = (name != current.name()).then(|| TableSet::at(paths, name));
         let set = other.as_ref().unwrap_or(current);
+        take_addresses(set, record)?;
         for address in record.addresses.iter().filter(is_new) {
             known |= set.remove_peer(*address, Owed::ByPlugin, lock)?;
         }
@@ -309,6 +310,17 @@ fn forget_addresses(
         owed::paid(paths, owed, lock)?;
     }
     Ok(())
+}
+
+/// No other attachment may have these addresses from now on, whether or not an enforcer runs. One that does frees them when
+/// nothing has them any more; else the next table set begins without them.
+fn take_addresses(set: &TableSet, record: &Record) -> Result<(), Failed> {
+    let is_noted = record.addresses.iter().all(|address| {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        set.put_taken(*address, length).is_ok()
+    });
+    // While the table lacks some, nothing foreign passes anywhere.
+    if is_noted { Ok(()) } else { set.end_foreign() }
 }
 
 fn undo(

@@ -39,6 +39,8 @@ pub enum MapName {
     Rulesets,
     /// Address to class.
     Peers,
+    /// Addresses that pods, nodes and Services have.
+    Taken,
     /// CIDR to broad class.
     Prefixes,
     /// Ruleset and class to row.
@@ -71,10 +73,11 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Attachments,
         Self::Rulesets,
         Self::Peers,
+        Self::Taken,
         Self::Prefixes,
         Self::Rows,
         Self::PortSets,
@@ -98,6 +101,7 @@ impl MapName {
             Self::Attachments => "attachments",
             Self::Rulesets => "rulesets",
             Self::Peers => "peers",
+            Self::Taken => "taken",
             Self::Prefixes => "prefixes",
             Self::Rows => "rows",
             Self::PortSets => "portsets",
@@ -122,6 +126,7 @@ impl MapName {
             Self::Attachments
             | Self::Rulesets
             | Self::Peers
+            | Self::Taken
             | Self::Prefixes
             | Self::Rows
             | Self::PortSets

@@ -108,13 +108,18 @@ impl std::fmt::Display for ObjectName {
 pub struct Namespace {
     /// Its labels, [`NAMESPACE_NAME_LABEL`] included.
     pub labels: Labels,
+    /// What it wants of foreign addresses at its pods, as it is written: no policy, but what policies cannot say.
+    pub foreign_addresses: Option<String>,
 }
 
 impl Namespace {
     /// A namespace called `name` with `labels`, and the name label that Kubernetes adds.
     pub fn new(name: &str, mut labels: Labels) -> Self {
         labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
-        Self { labels }
+        Self {
+            labels,
+            foreign_addresses: None,
+        }
     }
 }
 

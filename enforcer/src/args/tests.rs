@@ -26,6 +26,10 @@ fn what_is_not_said_has_the_documented_default() {
                 exempt_namespaces: BTreeSet::from(["kube-system".to_owned()]),
             },
             services: ServiceOptions::default(),
+            foreign: ForeignSetting {
+                node: Foreign::Unisolated,
+                by_namespace: false,
+            },
             metrics: BindAddress::At("127.0.0.1:8162".parse().unwrap()),
             health: BindAddress::At("127.0.0.1:8163".parse().unwrap()),
             flow_table_size: None,
@@ -49,12 +53,21 @@ fn what_contradicts_itself_or_is_not_known_is_an_error() {
             &["--source", "policyendpoints", "--manifests", "/x"],
             "leave out --manifests",
         ),
+        (
+            &[
+                "--source",
+                "policyendpoints",
+                "--foreign-addresses-by-namespace",
+            ],
+            "leave out --foreign-addresses-by-namespace",
+        ),
     ];
     let wrong_beside_the_rest: &[(&[&str], &str)] = &[
         (&["--polcies", "x"], "--polcies"),
         (&["--kubeconfig", "/x"], "leave out --kubeconfig"),
         (&["x"], "unexpected argument"),
         (&["--enforcing-mode", "lax"], "lax"),
+        (&["--foreign-addresses", "some"], "some"),
         (&["--exempt-namespaces", "a,B"], "\"B\" is not a name"),
         (&["--run-dir", "run"], "absolute"),
         (&["--run-dir", "/x", "--bpffs-dir", "/x"], "same directory"),

@@ -302,3 +302,46 @@ fn pods_of_this_node_without_an_attachment_are_found() {
     cluster.set_attachments(records.collect());
     assert_eq!(found(&cluster), ["namesake", "open"]);
 }
+
+#[test]
+fn foreign_addresses_are_what_the_node_says_and_what_a_namespace_says_where_the_node_obeys_it() {
+    use podgate_abi::Foreign::{Allow, Deny, Unisolated};
+    let modes = |says: Option<&str>, node, by_namespace| {
+        let mut cluster = Cluster::default();
+        cluster.set_foreign(ForeignSetting { node, by_namespace });
+        let mut source = source([]);
+        let namespace = Namespace {
+            foreign_addresses: says.map(str::to_owned),
+            ..Namespace::new("ns", BTreeMap::new())
+        };
+        source.namespaces.insert("ns".to_owned(), namespace);
+        cluster.set_source(source);
+        let mut elsewhere = record("b", 2, &[]);
+        elsewhere.pod.as_mut().unwrap().namespace = "unknown".into();
+        let nobodys = Record {
+            pod: None,
+            ..record("c", 3, &[])
+        };
+        cluster.set_attachments(vec![record("a", 1, &[]), elsewhere, nobodys]);
+        let modes = cluster.foreign_modes();
+        (
+            modes.into_iter().map(|(_, mode)| mode).collect::<Vec<_>>(),
+            cluster.foreign_warnings(),
+        )
+    };
+    let none = Vec::new;
+    assert_eq!(modes(Some("allow"), Deny, false), (vec![Deny; 3], none()));
+    assert_eq!(
+        modes(Some("?"), Unisolated, false),
+        (vec![Unisolated; 3], none())
+    );
+    // A Namespace that is not known yet may say "deny".
+    for (says, mode) in [("deny", Deny), ("unisolated", Unisolated), ("allow", Allow)] {
+        let expected = (vec![mode, Deny, Unisolated], none());
+        assert_eq!(modes(Some(says), Unisolated, true), expected);
+    }
+    assert_eq!(modes(None, Allow, true), (vec![Allow, Deny, Allow], none()));
+    let (found, warnings) = modes(Some("Allow"), Unisolated, true);
+    assert_eq!(found, [Unisolated, Deny, Unisolated]);
+    assert!(warnings.concat().contains("\"Allow\""), "{warnings:?}");
+}

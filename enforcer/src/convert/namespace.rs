@@ -5,6 +5,9 @@ use podgate_policy::model::Namespace;
 
 use super::{Complaints, Converted, FieldPath, names, selector};
 
+/// The annotation of a Namespace that says what becomes of foreign addresses at its pods, where the node obeys it.
+pub const FOREIGN_ADDRESSES: &str = "podgate.io/foreign-addresses";
+
 /// A namespace and its name (empty, with a complaint, if the object has none).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedNamespace {
@@ -20,6 +23,12 @@ pub fn convert(object: &v1::Namespace) -> Converted<NamedNamespace> {
     let name = object.metadata.name.clone().unwrap_or_default();
     complaints.keep(&FieldPath::of("metadata.name"), names::dns_label(&name));
     let labels = selector::labels(object.metadata.labels.as_ref(), &mut complaints);
-    let namespace = Namespace::new(&name, labels);
+    let annotations = object.metadata.annotations.as_ref();
+    let namespace = Namespace {
+        foreign_addresses: annotations
+            .and_then(|all| all.get(FOREIGN_ADDRESSES))
+            .cloned(),
+        ..Namespace::new(&name, labels)
+    };
     complaints.beside(NamedNamespace { name, namespace })
 }

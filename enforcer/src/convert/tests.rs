@@ -483,6 +483,21 @@ fn a_namespace_gets_its_name_label() {
 }
 
 #[test]
+fn a_namespace_says_what_it_wants_of_foreign_addresses_and_it_is_kept_as_written() {
+    for (annotations, says) in [
+        (json!({"podgate.io/foreign-addresses": "Any"}), Some("Any")),
+        (json!({"podgate.io/other": "allow"}), None),
+    ] {
+        let object = json!({"metadata": {"name": "stars", "annotations": annotations}});
+        let converted =
+            super::namespace::convert(&serde_json::from_value(object).expect("a Namespace"));
+        let namespace = converted.value.namespace;
+        assert_eq!(namespace.foreign_addresses.as_deref(), says);
+        assert!(converted.complaints.is_empty());
+    }
+}
+
+#[test]
 fn names_are_checked_as_the_api_server_checks_them() {
     assert!(names::dns_subdomain("a.b-c.1").is_ok());
     for wrong in ["", "A", "a_b", "-a", "a..b", "a."] {

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use podgate_abi::Direction;
+use podgate_abi::{Direction, Foreign};
 use podgate_datapath::flows::Copied;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
@@ -19,6 +19,7 @@ use podgate_datapath::{Paths, Sizes, SkbLayout, attach, sweep};
 use podgate_policy::model::World;
 
 use super::execute::write;
+use super::taken::{self, Taken};
 use crate::plan::{Capacities, Occupancy, Plan, PlanError, Planner, Rulesets, Table, Write};
 
 /// Generations further ahead than this are behind: the counter goes round.
@@ -34,6 +35,8 @@ pub(super) struct Built {
     pub(super) sizes: Sizes,
     /// Attachments whose filters are still an older set's, and why.
     pub(super) unswapped: BTreeMap<Slot, String>,
+    /// Which addresses its programs take for those of others.
+    pub(super) taken: Taken,
     /// Why its programs do not look at checksums that are still to be computed, if they do not.
     pub(super) blind: Option<String>,
 }
@@ -44,11 +47,13 @@ pub(super) struct Plans<'a> {
     pub(super) records: &'a [Record],
     pub(super) world: &'a World,
     pub(super) rulesets: &'a Rulesets,
+    pub(super) foreign: &'a [(Slot, Foreign)],
 }
 
 /// Builds a table set, and puts it in force. When it fails, the one before stays current and in force.
 pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -> Result<Built> {
     let (planner, writes, sizes) = fit(sizes, from)?;
+    let mut taken = Taken::of(from.world, from.records);
     if let Err(error) = sizes.write(paths) {
         // A plugin reads them only where it finds no table set.
         let error = anyhow::Error::from(error);
@@ -81,7 +86,10 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         write(one, &set, lock).context("fill the new table set")?;
     }
     check(&set, &planner)?;
+    taken.write_to(&set);
+    taken.set_modes(&set, from.foreign);
     copy_flows(&set, None);
+    let before = TableSet::open_current(paths).ok().flatten();
     set.name_current(lock)?;
     let mut unswapped = BTreeMap::new();
     for record in from.records {
@@ -92,6 +100,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
                 "an attachment stays with its older table set",
             );
             unswapped.insert(record.slot, format!("{error:#}"));
+            taken::end(before.as_ref(), record);
         }
     }
     copy_flows(&set, None);
@@ -112,6 +121,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         set,
         planner,
         sizes,
+        taken,
         unswapped,
         blind,
     })
@@ -339,6 +349,7 @@ mod tests {
             records: &[],
             world: &world,
             rulesets: &rulesets,
+            foreign: &[],
         };
         let small = Sizes {
             peers: 16,

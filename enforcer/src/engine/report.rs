@@ -110,6 +110,8 @@ impl Engine {
         warnings.extend(self.links.reports().iter().cloned());
         warnings.extend(self.guard.unsupported.iter().cloned());
         warnings.extend(self.unattached.warning());
+        warnings.extend(self.built.taken.warning());
+        warnings.extend(self.cluster.foreign_warnings());
         warnings.extend(self.crowded.warnings());
         let doubt = self.doubt.as_deref();
         warnings
@@ -194,6 +196,9 @@ impl Engine {
             metrics::gauge!("podgate_table_entries", "table" => table).set(of.used);
             metrics::gauge!("podgate_table_capacity", "table" => table).set(of.capacity);
         }
+        let taken = self.built.taken.number();
+        metrics::gauge!("podgate_table_entries", "table" => "taken").set(figure(taken as u64));
+        metrics::gauge!("podgate_table_capacity", "table" => "taken").set(podgate_abi::MAX_TAKEN);
     }
 
     /// Reads how many flows the attachments have.

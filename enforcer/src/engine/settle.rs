@@ -33,6 +33,7 @@ const REBUILD_AFTER: u32 = 5;
 impl Engine {
     /// Puts in force what is known, as far as that works now; answers and reports; sees to the next attempt.
     pub(super) fn settle(&mut self) {
+        self.note_taken();
         self.isolate_new();
         if self.backoff.allows(Instant::now()) {
             self.attempt();
@@ -92,10 +93,14 @@ impl Engine {
             return Ok(());
         }
         self.read_attachments(&lock)?;
+        self.note_taken();
+        self.set_foreign_modes(&lock);
         self.update_isolated_file(&lock);
         self.finish(&lock)?;
         self.settle_what_is_known(&lock)?;
-        self.tidy(&lock)
+        self.tidy(&lock)?;
+        self.release_taken();
+        Ok(())
     }
 
     /// Before any policy is reported to be in force: the next plugin may find no enforcer.
@@ -366,12 +371,14 @@ pub(super) fn build_from(
     compiled: &mut Compiled,
 ) -> Result<Built> {
     let records: Vec<Record> = cluster.records().cloned().collect();
+    let foreign = cluster.foreign_modes();
     metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
     loop {
         let plans = Plans {
             records: &records,
             world: &view.world,
             rulesets: compiled.rulesets(),
+            foreign: &foreign,
         };
         let error = match build::build(paths, lock, sizes, plans) {
             Ok(built) => return Ok(built),

@@ -265,6 +265,11 @@ impl<'a> Tables for &'a HostTables {
         peers.get(&address).copied().unwrap_or(PeerWord::ABSENT)
     }
 
+    fn is_taken(&self, _address: Address) -> bool {
+        // Attachments of this world deny foreign addresses, and nothing asks.
+        true
+    }
+
     fn prefix(&self, address: Address) -> Class {
         self.look_up();
         let bits = u128::from_be_bytes(address.octets());

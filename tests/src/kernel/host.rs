@@ -18,6 +18,8 @@ pub struct HostTables {
     pub rulesets: HashMap<u32, Row>,
     /// By address.
     pub peers: HashMap<Address, PeerWord>,
+    /// Addresses that pods, nodes and Services have.
+    pub taken: HashMap<PrefixKey, PrefixWord>,
     /// By prefix.
     pub prefixes: HashMap<PrefixKey, PrefixWord>,
     /// By ruleset and class.
@@ -167,6 +169,10 @@ impl<'a> Tables for &'a HostTables {
             .get(&address)
             .copied()
             .unwrap_or(PeerWord::ABSENT)
+    }
+
+    fn is_taken(&self, address: Address) -> bool {
+        longest(&self.taken, address).is_some()
     }
 
     fn prefix(&self, address: Address) -> Class {

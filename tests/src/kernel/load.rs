@@ -192,6 +192,7 @@ impl Kernel {
                 .expect("attachments"),
             rulesets: take(Map::Array, "rulesets").try_into().expect("rulesets"),
             peers: take(Map::HashMap, "peers").try_into().expect("peers"),
+            taken: take(Map::LpmTrie, "taken").try_into().expect("taken"),
             prefixes: take(Map::LpmTrie, "prefixes").try_into().expect("prefixes"),
             rows: take(Map::HashMap, "rows").try_into().expect("rows"),
             port_sets: take(Map::Array, "portsets").try_into().expect("portsets"),
@@ -248,11 +249,11 @@ impl Kernel {
         for flows in [&mut self.flows, &mut self.embryonic, &mut self.crowd] {
             remove_all(flows);
         }
-        let prefixes: Vec<_> = self.prefixes.keys().flatten().collect();
-        for prefix in prefixes {
-            self.prefixes
-                .remove(&prefix)
-                .expect("the prefix is deleted");
+        for trie in [&mut self.prefixes, &mut self.taken] {
+            let prefixes: Vec<_> = trie.keys().flatten().collect();
+            for prefix in prefixes {
+                trie.remove(&prefix).expect("the prefix is deleted");
+            }
         }
         for index in 0..self.counters.len() {
             let none = vec![0; nr_cpus().expect("a number of CPUs")];

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use podgate_abi::{
-    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, HardwareWord, MAX_ADDRESSES,
-    Origin as Birth, PolicyWord, Ruleset, Word,
+    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, Foreign, HardwareWord, LinkWord,
+    MAX_ADDRESSES, Origin as Birth, PolicyWord, Ruleset, Word,
 };
 
 use super::{ATTACHMENT_WORDS, Kernel, SLOT};
@@ -122,6 +122,13 @@ impl Kernel {
             let ruleset = self.host.attachments[&SLOT].word(direction).ruleset();
             self.flip(direction, ruleset);
         }
+    }
+
+    /// Says what becomes of foreign addresses.
+    pub fn set_foreign(&mut self, mode: Foreign) {
+        let link = &self.host.attachments[&SLOT].link;
+        link.store(LinkWord(link.load()).with_foreign(mode).0);
+        self.store_attachment();
     }
 
     /// A generation that nobody has had.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use aya::maps::lpm_trie::Key;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData};
 use podgate_abi::{
     Address, CHUNK_NONE, Chunk, Class, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord,
@@ -14,6 +14,8 @@ use super::Kernel;
 
 /// The table `peers`.
 pub type Peers = HashMap<MapData, [u8; 16], u64>;
+/// The table `taken`.
+pub type Taken = LpmTrie<MapData, [u8; 16], u64>;
 /// The table `rows`.
 pub type Rows = HashMap<MapData, u32, [u64; 2]>;
 
@@ -66,6 +68,16 @@ impl Kernel {
         self.peers
             .insert(address.octets(), word.0, 0)
             .expect("the address is written");
+    }
+
+    /// Says that a pod, a node or a Service has these addresses.
+    pub fn put_taken(&mut self, address: IpAddr, length: u32) {
+        let address = Address::from(address);
+        let key = PrefixKey { length, address };
+        self.host.taken.insert(masked(key), PrefixWord(1));
+        self.taken
+            .insert(&Key::new(length, address.octets()), 1, 0)
+            .expect("the addresses are written");
     }
 
     /// Leaves an address to the prefixes.

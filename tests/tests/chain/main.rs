@@ -6,6 +6,7 @@ mod changes;
 mod closed;
 mod enforced;
 mod flow_limits;
+mod foreign;
 mod ground;
 mod handover;
 mod interfaces;

@@ -5,6 +5,7 @@ mod connections;
 mod crowd;
 mod either;
 mod endings;
+mod foreign;
 mod fragments;
 mod guarantees;
 mod headers;

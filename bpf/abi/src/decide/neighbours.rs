@@ -3,6 +3,7 @@
 //! None of it asks a policy, because no interface works without it. So it must say who the pod is and nothing else, stay
 //! on the link, and have no room for data.
 
+use super::foreign::may_claim;
 use super::{Hook, Subject};
 use crate::packet::{Content, Part, UDP, port};
 use crate::{Address, Attachment, Bytes, Packet, Reason, Tables};
@@ -10,10 +11,11 @@ use crate::{Address, Attachment, Bytes, Packet, Reason, Tables};
 /// The shortest Ethernet frame without its checksum: what is shorter is padded.
 const SHORTEST: u32 = 60;
 
-/// ARP over Ethernet for IPv4 (RFC 826): from the pod only for its own addresses, or the probe of RFC 5227 for one of
+/// ARP over Ethernet for IPv4 (RFC 826): from the pod only for addresses that it may claim, or the probe of RFC 5227 for one of
 /// them, whose sender is 0.0.0.0.
 #[inline(always)]
-pub(super) fn examine_arp(
+pub(super) fn examine_arp<T: Tables>(
+    tables: &T,
     bytes: &(impl Bytes + ?Sized),
     attachment: &Attachment,
     subject: &Subject,
@@ -58,7 +60,7 @@ pub(super) fn examine_arp(
     );
     let sender = Address::from_ipv4([arp[14], arp[15], arp[16], arp[17]]);
     let target = Address::from_ipv4([arp[24], arp[25], arp[26], arp[27]]);
-    let speaks_for_itself = attachment.owns(if is_probe { target } else { sender });
+    let speaks_for_itself = may_claim(tables, attachment, if is_probe { target } else { sender });
     if is_ipv4 && speaks_for_itself && bytes.load::<1>(SHORTEST).is_none() {
         Reason::Neighbour
     } else {
@@ -73,7 +75,6 @@ pub(super) fn examine_neighbour<T: Tables>(
     attachment: &Attachment,
     subject: &Subject,
     packet: &Packet,
-    owns_source: bool,
 ) -> Reason {
     // RFC 4861 sections 6.1 and 7.1: anything but 255 came through a router. RFC 6980: never in fragments.
     if packet.hop_limit != 255 || packet.has_fragment_header != 0 {
@@ -87,10 +88,12 @@ pub(super) fn examine_neighbour<T: Tables>(
     }
     // From `::` asks who is about to take an address (RFC 4862 section 5.4): of another's, it takes it away.
     let is_nobody = packet.source.is_unspecified();
+    let owns_source = may_claim(tables, attachment, packet.source);
+    let owns_target = may_claim(tables, attachment, packet.about);
     let is_honest = match packet.detail {
         ROUTER_SOLICITATION => owns_source || is_nobody,
-        NEIGHBOUR_SOLICITATION => owns_source || (is_nobody && attachment.owns(packet.about)),
-        NEIGHBOUR_ADVERTISEMENT => owns_source && attachment.owns(packet.about),
+        NEIGHBOUR_SOLICITATION => owns_source || (is_nobody && owns_target),
+        NEIGHBOUR_ADVERTISEMENT => owns_source && owns_target,
         _ => false,
     };
     // The node would take it to anybody else, out of the pod's policy.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use podgate_abi::{
-    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, HardwareWord, Life, LinkWord,
-    Origin, PolicyWord, Ruleset,
+    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, Foreign, HardwareWord, Life,
+    LinkWord, Origin, PolicyWord, Ruleset,
 };
 
 use super::{MapName, TableSet};
@@ -69,9 +69,31 @@ impl TableSet {
 
     /// Says what the host end of an attachment is a port of. Unknown, it is taken for a port of nothing.
     pub fn store_master(&self, slot: Slot, master: Option<Ifindex>) -> Result<(), Failed> {
-        let word = LinkWord::port_of(master.map(|ifindex| ifindex.0));
-        self.words(MapName::Attachments, slot.0)?[LINK].store(word.0, Ordering::Release);
+        self.change_link(slot, |word| {
+            word.with_master(master.map(|ifindex| ifindex.0))
+        })
+    }
+
+    /// Says what becomes of foreign addresses at an attachment; [`Foreign::Deny`] since its birth.
+    pub fn store_foreign(&self, slot: Slot, mode: Foreign) -> Result<(), Failed> {
+        self.change_link(slot, |word| word.with_foreign(mode))
+    }
+
+    /// Ends foreign addresses at every attachment.
+    pub fn end_foreign(&self) -> Result<(), Failed> {
+        for slot in self.born()? {
+            self.store_foreign(slot, Foreign::Deny)?;
+        }
         Ok(())
+    }
+
+    /// Changes the link word of an attachment, whoever else does.
+    fn change_link(&self, slot: Slot, to: impl Fn(LinkWord) -> LinkWord) -> Result<(), Failed> {
+        let word = &self.words(MapName::Attachments, slot.0)?[LINK];
+        let change = |word| Some(to(LinkWord(word)).0);
+        match word.fetch_update(Ordering::AcqRel, Ordering::Acquire, change) {
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Has an attachment drop what passes in a direction under [`Ruleset::ALLOW_ALL`]: one stored word, without any

@@ -164,6 +164,22 @@ impl TableSet {
         Ok(keys.into_iter().map(IpAddr::from).collect())
     }
 
+    /// Notes that a pod, a node or a Service has these addresses. `length` is in the bits of the address's own family.
+    pub fn put_taken(&self, prefix: IpAddr, length: u8) -> Result<(), Failed> {
+        let key = prefix_key(prefix, length);
+        self.update(
+            MapName::Taken,
+            bytemuck::bytes_of(&key),
+            bytemuck::bytes_of(&1_u64),
+        )
+    }
+
+    /// Notes that none has them any more; whether any had.
+    pub fn remove_taken(&self, prefix: IpAddr, length: u8) -> Result<bool, Failed> {
+        let key = prefix_key(prefix, length);
+        self.delete(MapName::Taken, bytemuck::bytes_of(&key))
+    }
+
     /// Stores what is known of a CIDR. `length` is in the bits of the address's own family.
     pub fn put_prefix(&self, prefix: IpAddr, length: u8, word: PrefixWord) -> Result<(), Failed> {
         let key = prefix_key(prefix, length);

@@ -138,6 +138,7 @@ impl TableSet {
     pub fn entries(&self, name: MapName) -> Result<Option<usize>, Failed> {
         match name {
             MapName::Peers
+            | MapName::Taken
             | MapName::Prefixes
             | MapName::Rows
             | MapName::Flows

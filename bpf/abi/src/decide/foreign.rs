@@ -1,0 +1,38 @@
+//! Foreign addresses: a pod may have what no pod, node or Service has, as far as the mode of its attachment goes.
+//!
+//! Only packets with an address that is not the pod's own come here.
+
+use super::Subject;
+use crate::{Address, Attachment, Broadcasts, Ruleset, Tables};
+
+/// Whether an address may be one that nobody is known to have.
+///
+/// Asked once, unlike [`super::peer_word`]: the kernel does not use a node of a trie again while a program may read it.
+#[inline(always)]
+pub fn may_be_foreign<T: Tables>(tables: &T, address: Address) -> bool {
+    address.is_ordinary() && !tables.is_taken(address)
+}
+
+/// Whether the pod may be at an address that is not its own.
+#[inline(always)]
+pub(super) fn admits<T: Tables>(
+    tables: &T,
+    attachment: &Attachment,
+    subject: &Subject,
+    address: Address,
+) -> bool {
+    let is_isolated = subject.to_pod.ruleset() != Ruleset::ALLOW_ALL
+        || subject.from_pod.ruleset() != Ruleset::ALLOW_ALL;
+    attachment.link().admits_foreign(is_isolated)
+        && !Broadcasts(attachment.broadcasts.load()).holds(address)
+        && tables.may_be_foreign(address)
+}
+
+/// Whether the pod may tell its neighbors that an address is its own.
+#[inline(always)]
+pub(super) fn may_claim<T: Tables>(tables: &T, attachment: &Attachment, address: Address) -> bool {
+    attachment.owns(address)
+        || (attachment.link().speaks_for_foreign()
+            && !Broadcasts(attachment.broadcasts.load()).holds(address)
+            && tables.may_be_foreign(address))
+}
