@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 use podgate_datapath::record::Slot;
 use podgate_enforcer::cluster::View;
 use podgate_enforcer::compiled::Compiled;
-use podgate_enforcer::plan::{Capacities, Planner};
+use podgate_enforcer::plan::{Capacities, Planner, STEP};
 use podgate_policy::connection::{Baseline, Subject};
 use podgate_policy::model::{
     Labels, Namespace, Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Pod, Port, Protocol,
@@ -77,7 +77,9 @@ const ROOM: Capacities = Capacities {
 
 /// Prints the table.
 pub(crate) fn print(options: &Options) -> Result<()> {
-    println!("world | size | compiled | planned | an edit | rows | classes | prefixes | memory");
+    println!(
+        "world | size | compiled | planned | longest step | an edit | rows | classes | prefixes | memory"
+    );
     for (name, sizes, make) in KINDS {
         if !name.contains(&options.only) {
             continue;
@@ -93,14 +95,26 @@ pub(crate) fn print(options: &Options) -> Result<()> {
 fn measure(name: &str, size: usize, mut view: View) -> Result<()> {
     let mut compiled = Compiled::default();
     let mut planner = Planner::new(ROOM);
+    let mut longest = Duration::ZERO;
     let began = Instant::now();
-    compiled.update(&view);
+    loop {
+        let began = Instant::now();
+        compiled.update_until(&view, Some(began));
+        longest = longest.max(began.elapsed());
+        if !compiled.is_behind() {
+            break;
+        }
+    }
     let compiling = began.elapsed();
     let began = Instant::now();
     let facts = planner.facts_change(&view.world)?;
     planner.commit(facts);
-    let policy = planner.policy_change(compiled.rulesets())?;
-    planner.commit(policy);
+    while !planner.is_at(compiled.rulesets()) {
+        let began = Instant::now();
+        let policy = planner.policy_step(compiled.rulesets(), STEP)?;
+        planner.commit(policy);
+        longest = longest.max(began.elapsed());
+    }
     let planning = began.elapsed();
     let occupancy = planner.occupancy();
     let deny = NetworkPolicy {
@@ -122,7 +136,7 @@ fn measure(name: &str, size: usize, mut view: View) -> Result<()> {
         of.map_or(0, |of| of.used)
     };
     println!(
-        "{name} | {size} | {compiling:.3?} | {planning:.3?} | {edit:.3?} | {} | {} | {} | {} MB",
+        "{name} | {size} | {compiling:.3?} | {planning:.3?} | {longest:.3?} | {edit:.3?} | {} | {} | {} | {} MB",
         used("rows"),
         used("classes"),
         used("prefixes"),

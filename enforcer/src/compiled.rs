@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
@@ -22,6 +23,8 @@ pub struct Compiled {
     selections: Selections,
     /// What may be other than when it was compiled.
     concerned: Concerned,
+    /// How long that took of each namespace, since nothing was due.
+    spent: BTreeMap<String, Duration>,
     node_scopes: BTreeSet<IpNet>,
     shares: Shares,
     /// What was compiled from what: subjects that differ in nothing that matters are compiled once.
@@ -81,35 +84,97 @@ impl Compiled {
 
     /// Brings them up to `view`; how many subjects were compiled.
     pub fn update(&mut self, view: &View) -> usize {
+        self.update_until(view, None)
+    }
+
+    /// Brings them up to `view`, as far as there is time: first those of the namespaces that took least of it. How many
+    /// subjects were compiled, at least one if one is due.
+    pub fn update_until(&mut self, view: &View, until: Option<Instant>) -> usize {
         self.select(view);
-        let Concerned {
-            mut slots,
-            namespaces,
-        } = std::mem::take(&mut self.concerned);
         if self.node_scopes != view.world.node_scopes {
             self.node_scopes.clone_from(&view.world.node_scopes);
             self.known.clear();
-            slots.extend(view.subjects.keys());
+            self.concerned.slots.extend(view.subjects.keys());
         }
-        for namespace in &namespaces {
-            let weight = self.weight_of(namespace, &view.world);
-            self.shares.weigh(namespace, weight);
-        }
-        for namespace in self.shares.decide() {
-            slots.extend(self.selections.slots_in(&namespace));
-        }
-        for slot in &slots {
-            match view.subjects.get(slot) {
-                None => drop(self.compiled.remove(&slot.0)),
-                Some(subject) => self.compile(*slot, subject),
-            }
+        let gone = self.concerned.slots.iter();
+        let gone: Vec<Slot> = gone
+            .filter(|slot| !view.subjects.contains_key(*slot))
+            .copied()
+            .collect();
+        for slot in gone {
+            self.concerned.slots.remove(&slot);
+            self.compiled.remove(&slot.0);
             self.follow(slot.0);
         }
-        if !slots.is_empty() {
+        let mut compiles = 0;
+        while let Some(namespace) = self.next_namespace(view) {
+            let began = Instant::now();
+            if self.concerned.namespaces.remove(&namespace) {
+                let weight = self.weight_of(&namespace, &view.world);
+                self.shares.weigh(&namespace, weight);
+                for switched in self.shares.decide() {
+                    self.concerned
+                        .slots
+                        .extend(self.selections.slots_in(&switched));
+                }
+            } else {
+                compiles += self.compile_one_of(&namespace, view);
+            }
+            let now = Instant::now();
+            *self.spent.entry(namespace).or_default() += now - began;
+            if until.is_some_and(|until| until <= now) {
+                break;
+            }
+        }
+        if !self.is_behind() {
+            self.spent.clear();
+        }
+        if compiles > 0 {
             self.known
                 .retain(|_, rulesets| Arc::strong_count(rulesets) > 1);
         }
-        slots.len()
+        compiles
+    }
+
+    /// Of the namespaces of which something is due, the one that took least time since nothing was.
+    fn next_namespace(&self, view: &View) -> Option<String> {
+        let slots = self.concerned.slots.iter();
+        let of_slots = slots.filter_map(|slot| view.subjects.get(slot));
+        let names = self.concerned.namespaces.iter().map(String::as_str);
+        let names = names.chain(of_slots.map(|subject| subject.name.namespace.as_str()));
+        let spent = |name: &str| self.spent.get(name).copied().unwrap_or_default();
+        names.min_by_key(|name| spent(name)).map(str::to_owned)
+    }
+
+    /// Compiles a subject of a namespace that is due. How many there were.
+    fn compile_one_of(&mut self, namespace: &str, view: &View) -> usize {
+        let mut due = self.concerned.slots.iter();
+        let found = due.find_map(|slot| {
+            let subject = view.subjects.get(slot)?;
+            (subject.name.namespace == namespace).then_some((*slot, subject))
+        });
+        let Some((slot, subject)) = found else {
+            return 0;
+        };
+        self.concerned.slots.remove(&slot);
+        self.compile(slot, subject);
+        self.follow(slot.0);
+        1
+    }
+
+    /// Whether something may be other than it was compiled.
+    pub fn is_behind(&self) -> bool {
+        !(self.concerned.slots.is_empty() && self.concerned.namespaces.is_empty())
+    }
+
+    /// Whether an attachment may be to have something else than what was compiled.
+    pub fn is_due(&self, slot: Slot) -> bool {
+        self.concerned.slots.contains(&slot)
+    }
+
+    /// All such attachments.
+    pub fn due(&self) -> impl Iterator<Item = Slot> {
+        self.concerned.slots.iter().copied()
     }
 
     fn compile(&mut self, slot: Slot, subject: &Subject) {

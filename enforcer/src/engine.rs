@@ -134,6 +134,10 @@ pub struct Engine {
     open: BTreeMap<Slot, String>,
     /// The plan that is being executed.
     pending: Option<Pending>,
+    /// Whether the last turn ended because its time was up.
+    more_to_do: bool,
+    /// When figures were last published.
+    published: Instant,
     grace: Grace,
     graces: Graces,
     waiting: Vec<Waiting>,
@@ -227,7 +231,7 @@ impl Engine {
         let mut isolated_file = IsolatedFile::default();
         compiled.select(&view);
         isolated_file.update(&paths, compiled.selections(), &lock);
-        settle::compile(&mut compiled, &view);
+        settle::compile(&mut compiled, &view, None);
         let withheld = isolate::withheld(&cluster, &view, compiled.selections());
         compiled.withhold(withheld);
         // Until its filters are swapped, each is judged by the set before.
@@ -257,6 +261,8 @@ impl Engine {
             held: BTreeMap::new(),
             open: BTreeMap::new(),
             pending: None,
+            more_to_do: false,
+            published: Instant::now(),
             grace: Grace::None,
             graces,
             waiting: Vec::new(),
@@ -289,12 +295,17 @@ impl Engine {
                 tracing::info!("stopping; filters, rules and flows stay in force");
                 return;
             }
+            let began = Instant::now();
             self.take(inbox);
+            metrics::histogram!("podgate_turn_seconds").record(began.elapsed());
         }
     }
 
     /// How long nothing is due.
     fn pause(&self) -> Duration {
+        if self.more_to_do {
+            return Duration::ZERO;
+        }
         let due = self.backoff.due_or(self.facts_due);
         let next = [due, self.links.due()]
             .into_iter()
@@ -349,6 +360,7 @@ impl Engine {
             || doubt.is_some()
             || grace_is_over
             || grace_was_refused
+            || self.more_to_do
             || self.is_due(now);
         for reply in dels {
             answer(reply, Reply::Done);
@@ -466,6 +478,7 @@ impl Engine {
         let progress = match record.filter(|_| waiting.files_were_read) {
             None => Progress::NoFile,
             Some(_) if self.facts_missing => Progress::Underway,
+            Some(record) if self.compiled.is_due(record.slot) => Progress::Underway,
             Some(record) => {
                 let wanted = self.compiled.of(record.slot);
                 if let Some(why) = self.hindrance(record.slot) {

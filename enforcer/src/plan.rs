@@ -35,6 +35,7 @@ mod numbers;
 mod ports;
 mod prefix;
 mod record;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +56,7 @@ use podgate_policy::connection::Direction as Judged;
 use podgate_policy::model::World;
 
 use left::Left;
+use moved::Moved;
 use record::Record;
 
 /// One write of one kernel table. Each may be repeated.
@@ -157,6 +159,9 @@ impl Plan {
         self.evaluated
     }
 }
+
+/// The room of one step of [`Planner::policy_step`] and [`Planner::tidy_step`] that takes a few milliseconds.
+pub const STEP: usize = 1_000;
 
 /// A kernel table, or the numbers of what stands in several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -292,6 +297,9 @@ struct Installed {
     lingering: OrdMap<IpAddr, BTreeSet<Arc<Signature>>>,
     /// Whose flows are to be judged again, because a change of facts took something away.
     renewals: Left<(Slot, Direction)>,
+    /// What is to be pointed to other classes since the questions are others, and was not yet: these tell apart no less than
+    /// the rulesets in force ask.
+    moving: Moved,
 }
 
 impl Installed {
@@ -316,6 +324,7 @@ impl Planner {
                 attachments: Rulesets::new(),
                 lingering: OrdMap::new(),
                 renewals: Left::new(),
+                moving: Moved::default(),
             },
             progress: Progress::Idle,
         }
@@ -334,7 +343,26 @@ impl Planner {
     /// # Errors
     /// Nothing is planned, and nothing forgotten: see [`PlanError`].
     pub fn policy_change(&mut self, attachments: &Rulesets) -> Result<Plan, PlanError> {
-        self.plan(|installed| change::of_policy(installed, attachments))
+        self.policy_step(attachments, usize::MAX)
+    }
+
+    /// Plans a part of the same, for which there is `room`: in about so many rows, predicates and addresses. What takes
+    /// least comes first. It is done when [`Self::is_at`] says so.
+    ///
+    /// # Errors
+    /// Nothing is planned, and nothing forgotten: see [`PlanError`].
+    pub fn policy_step(&mut self, attachments: &Rulesets, room: usize) -> Result<Plan, PlanError> {
+        self.plan(|installed| steps::of_policy(installed, attachments, room))
+    }
+
+    /// Whether the attachments have exactly these rulesets, and nothing is on its way to others.
+    pub fn is_at(&self, attachments: &Rulesets) -> bool {
+        self.installed.attachments == *attachments && !self.installed.record.is_building()
+    }
+
+    /// What the attachments have once the last plan was executed.
+    pub fn attachments(&self) -> &Rulesets {
+        &self.installed.attachments
     }
 
     /// Plans that exactly the facts of `world` hold: its pods, namespaces and node addresses. Its policies are
@@ -363,7 +391,20 @@ impl Planner {
     /// # Errors
     /// Nothing is planned, and nothing forgotten: see [`PlanError`].
     pub fn after_grace(&mut self) -> Result<Plan, PlanError> {
-        self.plan(change::after_grace)
+        self.tidy_step(usize::MAX)
+    }
+
+    /// Plans a part of the same, for which there is `room`. It is done when [`Self::has_remains`] says no.
+    ///
+    /// # Errors
+    /// Nothing is planned, and nothing forgotten: see [`PlanError`].
+    pub fn tidy_step(&mut self, room: usize) -> Result<Plan, PlanError> {
+        self.plan(|installed| steps::after_grace(installed, room))
+    }
+
+    /// Whether something is left to be done of what waited for the grace period that began last, which is over.
+    pub fn has_remains(&self) -> bool {
+        self.installed.has_remains()
     }
 
     /// Takes note that every write of the last plan was executed.

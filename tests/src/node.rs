@@ -262,7 +262,7 @@ pub fn small_tables() -> Sizes {
         attachments: 512,
         rulesets: 128,
         peers: 1024,
-        prefixes: 256,
+        prefixes: Sizes::default().prefixes,
         rows: 2048,
         portsets: 128,
         chunks: 128,

@@ -17,7 +17,7 @@ pub struct Sizes {
     pub rulesets: u32,
     /// Addresses with a class.
     pub peers: u32,
-    /// CIDRs.
+    /// CIDRs. A trie takes the memory of what it has, so this is as large as it can be.
     pub prefixes: u32,
     /// Rows of all rulesets.
     pub rows: u32,
@@ -45,7 +45,7 @@ impl Default for Sizes {
             attachments: 16_384,
             rulesets: 2_048,
             peers: 32_768,
-            prefixes: 8_192,
+            prefixes: 1 << 20,
             rows: 65_536,
             portsets: 4_096,
             chunks: 2_048,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
 use podgate_abi::{Class, Direction, PolicyWord, PrefixKey, PrefixWord, Ruleset};
 use podgate_datapath::Failed;
@@ -11,6 +12,9 @@ use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
 
 use crate::plan::{Plan, Planner, Write};
+
+/// After how many writes the clock is looked at.
+const WRITES_A_LOOK: usize = 64;
 
 /// A plan, and how far it has come.
 #[derive(Debug)]
@@ -39,18 +43,27 @@ impl Execution {
         }
     }
 
-    /// Executes the plan to its end.
+    /// Executes the plan, to its end or until then. Whether it is at its end.
     ///
     /// # Errors
     /// The write that failed; the next call begins with it again.
-    pub(super) fn advance(&mut self, set: &TableSet, lock: &Lock) -> Result<(), Failed> {
+    pub(super) fn advance(
+        &mut self,
+        set: &TableSet,
+        lock: &Lock,
+        until: Option<Instant>,
+    ) -> Result<bool, Failed> {
         while let Some(next) = self.plan.writes().get(self.next) {
             if !self.overtaken.concerns(next) {
                 write(next, set, lock)?;
             }
             self.next += 1;
+            let looks = self.next.is_multiple_of(WRITES_A_LOOK);
+            if looks && until.is_some_and(|until| until <= Instant::now()) {
+                break;
+            }
         }
-        Ok(())
+        Ok(self.next >= self.plan.writes().len())
     }
 
     /// These attachments were made after the plan: what it says of their addresses and slots is not written.

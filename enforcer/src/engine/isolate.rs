@@ -182,15 +182,15 @@ impl Engine {
         if let Ok(lock) = Lock::take_until(&self.paths, Instant::now() + AT_ONCE) {
             return Ok(lock);
         }
-        self.compile_all();
+        self.compile_some(Some(Instant::now()));
         self.isolate_open();
         take_lock(&self.paths)
     }
 
-    /// Works out what all attachments are to have by what is known now.
-    pub(super) fn compile_all(&mut self) -> View {
+    /// Works out what attachments are to have by what is known now: of all of them, or of as many as there is time for.
+    pub(super) fn compile_some(&mut self, until: Option<Instant>) -> View {
         let view = self.cluster.view();
-        settle::compile(&mut self.compiled, &view);
+        settle::compile(&mut self.compiled, &view, until);
         let mut rulesets = withheld(&self.cluster, &view, self.compiled.selections());
         self.let_go();
         for (slot, held) in &self.held {
@@ -251,12 +251,23 @@ impl Engine {
             .records()
             .filter_map(|record| {
                 let slot = record.slot.0;
-                let wanted = self.compiled.rulesets().get(&slot)?;
+                // What is not compiled yet isolates where a policy selects it.
+                let selected = self
+                    .compiled
+                    .is_due(record.slot)
+                    .then(|| self.compiled.selections().isolation_of(record));
+                let wanted = self.compiled.rulesets().get(&slot);
+                if wanted.is_none() && selected.is_none() {
+                    return None;
+                }
                 let stands = self.in_force.get(&slot);
                 let is_open = |direction| {
                     let stands = stands.map(|stands| stands.of(direction));
-                    let wanted = wanted.of(direction);
-                    *wanted != Ruleset::Allowed && stands.is_none_or(|it| *it == Ruleset::Allowed)
+                    let is_wanted = match selected {
+                        Some(isolation) => isolation.of(direction),
+                        None => wanted.is_some_and(|it| *it.of(direction) != Ruleset::Allowed),
+                    };
+                    is_wanted && stands.is_none_or(|it| *it == Ruleset::Allowed)
                 };
                 let open = Isolation {
                     ingress: is_open(Direction::Ingress),

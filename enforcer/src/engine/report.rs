@@ -1,7 +1,7 @@
 //! What the engine says of itself: its condition, and figures.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction, Reason};
@@ -11,6 +11,9 @@ use podgate_datapath::record::Slot;
 use super::Engine;
 use crate::admin::Condition;
 use crate::source::Wrong;
+
+/// How often figures are published while there is more to do.
+const OFTEN: Duration = Duration::from_millis(200);
 
 /// The kernel's counters as they were when they were added to ours. A new table set begins at zero.
 #[derive(Debug, Default)]
@@ -71,11 +74,12 @@ impl Engine {
     /// How many attachments have another policy in force than the one that is known.
     fn dirty(&self) -> usize {
         let differences = self.in_force.diff(self.compiled.rulesets());
-        let dirty = differences.filter(|difference| match difference {
-            DiffItem::Add(..) | DiffItem::Update { .. } => true,
-            DiffItem::Remove(..) => false,
+        let dirty = differences.filter_map(|difference| match difference {
+            DiffItem::Add(slot, _) | DiffItem::Update { new: (slot, _), .. } => Some(Slot(*slot)),
+            DiffItem::Remove(..) => None,
         });
-        dirty.count()
+        let dirty: BTreeSet<Slot> = dirty.chain(self.compiled.due()).collect();
+        dirty.len()
     }
 
     /// How many attachments were made under another mode than this enforcer's.
@@ -159,8 +163,16 @@ impl Engine {
         }
     }
 
+    /// The same as [`Self::publish`], but not in every turn of many that follow each other at once.
+    pub(super) fn publish_in_time(&mut self) {
+        if !self.more_to_do || self.published.elapsed() >= OFTEN {
+            self.publish();
+        }
+    }
+
     /// Says how things are to whoever asks for health, and sets the gauges.
     pub(super) fn publish(&mut self) {
+        self.published = Instant::now();
         self.look_at_flows();
         let others = self.with_another_baseline();
         let cluster = &self.cluster;

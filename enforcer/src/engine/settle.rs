@@ -18,7 +18,10 @@ use super::{Engine, Pending};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::node;
-use crate::plan::{Plan, PlanError, Rulesets, Table};
+use crate::plan::{Plan, PlanError, Rulesets, STEP, Table};
+
+/// How long a turn plans and writes. What is left goes on in the next one, after whatever came meanwhile.
+const TURN: Duration = Duration::from_millis(15);
 
 /// How long facts that merely go away wait for more of their kind (DESIGN §4: 50 to 100 ms).
 const GATHER: Duration = Duration::from_millis(75);
@@ -30,34 +33,47 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// After how many failed attempts a new table set is built instead.
 const REBUILD_AFTER: u32 = 5;
 
+/// How far the engine has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// There is more to do.
+    Underway,
+    /// There is not.
+    Settled,
+}
+
 impl Engine {
-    /// Puts in force what is known, as far as that works now; answers and reports; sees to the next attempt.
+    /// Puts in force what is known, as far as that works now and there is time in this turn; answers and reports; sees to
+    /// the next attempt.
     pub(super) fn settle(&mut self) {
         self.note_taken();
+        let until = Instant::now() + TURN;
+        self.more_to_do = false;
         self.isolate_new();
         if self.backoff.allows(Instant::now()) {
-            self.attempt();
+            self.attempt(until);
             // Attachments that were read just now.
             self.isolate_new();
         }
         if self.trouble.is_some() {
             // ADDs are answered by what is known, and not by what was when the last attempt failed.
-            self.compile_all();
+            self.compile_some(Some(until));
         }
         self.isolate_open();
         self.answer_adds(false);
         self.look_soon_if_adds_are_hindered();
-        self.publish();
+        self.publish_in_time();
     }
 
-    fn attempt(&mut self) {
-        let mut result = self.try_to_settle();
+    fn attempt(&mut self, until: Instant) {
+        let mut result = self.try_to_settle(until);
         if result.is_err() && (self.backoff.failures() + 1).is_multiple_of(REBUILD_AFTER) {
             tracing::warn!("a change does not come to its end; a new table set is built");
-            result = self.rebuild();
+            result = self.rebuild().map(|()| Progress::Settled);
         }
         match result {
-            Ok(()) => {
+            Ok(progress) => {
+                self.more_to_do = progress == Progress::Underway;
                 self.trouble = None;
                 self.backoff.worked();
             }
@@ -74,33 +90,58 @@ impl Engine {
         }
     }
 
-    fn try_to_settle(&mut self) -> Result<()> {
+    /// Writes under the lock and plans without it, in turn, until all is settled or the time is up.
+    fn try_to_settle(&mut self, until: Instant) -> Result<Progress> {
+        loop {
+            if self.write(until)? == Progress::Underway {
+                return Ok(Progress::Underway);
+            }
+            match self.plan_next(until)? {
+                Progress::Settled => return Ok(Progress::Settled),
+                Progress::Underway if until <= Instant::now() => return Ok(Progress::Underway),
+                Progress::Underway => {}
+            }
+        }
+    }
+
+    /// All that needs the lock. [`Progress::Settled`]: nothing is planned any more that was not written.
+    fn write(&mut self, until: Instant) -> Result<Progress> {
         let lock = self.take_lock_or_isolate()?;
+        let began = Instant::now();
+        let written = self.write_under(&lock, until);
+        drop(lock);
+        metrics::histogram!("podgate_lock_seconds").record(began.elapsed());
+        written
+    }
+
+    fn write_under(&mut self, lock: &Lock, until: Instant) -> Result<Progress> {
         if self.set_was_replaced() {
             tracing::warn!(
                 "the current table set is not this enforcer's: somebody removed its pins"
             );
-            return self.rebuild_under(&lock);
+            self.rebuild_under(lock)?;
+            return Ok(Progress::Settled);
         }
         if self.built.planner.waits_for_grace() && self.grace.is_given_up(Instant::now()) {
             tracing::warn!(
                 "a grace period does not end; a new table set is built, which needs none"
             );
-            self.rebuild_under(&lock)?;
+            self.rebuild_under(lock)?;
             self.grace = Grace::Underway {
                 since: Instant::now(),
             };
-            return Ok(());
+            return Ok(Progress::Settled);
         }
-        self.read_attachments(&lock)?;
+        self.read_attachments(lock)?;
         self.note_taken();
-        self.set_foreign_modes(&lock);
-        self.update_isolated_file(&lock);
-        self.finish(&lock)?;
-        self.settle_what_is_known(&lock)?;
-        self.tidy(&lock)?;
-        self.release_taken();
-        Ok(())
+        self.set_foreign_modes(lock);
+        self.update_isolated_file(lock);
+        if self.finish(lock, Some(until))? == Progress::Underway {
+            return Ok(Progress::Underway);
+        }
+        self.tidy(lock)?;
+        self.release_taken(lock);
+        Ok(Progress::Settled)
     }
 
     /// Before any policy is reported to be in force: the next plugin may find no enforcer.
@@ -110,34 +151,54 @@ impl Engine {
         self.isolated_file.update(&self.paths, selections, lock);
     }
 
-    /// Facts, if there are any to write, then policy.
-    fn settle_what_is_known(&mut self, lock: &Lock) -> Result<()> {
+    /// Plans what is due next: facts, then policy, then what waited for a grace period. [`Progress::Settled`]: nothing is.
+    fn plan_next(&mut self, until: Instant) -> Result<Progress> {
         // Who gave way leaves its room by a change of policy.
         let mut gave_way = false;
         loop {
-            let view = self.compile_all();
-            let policy_differs = *self.compiled.rulesets() != self.in_force;
+            let view = self.compile_some(Some(until));
+            let policy_differs = self.policy_differs();
+            let remains = self.grace == Grace::Over && self.built.planner.has_remains();
             let planned = if self.facts_are_due(&view) && !(gave_way && policy_differs) {
                 self.plan_facts(view)
             } else if policy_differs {
                 self.plan_policy()
+            } else if remains {
+                return self.plan_tidying().map(|()| Progress::Underway);
+            } else if self.compiled.is_behind() {
+                return Ok(Progress::Underway);
             } else {
-                return Ok(());
+                return Ok(Progress::Settled);
             };
             match planned {
-                Ok(()) => self.finish(lock)?,
+                Ok(()) => return Ok(Progress::Underway),
                 // What nothing names any more may take the room: rather wait than build larger tables.
-                Err(PlanError::Full { .. }) if self.built.planner.waits_for_grace() => {
+                Err(PlanError::Full { .. }) if self.may_make_room() => {
+                    let lock = take_lock(&self.paths)?;
                     // Nothing is planned in between, so it may be noted when it is over: had it failed, the one that
                     // the thread waits for would end too early for what was left since that one began.
                     TableSet::grace()?;
                     self.built.planner.grace_begins();
-                    self.after_grace(lock)?;
+                    self.after_grace(&lock)?;
                 }
                 Err(error) if self.gives_way(&error) => gave_way = true,
-                Err(error) => return self.make_room(lock, error),
+                Err(error) => {
+                    let lock = take_lock(&self.paths)?;
+                    self.make_room(&lock, error)?;
+                }
             }
         }
+    }
+
+    /// Whether attachments are to have other policies than they have, or something was begun that nobody wants now.
+    fn policy_differs(&self) -> bool {
+        let wanted = self.compiled.rulesets();
+        *wanted != self.in_force || !self.built.planner.is_at(wanted)
+    }
+
+    /// Whether something takes room that nothing names.
+    fn may_make_room(&self) -> bool {
+        self.built.planner.waits_for_grace() || self.built.planner.has_remains()
     }
 
     /// Whether there is no room for an error's change in any table set, and a namespace was found that gives way.
@@ -160,9 +221,29 @@ impl Engine {
 
     fn plan_policy(&mut self) -> Result<(), PlanError> {
         let wanted = self.compiled.rulesets().clone();
-        let plan = self.built.planner.policy_change(&wanted)?;
-        self.begin(plan, "policy", Some(wanted));
+        let plan = self.built.planner.policy_step(&wanted, STEP)?;
+        let reached = self.built.planner.attachments().clone();
+        self.begin(plan, "policy", Some(reached));
         Ok(())
+    }
+
+    fn plan_tidying(&mut self) -> Result<()> {
+        match self.built.planner.tidy_step(STEP) {
+            Ok(plan) => {
+                self.begin(plan, "tidy", None);
+                Ok(())
+            }
+            Err(error) => {
+                let lock = take_lock(&self.paths)?;
+                self.rebuild_untidy(&lock, &error)
+            }
+        }
+    }
+
+    /// Where changes were made in part, there may be no room to tidy. In a new table set nothing waits for it.
+    fn rebuild_untidy(&mut self, lock: &Lock, error: &PlanError) -> Result<()> {
+        tracing::info!(%error, "nothing can be tidied: a new table set is due");
+        self.rebuild_under(lock)
     }
 
     /// Whether facts changed and may not wait.
@@ -192,18 +273,20 @@ impl Engine {
         });
     }
 
-    /// Executes the plan that is pending, if there is one, to its end. ADDs are answered when it is in force.
-    fn finish(&mut self, lock: &Lock) -> Result<()> {
+    /// Executes the plan that is pending, if there is one. ADDs are answered when it is in force.
+    fn finish(&mut self, lock: &Lock, until: Option<Instant>) -> Result<Progress> {
         let Some(pending) = &mut self.pending else {
-            return Ok(());
+            return Ok(Progress::Settled);
         };
-        pending.execution.advance(&self.built.set, lock)?;
+        if !pending.execution.advance(&self.built.set, lock, until)? {
+            return Ok(Progress::Underway);
+        }
         let Some(Pending {
             execution,
             rulesets,
         }) = self.pending.take()
         else {
-            return Ok(());
+            return Ok(Progress::Settled);
         };
         if let Some(mut rulesets) = rulesets {
             for slot in execution.overtaken_slots() {
@@ -213,13 +296,13 @@ impl Engine {
             self.answer_adds(true);
         }
         execution.commit(&mut self.built.planner);
-        Ok(())
+        Ok(Progress::Settled)
     }
 
-    /// Does what waited for a grace period that is over; and if something waits for another, that begins.
+    /// Takes note if all is done that waited for a grace period that is over; and if something waits for another, that
+    /// begins.
     fn tidy(&mut self, lock: &Lock) -> Result<()> {
-        if self.grace == Grace::Over {
-            self.after_grace(lock)?;
+        if self.grace == Grace::Over && !self.built.planner.has_remains() {
             owed::paid(&self.paths, Owed::InGrace, lock)?;
             self.grace = Grace::None;
         }
@@ -255,7 +338,7 @@ impl Engine {
             return Ok(());
         }
         let lock = take_lock(&self.paths)?;
-        self.finish(&lock)?;
+        self.finish(&lock, None)?;
         // What came to wait since one began waits for the next.
         for grace in [std::mem::take(&mut self.grace), Grace::None] {
             if grace == Grace::None {
@@ -269,10 +352,12 @@ impl Engine {
 
     fn after_grace(&mut self, lock: &Lock) -> Result<()> {
         match self.built.planner.after_grace() {
-            Ok(plan) => self.begin(plan, "tidy", None),
-            Err(error) => return self.make_room(lock, error),
+            Ok(plan) => {
+                self.begin(plan, "tidy", None);
+                self.finish(lock, None).map(drop)
+            }
+            Err(error) => self.rebuild_untidy(lock, &error),
         }
-        self.finish(lock)
     }
 
     /// Whether plugins attach to another table set than ours. Names are used again, programs are not.
@@ -334,7 +419,7 @@ impl Engine {
         self.read_attachments(lock)?;
         self.cluster
             .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
-        let view = self.compile_all();
+        let view = self.compile_some(None);
         self.update_isolated_file(lock);
         // Now, because the pins of the old one's tables go; what is open stays readable.
         self.count_packets();
@@ -386,7 +471,7 @@ pub(super) fn build_from(
         };
         // Tables have grown as far as they do.
         match error.downcast_ref::<PlanError>() {
-            Some(full) if give_way(compiled, full) => compile(compiled, view),
+            Some(full) if give_way(compiled, full) => compile(compiled, view, None),
             Some(_) | None => return Err(error),
         }
     }
@@ -403,10 +488,10 @@ fn give_way(compiled: &mut Compiled, error: &PlanError) -> bool {
     asked_by_policies && compiled.refuse_heaviest(&error.to_string()).is_some()
 }
 
-/// Compiles what may be other than before.
-pub(super) fn compile(compiled: &mut Compiled, view: &View) {
+/// Compiles what may be other than before, until then.
+pub(super) fn compile(compiled: &mut Compiled, view: &View, until: Option<Instant>) {
     let before: Vec<String> = compiled.suspended().keys().cloned().collect();
-    let compiles = compiled.update(view);
+    let compiles = compiled.update_until(view, until);
     metrics::counter!("podgate_compiles_total").increment(compiles as u64);
     let now = compiled.suspended();
     for namespace in before.iter().filter(|it| !now.contains_key(*it)) {

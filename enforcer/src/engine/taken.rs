@@ -19,6 +19,7 @@ use podgate_datapath::tables::TableSet;
 use podgate_policy::model::{EndpointSlice, Service, World};
 
 use super::Engine;
+use super::change::FactsChange;
 
 /// Who has which address, and what of that one table set does not say yet.
 #[derive(Debug, Default)]
@@ -251,9 +252,12 @@ impl Engine {
         self.built.taken.set_modes(&self.built.set, &modes);
     }
 
-    /// Frees addresses that nothing in force knows any more.
-    pub(super) fn release_taken(&mut self) {
-        let is_settled = self.pending.is_none() && self.facts_due.is_none() && !self.facts_missing;
+    /// Frees addresses that nothing in force knows any more. An ADD that takes one of them writes it under the lock.
+    pub(super) fn release_taken(&mut self, _lock: &Lock) {
+        let known = &self.built.taken.world;
+        let is_settled = self.pending.is_none()
+            && !self.facts_missing
+            && FactsChange::between(&self.facts, known) == FactsChange::None;
         if is_settled && !self.built.planner.waits_for_grace() {
             let built = &mut self.built;
             let set = &built.set;

@@ -1,13 +1,10 @@
-//! The two kinds of change, each as the order of its writes.
+//! Changes of facts, as the order of their writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction as Side, Ruleset, Slot};
-use podgate_policy::compile::SubjectRulesets;
-use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::ports::{PortSet, Row};
 use podgate_policy::compile::predicate::{Predicate, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
@@ -16,59 +13,11 @@ use podgate_policy::model::World;
 
 use super::moved::Moved;
 use super::record::Fresh;
-use super::{Installed, Plan, PlanError, Rulesets, Write, kernel_direction};
+use super::{Installed, Plan, PlanError};
 
 /// What is remembered of one address for its established flows. Whoever may write EndpointSlices could let it grow; beyond
 /// this they are judged by what the address says now.
 pub(super) const MOST_SPARED: usize = 16;
-
-/// How many blocks may hold at all boundaries together; the blocks of one namespace are weighed before they come here.
-const MOST_OVERLAPS: usize = 600_000;
-
-/// Both directions of policy.
-const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
-/// Other rulesets under the same facts.
-pub(super) fn of_policy(
-    before: &Installed,
-    wanted: &Rulesets,
-) -> Result<(Installed, Plan), PlanError> {
-    let mut after = before.clone();
-    let mut writes = Vec::new();
-    let differing = differing(&before.attachments, wanted);
-    if differing.is_empty() {
-        return Ok((after, Plan::default()));
-    }
-    after.attachments = wanted.clone();
-
-    let mut fresh = Fresh::default();
-    for differing in &differing {
-        for direction in BOTH {
-            if let Some(ruleset) = differing.becomes(direction) {
-                after.record.add_ruleset(ruleset, &mut fresh, &mut writes)?;
-            }
-        }
-    }
-    let evaluated = after.follow_questions(&mut fresh, &mut writes)?;
-
-    for differing in &differing {
-        for direction in BOTH {
-            let side = kernel_direction(direction);
-            if let Some(ruleset) = differing.becomes(direction) {
-                let number = after.record.take_up(ruleset, differing.slot, side);
-                writes.push(Write::Flip {
-                    slot: differing.slot,
-                    direction: side,
-                    ruleset: number.expect("a ruleset is installed before it is put in force"),
-                });
-            }
-            if let Some(ruleset) = differing.was(direction) {
-                after.record.give_up(ruleset, differing.slot, side);
-            }
-        }
-    }
-    Ok((after, Plan { writes, evaluated }))
-}
 
 /// Other facts under the same rulesets.
 pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, Plan), PlanError> {
@@ -76,7 +25,9 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     let mut writes = Vec::new();
     let (facts, evaluated) = before.facts.under(world, before.facts.questions());
     let mut moved = Moved::between(&before.facts, &facts, before.record.lacking());
-    moved.addresses.extend(before.record.forgotten());
+    moved
+        .addresses
+        .extend(before.record.forgotten().iter().copied());
     let mut losing = BTreeSet::new();
     for address in &moved.addresses {
         let changes = before.changes_of(*address, facts.signature_of(*address));
@@ -86,50 +37,12 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     for loser in losers(before, &losing) {
         after.renewals.insert(loser, after.record.now());
     }
-    after.move_to(facts, &moved, &mut Fresh::default(), &mut writes)?;
-    Ok((after, Plan { writes, evaluated }))
-}
-
-/// What waited for the grace period that is over: established flows are judged again by what may allow less, what
-/// nothing names goes, and classes get coarser.
-pub(super) fn after_grace(before: &Installed) -> Result<(Installed, Plan), PlanError> {
-    let mut after = before.clone();
-    let mut writes = Vec::new();
-    for (slot, direction) in after.renewals.take_before(before.record.now()) {
-        if after.attachments.contains_key(&slot) {
-            writes.push(Write::Renew { slot, direction });
-        }
-    }
-    let mut evaluated = 0;
-    if after.record.discard_rulesets(&mut writes) {
-        evaluated = after.follow_questions(&mut Fresh::default(), &mut writes)?;
-    }
-    after.record.discard_classes(&mut writes);
+    after.facts = facts;
+    after.move_some(&mut moved, usize::MAX, &mut Fresh::default(), &mut writes)?;
     Ok((after, Plan { writes, evaluated }))
 }
 
 impl Installed {
-    /// Moves everything to the classes that the rulesets in use tell apart. How many addresses were looked at.
-    fn follow_questions(
-        &mut self,
-        fresh: &mut Fresh,
-        writes: &mut Vec<Write>,
-    ) -> Result<usize, PlanError> {
-        let (facts, evaluated) = self
-            .facts
-            .within(self.facts.world(), self.record.questions(), MOST_OVERLAPS)
-            .ok_or(PlanError::Overlapping {
-                most: MOST_OVERLAPS,
-            })?;
-        let mut moved = Moved::between(&self.facts, &facts, self.record.lacking());
-        let forgotten = self.record.forgotten();
-        moved
-            .addresses
-            .retain(|address| !forgotten.contains(address));
-        self.move_to(facts, &moved, fresh, writes)?;
-        Ok(evaluated)
-    }
-
     /// What established flows to an address may be of: what it says, and what it said when they were last spared.
     fn said(&self, address: IpAddr) -> BTreeSet<Arc<Signature>> {
         let mut said = self.lingering.get(&address).cloned().unwrap_or_default();
@@ -165,66 +78,6 @@ impl Installed {
             self.lingering.insert(address, spared);
         }
     }
-
-    /// Moves what has moved, once everything is complete that it comes to.
-    fn move_to(
-        &mut self,
-        facts: Facts,
-        moved: &Moved,
-        fresh: &mut Fresh,
-        writes: &mut Vec<Write>,
-    ) -> Result<(), PlanError> {
-        self.record.add_classes(&facts, moved, fresh)?;
-        self.record.complete(fresh, writes)?;
-        self.record.point(&facts, moved, writes)?;
-        self.facts = facts;
-        Ok(())
-    }
-}
-
-/// An attachment that is to have another ruleset than before.
-struct Differing<'a> {
-    slot: Slot,
-    old: Option<&'a SubjectRulesets>,
-    new: Option<&'a SubjectRulesets>,
-}
-
-impl<'a> Differing<'a> {
-    /// The ruleset that it is to have in a direction, if it had another one.
-    fn becomes(&self, direction: Direction) -> Option<&'a Compiled> {
-        let (old, new) = self.of(direction);
-        new.filter(|_| new != old)
-    }
-
-    /// The ruleset that it had in a direction, if it is to have another one.
-    fn was(&self, direction: Direction) -> Option<&'a Compiled> {
-        let (old, new) = self.of(direction);
-        old.filter(|_| new != old)
-    }
-
-    fn of(&self, direction: Direction) -> (Option<&'a Compiled>, Option<&'a Compiled>) {
-        let in_direction = |both: &'a SubjectRulesets| both.of(direction);
-        (self.old.map(in_direction), self.new.map(in_direction))
-    }
-}
-
-fn differing<'a>(before: &'a Rulesets, wanted: &'a Rulesets) -> Vec<Differing<'a>> {
-    let differences = before.diff(wanted);
-    differences
-        .map(|difference| match difference {
-            DiffItem::Add(slot, new) => (*slot, None, Some(new)),
-            DiffItem::Remove(slot, old) => (*slot, Some(old), None),
-            DiffItem::Update {
-                old: (_, old),
-                new: (slot, new),
-            } => (*slot, Some(old), Some(new)),
-        })
-        .map(|(slot, old, new)| Differing {
-            slot,
-            old: old.map(AsRef::as_ref),
-            new: new.map(AsRef::as_ref),
-        })
-        .collect()
 }
 
 /// The attachments and directions whose ruleset allows less than before with some address.

@@ -62,7 +62,7 @@ impl Classes {
     }
 }
 
-/// The rulesets in use, by what they ask, and all that they ask together.
+/// The rulesets in use, by what they ask, and what they ask together beside predicates.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asking {
     by_predicate: OrdMap<Arc<Predicate>, OrdSet<Ruleset>>,
@@ -70,49 +70,65 @@ pub(super) struct Asking {
     /// Those that ask what addresses stand for.
     translating: OrdSet<Ruleset>,
     all: OrdSet<Ruleset>,
-    questions: Questions,
+    beside: Questions,
+    /// Predicates that no ruleset asks any more.
+    surplus: OrdSet<Arc<Predicate>>,
 }
 
 impl Asking {
-    /// A ruleset is new.
-    pub(super) fn add(&mut self, ruleset: Ruleset, questions: &Questions) {
-        for predicate in &questions.predicates {
-            add(&mut self.by_predicate, predicate, ruleset);
-            if !self.questions.predicates.contains(predicate) {
-                self.questions.predicates.insert(Arc::clone(predicate));
-            }
-        }
+    /// A ruleset is new. Its predicates follow.
+    pub(super) fn begin(&mut self, ruleset: Ruleset, questions: &Questions) {
         for name in &questions.port_names {
             add(&mut self.by_port_name, name, ruleset);
-            self.questions.port_names.insert(name.clone());
+            self.beside.port_names.insert(name.clone());
         }
         if questions.translations {
             self.translating.insert(ruleset);
         }
-        self.questions.translations = !self.translating.is_empty();
+        self.beside.translations = !self.translating.is_empty();
         self.all.insert(ruleset);
     }
 
-    /// A ruleset is gone.
-    pub(super) fn remove(&mut self, ruleset: Ruleset, questions: &Questions) {
-        for predicate in &questions.predicates {
-            if remove(&mut self.by_predicate, predicate, &ruleset) {
-                self.questions.predicates.remove(predicate);
-            }
-        }
+    /// It asks a predicate.
+    pub(super) fn add(&mut self, ruleset: Ruleset, predicate: &Arc<Predicate>) {
+        add(&mut self.by_predicate, predicate, ruleset);
+        self.surplus.remove(predicate);
+    }
+
+    /// A ruleset is gone. Its predicates follow.
+    pub(super) fn end(&mut self, ruleset: Ruleset, questions: &Questions) {
         for name in &questions.port_names {
             if remove(&mut self.by_port_name, name, &ruleset) {
-                self.questions.port_names.remove(name);
+                self.beside.port_names.remove(name);
             }
         }
         self.translating.remove(&ruleset);
-        self.questions.translations = !self.translating.is_empty();
+        self.beside.translations = !self.translating.is_empty();
         self.all.remove(&ruleset);
     }
 
-    /// All that they ask.
-    pub(super) fn questions(&self) -> &Questions {
-        &self.questions
+    /// It asks a predicate no more.
+    pub(super) fn remove(&mut self, ruleset: Ruleset, predicate: &Arc<Predicate>) {
+        if remove(&mut self.by_predicate, predicate, &ruleset) {
+            self.surplus.insert(Arc::clone(predicate));
+        }
+    }
+
+    /// What they ask together, predicates apart.
+    pub(super) fn beside(&self) -> &Questions {
+        &self.beside
+    }
+
+    /// Predicates that no ruleset asks any more.
+    pub(super) fn surplus(&self) -> &OrdSet<Arc<Predicate>> {
+        &self.surplus
+    }
+
+    /// They are not asked any more.
+    pub(super) fn forget(&mut self, predicates: &[Arc<Predicate>]) {
+        for predicate in predicates {
+            self.surplus.remove(predicate);
+        }
     }
 
     /// The rulesets that may say something of their own of this signature. Of nodes all may.

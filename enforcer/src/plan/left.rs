@@ -37,9 +37,14 @@ impl<T: Ord + Clone> Left<T> {
         self.0.is_empty()
     }
 
-    /// Takes out those that were left before the last grace period began.
-    pub(super) fn take_before(&mut self, now: Era) -> Vec<T> {
-        let before = self.0.iter().filter(|(_, era)| **era < now);
+    /// Whether some were left before the last grace period began.
+    pub(super) fn has_before(&self, now: Era) -> bool {
+        self.0.values().any(|era| *era < now)
+    }
+
+    /// Takes out those that were left before the last grace period began, `most` of them.
+    pub(super) fn take_before(&mut self, now: Era, most: usize) -> Vec<T> {
+        let before = self.0.iter().filter(|(_, era)| **era < now).take(most);
         let before: Vec<T> = before.map(|(one, _)| one.clone()).collect();
         for one in &before {
             self.0.remove(one);
@@ -62,9 +67,9 @@ mod tests {
         left.insert('b', first);
         left.insert('c', first);
         left.remove(&'c');
-        assert_eq!(left.take_before(first), ['a']);
-        assert_eq!(left.take_before(first), []);
-        assert_eq!(left.take_before(second), ['b']);
+        assert_eq!(left.take_before(first, 9), ['a']);
+        assert_eq!(left.take_before(first, 9), []);
+        assert_eq!(left.take_before(second, 9), ['b']);
         assert!(left.is_empty());
     }
 }

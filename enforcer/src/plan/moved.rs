@@ -1,18 +1,17 @@
 //! What differs between facts, as what the tables have: addresses and prefixes.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use podgate_policy::compile::facts::Facts;
 
 /// Addresses and prefixes of which something else is to be said than before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Moved {
-    pub(super) addresses: BTreeSet<IpAddr>,
-    pub(super) prefixes: BTreeSet<IpNet>,
+    pub(super) addresses: OrdSet<IpAddr>,
+    pub(super) prefixes: OrdSet<IpNet>,
 }
 
 impl Moved {
@@ -25,6 +24,16 @@ impl Moved {
             .prefixes
             .extend(differing(before.prefixes(), after.prefixes()));
         anyway
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.prefixes.is_empty()
+    }
+
+    /// These as well.
+    pub(super) fn extend(&mut self, more: Self) {
+        self.addresses.extend(more.addresses);
+        self.prefixes.extend(more.prefixes);
     }
 }
 

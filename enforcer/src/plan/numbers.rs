@@ -100,10 +100,21 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
 
     /// Takes a number back; what had it.
     pub(super) fn free(&mut self, number: u32) -> Option<K> {
+        let content = self.retire(number)?;
+        self.put_back(number);
+        Some(content)
+    }
+
+    /// Nothing has a number any more, and nothing gets it until it is put back; what had it.
+    pub(super) fn retire(&mut self, number: u32) -> Option<K> {
         let content = self.contents.remove(&number)?;
         self.numbers.remove(&content);
-        self.free.push_back(number);
         Some(content)
+    }
+
+    /// A number that was retired goes back into the pot.
+    pub(super) fn put_back(&mut self, number: u32) {
+        self.free.push_back(number);
     }
 
     /// The number of `content`.

@@ -1,6 +1,8 @@
 //! What a table set holds, and the writes that change it, each kind complete in itself.
 
-use std::collections::BTreeSet;
+mod building;
+
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use podgate_abi::{
     Address, Class, Direction, PeerWord, PrefixWord, Row, RowKey, RowSets, Ruleset, Slot,
 };
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::predicate::{Questions, Signature};
+use podgate_policy::compile::predicate::{Predicate, Questions, Signature};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 
 use super::classes::{Asking, Classes, is_of_prefix, parts_of};
@@ -20,9 +22,13 @@ use super::numbers::{Given, Numbers};
 use super::ports::PortSets;
 use super::prefix::{all_of_ipv4, is_mapped, is_mapped_block, lowered};
 use super::{Capacities, Occupancy, PlanError, Table, Write, class_or_none};
+use building::Building;
 
 /// So many pairs of a ruleset and a class may always be worked out at once.
 const PAIRS: usize = 1 << 15;
+
+/// How many answers of a new class to predicates cost as much as one row.
+const ANSWERS: usize = 8;
 
 /// What a table set holds. A copy costs next to nothing.
 ///
@@ -39,6 +45,7 @@ pub(super) struct Record {
     now: Era,
     /// Rulesets that nobody has.
     idle_rulesets: Left<Ruleset>,
+    building: Building,
     /// One use for each address and prefix that has the class.
     numbers: Numbers<Arc<Signature>>,
     classes: Classes,
@@ -61,12 +68,9 @@ struct Known {
     default_row: RowSets,
 }
 
-/// Rulesets and classes that have a number since a moment ago, and no rows yet.
+/// Classes that have a number since a moment ago, and no rows yet.
 #[derive(Debug, Default)]
-pub(super) struct Fresh {
-    rulesets: BTreeSet<Ruleset>,
-    classes: BTreeSet<Class>,
-}
+pub(super) struct Fresh(BTreeSet<Class>);
 
 impl Record {
     pub(super) fn new(capacities: Capacities) -> Self {
@@ -84,6 +88,7 @@ impl Record {
             holders: OrdSet::new(),
             now: Era::default(),
             idle_rulesets: Left::new(),
+            building: Building::default(),
             classes: Classes::default(),
             idle_classes: Left::new(),
             rows: OrdMap::new(),
@@ -101,11 +106,6 @@ impl Record {
         self.capacities = capacities;
     }
 
-    /// All that the rulesets in use ask.
-    pub(super) fn questions(&self) -> &Questions {
-        self.asking.questions()
-    }
-
     /// The number of a ruleset that is installed; of the two that always are, too.
     pub(super) fn number_of(&self, ruleset: &Compiled) -> Option<Ruleset> {
         match ruleset {
@@ -115,83 +115,70 @@ impl Record {
         }
     }
 
-    /// Gives a ruleset a number, and its own row. Nobody has it yet.
-    pub(super) fn add_ruleset(
-        &mut self,
-        ruleset: &Compiled,
-        fresh: &mut Fresh,
-        writes: &mut Vec<Write>,
-    ) -> Result<(), PlanError> {
-        if self.number_of(ruleset).is_some() {
-            return Ok(());
-        }
-        let compiled = Arc::new(ruleset.clone());
-        let (Given::Known(number) | Given::New(number)) = self.rulesets.give(&compiled)?;
-        let number = Ruleset(number);
-        let default_row = self.ports.acquire(&ruleset.default_row(), writes)?;
-        let questions = Arc::new(ruleset.questions());
-        self.asking.add(number, &questions);
-        self.idle_rulesets.insert(number, self.now);
-        let known = Known {
-            compiled,
-            questions,
-            default_row,
-        };
-        self.known.insert(number, known);
-        fresh.rulesets.insert(number);
-        writes.push(Write::DefaultRow {
-            ruleset: number,
-            row: Row::new(RowKey(0), default_row),
-        });
-        Ok(())
-    }
-
-    /// Gives every class a number that something has moved to in `facts`. Nothing points there yet.
+    /// Gives every class a number that something moves to in `facts`, until `room` pairs with a ruleset come of it; what
+    /// moves with these. What does not yet stays in `moving`. Nothing points there yet.
     pub(super) fn add_classes(
         &mut self,
         facts: &Facts,
-        moved: &Moved,
+        moving: &mut Moved,
+        room: usize,
         fresh: &mut Fresh,
-    ) -> Result<(), PlanError> {
-        let addresses = moved.addresses.iter();
-        let of_addresses = addresses.filter_map(|address| peer_of(facts, *address));
-        let prefixes = moved.prefixes.iter();
-        let of_prefixes = prefixes.filter_map(|prefix| prefix_of(facts, prefix));
-        let signatures: BTreeSet<Arc<Signature>> = of_addresses
-            .chain(of_prefixes)
-            .flat_map(|signature| parts_of(&signature).collect::<Vec<_>>())
-            .collect();
-        for signature in signatures {
-            match self.numbers.give(&signature)? {
+    ) -> Result<Moved, PlanError> {
+        let mut now = Moved::default();
+        let mut looked_at = HashSet::new();
+        let mut cost = 0_usize;
+        while cost < room {
+            let signature = if let Some(address) = moving.addresses.remove_min() {
+                now.addresses.insert(address);
+                peer_of(facts, address)
+            } else if let Some(prefix) = moving.prefixes.remove_min() {
+                now.prefixes.insert(prefix);
+                prefix_of(facts, &prefix)
+            } else {
+                break;
+            };
+            cost += 1;
+            // Equal ones are one allocation, which the facts keep.
+            if let Some(signature) = signature
+                && looked_at.insert(Arc::as_ptr(&signature))
+            {
+                cost = cost.saturating_add(self.add_classes_of(&signature, fresh)?);
+            }
+        }
+        Ok(now)
+    }
+
+    /// How many pairs with a ruleset come of it.
+    fn add_classes_of(
+        &mut self,
+        signature: &Arc<Signature>,
+        fresh: &mut Fresh,
+    ) -> Result<usize, PlanError> {
+        let mut pairs = 0;
+        for part in parts_of(signature) {
+            match self.numbers.give(&part)? {
                 Given::Known(_) => {}
                 Given::New(number) => {
                     let class = Class(number);
-                    self.classes.add(class, &signature);
+                    self.classes.add(class, &part);
                     self.idle_classes.insert(class, self.now);
-                    fresh.classes.insert(class);
+                    fresh.0.insert(class);
+                    pairs += self.asking.about(&part).len() + part.predicates().len() / ANSWERS;
                 }
             }
         }
-        Ok(())
+        Ok(pairs)
     }
 
-    /// Writes the rows of fresh rulesets for all classes, and of all rulesets for fresh classes: each that differs
-    /// from what the next look-up step says, which is the broad class's, and then the ruleset's own. Nothing leads
-    /// to them yet.
+    /// Writes the rows of all rulesets for fresh classes: each that differs from what the next look-up step says, which
+    /// is the broad class's, and then the ruleset's own. Nothing leads to them yet.
     pub(super) fn complete(
         &mut self,
         fresh: &Fresh,
         writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
         let mut meeting: BTreeSet<(Ruleset, Class)> = BTreeSet::new();
-        for ruleset in &fresh.rulesets {
-            if let Some(known) = self.known.get(ruleset) {
-                let classes = self.classes.under(&known.questions);
-                meeting.extend(classes.into_iter().map(|class| (*ruleset, class)));
-            }
-            self.bounded(meeting.len())?;
-        }
-        for class in &fresh.classes {
+        for class in &fresh.0 {
             if let Some(signature) = self.numbers.content_of(class.0) {
                 let rulesets = self.asking.about(signature);
                 meeting.extend(rulesets.into_iter().map(|ruleset| (ruleset, *class)));
@@ -199,36 +186,44 @@ impl Record {
             self.bounded(meeting.len())?;
         }
         for (ruleset, class) in meeting {
-            let Some((known, signature)) = self
-                .known
-                .get(&ruleset)
-                .zip(self.numbers.content_of(class.0))
-            else {
-                continue;
-            };
-            let allowed = known.compiled.row(signature);
-            let next = if signature.is_broad() {
-                known.compiled.default_row()
-            } else {
-                known.compiled.row(&signature.broad())
-            };
-            if allowed == next {
-                continue;
-            }
-            let key = RowKey::new(ruleset, class);
-            let sets = self.ports.acquire(&allowed, writes)?;
-            self.rows.insert(key, sets);
-            if self.rows.len() > self.capacities.rows as usize {
-                return Err(self.full(Table::Rows, self.capacities.rows));
-            }
-            let row = Row::new(key, sets);
-            writes.push(Write::Row { key, row });
+            self.add_row(ruleset, class, writes)?;
         }
         Ok(())
     }
 
-    /// Points what has moved to its class in `facts`, which has a number: one write each, where it says something
-    /// else than before.
+    /// Writes the row of a ruleset for a class, where it needs one.
+    fn add_row(
+        &mut self,
+        ruleset: Ruleset,
+        class: Class,
+        writes: &mut Vec<Write>,
+    ) -> Result<(), PlanError> {
+        let signature = self.numbers.content_of(class.0);
+        let Some((known, signature)) = self.known.get(&ruleset).zip(signature) else {
+            return Ok(());
+        };
+        let allowed = known.compiled.row(signature);
+        let next = if signature.is_broad() {
+            known.compiled.default_row()
+        } else {
+            known.compiled.row(&signature.broad())
+        };
+        let key = RowKey::new(ruleset, class);
+        if allowed == next || self.rows.contains_key(&key) {
+            return Ok(());
+        }
+        let sets = self.ports.acquire(&allowed, writes)?;
+        self.rows.insert(key, sets);
+        if self.rows.len() > self.capacities.rows as usize {
+            return Err(self.full(Table::Rows, self.capacities.rows));
+        }
+        let row = Row::new(key, sets);
+        writes.push(Write::Row { key, row });
+        Ok(())
+    }
+
+    /// Points what moves to its class in `facts`, which has a number: one write each, where it says something else than
+    /// before.
     pub(super) fn point(
         &mut self,
         facts: &Facts,
@@ -303,7 +298,7 @@ impl Record {
     ) -> Option<Ruleset> {
         let number = self.number_of(ruleset)?;
         self.holders.insert((number, slot, direction));
-        self.idle_rulesets.remove(&number);
+        self.is_had(number);
         Some(number)
     }
 
@@ -313,9 +308,7 @@ impl Record {
             return;
         };
         self.holders.remove(&(number, slot, direction));
-        if self.known.contains_key(&number) && self.holders_of(number).next().is_none() {
-            self.idle_rulesets.insert(number, self.now);
-        }
+        self.leave_if_idle(number);
     }
 
     /// Who has a ruleset.
@@ -351,29 +344,15 @@ impl Record {
         !(self.idle_rulesets.is_empty() && self.idle_classes.is_empty())
     }
 
-    /// Deletes the rows of every ruleset that nobody has had since before the last grace period began, and frees their
-    /// numbers. Whether there was one.
-    pub(super) fn discard_rulesets(&mut self, writes: &mut Vec<Write>) -> bool {
-        let idle = self.idle_rulesets.take_before(self.now);
-        for number in &idle {
-            let keys = RowKey::new(*number, Class::NONE)..=RowKey::new(*number, Class::MAX);
-            let dead: Vec<RowKey> = self.rows.range(keys).map(|(key, _)| *key).collect();
-            for key in dead {
-                self.discard_row(key, writes);
-            }
-            if let Some(known) = self.known.remove(number) {
-                self.ports.release(known.default_row);
-                self.asking.remove(*number, &known.questions);
-            }
-            self.rulesets.free(number.0);
-        }
-        !idle.is_empty()
+    /// Whether some of that has not been used since before the last grace period began.
+    pub(super) fn has_dead(&self) -> bool {
+        self.idle_rulesets.has_before(self.now) || self.idle_classes.has_before(self.now)
     }
 
-    /// Deletes the rows of every class that no address and no prefix has had since before the last grace period began,
-    /// and frees their numbers.
-    pub(super) fn discard_classes(&mut self, writes: &mut Vec<Write>) {
-        for class in self.idle_classes.take_before(self.now) {
+    /// Deletes the rows of `room` classes at most that no address and no prefix has had since before the last grace
+    /// period began, and frees their numbers.
+    pub(super) fn discard_classes(&mut self, room: usize, writes: &mut Vec<Write>) {
+        for class in self.idle_classes.take_before(self.now, room) {
             let Some(signature) = self.numbers.free(class.0) else {
                 continue;
             };
@@ -397,11 +376,26 @@ impl Record {
         self.forgotten.insert(address);
     }
 
+    /// What the rulesets ask, predicates apart.
+    pub(super) fn beside(&self) -> &Questions {
+        self.asking.beside()
+    }
+
+    /// Predicates that no ruleset asks any more, and that are still asked. A copy costs next to nothing.
+    pub(super) fn surplus(&self) -> OrdSet<Arc<Predicate>> {
+        self.asking.surplus().clone()
+    }
+
+    /// These are asked no more.
+    pub(super) fn forget(&mut self, predicates: &[Arc<Predicate>]) {
+        self.asking.forget(predicates);
+    }
+
     /// What must be pointed to its class, whatever changed: the prefix that is always there.
     pub(super) fn lacking(&self) -> Moved {
         let is_missing = !self.prefixes.contains_key(&all_of_ipv4());
         Moved {
-            addresses: BTreeSet::new(),
+            addresses: OrdSet::new(),
             prefixes: is_missing.then(all_of_ipv4).into_iter().collect(),
         }
     }

@@ -19,7 +19,7 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use crate::compile::partition::Partition;
-use crate::compile::predicate::{Questions, Signature};
+use crate::compile::predicate::{Predicate, Questions, Signature};
 use crate::model::{ListName, ObjectName, Started, World};
 use redirects::Redirects;
 use revision::Revision;
@@ -83,6 +83,41 @@ impl Facts {
         }
         revision.look_at(world);
         Some(revision.finish())
+    }
+
+    /// More questions of the same world: those beside predicates, and so many of these predicates as cost `room`, at
+    /// least one. With the facts, how many predicates that were, and for how many addresses something was worked out. None
+    /// where more than `most` blocks would hold at all boundaries together.
+    pub fn asked<'q>(
+        &self,
+        predicates: impl IntoIterator<Item = &'q Arc<Predicate>>,
+        beside: &Questions,
+        room: usize,
+        most: usize,
+    ) -> Option<(Self, usize, usize)> {
+        let mut revision = Revision::of(self);
+        let asked = revision.ask_some(predicates, room, most)?;
+        let mut names = self.questions.port_names.clone();
+        names.extend(beside.port_names.iter().cloned());
+        let translations = self.questions.translations || beside.translations;
+        revision.ask_apart(&names, translations);
+        let (facts, evaluated) = revision.finish();
+        Some((facts, asked, evaluated))
+    }
+
+    /// Fewer questions of the same world: no more of those beside predicates than `beside`, and of these predicates none
+    /// that it costs less than `room` to forget. With the facts, how many are forgotten.
+    pub fn forgetting<'q>(
+        &self,
+        predicates: impl IntoIterator<Item = &'q Arc<Predicate>>,
+        beside: &Questions,
+        room: usize,
+    ) -> (Self, usize, usize) {
+        let mut revision = Revision::of(self);
+        let forgotten = revision.forget_some(predicates, room);
+        revision.ask_apart(&beside.port_names, beside.translations);
+        let (facts, evaluated) = revision.finish();
+        (facts, forgotten, evaluated)
     }
 
     /// What was asked.

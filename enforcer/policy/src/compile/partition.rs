@@ -35,29 +35,32 @@ impl Partition {
         partition
     }
 
-    /// One more predicate is asked; it was not before.
-    pub fn add(&mut self, predicate: &Arc<Predicate>) {
+    /// One more predicate is asked; it was not before. How many boundaries it is about.
+    pub fn add(&mut self, predicate: &Arc<Predicate>) -> usize {
         let Some((cidr, except)) = as_block(predicate) else {
-            return;
+            return 0;
         };
         for boundary in std::iter::once(cidr).chain(except) {
             self.begin(*boundary);
         }
-        for inside in self.inside(*cidr, except) {
-            if let Some(signature) = self.prefixes.get_mut(&inside) {
+        let inside = self.inside(*cidr, except);
+        for inside in &inside {
+            if let Some(signature) = self.prefixes.get_mut(inside) {
                 self.mass += 1;
                 Arc::make_mut(signature).insert(predicate);
             }
         }
+        inside.len() + except.len()
     }
 
-    /// A predicate is asked no more.
-    pub fn remove(&mut self, predicate: &Arc<Predicate>) {
+    /// A predicate is asked no more. How many boundaries it was about.
+    pub fn remove(&mut self, predicate: &Arc<Predicate>) -> usize {
         let Some((cidr, except)) = as_block(predicate) else {
-            return;
+            return 0;
         };
-        for inside in self.inside(*cidr, except) {
-            if let Some(signature) = self.prefixes.get_mut(&inside) {
+        let inside = self.inside(*cidr, except);
+        for inside in &inside {
+            if let Some(signature) = self.prefixes.get_mut(inside) {
                 self.mass -= 1;
                 Arc::make_mut(signature).remove(predicate);
             }
@@ -65,6 +68,7 @@ impl Partition {
         for boundary in std::iter::once(cidr).chain(except) {
             self.end(*boundary);
         }
+        inside.len() + except.len()
     }
 
     /// Every boundary, with the signature of the addresses whose longest prefix it is. It may be empty, where an

@@ -189,7 +189,8 @@ pub struct Signature {
     ports: Vec<NamedPort>,
     /// What the address stands for before the node translates it; none where only for itself.
     translation: Option<Arc<Translation>>,
-    /// A hash of the rest, once it was asked for. What changes the rest empties it.
+    /// A hash of the rest, once it was asked for: the sum of those of its parts, so that it follows each predicate that
+    /// comes or goes without all others being read again.
     hash: OnceLock<u64>,
 }
 
@@ -202,7 +203,18 @@ impl Signature {
     }
 
     fn hash_of_content(&self) -> u64 {
-        *self.hash.get_or_init(|| HASHER.hash_one(self.content()))
+        *self.hash.get_or_init(|| {
+            let predicates = self.predicates.iter().map(|it| HASHER.hash_one(it));
+            let rest = HASHER.hash_one((&self.ports, &self.translation));
+            predicates.fold(rest, u64::wrapping_add)
+        })
+    }
+
+    /// The hash follows a predicate that comes or goes.
+    fn rehash(&mut self, predicate: &Predicate, follow: fn(u64, u64) -> u64) {
+        if let Some(hash) = self.hash.take() {
+            self.hash = follow(hash, HASHER.hash_one(predicate)).into();
+        }
     }
 }
 
@@ -266,7 +278,7 @@ impl Signature {
     /// One more predicate holds.
     pub fn insert(&mut self, predicate: &Arc<Predicate>) {
         if let Err(place) = self.predicates.binary_search(predicate) {
-            self.hash = OnceLock::new();
+            self.rehash(predicate, u64::wrapping_add);
             self.predicates.insert(place, Arc::clone(predicate));
         }
     }
@@ -277,7 +289,7 @@ impl Signature {
             .predicates
             .binary_search_by(|holding| holding.as_ref().cmp(predicate));
         if let Ok(place) = place {
-            self.hash = OnceLock::new();
+            self.rehash(predicate, u64::wrapping_sub);
             self.predicates.remove(place);
         }
     }

@@ -1,6 +1,7 @@
 //! Rulesets: the compiled policy of one direction, as content that pods share when it is equal.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
 use crate::compile::ports::{PortSet, Row};
@@ -26,13 +27,15 @@ pub enum Ruleset {
     Denied,
     /// Everything is allowed, save tunnels to nodes, which the kernel drops by itself: ruleset 1.
     Allowed,
-    /// Some of it.
-    Rules(Rules),
+    /// Some of it. Shared: a copy and a comparison with it cost next to nothing, however much it is.
+    Rules(Arc<Rules>),
 }
 
 /// The union of what some policies allow in one direction.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rules {
+    /// A hash of the rest, because whoever compares it does so often.
+    hash: u64,
     /// The direction; on egress, the own node is allowed beyond what is here.
     direction: Direction,
     /// What is allowed with every peer.
@@ -187,11 +190,9 @@ impl Ruleset {
         }
         match direction {
             Direction::Ingress if only_any && any.is_empty() => Self::Denied,
-            Direction::Ingress | Direction::Egress => Self::Rules(Rules {
-                direction,
-                any,
-                by_predicate,
-            }),
+            Direction::Ingress | Direction::Egress => {
+                Self::Rules(Arc::new(Rules::new(direction, any, by_predicate)))
+            }
         }
     }
 
@@ -209,6 +210,14 @@ impl Ruleset {
         self.row(&Signature::default())
     }
 
+    /// How many predicates it needs to know.
+    pub fn asks(&self) -> usize {
+        match self {
+            Self::Denied | Self::Allowed => 0,
+            Self::Rules(rules) => rules.by_predicate.len(),
+        }
+    }
+
     /// What it needs to know about peers.
     pub fn questions(&self) -> Questions {
         match self {
@@ -218,7 +227,30 @@ impl Ruleset {
     }
 }
 
+/// Keyed once for each process, so that nobody outside can make contents collide.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Hash for Rules {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
 impl Rules {
+    fn new(
+        direction: Direction,
+        any: Ports,
+        by_predicate: BTreeMap<Arc<Predicate>, Arc<Ports>>,
+    ) -> Self {
+        Self {
+            // What is allowed with whom tells few apart that this does not, and may be long.
+            hash: HASHER.hash_one((direction, &any, by_predicate.keys().collect::<Vec<_>>())),
+            direction,
+            any,
+            by_predicate,
+        }
+    }
+
     fn row(&self, peer: &Signature) -> Row {
         match (self.direction, peer.translation()) {
             (Direction::Egress, Some(translation)) => self.translated_row(peer, translation),

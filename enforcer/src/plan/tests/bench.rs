@@ -8,13 +8,13 @@ use podgate_abi::{Ruleset, Slot};
 use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport};
-use podgate_policy::model::{ObjectName, Protocol, World};
+use podgate_policy::model::{NetworkPolicy, ObjectName, Protocol, World};
 use podgate_policy::oracle::{is_redirected, may_be_redirected, needs_its_address, spares};
 
 use super::beginners::{Beginners, Ways, ways};
 use super::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables, Step};
-use crate::plan::{Capacities, Plan, PlanError, Planner};
+use crate::plan::{Capacities, Plan, PlanError, Planner, Rulesets};
 
 /// Room for everything that the small universe can ask for.
 pub(super) const AMPLE: Capacities = Capacities {
@@ -63,15 +63,48 @@ impl Dice {
     }
 }
 
+/// What an attachment has.
+#[derive(Debug, Clone, PartialEq)]
+struct InForce {
+    policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
+    subject: Subject,
+}
+
+impl InForce {
+    fn under(&self, facts: &World) -> World {
+        World {
+            policies: self.policies.clone(),
+            ..facts.clone()
+        }
+    }
+
+    fn ways(&self, facts: &World, connection: &Connection) -> Ways {
+        ways(&self.under(facts), &self.subject, connection)
+    }
+}
+
+/// How far the grace period is that was last begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grace {
+    None,
+    Underway,
+    /// What waited for it is not all done.
+    Over,
+}
+
 /// One node: a world, attachments, the tables, and their planner.
 pub(super) struct Bench {
     pub tables: HostTables,
     pub planner: Planner,
-    pub world: World,
-    pub attached: BTreeMap<Slot, Subject>,
+    /// The facts, and the policies that are to be in force.
+    world: World,
+    attached: BTreeMap<Slot, InForce>,
     /// Changes for which there was no room.
     pub refused: usize,
     baseline: Baseline,
+    /// Whether plans are of any room. Where tables are tight, a change that is made in part may leave no room to tidy: the
+    /// engine builds a new table set then.
+    in_portions: bool,
     dice: Dice,
     effort: Effort,
     /// Established, each with its attachment.
@@ -83,8 +116,7 @@ pub(super) struct Bench {
     lingering: BTreeMap<(Slot, Connection), bool>,
     /// Those that are denied, and may not know it until a grace period is over.
     unaware: BTreeSet<(Slot, Connection)>,
-    /// Whether a grace period has begun and is not over.
-    grace_is_underway: bool,
+    grace: Grace,
     /// Makes another sequence of a plan's steps, to see that it is noticed.
     mutant: Option<fn(Vec<Step>) -> Vec<Step>>,
 }
@@ -129,13 +161,14 @@ impl Bench {
             attached: BTreeMap::new(),
             refused: 0,
             baseline,
+            in_portions: capacities == AMPLE,
             dice: Dice(seed),
             effort,
             flows: Vec::new(),
             began: BTreeMap::new(),
             lingering: BTreeMap::new(),
             unaware: BTreeSet::new(),
-            grace_is_underway: false,
+            grace: Grace::None,
             mutant: None,
         }
     }
@@ -143,37 +176,63 @@ impl Bench {
     /// Executes the steps of every plan in another way.
     pub(super) fn with_mutant(mut self, mutant: fn(Vec<Step>) -> Vec<Step>) -> Self {
         self.mutant = Some(mutant);
+        self.in_portions = false;
         self
     }
 
-    /// Makes the change, in one transaction for facts and one for policies.
+    /// Makes the change, in a transaction for facts and some for policies.
     pub(super) fn edit(&mut self, edit: Edit) -> Result<(), Wrong> {
         let mut world = self.world.clone();
         edit.apply(&mut world);
         self.go_to(world)
     }
 
-    /// Changes what differs, in one transaction for facts and one for policies. Where there is no room, what was in
-    /// force must stay.
+    /// Changes what differs, in a transaction for facts and some for policies, of any room and not always all of them. Where
+    /// there is no room, what was in force must stay.
     pub(super) fn go_to(&mut self, world: World) -> Result<(), Wrong> {
+        let policies = world.policies.clone();
         let facts = World {
             policies: self.world.policies.clone(),
-            ..world.clone()
+            ..world
         };
         let Some(plan) = self.plan(|planner| planner.facts_change(&facts))? else {
             return self.refuse();
         };
         self.change_facts(facts, plan)?;
 
-        let attached = self.subjects(&world);
-        let rulesets = attached
+        self.world.policies = policies;
+        let wanted = self.wanted();
+        let rulesets: Rulesets = wanted
             .iter()
-            .map(|(slot, subject)| (*slot, Arc::new(compile_subject(&world, subject))))
+            .map(|(slot, wanted)| {
+                let compiled = compile_subject(&wanted.under(&self.world), &wanted.subject);
+                (*slot, Arc::new(compiled))
+            })
             .collect();
-        let Some(plan) = self.plan(|planner| planner.policy_change(&rulesets))? else {
-            return self.refuse();
-        };
-        self.change_policy(world, attached, plan)
+        self.attach(&wanted);
+        let (steps, room) = self.portions();
+        for _ in 0..steps {
+            let Some(plan) = self.plan(|planner| planner.policy_step(&rulesets, room))? else {
+                return self.refuse();
+            };
+            self.change_policy(&wanted, &rulesets, plan)?;
+            if self.planner.is_at(&rulesets) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many plans of policy are made at most, and how large they are.
+    fn portions(&mut self) -> (usize, usize) {
+        if !self.in_portions || self.dice.below(2) == 0 {
+            return (1, usize::MAX);
+        }
+        let room = 1 + self.dice.below(12);
+        match self.dice.below(2) {
+            0 => (usize::MAX, room),
+            _ => (1 + self.dice.below(4), room),
+        }
     }
 
     /// Makes a plan, if there is room for it once what nothing names is gone.
@@ -184,7 +243,9 @@ impl Bench {
         loop {
             match make(&mut self.planner) {
                 Ok(plan) => return Ok(Some(plan)),
-                Err(PlanError::Full { .. }) if self.planner.waits_for_grace() => {
+                Err(PlanError::Full { .. })
+                    if self.planner.waits_for_grace() || self.planner.has_remains() =>
+                {
                     let steps = self.all_graces();
                     self.stay(steps)?;
                 }
@@ -194,11 +255,28 @@ impl Bench {
         }
     }
 
-    fn subjects(&self, world: &World) -> BTreeMap<Slot, Subject> {
-        arbitrary::subjects(world, self.baseline)
+    fn wanted(&self) -> BTreeMap<Slot, InForce> {
+        arbitrary::subjects(&self.world, self.baseline)
             .into_iter()
-            .map(|subject| (slot_of(&subject.name), subject))
+            .map(|subject| {
+                let policies = self.world.policies.clone();
+                (slot_of(&subject.name), InForce { policies, subject })
+            })
             .collect()
+    }
+
+    /// Attachments come, with what the plugin writes, and go.
+    fn attach(&mut self, wanted: &BTreeMap<Slot, InForce>) {
+        self.attached.retain(|slot, _| wanted.contains_key(slot));
+        self.flows.retain(|(slot, _)| wanted.contains_key(slot));
+        for (slot, wanted) in wanted {
+            if !self.attached.contains_key(slot) {
+                self.tables.attach(*slot, baseline_ruleset(self.baseline));
+                let policies = OrdMap::new();
+                let subject = wanted.subject.clone();
+                self.attached.insert(*slot, InForce { policies, subject });
+            }
+        }
     }
 
     fn refuse(&mut self) -> Result<(), Wrong> {
@@ -209,7 +287,7 @@ impl Bench {
     /// Executes steps that change no verdict.
     fn stay(&mut self, steps: Vec<Step>) -> Result<(), Wrong> {
         let probes = self.probes(|bench, slot, connection| {
-            let allowed = ways(&bench.world, &bench.attached[&slot], &connection);
+            let allowed = bench.attached[&slot].ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, allowed, allowed);
             let needs = bench.lingering.get(&(slot, connection)).copied();
             probe.lingers = [needs, needs];
@@ -221,9 +299,9 @@ impl Bench {
     fn change_facts(&mut self, world: World, plan: Plan) -> Result<(), Wrong> {
         let before = std::mem::replace(&mut self.world, world);
         let probes = self.probes(|bench, slot, connection| {
-            let subject = &bench.attached[&slot];
-            let was = ways(&before, subject, &connection);
-            let after = ways(&bench.world, subject, &connection);
+            let attached = &bench.attached[&slot];
+            let was = attached.ways(&before, &connection);
+            let after = attached.ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, was, after);
             let lingered = bench.lingering.get(&(slot, connection)).copied();
             let needed = lingered.or_else(|| {
@@ -237,7 +315,12 @@ impl Bench {
             let spared = needed.filter(|needed| {
                 connection.direction == Direction::Egress
                     && may_be_redirected(&bench.world, connection.peer)
-                    && spares(&bench.world, subject, &connection, *needed)
+                    && spares(
+                        &attached.under(&bench.world),
+                        &attached.subject,
+                        &connection,
+                        *needed,
+                    )
             });
             probe.lingers = [lingered.or(spared), spared.filter(|_| !after[0])];
             probe
@@ -247,27 +330,20 @@ impl Bench {
 
     fn change_policy(
         &mut self,
-        world: World,
-        attached: BTreeMap<Slot, Subject>,
+        wanted: &BTreeMap<Slot, InForce>,
+        rulesets: &Rulesets,
         plan: Plan,
     ) -> Result<(), Wrong> {
-        let before = std::mem::replace(&mut self.world, world);
-        let old = std::mem::replace(&mut self.attached, attached);
-        let no_policies = World {
-            policies: OrdMap::new(),
-            ..before.clone()
-        };
-        self.flows
-            .retain(|(slot, _)| old.contains_key(slot) && self.attached.contains_key(slot));
-        for slot in self.attached.keys().filter(|slot| !old.contains_key(slot)) {
-            self.tables.attach(*slot, baseline_ruleset(self.baseline));
+        let before = self.attached.clone();
+        let reached = self.planner.attachments();
+        for (slot, attached) in &mut self.attached {
+            if reached.get(slot) == rulesets.get(slot) {
+                attached.clone_from(&wanted[slot]);
+            }
         }
         let probes = self.probes(|bench, slot, connection| {
-            let was = match old.get(&slot) {
-                Some(subject) => ways(&before, subject, &connection),
-                None => ways(&no_policies, &bench.attached[&slot], &connection),
-            };
-            let after = ways(&bench.world, &bench.attached[&slot], &connection);
+            let was = before[&slot].ways(&bench.world, &connection);
+            let after = bench.attached[&slot].ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, was, after);
             let lingered = bench.lingering.get(&(slot, connection)).copied();
             probe.lingers = [lingered, lingered.filter(|_| !after[0])];
@@ -294,24 +370,35 @@ impl Bench {
         }
     }
 
-    /// A grace period begins; or the one that has begun is over, and what waited for it is done.
+    /// A grace period begins; or the one that has begun is over; and some of what waited for it is done.
     fn grace(&mut self, steps: &mut Vec<Step>) {
-        if self.grace_is_underway {
-            let plan = self.planner.after_grace().expect("tidying needs no room");
-            steps.push(Step::GraceOver);
-            steps.extend(plan.writes().iter().cloned().map(Step::Write));
-            self.planner.commit(plan);
-        } else {
-            self.planner.grace_begins();
-            steps.push(Step::GraceBegins);
+        match self.grace {
+            Grace::None => {
+                self.planner.grace_begins();
+                steps.push(Step::GraceBegins);
+                self.grace = Grace::Underway;
+                return;
+            }
+            Grace::Underway => steps.push(Step::GraceOver),
+            Grace::Over => {}
         }
-        self.grace_is_underway = !self.grace_is_underway;
+        let (_, room) = self.portions();
+        let plan = self.planner.tidy_step(room).expect("room to tidy");
+        steps.extend(plan.writes().iter().cloned().map(Step::Write));
+        self.planner.commit(plan);
+        self.grace = match self.planner.has_remains() {
+            true => Grace::Over,
+            false => Grace::None,
+        };
     }
 
     /// Grace periods until nothing waits for one.
     fn all_graces(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
-        while self.grace_is_underway || self.planner.waits_for_grace() {
+        while self.grace != Grace::None
+            || self.planner.waits_for_grace()
+            || self.planner.has_remains()
+        {
             self.grace(&mut steps);
         }
         steps

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use imbl::{OrdMap, ordmap, ordset};
+use imbl::{OrdMap, OrdSet, ordmap, ordset};
 use ipnet::IpNet;
 
 use super::redirects::Claimant;
@@ -14,6 +14,9 @@ use super::{Claim, Facts};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
 use crate::compile::translation::{Meaning, TranslatedPort, Translation};
 use crate::model::{ObjectName, Pod, Selector, World};
+
+/// How many workloads that a selector is compared with cost as much as one for which it holds.
+const WORKLOADS_A_UNIT: usize = 16;
 
 /// Before all others.
 const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -51,28 +54,76 @@ impl<'a> Revision<'a> {
         for difference in before.questions.predicates.diff(&questions.predicates) {
             match difference {
                 ordset::DiffItem::Add(predicate) => {
-                    self.next.partition.add(predicate);
+                    self.begin(predicate);
                     if self.next.partition.mass() > most {
                         return false;
                     }
-                    self.follow(predicate, Signature::insert);
                 }
-                ordset::DiffItem::Remove(predicate) => {
-                    self.next.partition.remove(predicate);
-                    self.follow(predicate, |signature, gone| signature.remove(gone));
-                }
+                ordset::DiffItem::Remove(predicate) => drop(self.end(predicate)),
             }
         }
-        let names = before.questions.port_names.diff(&questions.port_names);
+        self.ask_apart(&questions.port_names, questions.translations);
+        self.next.questions = questions.clone();
+        true
+    }
+
+    /// These as well, one after the other until they have cost `room`. How many were asked; none where more than `most`
+    /// blocks hold at all boundaries together.
+    pub(super) fn ask_some<'q>(
+        &mut self,
+        predicates: impl IntoIterator<Item = &'q Arc<Predicate>>,
+        room: usize,
+        most: usize,
+    ) -> Option<usize> {
+        let (mut asked, mut cost) = (0, 0);
+        for predicate in predicates {
+            if cost >= room {
+                break;
+            }
+            asked += 1;
+            cost += 1;
+            let known = &mut self.next.questions.predicates;
+            if known.insert(Arc::clone(predicate)).is_none() {
+                cost += self.begin(predicate);
+            }
+            if self.next.partition.mass() > most {
+                return None;
+            }
+        }
+        Some(asked)
+    }
+
+    /// No more these, one after the other until that has cost `room`. How many are asked no more.
+    pub(super) fn forget_some<'q>(
+        &mut self,
+        predicates: impl IntoIterator<Item = &'q Arc<Predicate>>,
+        room: usize,
+    ) -> usize {
+        let (mut forgotten, mut cost) = (0, 0);
+        for predicate in predicates {
+            if cost >= room {
+                break;
+            }
+            forgotten += 1;
+            cost += 1;
+            if self.next.questions.predicates.remove(predicate).is_some() {
+                cost += self.end(predicate);
+            }
+        }
+        forgotten
+    }
+
+    /// What is asked beside predicates.
+    pub(super) fn ask_apart(&mut self, port_names: &OrdSet<PortName>, translations: bool) {
+        let names = self.next.questions.port_names.diff(port_names);
         let names: BTreeSet<&PortName> = names
             .map(|difference| match difference {
                 ordset::DiffItem::Add(name) | ordset::DiffItem::Remove(name) => name,
             })
             .collect();
-        if before.questions.translations != questions.translations {
-            self.stale.extend(before.redirects.addresses());
+        if self.next.questions.translations != translations {
+            self.stale.extend(self.before.redirects.addresses());
         }
-        self.next.questions = questions.clone();
         if !names.is_empty() {
             let called =
                 self.next.workloads.keys().filter(|workload| {
@@ -80,11 +131,26 @@ impl<'a> Revision<'a> {
                 });
             self.anew.extend(called.cloned());
         }
-        true
+        self.next.questions.port_names = port_names.clone();
+        self.next.questions.translations = translations;
+    }
+
+    /// A predicate is asked. What that costs, in addresses, boundaries and workloads.
+    fn begin(&mut self, predicate: &Arc<Predicate>) -> usize {
+        self.next.partition.add(predicate) + self.follow(predicate, Signature::insert)
+    }
+
+    fn end(&mut self, predicate: &Arc<Predicate>) -> usize {
+        let boundaries = self.next.partition.remove(predicate);
+        boundaries + self.follow(predicate, |signature, gone| signature.remove(gone))
     }
 
     /// Changes the answers of every workload to one predicate, where it holds; notes the addresses that it is about.
-    fn follow(&mut self, predicate: &Arc<Predicate>, change: fn(&mut Signature, &Arc<Predicate>)) {
+    fn follow(
+        &mut self,
+        predicate: &Arc<Predicate>,
+        change: fn(&mut Signature, &Arc<Predicate>),
+    ) -> usize {
         let holding: Vec<Workload> = match predicate.as_ref() {
             Predicate::Pods { namespace, pods } => workloads_in(&self.next.workloads, namespace)
                 .filter(|workload| workload.matches(pods))
@@ -92,26 +158,30 @@ impl<'a> Revision<'a> {
                 .collect(),
             Predicate::ClusterPods { namespaces, pods } => self.seen_from(namespaces, pods),
             Predicate::Block { cidr, except } => {
-                self.stale
-                    .extend(addresses_in(&self.before.addresses, cidr, except));
+                let inside = addresses_in(&self.before.addresses, cidr, except);
+                let cost = inside.len();
+                self.stale.extend(inside);
                 self.stale.extend(self.before.redirects.leading_into(cidr));
-                return;
+                return cost;
             }
             Predicate::Listed(list) => {
                 let from = (list.clone(), FIRST_ADDRESS);
                 let listed = self.before.lists.range(from..);
                 let listed = listed.take_while(|(of, _)| of == list);
-                self.stale.extend(listed.map(|(_, address)| address));
-                return;
+                let listed: Vec<_> = listed.map(|(_, address)| *address).collect();
+                self.stale.extend(&listed);
+                return listed.len();
             }
-            Predicate::OwnNode | Predicate::OtherNode => return,
+            Predicate::OwnNode | Predicate::OtherNode => return 0,
         };
+        let cost = holding.len() + self.next.workloads.len() / WORKLOADS_A_UNIT;
         for workload in holding {
             if let Some(signature) = self.next.workloads.get_mut(&workload) {
                 change(Arc::make_mut(signature), predicate);
                 self.regarded.insert(workload);
             }
         }
+        cost
     }
 
     fn seen_from(&self, namespaces: &Selector, pods: &Selector) -> Vec<Workload> {

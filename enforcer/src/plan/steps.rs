@@ -1,0 +1,261 @@
+//! Changes of policy, and what is tidied after them, as the order of their writes: a portion at a time.
+//!
+//! ```text
+//! rulesets that are wanted, those that ask least first ──► asked ──► classes get finer ──► rows ──► ready ──► flips
+//! ```
+//! What is planned at once is bounded by a room: in predicates that are asked, addresses and boundaries that move, pairs of
+//! a ruleset and a class. So a ruleset that asks much comes about over many plans, and others overtake it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use imbl::ordmap::DiffItem;
+use podgate_abi::{Ruleset, Slot};
+use podgate_policy::compile::SubjectRulesets;
+use podgate_policy::compile::facts::Facts;
+use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::connection::Direction;
+
+use super::moved::Moved;
+use super::record::Fresh;
+use super::{Installed, Plan, PlanError, Rulesets, Write, kernel_direction};
+
+/// How many blocks may hold at all boundaries together; the blocks of one namespace are weighed before they come here.
+const MOST_OVERLAPS: usize = 600_000;
+
+/// Both directions of policy.
+const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Towards other rulesets under the same facts: what of it has room.
+pub(super) fn of_policy(
+    before: &Installed,
+    wanted: &Rulesets,
+    room: usize,
+) -> Result<(Installed, Plan), PlanError> {
+    let mut after = before.clone();
+    let mut writes = Vec::new();
+    let mut differing = differing(&before.attachments, wanted);
+    let becoming = differing.iter().flat_map(Differing::becoming);
+    after.record.want(becoming);
+    let mut evaluated = 0;
+    let some_are_ready = differing.iter().any(|it| it.is_ready(&after));
+    if !some_are_ready || room == usize::MAX {
+        evaluated = after.build(&differing, room, &mut writes)?;
+    }
+    differing.retain(|it| it.is_ready(&after));
+    for differing in &differing {
+        after.flip(differing, &mut writes);
+    }
+    Ok((after, Plan { writes, evaluated }))
+}
+
+/// What waited for the grace period that is over: established flows are judged again by what may allow less, what
+/// nothing names goes, and classes get coarser. What of it has room.
+pub(super) fn after_grace(before: &Installed, room: usize) -> Result<(Installed, Plan), PlanError> {
+    let mut after = before.clone();
+    let mut writes = Vec::new();
+    let renewals = after.renewals.take_before(before.record.now(), usize::MAX);
+    for (slot, direction) in renewals {
+        if after.attachments.contains_key(&slot) {
+            writes.push(Write::Renew { slot, direction });
+        }
+    }
+    after.record.discard_rulesets(room, &mut writes);
+    let evaluated = after.coarsen(room, &mut writes)?;
+    after.record.discard_classes(room, &mut writes);
+    Ok((after, Plan { writes, evaluated }))
+}
+
+impl Installed {
+    /// Whether [`after_grace`] has something to do that no grace period is waited for any more.
+    pub(super) fn has_remains(&self) -> bool {
+        self.record.has_dead()
+            || self.record.has_remains()
+            || self.renewals.has_before(self.record.now())
+            || self.asks_too_much()
+    }
+
+    /// Whether more is asked than any ruleset asks.
+    fn asks_too_much(&self) -> bool {
+        let (asked, beside) = (self.facts.questions(), self.record.beside());
+        !self.record.surplus().is_empty()
+            || asked.translations != beside.translations
+            || asked.port_names.len() != beside.port_names.len()
+    }
+
+    /// Goes on with the rulesets that some attachment is to have and that are not ready. How many addresses were looked at.
+    fn build(
+        &mut self,
+        differing: &[Differing<'_>],
+        room: usize,
+        writes: &mut Vec<Write>,
+    ) -> Result<usize, PlanError> {
+        let becoming = differing.iter().flat_map(Differing::becoming);
+        let mut known = HashSet::new();
+        let mut unready: Vec<&Compiled> = becoming
+            .filter(|ruleset| known.insert(*ruleset) && !self.record.is_ready(ruleset))
+            .collect();
+        unready.sort_by_key(|ruleset| ruleset.asks());
+        let (mut batch, mut asks) = (Vec::new(), 0);
+        for ruleset in unready {
+            batch.extend(self.record.begin_ruleset(ruleset, writes)?);
+            asks += 1 + ruleset.asks();
+            if asks >= room {
+                break;
+            }
+        }
+        let mut fresh = Fresh::default();
+        let evaluated = self.refine(&batch, room, &mut fresh, writes)?;
+        if self.moving.is_empty() {
+            self.record.have_moved(&batch, &fresh);
+        }
+        self.record.meet(&batch, room, writes)?;
+        Ok(evaluated)
+    }
+
+    /// Moves addresses and prefixes to the classes that these rulesets tell apart.
+    fn refine(
+        &mut self,
+        batch: &[Ruleset],
+        room: usize,
+        fresh: &mut Fresh,
+        writes: &mut Vec<Write>,
+    ) -> Result<usize, PlanError> {
+        let (mut predicates, beside) = self.record.to_ask(batch, room);
+        let facts = self.facts.asked(
+            predicates.iter().map(|(_, predicate)| predicate),
+            &beside,
+            room,
+            MOST_OVERLAPS,
+        );
+        let (facts, asked, evaluated) = facts.ok_or(PlanError::Overlapping {
+            most: MOST_OVERLAPS,
+        })?;
+        predicates.truncate(asked);
+        self.record.ask(&predicates);
+        self.follow(facts, room, fresh, writes)?;
+        Ok(evaluated)
+    }
+
+    /// Moves them to the classes that are told apart without what no ruleset asks any more.
+    fn coarsen(&mut self, room: usize, writes: &mut Vec<Write>) -> Result<usize, PlanError> {
+        if !self.asks_too_much() && self.moving.is_empty() {
+            return Ok(0);
+        }
+        let surplus = self.record.surplus();
+        let (facts, forgotten, evaluated) =
+            self.facts.forgetting(&surplus, self.record.beside(), room);
+        let forgotten: Vec<_> = surplus.into_iter().take(forgotten).collect();
+        self.record.forget(&forgotten);
+        self.follow(facts, room, &mut Fresh::default(), writes)?;
+        Ok(evaluated)
+    }
+
+    /// Other questions of the same world: moves what they move, and what has not been moved yet.
+    fn follow(
+        &mut self,
+        facts: Facts,
+        room: usize,
+        fresh: &mut Fresh,
+        writes: &mut Vec<Write>,
+    ) -> Result<(), PlanError> {
+        let moved = Moved::between(&self.facts, &facts, self.record.lacking());
+        self.facts = facts;
+        let mut moving = std::mem::take(&mut self.moving);
+        moving.extend(moved);
+        // Of whose these are now only new facts know.
+        for address in self.record.forgotten() {
+            moving.addresses.remove(address);
+        }
+        self.move_some(&mut moving, room, fresh, writes)?;
+        self.moving = moving;
+        Ok(())
+    }
+
+    /// Moves what has room, once everything is complete that it comes to.
+    pub(super) fn move_some(
+        &mut self,
+        moving: &mut Moved,
+        room: usize,
+        fresh: &mut Fresh,
+        writes: &mut Vec<Write>,
+    ) -> Result<(), PlanError> {
+        let now = self.record.add_classes(&self.facts, moving, room, fresh)?;
+        self.record.complete(fresh, writes)?;
+        self.record.point(&self.facts, &now, writes)
+    }
+
+    /// Puts in force what an attachment is to have, which is ready.
+    fn flip(&mut self, differing: &Differing<'_>, writes: &mut Vec<Write>) {
+        for direction in BOTH {
+            let side = kernel_direction(direction);
+            if let Some(ruleset) = differing.becomes(direction) {
+                let number = self.record.take_up(ruleset, differing.slot, side);
+                writes.push(Write::Flip {
+                    slot: differing.slot,
+                    direction: side,
+                    ruleset: number.expect("a ruleset is ready before it is put in force"),
+                });
+            }
+            if let Some(ruleset) = differing.was(direction) {
+                self.record.give_up(ruleset, differing.slot, side);
+            }
+        }
+        match differing.new {
+            Some(new) => drop(self.attachments.insert(differing.slot, Arc::clone(new))),
+            None => drop(self.attachments.remove(&differing.slot)),
+        }
+    }
+}
+
+/// An attachment that is to have another ruleset than before.
+struct Differing<'a> {
+    slot: Slot,
+    old: Option<&'a Arc<SubjectRulesets>>,
+    new: Option<&'a Arc<SubjectRulesets>>,
+}
+
+impl<'a> Differing<'a> {
+    /// The ruleset that it is to have in a direction, if it had another one.
+    fn becomes(&self, direction: Direction) -> Option<&'a Compiled> {
+        let (old, new) = self.of(direction);
+        new.filter(|_| new != old)
+    }
+
+    /// The same in both directions.
+    fn becoming(&self) -> impl Iterator<Item = &'a Compiled> {
+        BOTH.into_iter()
+            .filter_map(|direction| self.becomes(direction))
+    }
+
+    /// Whether it may have what it is to have.
+    fn is_ready(&self, installed: &Installed) -> bool {
+        self.becoming().all(|it| installed.record.is_ready(it))
+    }
+
+    /// The ruleset that it had in a direction, if it is to have another one.
+    fn was(&self, direction: Direction) -> Option<&'a Compiled> {
+        let (old, new) = self.of(direction);
+        old.filter(|_| new != old)
+    }
+
+    fn of(&self, direction: Direction) -> (Option<&'a Compiled>, Option<&'a Compiled>) {
+        let in_direction = |both: &'a Arc<SubjectRulesets>| both.of(direction);
+        (self.old.map(in_direction), self.new.map(in_direction))
+    }
+}
+
+fn differing<'a>(before: &'a Rulesets, wanted: &'a Rulesets) -> Vec<Differing<'a>> {
+    let differences = before.diff(wanted);
+    differences
+        .map(|difference| match difference {
+            DiffItem::Add(slot, new) => (*slot, None, Some(new)),
+            DiffItem::Remove(slot, old) => (*slot, Some(old), None),
+            DiffItem::Update {
+                old: (_, old),
+                new: (slot, new),
+            } => (*slot, Some(old), Some(new)),
+        })
+        .map(|(slot, old, new)| Differing { slot, old, new })
+        .collect()
+}
