@@ -105,3 +105,30 @@ fn first_of(said: impl Iterator<Item = Warning>) -> Vec<Warning> {
     }
     told
 }
+
+#[cfg(test)]
+mod tests {
+    use podgate_policy::model::ObjectName;
+
+    use super::*;
+    use crate::warning::Matter;
+
+    #[test]
+    fn what_is_said_of_one_namespace_leaves_room_for_what_is_said_of_others() {
+        let of = |namespace: &str, number: usize| {
+            let name = ObjectName::new(namespace, number.to_string());
+            let text = name.to_string();
+            let object = Object::of::<k8s_openapi::api::core::v1::Pod>(name, None);
+            Warning::about(object, Matter::PolicyInvalid, text)
+        };
+        let few = (0..TOLD).map(|number| of("large", number));
+        let texts = |told: Vec<Warning>| told.into_iter().map(|it| it.text).collect::<Vec<_>>();
+        let all: Vec<String> = (0..TOLD).map(|number| format!("large/{number}")).collect();
+        assert_eq!(texts(first_of(few)), all);
+        let many = (0..1000).map(|number| of("large", number));
+        let told = texts(first_of(many.chain([of("shop", 0), of("shop", 1)])));
+        assert_eq!(told[..4], ["large/0", "shop/0", "large/1", "shop/1"]);
+        assert_eq!(told.len(), TOLD + 1);
+        assert_eq!(told[TOLD], "982 more like these; the log has them");
+    }
+}
