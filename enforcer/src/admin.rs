@@ -26,6 +26,7 @@ use tokio::time::timeout;
 pub use self::listen::listen;
 use self::scrapes::Scrapes;
 use crate::source::Freshness;
+use crate::warning::Warning;
 
 /// What Prometheus takes for its text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -44,15 +45,25 @@ pub enum Condition {
     /// Every pod that the source knows has its policy, and the source has no error.
     Ready {
         /// What somebody should mend all the same.
-        warnings: Vec<String>,
+        warnings: Vec<Warning>,
     },
     /// Something is not as the source says.
     Degraded {
         /// What, each a sentence for people.
         reasons: Vec<String>,
         /// What somebody should mend beside that.
-        warnings: Vec<String>,
+        warnings: Vec<Warning>,
     },
+}
+
+impl Condition {
+    /// What somebody should mend though it keeps no node from being ready.
+    pub fn warnings(&self) -> &[Warning] {
+        match self {
+            Self::Starting(_) => &[],
+            Self::Ready { warnings } | Self::Degraded { warnings, .. } => warnings,
+        }
+    }
 }
 
 /// Makes the process's recorder of metrics.

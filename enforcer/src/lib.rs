@@ -4,7 +4,7 @@
 //! manifests ────────┐                    ┌──► plan ──► datapath
 //! networkpolicies ──┤
 //! socket ───────────┼──► engine ─► cluster ─► policy
-//! node ─────────────┘        └──► admin
+//! node ─────────────┘        └──► admin, events
 //! ```
 
 pub mod admin;
@@ -15,6 +15,7 @@ pub mod compiled;
 pub mod convert;
 pub mod descriptors;
 pub mod engine;
+pub mod events;
 #[cfg(test)]
 mod fixture;
 pub mod guard;
@@ -30,4 +31,5 @@ pub mod share;
 pub mod socket;
 pub mod source;
 pub mod upkeep;
+pub mod warning;
 pub mod watched;

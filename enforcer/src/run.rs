@@ -15,6 +15,7 @@ use crate::api;
 use crate::args::{ApiServer, Config, Source};
 use crate::descriptors::Descriptors;
 use crate::engine::{Beginning, Engine, Event, Graces};
+use crate::events;
 use crate::guard;
 use crate::life::Life;
 use crate::manifests::{self, Snapshot};
@@ -64,7 +65,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     // Health first: whoever waits for us learns that we are starting.
     let (freshness_in, freshness) = watch::channel(Freshness::new());
-    let health_pages = admin::health(condition, freshness.clone());
+    let health_pages = admin::health(condition.clone(), freshness.clone());
     admin::listen("health", health, health_pages, descriptors, stopped()).await?;
     let count = events_in.clone();
     let metrics_pages = admin::metrics(recorder, freshness, move |done| {
@@ -112,7 +113,13 @@ pub async fn run(config: Config) -> Result<()> {
         questions,
         freshness: freshness_in,
     };
-    let following = follow_source(source, node_name.clone(), paths.clone(), ends);
+    let following = follow_source(
+        source,
+        node_name.clone(),
+        paths.clone(),
+        ends,
+        condition.clone(),
+    );
     let source = tokio::spawn(following);
     let flows = upkeep::start(paths.clone())?;
     let beginning = Beginning {
@@ -219,7 +226,13 @@ fn start_engine(
 }
 
 /// Tells the engine what the source says, until the engine has ended.
-async fn follow_source(source: Source, node_name: String, paths: Paths, ends: Ends) -> Result<()> {
+async fn follow_source(
+    source: Source,
+    node_name: String,
+    paths: Paths,
+    ends: Ends,
+    condition: watch::Receiver<Condition>,
+) -> Result<()> {
     match source {
         Source::Manifests(directory) => {
             let kept = paths.run.join("manifests");
@@ -231,10 +244,12 @@ async fn follow_source(source: Source, node_name: String, paths: Paths, ends: En
         }
         Source::NetworkPolicies(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
+            tokio::spawn(events::write(client.clone(), node_name, condition));
             networkpolicies::run(client, ends).await
         }
         Source::PolicyEndpoints(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
+            tokio::spawn(events::write(client.clone(), node_name.clone(), condition));
             policyendpoints::run(client, &node_name, ends).await
         }
     }

@@ -21,6 +21,7 @@ use podgate_policy::model::{
 };
 
 use crate::convert::pod::IdentifiedPod;
+use crate::warning::Warning;
 
 /// One object is now so; `None`: it is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub struct Wrong {
     pub errors: Vec<String>,
     /// What somebody should mend though the node is policed by all that is known: an object that is wrong in part, or
     /// that has not come. Who may write objects can cause it, so it makes no node unready.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// How fresh a source's knowledge is: for each kind of objects when it was last heard that everything of it is known;

@@ -75,7 +75,7 @@ async fn readiness_says_why_not() {
         (ready(), 200, "ok"),
         (
             Condition::Ready {
-                warnings: vec!["pods ns/a: is odd".to_owned()],
+                warnings: vec!["pods ns/a: is odd".to_owned().into()],
             },
             200,
             "ok\nwarning: pods ns/a: is odd\n",
@@ -83,7 +83,7 @@ async fn readiness_says_why_not() {
         (
             Condition::Degraded {
                 reasons: wrong,
-                warnings: vec!["pods ns/a: is odd".to_owned()],
+                warnings: vec!["pods ns/a: is odd".to_owned().into()],
             },
             503,
             "a.yaml is wrong\n2 attachments are dirty\nwarning: pods ns/a: is odd\n",
@@ -125,7 +125,9 @@ async fn a_scrape_counts_first_and_needs_no_answer() {
 
 #[tokio::test]
 async fn readiness_names_no_more_warnings_than_somebody_reads() {
-    let warnings = (0..5000).map(|n| format!("pods ns/{n}: is odd")).collect();
+    let warnings = (0..5000)
+        .map(|n| format!("pods ns/{n}: is odd").into())
+        .collect();
     let (_engine, condition) = watch::channel(Condition::Ready { warnings });
     let address = served(health(condition, known(&[]))).await;
     let (status, body) = ask(address, "/readyz").await;

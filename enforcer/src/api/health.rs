@@ -1,9 +1,12 @@
 //! What is wrong with the kinds that a source follows, and with single objects of them.
 
+use std::collections::BTreeMap;
+
 use super::follow::Failure;
 use super::kind::{Kind, Missing};
 use super::store::Store;
 use crate::source::Wrong;
+use crate::warning::{Object, Warning};
 
 /// How many complaints about single objects are told; the rest is counted.
 const TOLD: usize = 20;
@@ -14,15 +17,20 @@ pub(crate) struct KindHealth<'a> {
     missing: Missing,
     is_synced: bool,
     failure: Option<&'a Failure>,
-    complaints: Box<dyn Iterator<Item = String> + 'a>,
+    complaints: Box<dyn Iterator<Item = Warning> + 'a>,
 }
 
 impl<'a> KindHealth<'a> {
     /// That of the kind in `store`.
     pub(crate) fn of<K: Kind>(store: &'a Store<K>) -> Self {
         let complaints = store.complaints();
-        let complaints =
-            complaints.map(|(name, complaint)| format!("{} {name}: {complaint}", K::NAME));
+        let complaints = complaints.map(|(name, uid, complaint)| Warning {
+            text: format!("{} {name}: {complaint}", K::NAME),
+            about: K::WRONG.map(|matter| {
+                let uid = uid.map(str::to_owned);
+                (Object::of::<K::Object>(name.clone(), uid), matter)
+            }),
+        });
         Self {
             name: K::NAME,
             missing: K::MISSING,
@@ -61,7 +69,7 @@ impl<'a> KindHealth<'a> {
 pub(crate) fn wrong<'a>(
     kinds: impl IntoIterator<Item = KindHealth<'a>>,
     refused: Option<String>,
-    lacking: impl Iterator<Item = String>,
+    lacking: impl Iterator<Item = Warning>,
 ) -> Wrong {
     let kinds: Vec<KindHealth<'_>> = kinds.into_iter().collect();
     let errors = kinds.iter().filter_map(KindHealth::error);
@@ -73,13 +81,54 @@ pub(crate) fn wrong<'a>(
     }
 }
 
-/// The first of what is said of single objects, and how many more there are.
-fn first_of(said: impl Iterator<Item = String>) -> Vec<String> {
-    let mut said = said.fuse();
-    let mut told: Vec<String> = said.by_ref().take(TOLD).collect();
-    let more = said.count();
-    if more > 0 {
-        told.push(format!("{more} more like these; the log has them"));
+/// The first of what is said of single objects, and how many more there are. First one of each namespace, then a second
+/// one, and so on: no namespace's owner hides what is said of others.
+fn first_of(said: impl Iterator<Item = Warning>) -> Vec<Warning> {
+    let mut of_namespace: BTreeMap<String, usize> = BTreeMap::new();
+    let mut turns: Vec<Vec<Warning>> = vec![Vec::new(); TOLD];
+    let mut number = 0_usize;
+    for warning in said {
+        number += 1;
+        let about = warning.about.as_ref();
+        let namespace = about.map(|(object, _)| object.name.namespace.clone());
+        let turn = of_namespace
+            .entry(namespace.unwrap_or_default())
+            .or_default();
+        if let Some(turn) = turns.get_mut(*turn).filter(|turn| turn.len() < TOLD) {
+            turn.push(warning);
+        }
+        *turn += 1;
+    }
+    let mut told: Vec<Warning> = turns.into_iter().flatten().take(TOLD).collect();
+    if let Some(more @ 1..) = number.checked_sub(TOLD) {
+        told.push(format!("{more} more like these; the log has them").into());
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use podgate_policy::model::ObjectName;
+
+    use super::*;
+    use crate::warning::Matter;
+
+    #[test]
+    fn what_is_said_of_one_namespace_leaves_room_for_what_is_said_of_others() {
+        let of = |namespace: &str, number: usize| {
+            let name = ObjectName::new(namespace, number.to_string());
+            let text = name.to_string();
+            let object = Object::of::<k8s_openapi::api::core::v1::Pod>(name, None);
+            Warning::about(object, Matter::PolicyInvalid, text)
+        };
+        let few = (0..TOLD).map(|number| of("large", number));
+        let texts = |told: Vec<Warning>| told.into_iter().map(|it| it.text).collect::<Vec<_>>();
+        let all: Vec<String> = (0..TOLD).map(|number| format!("large/{number}")).collect();
+        assert_eq!(texts(first_of(few)), all);
+        let many = (0..1000).map(|number| of("large", number));
+        let told = texts(first_of(many.chain([of("shop", 0), of("shop", 1)])));
+        assert_eq!(told[..4], ["large/0", "shop/0", "large/1", "shop/1"]);
+        assert_eq!(told.len(), TOLD + 1);
+        assert_eq!(told[TOLD], "982 more like these; the log has them");
+    }
 }

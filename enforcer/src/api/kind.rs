@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::convert::Converted;
+use crate::warning::Matter;
 
 /// A kind of objects that a source watches.
 pub trait Kind: Debug + Clone + Send + Sync + 'static {
@@ -28,6 +29,9 @@ pub trait Kind: Debug + Clone + Send + Sync + 'static {
     const FIELDS: Option<&'static str> = None;
     /// What it means when the API server does not have the kind.
     const MISSING: Missing = Missing::Awaited("");
+    /// What is the matter with an object that is wrong in part, if its owner is told by an Event: of policies. Other
+    /// objects are controllers' work, and many.
+    const WRONG: Option<Matter> = None;
 
     /// What is kept of an object, beside what is wrong with it.
     fn convert(object: &Self::Object) -> Converted<Self::Value>;

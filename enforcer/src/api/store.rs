@@ -246,13 +246,13 @@ impl<K: Kind> Store<K> {
             .map(|(name, stored)| (name, &stored.value))
     }
 
-    /// What is wrong with objects, by name.
-    pub fn complaints(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
+    /// What is wrong with objects: name, UID, complaint.
+    pub fn complaints(&self) -> impl Iterator<Item = (&ObjectName, Option<&str>, &str)> {
         let wrong = self.wrong.iter();
         let stored = wrong.filter_map(|name| self.objects.get_key_value(name));
         stored.flat_map(|(name, stored)| {
             let complaints = stored.complaints.iter();
-            complaints.map(move |complaint| (name, complaint.as_str()))
+            complaints.map(move |complaint| (name, stored.uid.as_deref(), complaint.as_str()))
         })
     }
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use axum::http::{Request, Response, Uri};
+use axum::http::{Method, Request, Response, Uri};
 use http_body_util::BodyExt;
 use kube::client::{Body, DynBody};
 use tower::{Layer, Service};
@@ -29,7 +29,7 @@ struct About {
 
 impl About {
     /// Reads `/api/v1/…` and `/apis/GROUP/VERSION/…`, each followed by `[namespaces/NAME/]KIND[/NAME]`.
-    fn of(uri: &Uri) -> Self {
+    fn of(method: &Method, uri: &Uri) -> Self {
         let mut parts = uri.path().split('/').filter(|part| !part.is_empty());
         let before = if parts.next() == Some("apis") { 2 } else { 1 };
         let parts: Vec<&str> = parts.skip(before).collect();
@@ -42,10 +42,11 @@ impl About {
             .is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
         Self {
             kind: kind.to_owned(),
-            verb: match (is_one, is_watch) {
-                (true, _) => "get",
-                (false, true) => "watch",
-                (false, false) => "list",
+            verb: match (method == Method::POST, is_one, is_watch) {
+                (true, _, _) => "create",
+                (false, true, _) => "get",
+                (false, false, true) => "watch",
+                (false, false, false) => "list",
             },
         }
     }
@@ -75,7 +76,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let About { kind, verb } = About::of(request.uri());
+        let About { kind, verb } = About::of(request.method(), request.uri());
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -124,8 +125,13 @@ mod tests {
             ),
             ("/version", "", "list"),
         ] {
-            let about = About::of(&uri.parse().unwrap());
+            let about = About::of(&Method::GET, &uri.parse().unwrap());
             assert_eq!((about.kind.as_str(), about.verb), (kind, verb), "{uri}");
         }
+        let uri = "/apis/events.k8s.io/v1/namespaces/a/events?"
+            .parse()
+            .unwrap();
+        let about = About::of(&Method::POST, &uri);
+        assert_eq!((about.kind.as_str(), about.verb), ("events", "create"));
     }
 }

@@ -8,6 +8,7 @@ use podgate_datapath::record::{Record, Slot};
 
 use super::Cluster;
 use crate::convert::namespace::FOREIGN_ADDRESSES;
+use crate::warning::{Matter, Object, Warning};
 
 /// What the flags say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Cluster {
     }
 
     /// What is wrong with the annotations of Namespaces that have attachments here.
-    pub fn foreign_warnings(&self) -> Vec<String> {
+    pub fn foreign_warnings(&self) -> Vec<Warning> {
         if !self.foreign.by_namespace {
             return Vec::new();
         }
@@ -65,10 +66,11 @@ impl Cluster {
         let wrong = names.into_iter().filter_map(|name| {
             let says = self.view.world.namespaces.get(name)?.foreign_addresses.as_deref()?;
             named(says).is_none().then(|| {
-                format!(
+                let text = format!(
                     "Namespace {name}: the annotation {FOREIGN_ADDRESSES} is {says:?}, and not deny, unisolated or allow: its \
                      pods have what --foreign-addresses says"
-                )
+                );
+                Warning::about(Object::namespace(name), Matter::AnnotationInvalid, text)
             })
         });
         wrong.collect()

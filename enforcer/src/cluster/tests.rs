@@ -343,5 +343,5 @@ fn foreign_addresses_are_what_the_node_says_and_what_a_namespace_says_where_the_
     assert_eq!(modes(None, Allow, true), (vec![Allow, Deny, Allow], none()));
     let (found, warnings) = modes(Some("Allow"), Unisolated, true);
     assert_eq!(found, [Unisolated, Deny, Unisolated]);
-    assert!(warnings.concat().contains("\"Allow\""), "{warnings:?}");
+    assert!(warnings[0].text.contains("\"Allow\""), "{warnings:?}");
 }

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::FlowUse;
+use podgate_policy::model::ObjectName;
+
+use crate::warning::{Matter, Object, Warning};
 
 /// How much of what it may have a pod may use before it is named, in percent.
 const NEAR: u64 = 80;
@@ -12,8 +16,32 @@ const NEAR: u64 = 80;
 #[derive(Debug, Default)]
 pub(super) struct Crowded {
     found: FlowUse,
-    /// Those that are near, and what was said of them.
-    near: BTreeMap<Slot, String>,
+    /// Those that are near.
+    near: BTreeMap<Slot, Near>,
+}
+
+/// Whose flows they are.
+#[derive(Debug)]
+struct Near {
+    name: String,
+    /// None: nobody knows its pod.
+    pod: Option<Object>,
+}
+
+impl Near {
+    fn of(record: &Record) -> Self {
+        let Some(pod) = &record.pod else {
+            return Self {
+                name: record.identity.to_string(),
+                pod: None,
+            };
+        };
+        let name = ObjectName::new(&pod.namespace, &pod.name);
+        Self {
+            name: name.to_string(),
+            pod: Some(Object::of::<v1::Pod>(name, pod.uid.clone())),
+        }
+    }
 }
 
 /// The part that is used, where 1 is all.
@@ -42,26 +70,22 @@ impl Crowded {
             else {
                 continue;
             };
-            let pod = record.pod.as_ref();
-            let name = pod.map_or_else(
-                || record.identity.to_string(),
-                |pod| format!("{}/{}", pod.namespace, pod.name),
-            );
+            let new = Near::of(record);
             if !self.near.contains_key(&record.slot) {
                 tracing::warn!(
-                    pod = name,
+                    pod = new.name,
                     flows = used,
                     limit,
                     "a pod comes near to the flows that it may have; connections beyond may be forgotten while they are idle: \
                      raise --max-flows-per-pod and --conntrack-cache-table-size"
                 );
             }
-            near.insert(record.slot, name);
+            near.insert(record.slot, new);
         }
-        for (slot, pod) in &self.near {
+        for (slot, Near { name, .. }) in &self.near {
             if !near.contains_key(slot) {
                 tracing::info!(
-                    pod,
+                    pod = name,
                     "a pod is not near to the flows that it may have any more"
                 );
             }
@@ -85,13 +109,15 @@ impl Crowded {
     }
 
     /// Lines of `/readyz`. (The counts are left out: a line that changes all the time is no condition.)
-    pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
+    pub(super) fn warnings(&self) -> impl Iterator<Item = Warning> {
         let limit = self.found.limit;
-        let pods = self.near.values().map(move |pod| {
-            format!(
-                "pod {pod} uses {NEAR} % or more of the {limit} flows that a pod may have; connections beyond may be forgotten \
+        let pods = self.near.values().map(move |Near { name, pod }| {
+            let text = format!(
+                "pod {name} uses {NEAR} % or more of the {limit} flows that a pod may have; connections beyond may be forgotten \
                  while they are idle: raise --max-flows-per-pod and --conntrack-cache-table-size"
-            )
+            );
+            let about = pod.clone().map(|pod| (pod, Matter::FlowLimitNear));
+            Warning { text, about }
         });
         let [used, room] = self.found.common;
         let all = is_near(used, room).then(|| {
@@ -99,6 +125,7 @@ impl Crowded {
                 "{NEAR} % or more of the {room} flows that pods may have beyond what each is sure of are in use; connections \
                  beyond may be forgotten while they are idle: raise --conntrack-cache-table-size"
             )
+            .into()
         });
         pods.chain(all)
     }
@@ -134,7 +161,7 @@ mod tests {
             slots: slots.collect(),
         };
         crowded.take(found, records.iter());
-        crowded.warnings().collect()
+        crowded.warnings().map(|it| it.text).collect()
     }
 
     #[test]

@@ -11,6 +11,7 @@ use podgate_datapath::record::Slot;
 use super::Engine;
 use crate::admin::Condition;
 use crate::source::Wrong;
+use crate::warning::{Matter, Object, Warning};
 
 /// How often figures are published while there is more to do.
 const OFTEN: Duration = Duration::from_millis(200);
@@ -95,31 +96,33 @@ impl Engine {
             mut warnings,
         } = self.source_wrong.clone();
         if others > 0 {
-            warnings.push(format!(
+            warnings.push(Warning::from(format!(
                 "{others} attachments have another baseline than --enforcing-mode and --exempt-namespaces say: the conflist \
                  with which a pod was added decides; the log names them"
-            ));
+            )));
         }
         if let Some(error) = &self.built.blind {
-            warnings.push(format!(
+            warnings.push(Warning::from(format!(
                 "checksums that a pod with CAP_NET_RAW asks for are not looked at, and can change the ports of what it sends: {error}"
-            ));
+            )));
         }
         for (namespace, why) in self.compiled.suspended() {
-            warnings.push(format!(
+            let text = format!(
                 "namespace {namespace} is suspended: {why}; its pods on this node are denied in the directions that its \
                  policies isolate, until these policies, or those of others, ask for less"
-            ));
+            );
+            let object = Object::namespace(namespace);
+            warnings.push(Warning::about(object, Matter::PoliciesSuspended, text));
         }
-        warnings.extend(self.links.reports().iter().cloned());
-        warnings.extend(self.guard.unsupported.iter().cloned());
-        warnings.extend(self.unattached.warning());
-        warnings.extend(self.built.taken.warning());
+        let of_node = self.links.reports().iter().chain(&self.guard.unsupported);
+        warnings.extend(of_node.cloned().map(Warning::from));
+        warnings.extend(self.unattached.warning().map(Warning::from));
+        warnings.extend(self.built.taken.warning().map(Warning::from));
         warnings.extend(self.cluster.foreign_warnings());
         warnings.extend(self.crowded.warnings());
         let doubt = self.doubt.as_deref();
-        warnings
-            .extend(doubt.map(|why| format!("the API server is asked for each new pod: {why}")));
+        let doubt = doubt.map(|why| format!("the API server is asked for each new pod: {why}"));
+        warnings.extend(doubt.map(Warning::from));
         let mut reasons = errors;
         reasons.extend(self.guard.failed.iter().cloned());
         reasons.extend(self.unreadable.iter().cloned());

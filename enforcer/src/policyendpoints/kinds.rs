@@ -11,6 +11,7 @@ use super::slice::{self, Slice};
 use super::state::OwnerPolicy;
 use crate::api::{Kind, Missing, Parts};
 use crate::convert::{self, Converted};
+use crate::warning::Matter;
 
 /// PolicyEndpoints.
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ impl Kind for PolicyEndpoints {
     const MISSING: Missing = Missing::Awaited(
         "; apply install/crds if the cluster's network policy controller does not",
     );
+    const WRONG: Option<Matter> = Some(Matter::PolicyInvalid);
 
     fn convert(object: &Self::Object) -> Converted<Self::Value> {
         slice::convert(&object.metadata, &object.spec).map(|named| Arc::new(named.slice))
@@ -47,6 +49,7 @@ impl Kind for OwnerPolicies {
     type Value = OwnerPolicy;
 
     const NAME: &'static str = "networkpolicies";
+    const WRONG: Option<Matter> = Some(Matter::PolicyInvalid);
 
     fn convert(object: &Self::Object) -> Converted<Self::Value> {
         convert::network_policy::convert(object).map(|named| OwnerPolicy {

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::networking;
 use podgate_policy::model::{ListName, NetworkPolicy, ObjectName, PodUid};
 
 use super::rules::{Union, narrowed};
@@ -20,6 +21,7 @@ use super::slice::{Owner, PolicyKey, Slice};
 use super::standing::{Directions, Standing};
 use crate::convert::pod::IdentifiedPod;
 use crate::source::Change;
+use crate::warning::{Matter, Object, Warning};
 
 /// What of a NetworkPolicy matters beside its slices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,13 +189,19 @@ impl State {
         pods.chain(policies).chain(lists).collect()
     }
 
-    /// Policies of which somebody should see why they have no slices, each a sentence.
-    pub(crate) fn overdue(&self) -> impl Iterator<Item = String> {
-        self.overdue.iter().map(|key| {
-            format!(
-                "NetworkPolicy {}: no PolicyEndpoint says what it allows, so its pods are isolated without its rules; see whether the network policy controller runs",
-                key.name
-            )
+    /// Policies of which somebody should see why they have no slices.
+    pub(crate) fn overdue(&self) -> impl Iterator<Item = Warning> {
+        self.overdue.iter().map(|PolicyKey { name, owner }| {
+            let text = format!(
+                "NetworkPolicy {name}: no PolicyEndpoint says what it allows, so its pods are isolated without its rules; see \
+                 whether the network policy controller runs"
+            );
+            let uid = match owner {
+                Owner::NetworkPolicy(uid) => Some(uid.clone()),
+                Owner::Other(..) | Owner::Nobody => None,
+            };
+            let object = Object::of::<networking::v1::NetworkPolicy>(name.clone(), uid);
+            Warning::about(object, Matter::PolicyEndpointsMissing, text)
         })
     }
 

@@ -72,7 +72,8 @@ impl Desk {
         for change in changes {
             self.objects.apply(change);
         }
-        self.warnings = self.state.overdue().collect();
+        let overdue = self.state.overdue();
+        self.warnings = overdue.map(|it| it.text).collect();
     }
 
     fn slice(&mut self, object: &str, spec: Value, owner: Option<OwnerReference>) {

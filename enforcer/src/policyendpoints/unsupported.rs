@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::api::{Kind, Missing, Parts};
 use crate::convert::{Complaint, Converted, FieldPath};
+use crate::warning::Matter;
 
 /// ClusterPolicyEndpoints. Nothing is kept of them.
 #[derive(Debug, Clone)]
@@ -23,6 +24,7 @@ impl Kind for ClusterPolicyEndpoints {
     const NAME: &'static str = "clusterpolicyendpoints";
     /// Not every controller brings them.
     const MISSING: Missing = Missing::Empty;
+    const WRONG: Option<Matter> = Some(Matter::PolicyNotEnforced);
 
     fn convert(object: &Self::Object) -> Converted<()> {
         let text = |pointer| object.spec.pointer(pointer).and_then(Value::as_str);

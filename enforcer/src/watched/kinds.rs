@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::api::{Kind, Parts};
 use crate::convert::pod::IdentifiedPod;
 use crate::convert::{self, Converted};
+use crate::warning::Matter;
 
 /// Namespaces.
 #[derive(Debug, Clone)]
@@ -95,6 +96,7 @@ impl Kind for Policies {
     type Value = Arc<NetworkPolicy>;
 
     const NAME: &'static str = "networkpolicies";
+    const WRONG: Option<Matter> = Some(Matter::PolicyInvalid);
 
     fn convert(object: &Self::Object) -> Converted<Self::Value> {
         convert::network_policy::convert(object).map(|named| named.policy)

@@ -9,3 +9,4 @@ mod permissions;
 mod policies;
 mod policyendpoints;
 mod services;
+mod suspended;

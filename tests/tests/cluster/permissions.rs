@@ -23,8 +23,8 @@ fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_i
     let role = Role::shipped(&cluster);
     for permission in role.permissions() {
         let [group, resource, verb] = &permission;
-        // A single pod is asked for by an ADD only.
-        if verb == "get" {
+        // A single pod is asked for by an ADD only, and Events keep no node from being ready.
+        if verb == "get" || verb == "create" {
             continue;
         }
         let source = if group == "networking.k8s.aws" {
@@ -43,6 +43,45 @@ fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_i
         role.whole(std::slice::from_ref(&permission));
         enforcer.wait_until_ready(LIMIT);
     }
+}
+
+/// What is the matter with an object without a namespace is told in the namespace `default`.
+#[test]
+fn without_events_the_enforcer_is_ready_and_says_that_they_are_refused_and_with_them_writes_one() {
+    let cluster = Cluster::alone();
+    for plural in ["policyendpoints", "clusterpolicyendpoints"] {
+        cluster.define(plural);
+    }
+    let role = Role::shipped(&cluster);
+    cluster.apply(
+        "{apiVersion: networking.k8s.aws/v1alpha1, kind: ClusterPolicyEndpoint, metadata: {name: told}, spec: {\
+         policyRef: {name: told}, tier: Admin, priority: 1, subject: {namespaces: {}}, \
+         ingress: [{cidr: 0.0.0.0/0, action: Deny}]}}",
+    );
+    let taken = [["events.k8s.io", "events", "create"].map(str::to_owned)];
+    role.without(&taken);
+    let enforcer = Enforcer::start(&cluster, "node1", &WORKED_OUT);
+    let refused = "podgate_events_total{outcome=\"refused\"} 1\n";
+    wait_for("the Event is refused", LIMIT, || {
+        enforcer.metrics().contains(refused)
+    });
+    let log = enforcer.log();
+    let says = |line: &&str| line.contains("refuses an Event") && line.contains("forbidden");
+    assert_eq!(log.lines().filter(says).count(), 1, "{log}");
+    assert!(matches!(enforcer.readiness(), Readiness::Ready(_)));
+    enforcer.stop();
+
+    role.whole(&taken);
+    let _enforcer = Enforcer::start(&cluster, "node1", &WORKED_OUT);
+    let chosen = "--field-selector=reason=PolicyNotEnforced,involvedObject.name=told";
+    wait_for("the Event is written", LIMIT, || {
+        let found = cluster.get(&["-n", "default", "events", chosen]);
+        found["items"].as_array().expect("a list").len() == 1
+    });
+    let kind = "clusterpolicyendpoints.networking.k8s.aws";
+    let told = cluster.kubectl(&["describe", kind, "told"]);
+    assert!(told.contains("PolicyNotEnforced"), "{told}");
+    cluster.kubectl(&["delete", kind, "told"]);
 }
 
 /// Without the Services it never knows everything, so an ADD asks the API server for the one pod.

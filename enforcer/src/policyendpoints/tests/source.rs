@@ -159,7 +159,7 @@ fn a_cluster_wide_policy_is_told_of_and_nothing_waits_for_the_list_of_them() {
         panic!("{:?}", update.wrong)
     };
     let says = "ClusterNetworkPolicy isolate (tier Admin) is not enforced";
-    assert!(warning.contains(says), "{warning}");
+    assert!(warning.text.contains(says), "{warning}");
 }
 
 #[test]
