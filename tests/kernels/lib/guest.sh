@@ -1,20 +1,23 @@
 # Guests, for sourcing: what they are to run, and how they are started, watched and judged.
 
+# 1 in the long form.
+PODGATE_LONG=${PODGATE_LONG:-0}
+
 # Seconds that a guest may take from power-on to its last line.
-deadline=${PODGATE_GUEST_SECONDS:-420}
+deadline=${PODGATE_GUEST_SECONDS:-$((PODGATE_LONG ? 3600 : 420))}
 
 # The lines of a guest's plan, BINARY FILTER... --skip FILTER...: plan KERNEL
 plan() {
 	local kernel=$1 binary
 	for binary in "${binaries[@]}"; do
-		rows "$root/tests/kernels/selection" | awk -F' *[|] *' -v kernel="$kernel" -v binary="$binary" '
+		rows "$root/tests/kernels/selection" | awk -F' *[|] *' -v kernel="$kernel" -v binary="$binary" -v long="$PODGATE_LONG" '
 			function here(kernels, list, count, i) {
 				count = split(kernels, list, " ")
 				for (i = 1; i <= count; i++) if (list[i] == "all" || list[i] == kernel) return 1
 				return 0
 			}
-			$2 == binary && here($1) && $3 == "run" { run = run " " $4 }
-			$2 == binary && here($1) && $3 == "skip" { skip = skip " --skip " $4 }
+			$2 == binary && here($1) && ($3 == "run" || $3 == "long" && long) { run = run " " $4 }
+			$2 == binary && here($1) && ($3 == "skip" || $3 == "short" && !long) { skip = skip " --skip " $4 }
 			END { if (run != "") print binary run skip }'
 	done
 }
