@@ -153,6 +153,7 @@ fn devices_that_a_pod_makes_on_its_end_change_no_verdict() {
         let leads = |pod: &Pod| seen.saw(|frame| is_between(frame, v4(pod), v4(&friend)));
         send_through(&node, &twin, friend.addresses[0], number, || leads(&twin));
         let began = Instant::now();
+        println!("{name}");
         send_through(&node, &web, friend.addresses[0], number, || {
             assert!(!leads(&web), "{name} led past the policy");
             began.elapsed() > 2 * LOST
