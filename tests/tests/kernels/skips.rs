@@ -6,8 +6,8 @@ use podgate_tests::node::{
 };
 use serde_json::json;
 
-/// What is sent to an `ifb` comes back to be looked at by no more than one filter's action. This filter does not match it
-/// then, so the action that does not look is the one at the host end.
+/// What comes back from an `ifb` has a sign, at which the next place that minds it takes it off and does not look. This filter
+/// does not match what has come back, so that place is the host end.
 const WAY: &str = "ip link add ifb0 type ifb && ip link set ifb0 up && tc qdisc add dev eth0 clsact && \
     tc filter add dev eth0 egress protocol all u32 match mark 0 0xffffffff \
     action skbedit mark 1 pipe action mirred egress redirect dev ifb0";
