@@ -45,7 +45,7 @@ unpack() {
 	while read -r _ _ package version sum; do
 		file=$(kept "$package" "$version")
 		is_pinned "$file" "$sum" || fail "$file is not the package of tests/kernels/pins: tests/kernels/fetch"
-		dpkg-deb --fsys-tarfile "$file" | tar -x -C "$2" --wildcards '*/vmlinuz*' '*/modules.*' \
+		dpkg-deb --fsys-tarfile "$file" | tar -x -C "$2" --wildcards '*/vmlinuz*' \
 			'*/kernel/net/*' '*/kernel/drivers/net/*' '*/kernel/lib/*' '*/kernel/crypto/*' '*/kernel/arch/x86/crypto/*' \
 			2>/dev/null || true
 	done < <(pins | awk -v kernel="$1" '$1 == kernel')
@@ -66,21 +66,26 @@ kernel_image() {
 	modules=$directory/lib/modules/$release
 	find "$modules" -name '*.ko.xz' -exec xz -d -T1 {} +
 	dependencies "$modules" >"$directory/dependencies"
-	: >"$tree/modules/order"
-	: >"$tree/modules/lacks"
-	while read -r name; do
-		grep -q "^$name " "$directory/dependencies" || grep -qs "/$name\.ko$" <(cat "$modules"/modules.builtin* 2>/dev/null | tr - _) ||
-			printf '%s\n' "$name" >>"$tree/modules/lacks"
-	done < <(rows "$root/tests/kernels/modules" | cut -d' ' -f1 | tr - _)
+	modules_of "$kernel" >"$directory/wanted"
+	while read -r name _; do
+		grep -q "^$name " "$directory/dependencies" ||
+			fail "Linux $kernel has no module $name: tests/kernels/modules is to say which kernels have it"
+	done <"$directory/wanted"
 	while read -r name path; do
-		cp "$path" "$tree/modules/$name.ko"
-		rows "$root/tests/kernels/modules" | awk -v name="$name" '
-			{ module = $1; gsub("-", "_", module) } module == name { $1 = name; found = $0 }
-			END { print found == "" ? name : found }' >>"$tree/modules/order"
-	done < <(rows "$root/tests/kernels/modules" | in_order "$directory/dependencies")
+		# Without their types and signature, which a guest would verify for seconds.
+		objcopy --remove-section .BTF "$path" "$tree/modules/$name.ko"
+		awk -v name="$name" '$1 == name { found = $0 } END { print found == "" ? name : found }' "$directory/wanted" >>"$tree/modules/order"
+	done < <(in_order "$directory/dependencies" <"$directory/wanted")
 	cp "$directory/plan" "$tree/plan"
 	pack "$tree" "$directory/modules.img"
 	rm -rf "$directory/unpacked" "$directory/lib" "$tree"
+}
+
+# name parameter... of every module that a kernel's guest loads: modules_of KERNEL
+modules_of() {
+	rows "$root/tests/kernels/modules" | awk -F' *[|] *' -v kernel="$1" '
+		$2 == "" || index(" " $2 " ", " " kernel " ") { name = $1; sub(" .*", "", name); rest = substr($1, length(name) + 1)
+			gsub("-", "_", name); print name rest }'
 }
 
 # name path dependency... of every module below a directory, as the modules say themselves.
@@ -103,5 +108,5 @@ in_order() {
 			for (i = 1; i <= count; i++) visit(list[i])
 			print name, path[name]
 		}
-		{ gsub("-", "_", $1); visit($1) }' "$1" -
+		{ visit($1) }' "$1" -
 }

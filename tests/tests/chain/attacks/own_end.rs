@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use podgate_datapath::mark;
 use podgate_datapath::netlink::Socket;
 use podgate_demo::cni::Conflist;
@@ -264,8 +265,11 @@ fn a_guard_that_somebody_flushes_stands_again_in_time() {
         "nft insert rule arp podgate received accept",
     ] {
         let whole = ruleset();
+        // On a busy machine it would be mended before it is looked at.
+        enforcer.signal(Signal::SIGSTOP);
         node.sh(deed);
         assert_ne!(ruleset(), whole);
+        enforcer.signal(Signal::SIGCONT);
         let begin = Instant::now();
         wait_until("it stands again", || ruleset() == whole);
         println!("{deed}: mended after {} ms", begin.elapsed().as_millis());
