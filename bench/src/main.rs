@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! figures ──► add: ADD beside a program that does nothing ──► node: namespaces, veth pairs, enforcer
-//!        └──► programs: instructions, load time     └──► packets: test runs     └──► memory: a table set
+//!        ├──► programs: instructions, load time     └──► packets: test runs     └──► memory: a table set
+//!        └──► bulk: TCP between two pods
 //! planner ──► what one namespace's policies cost the compiler and the planner
 //! control-plane ──► world: what is in the API server ──► api ──► node1's enforcer ──► kernel: is it in force?
 //! ```
@@ -11,6 +12,7 @@
 //! Nothing here passes or fails: figures of two runs compare only if both had the machine to themselves.
 
 mod add;
+mod bulk;
 mod cni;
 mod control_plane;
 mod empty;
@@ -74,6 +76,7 @@ fn main() -> Result<()> {
             programs::print()?;
             memory::print()?;
             packets::print(figures.repeat)?;
+            bulk::print(&figures)?;
             add::print(&figures)
         }
         Cli::ControlPlane(options) => control_plane::print(&options),

@@ -85,9 +85,9 @@ pub(crate) struct Node {
 /// A pod's namespace, with `eth0`.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    netns: NetNs,
+    pub(crate) netns: NetNs,
+    pub(crate) address: Ipv4Addr,
     name: String,
-    address: Ipv4Addr,
     host_end: String,
 }
 
@@ -125,6 +125,27 @@ impl Node {
             node.pods.push(pod);
         }
         Ok(node)
+    }
+
+    /// Routes between pods.
+    pub(crate) fn forward(&self) -> Result<()> {
+        sh(&self.netns, "echo 1 > /proc/sys/net/ipv4/ip_forward")?;
+        for pod in &self.pods {
+            let answer = format!("/proc/sys/net/ipv4/conf/{}/proxy_arp", pod.host_end);
+            sh(&self.netns, &format!("echo 1 > {answer}"))?;
+            sh(&pod.netns, "ip route add default dev eth0")?;
+        }
+        Ok(())
+    }
+
+    /// Both ends of every pod have this MTU.
+    pub(crate) fn set_mtu(&self, mtu: u16) -> Result<()> {
+        for pod in &self.pods {
+            let set = |device: &str| format!("ip link set {device} mtu {mtu}");
+            sh(&self.netns, &set(&pod.host_end))?;
+            sh(&pod.netns, &set("eth0"))?;
+        }
+        Ok(())
     }
 
     /// What a runtime sends on stdin for this pod.
