@@ -6,9 +6,11 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use podgate_abi::Direction;
+use podgate_datapath::Sizes;
 use podgate_demo::cni::Conflist;
 use podgate_tests::node::{
-    Enforcer, Node, Pod, in_force, is_lost, lets_in, namespace, pod, policy, wait_until,
+    Enforcer, Node, Pod, in_force, is_lost, lets_in, namespace, pod, policy, small_tables,
+    wait_until,
 };
 use serde_json::json;
 
@@ -247,7 +249,11 @@ impl Calm<'_> {
 
 #[test]
 fn attack_27_what_one_tenant_writes_delays_no_other() {
-    let node = Node::new();
+    // As large as they are by default: a turn that builds larger ones is long.
+    let node = Node::with_tables(Sizes {
+        rows: Sizes::default().rows,
+        ..small_tables()
+    });
     node.apply("default", &namespace("default"));
     node.apply("large", &namespace("large"));
     for name in ["web", "anybody"] {
