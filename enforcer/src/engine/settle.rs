@@ -135,6 +135,7 @@ impl Engine {
         self.read_attachments(lock)?;
         self.note_taken();
         self.set_foreign_modes(lock);
+        self.settle_tunnel_ports(lock)?;
         self.update_isolated_file(lock);
         if self.finish(lock, Some(until))? == Progress::Underway {
             return Ok(Progress::Underway);
@@ -142,6 +143,23 @@ impl Engine {
         self.tidy(lock)?;
         self.release_taken(lock);
         Ok(Progress::Settled)
+    }
+
+    /// Says where the node's devices take tunnels. Flows to a port that is new are judged again, of open pods too, whose
+    /// ruleset stays what it is.
+    fn settle_tunnel_ports(&mut self, _lock: &Lock) -> Result<()> {
+        let (built, now) = (&mut self.built, self.cluster.tunnel_ports());
+        if built.tunnel_ports == *now {
+            return Ok(());
+        }
+        tracing::info!(ports = ?now, "the node's devices take tunnels at these ports beside the usual ones");
+        built.set.store_tunnel_ports(now)?;
+        if !now.is_subset(&built.tunnel_ports) {
+            TableSet::grace()?;
+            built.set.renew_generations()?;
+        }
+        built.tunnel_ports.clone_from(now);
+        Ok(())
     }
 
     /// Before any policy is reported to be in force: the next plugin may find no enforcer.
@@ -417,8 +435,10 @@ impl Engine {
     /// Builds a table set from everything that is known, and forgets what was pending in the old one.
     fn rebuild_under(&mut self, lock: &Lock) -> Result<()> {
         self.read_attachments(lock)?;
-        self.cluster
-            .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
+        let mut addresses = node::addresses_now().context("read the node's addresses")?;
+        // Who listens to the kernel knows more: devices that went to another namespace.
+        addresses.tunnel_ports.extend(self.cluster.tunnel_ports());
+        self.cluster.set_node_addresses(addresses);
         let view = self.compile_some(None);
         self.update_isolated_file(lock);
         // Now, because the pins of the old one's tables go; what is open stays readable.
