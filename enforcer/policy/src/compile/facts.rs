@@ -65,29 +65,16 @@ impl Facts {
     /// What becomes of these facts in another world and under other questions, and for how many addresses that had
     /// to be worked out anew.
     pub fn under(&self, world: &World, questions: &Questions) -> (Self, usize) {
-        let unlimited = self.within(world, questions, usize::MAX);
-        unlimited.expect("no count exceeds the highest number")
-    }
-
-    /// The same, given up as soon as more than `most` blocks hold at all boundaries together: blocks inside each other
-    /// multiply that, and it is what their evaluation costs. It is asked after each block that comes.
-    pub fn within(
-        &self,
-        world: &World,
-        questions: &Questions,
-        most: usize,
-    ) -> Option<(Self, usize)> {
         let mut revision = Revision::of(self);
-        if !revision.ask(questions, most) {
-            return None;
-        }
+        revision.ask(questions);
         revision.look_at(world);
-        Some(revision.finish())
+        revision.finish()
     }
 
     /// More questions of the same world: those beside predicates, and so many of these predicates as cost `room`, at
     /// least one. With the facts, how many predicates that were, and for how many addresses something was worked out. None
-    /// where more than `most` blocks would hold at all boundaries together.
+    /// where more than `most` blocks would hold at all boundaries together: blocks inside each other multiply that, and it is
+    /// what their evaluation costs. It is looked at after each block.
     pub fn asked<'q>(
         &self,
         predicates: impl IntoIterator<Item = &'q Arc<Predicate>>,

@@ -10,8 +10,8 @@ use crate::compile::translation::{Meaning, Translation};
 use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS, Transport};
 use crate::model::ServiceEgress;
 
-/// All but tunnels, which need a rule that gives their port as a number: what every isolated pod may send to its own node, and what a
-/// rule without ports allows to any node.
+/// All but tunnels, which need a rule that gives their port as a number: what every isolated pod may send to its own node,
+/// and what a rule without ports allows to any node.
 static NO_TUNNEL: LazyLock<Row> = LazyLock::new(|| Row {
     udp: TUNNELS.complement(),
     rest: PortSet::of(TUNNEL_PROTOCOLS.map(u16::from)).complement(),

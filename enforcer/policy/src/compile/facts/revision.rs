@@ -47,24 +47,17 @@ impl<'a> Revision<'a> {
         }
     }
 
-    /// Other questions of the same world. Whether at most `most` blocks hold at all boundaries together; if not, these
-    /// facts lead nowhere.
-    pub(super) fn ask(&mut self, questions: &Questions, most: usize) -> bool {
+    /// Other questions of the same world.
+    pub(super) fn ask(&mut self, questions: &Questions) {
         let before = self.before;
         for difference in before.questions.predicates.diff(&questions.predicates) {
             match difference {
-                ordset::DiffItem::Add(predicate) => {
-                    self.begin(predicate);
-                    if self.next.partition.mass() > most {
-                        return false;
-                    }
-                }
-                ordset::DiffItem::Remove(predicate) => drop(self.end(predicate)),
-            }
+                ordset::DiffItem::Add(predicate) => self.begin(predicate),
+                ordset::DiffItem::Remove(predicate) => self.end(predicate),
+            };
         }
         self.ask_apart(&questions.port_names, questions.translations);
         self.next.questions = questions.clone();
-        true
     }
 
     /// These as well, one after the other until they have cost `room`. How many were asked; none where more than `most`
