@@ -15,7 +15,7 @@ const PODS: u8 = 50;
 /// How many nodes see their first ADD.
 const FIRST_ADDS: usize = 5;
 /// How long ADD waits for an enforcer that is there.
-const WAIT_MS: u32 = 2000;
+pub(crate) const WAIT_MS: u32 = 2000;
 
 /// Prints ADD's time without and with an enforcer.
 pub(crate) fn print(cli: &Figures) -> Result<()> {
@@ -91,7 +91,13 @@ fn series(cli: &Figures, node: &Node, name: &str, wait_ms: u32) -> Result<()> {
 }
 
 /// One call: from its start until its output is read and it has ended.
-fn call(program: &Path, node: &Node, pod: &Pod, verb: &str, wait_ms: u32) -> Result<Duration> {
+pub(crate) fn call(
+    program: &Path,
+    node: &Node,
+    pod: &Pod,
+    verb: &str,
+    wait_ms: u32,
+) -> Result<Duration> {
     let stdin = node.stdin(pod, wait_ms);
     let start = Instant::now();
     end(begin(program, pod.environment(verb), &stdin)?)?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::Figures;
-use crate::cni::{begin, end};
+use crate::add::{WAIT_MS, call};
 use crate::node::{Node, Pod};
 use crate::sample::Sample;
 
@@ -31,9 +31,6 @@ const PORT: u16 = 80;
 /// How long a stream may stand still.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long ADD waits for the policy.
-const WAIT_MS: u32 = 2000;
-
 /// Prints how much slower a policed pair is.
 pub(crate) fn print(cli: &Figures) -> Result<()> {
     let node = Node::new(4)?;
@@ -41,9 +38,8 @@ pub(crate) fn print(cli: &Figures) -> Result<()> {
     let enforcer = node.start_enforcer(&cli.enforcer)?;
     let (unknown, policed) = node.pods.split_at(2);
     for pod in policed {
-        let stdin = node.stdin(pod, WAIT_MS);
-        let add = || end(begin(&cli.plugin, pod.environment("ADD"), &stdin)?);
-        node.netns.run(add)??;
+        node.netns
+            .run(|| call(&cli.plugin, &node, pod, "ADD", WAIT_MS))??;
     }
     println!(
         "\nbulk TCP between two pods, Gbit/s (median of {ROUNDS} turns, p25–p75){:>10}{:>20}{:>8}",
