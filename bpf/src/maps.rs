@@ -83,7 +83,7 @@ extern "C" fn podgate_peer_word(first: u64, second: u64) -> u64 {
     podgate_abi::peer_word(&Maps(None), Address::from_halves([first, second])).0
 }
 
-/// Whether the address, whose halves these are, may be a pod's that nobody knows of; 1 or 0.
+/// See [`podgate_abi::may_be_foreign`], of the address whose halves these are; 1 or 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn podgate_may_be_foreign(first: u64, second: u64) -> u32 {

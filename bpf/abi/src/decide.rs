@@ -183,7 +183,7 @@ pub struct Case {
     /// Where the flow stands.
     place: Place,
     from_node: u8,
-    /// The packet's end at the pod is an address that nobody is known to have.
+    /// The packet's end at the pod is a foreign address that the attachment's mode admits.
     is_foreign: u8,
     /// Has the key of a flow that the node began, but did not come from the node.
     is_posing: u8,

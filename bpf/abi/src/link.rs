@@ -101,7 +101,7 @@ impl LinkWord {
 
 /// What becomes of foreign addresses: those that are not the pod's own, and that no pod, node or Service has.
 ///
-/// A pod has them where it routes for others, or as addresses that nobody told the CNI of.
+/// A pod has them where it routes for others, or as addresses that no CNI plugin assigned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u64)]
 pub enum Foreign {

@@ -5,7 +5,7 @@
 use super::Subject;
 use crate::{Address, Attachment, Broadcasts, Ruleset, Tables};
 
-/// Whether an address may be one that nobody is known to have.
+/// Whether an address may be foreign: no pod, node or Service is known to have it.
 ///
 /// Asked once, unlike [`super::peer_word`]: the kernel does not use a node of a trie again while a program may read it.
 #[inline(always)]

@@ -87,7 +87,7 @@ impl TableSet {
         Ok(())
     }
 
-    /// Changes the link word of an attachment, whoever else does.
+    /// Changes the link word of an attachment in one atomic step, as plugin and enforcer both do.
     fn change_link(&self, slot: Slot, to: impl Fn(LinkWord) -> LinkWord) -> Result<(), Failed> {
         let word = &self.words(MapName::Attachments, slot.0)?[LINK];
         let change = |word| Some(to(LinkWord(word)).0);
