@@ -9,4 +9,5 @@ pub mod frame;
 pub mod ground;
 pub mod hostile;
 pub mod kernel;
+pub mod metrics;
 pub mod node;

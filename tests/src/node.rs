@@ -283,6 +283,14 @@ pub fn in_force(mut settings: Value) -> Value {
     settings
 }
 
+/// The chain without podgate.
+pub fn unpoliced(mut conflist: Conflist) -> Conflist {
+    conflist
+        .plugins
+        .retain(|plugin| plugin["type"] != "podgate");
+    conflist
+}
+
 /// The addresses of the outside host of [`Node::outside`].
 pub fn outside_addresses() -> [IpAddr; 2] {
     [

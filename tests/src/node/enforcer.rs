@@ -240,6 +240,18 @@ impl Node {
         fs::rename(unfinished, path).expect("name a manifest");
     }
 
+    /// A node whose policy denies the pod `web` everything in both directions and says nothing of these other pods.
+    pub fn that_denies_web(others: &[&str]) -> Self {
+        let node = Self::new();
+        node.apply("namespace", &namespace("default"));
+        for name in ["web"].iter().chain(others) {
+            node.apply(name, &pod(name, &format!("app: {name}")));
+        }
+        let deny = "policyTypes: [Ingress, Egress]";
+        node.apply("policy", &policy("p", "app: web", deny));
+        node
+    }
+
     /// Takes a manifest away.
     pub fn withdraw(&self, name: &str) {
         let path = self.manifests().join(format!("{name}.yaml"));

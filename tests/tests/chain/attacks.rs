@@ -24,17 +24,8 @@ mod tunnels;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use podgate_demo::cni::Conflist;
 use podgate_demo::netns::NetNs;
 use podgate_tests::node::LOST;
-
-/// The chain without podgate.
-fn unpoliced(mut conflist: Conflist) -> Conflist {
-    conflist
-        .plugins
-        .retain(|plugin| plugin["type"] != "podgate");
-    conflist
-}
 
 /// The `spec` of a policy that lets out datagrams to this port of the outside, and nothing else.
 fn lets_out_to(port: u16) -> String {

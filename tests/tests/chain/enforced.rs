@@ -8,6 +8,7 @@ use aya::maps::{HashMap, Map, MapData};
 use podgate_abi::{Direction, FlowKey, Ruleset};
 use podgate_datapath::record::Slot;
 use podgate_datapath::tables::MapName;
+use podgate_tests::metrics::value_of;
 use podgate_tests::node::{
     Enforcer, LOST, Node, Pod, Traffic, arrives, in_force, is_lost, lets_in, namespace, pod,
     policy, wait_until,
@@ -401,8 +402,8 @@ fn what_was_counted_outlives_a_new_table_set() {
         let log = enforcer.log();
         log.matches("a new table set is in force").count() > 1
     });
-    let figure = "podgate_packets_total{direction=\"to_pod\",verdict=\"drop\",reason=\"policy\"} ";
+    let figure = "podgate_packets_total{direction=\"to_pod\",verdict=\"drop\",reason=\"policy\"}";
     let metrics = enforcer.metrics(&node);
-    let counted = metrics.lines().find_map(|line| line.strip_prefix(figure));
-    assert_ne!(counted.unwrap_or("0"), "0", "{metrics}");
+    let counted = value_of(&metrics, figure);
+    assert_ne!(counted.unwrap_or(0), 0, "{metrics}");
 }

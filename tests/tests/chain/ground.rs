@@ -8,10 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use podgate_datapath::attach::{Standing, standing};
-use podgate_demo::cni::Conflist;
 use podgate_tests::ground::{HostEnd, OPERATIONS, Operation, Scene, xdp_object};
 use podgate_tests::node::{
-    Enforcer, LOST, Node, Pod, in_force, namespace, pod, policy, wait_until,
+    Enforcer, LOST, Node, Pod, in_force, namespace, pod, policy, unpoliced, wait_until,
 };
 use serde_json::json;
 
@@ -82,8 +81,7 @@ fn perform_all(share: usize, of: usize) {
     );
     let enforcer = Enforcer::start(&node);
     let policed = node.ptp(in_force(json!({})));
-    let mut unpoliced: Conflist = policed.clone();
-    unpoliced.plugins.truncate(1);
+    let bare = unpoliced(policed.clone());
     let far = Far {
         pod: Pod::start(&node, &policed, "far"),
     };
@@ -91,7 +89,7 @@ fn perform_all(share: usize, of: usize) {
     std::fs::write(&object, xdp_object()).expect("write an object");
     let object = object.display().to_string();
     for operation in OPERATIONS.iter().skip(share).step_by(of) {
-        let twin = Pod::start(&node, &unpoliced, "web");
+        let twin = Pod::start(&node, &bare, "web");
         let (said, arrived) = perform(&node, &far, &twin, operation, &object);
         assert_eq!(
             arrived > 0,

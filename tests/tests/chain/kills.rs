@@ -12,7 +12,7 @@ use podgate_datapath::record::{self, Record, Slot};
 use podgate_datapath::tables::MapName;
 use podgate_datapath::{filter, sweep};
 use podgate_tests::node::{
-    Call, Enforcer, Node, Pod, in_force, is_lost, outside_addresses, wait_until,
+    Call, Enforcer, Node, Pod, in_force, is_lost, outside_addresses, unpoliced, wait_until,
 };
 use serde_json::json;
 
@@ -86,8 +86,7 @@ fn is_dropped(node: &Node, pod: &Pod) {
 fn wherever_an_add_is_killed_no_filter_lacks_its_record_and_the_next_add_works() {
     let node = Node::new();
     let _outside = node.outside();
-    let mut alone = node.ptp(json!({}));
-    alone.plugins.truncate(1);
+    let alone = unpoliced(node.ptp(json!({})));
     let first = Pod::start(&node, &alone, "first");
     let start = Instant::now();
     calls(&node, &first)[0].make(&node).ok();
@@ -125,8 +124,7 @@ fn wherever_an_add_is_killed_no_filter_lacks_its_record_and_the_next_add_works()
 #[test]
 fn what_a_killed_add_left_of_a_pod_that_died_is_swept() {
     let node = Node::new();
-    let mut alone = node.ptp(json!({}));
-    alone.plugins.truncate(1);
+    let alone = unpoliced(node.ptp(json!({})));
     let survivor = Pod::start(&node, &alone, "survivor");
     let start = Instant::now();
     calls(&node, &survivor)[0].make(&node).ok();
@@ -156,8 +154,7 @@ fn what_a_killed_add_left_of_a_pod_that_died_is_swept() {
 fn wherever_the_first_add_of_a_node_is_killed_the_next_one_works() {
     for instant in 0..12 {
         let node = Node::new();
-        let mut alone = node.ptp(json!({}));
-        alone.plugins.truncate(1);
+        let alone = unpoliced(node.ptp(json!({})));
         let pod = Pod::start(&node, &alone, "a");
         let [add, _] = calls(&node, &pod);
         let mut child = add.start(&node);
@@ -256,8 +253,7 @@ fn a_repeated_add_that_is_killed_is_finished_by_the_enforcer_that_runs() {
 fn the_del_after_a_repeated_add_that_was_killed_leaves_nothing() {
     for filters in [0, 1] {
         let node = Node::new();
-        let mut alone = node.ptp(json!({}));
-        alone.plugins.truncate(1);
+        let alone = unpoliced(node.ptp(json!({})));
         let pod = Pod::start(&node, &alone, "a");
         let [add, del] = calls(&node, &pod);
         add.make(&node).ok();

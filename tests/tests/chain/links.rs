@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use podgate_tests::node::{Cable, Enforcer, Frames, LOST, Node, Pod, in_force, wait_until};
+use podgate_tests::node::{
+    Cable, Enforcer, Frames, LOST, Node, Pod, in_force, unpoliced, wait_until,
+};
 use serde_json::{Value, json};
 
 /// A DHCP message: `operation` 1 asks, 2 answers.
@@ -23,8 +25,7 @@ fn a_lease_is_renewed_from_an_isolated_pod() {
     let everybody = IpAddr::from([255, 255, 255, 255]);
     for mode in ["standard", "strict"] {
         let chain = node.bridge(json!({"enforcingMode": mode}));
-        let mut bare = chain.clone();
-        bare.plugins.truncate(1);
+        let bare = unpoliced(chain.clone());
         let server = Pod::start(&node, &bare, "server");
         let client = Pod::start(&node, &chain, "client");
         let at_server = Frames::on(&server.netns, "eth0");

@@ -2,13 +2,12 @@
 
 use aya::programs::LinkOrder;
 use aya::programs::tc::{NlOptions, SchedClassifier, TcAttachOptions, TcAttachType};
-use podgate_tests::node::{Call, Node, Pod};
+use podgate_tests::node::{Call, Node, Pod, unpoliced};
 use serde_json::{Value, json};
 
 /// A pod with an interface, and the ADD that would police it.
 fn with_interface(node: &Node) -> (Pod, Call) {
-    let mut alone = node.ptp(json!({}));
-    alone.plugins.truncate(1);
+    let alone = unpoliced(node.ptp(json!({})));
     let pod = Pod::start(node, &alone, "a");
     let mut config = node.podgate(json!({}));
     config["cniVersion"] = "1.0.0".into();

@@ -8,7 +8,7 @@ use podgate_datapath::Paths;
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::tables::TableSet;
 use podgate_tests::node::{
-    Enforcer, Node, Pod, arrives, in_force, is_lost, lets_in, namespace, pod, policy,
+    Enforcer, Node, Pod, arrives, in_force, is_lost, lets_in, namespace, pod, policy, unpoliced,
 };
 use serde_json::json;
 
@@ -29,8 +29,7 @@ fn the_first_add_of_a_node_loads_the_object() {
 fn twenty_adds_race_on_a_fresh_node() {
     let node = Node::new();
     let conflist = node.ptp(json!({"enforcingMode": "strict"}));
-    let mut alone = conflist.clone();
-    alone.plugins.truncate(1);
+    let alone = unpoliced(conflist.clone());
     let mut pods: Vec<Pod> = (0..20).map(|_| Pod::start(&node, &alone, "p")).collect();
     // Only podgate races; what ptp does beside it is ptp's business.
     thread::scope(|scope| {
@@ -110,8 +109,7 @@ fn twenty_adds_race_for_an_enforcer_and_each_answers_when_its_own_policy_is_in_f
     }
     let _enforcer = Enforcer::start(&node);
     let conflist = node.ptp(in_force(json!({})));
-    let mut alone = conflist.clone();
-    alone.plugins.truncate(1);
+    let alone = unpoliced(conflist.clone());
     let pods: Vec<Pod> = (0..20)
         .map(|number| Pod::start(&node, &alone, &format!("web{number}")))
         .collect();

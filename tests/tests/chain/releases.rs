@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use podgate_tests::node::{Call, Node, Pod, binary};
+use podgate_tests::node::{Call, Node, Pod, binary, unpoliced};
 use serde_json::json;
 
 const REFUSAL: &str = "is not 5.10 or newer, which podgate needs";
@@ -33,8 +33,7 @@ fn enforcer(node: &Node, program: &str, arguments: &[&str]) -> Output {
 #[test]
 fn plugin_and_enforcer_refuse_a_kernel_older_than_5_10() {
     let node = Node::new();
-    let mut alone = node.ptp(json!({}));
-    alone.plugins.truncate(1);
+    let alone = unpoliced(node.ptp(json!({})));
     let pod = Pod::start(&node, &alone, "a");
     let config = |settings| {
         let mut config = node.podgate(settings);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use podgate_abi::Direction;
 use podgate_datapath::Sizes;
 use podgate_demo::cni::Conflist;
+use podgate_tests::metrics::value_of;
 use podgate_tests::node::{
     Enforcer, Node, Pod, in_force, is_lost, lets_in, namespace, pod, policy, small_tables,
     wait_until,
@@ -288,10 +289,8 @@ fn attack_27_what_one_tenant_writes_delays_no_other() {
     };
     let longest_turn = || {
         let metrics = enforcer.metrics(&node);
-        let mut lines = metrics.lines();
-        let longest =
-            lines.find_map(|line| line.strip_prefix("podgate_turn_seconds{quantile=\"1\"} "));
-        Duration::from_secs_f64(longest.expect("turns").parse().expect("seconds"))
+        let longest = value_of(&metrics, "podgate_turn_seconds{quantile=\"1\"}");
+        Duration::from_secs_f64(longest.expect("turns"))
     };
     let deadline = DEADLINE.max(BUSY * calm.slowest());
     let longest = TURN.max(BUSY * longest_turn());

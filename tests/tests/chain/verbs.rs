@@ -9,7 +9,7 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::owed::Owed;
 use podgate_datapath::tables::MapName;
 use podgate_tests::kernel::ATTACHMENT_WORDS;
-use podgate_tests::node::{Call, Node, Pod, arrives};
+use podgate_tests::node::{Call, Node, Pod, arrives, unpoliced};
 use serde_json::{Value, json};
 
 /// Behind whom podgate stands.
@@ -50,8 +50,7 @@ fn a_pod_behind_bridge_is_policed_from_add_to_del() {
 
 /// A pod with the interface of `ptp` alone, and a configuration of podgate for it with this `prevResult`.
 fn behind_ptp(node: &Node, version: &str, prev_result: &str) -> (Pod, Call) {
-    let mut alone = node.ptp(json!({}));
-    alone.plugins.truncate(1);
+    let alone = unpoliced(node.ptp(json!({})));
     let pod = Pod::start(node, &alone, "a");
     let call = Call::new("ADD")
         .of(&pod.container_id, pod.netns.path())

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use podgate_tests::cluster::{Cluster, Enforcer, NODES, Pod, PodSpec, Readiness, wait_for};
+use podgate_tests::metrics::value_of;
 
 /// How long what must come may take on a busy machine. The watches come back a minute after the API server at most.
 const COMES: Duration = Duration::from_secs(120);
@@ -37,10 +38,8 @@ fn policy(role: &str) -> String {
 /// How old the knowledge of a kind is, as the metric has it.
 fn age(enforcer: &Enforcer, kind: &str) -> f64 {
     let metrics = enforcer.metrics();
-    let wanted = format!("podgate_source_age_seconds{{kind=\"{kind}\"}} ");
-    let found = metrics.lines().find_map(|line| line.strip_prefix(&wanted));
-    let found = found.unwrap_or_else(|| panic!("no age of {kind} in {metrics}"));
-    found.parse().expect("a number")
+    let age = format!("podgate_source_age_seconds{{kind=\"{kind}\"}}");
+    value_of(&metrics, &age).unwrap_or_else(|| panic!("no age of {kind} in {metrics}"))
 }
 
 fn is_used(connection: &mut TcpStream) {

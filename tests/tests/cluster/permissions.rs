@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use podgate_tests::cluster::{Cluster, Enforcer, PodSpec, Readiness, Role, wait_for};
+use podgate_tests::cluster::{Alone, Cluster, Enforcer, PodSpec, Readiness, Role, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -14,12 +14,18 @@ const SOURCE: [&str; 2] = ["--source", "networkpolicies"];
 /// The source that needs what a controller has worked out.
 const WORKED_OUT: [&str; 2] = ["--source", "policyendpoints"];
 
-#[test]
-fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_is_ready_again() {
+/// A cluster with what [`WORKED_OUT`] reads.
+fn with_definitions() -> Alone {
     let cluster = Cluster::alone();
     for plural in ["policyendpoints", "clusterpolicyendpoints"] {
         cluster.define(plural);
     }
+    cluster
+}
+
+#[test]
+fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_is_ready_again() {
+    let cluster = with_definitions();
     let role = Role::shipped(&cluster);
     for permission in role.permissions() {
         let [group, resource, verb] = &permission;
@@ -48,10 +54,7 @@ fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_i
 /// What is the matter with an object without a namespace is told in the namespace `default`.
 #[test]
 fn without_events_the_enforcer_is_ready_and_says_that_they_are_refused_and_with_them_writes_one() {
-    let cluster = Cluster::alone();
-    for plural in ["policyendpoints", "clusterpolicyendpoints"] {
-        cluster.define(plural);
-    }
+    let cluster = with_definitions();
     let role = Role::shipped(&cluster);
     cluster.apply(
         "{apiVersion: networking.k8s.aws/v1alpha1, kind: ClusterPolicyEndpoint, metadata: {name: told}, spec: {\

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use podgate_tests::cluster::{Cluster, Enforcer, NODES, Pod, PodSpec, Readiness, wait_for};
+use podgate_tests::metrics::value_of;
 
 /// How long what must come may take on a busy machine.
 const COMES: Duration = Duration::from_secs(60);
@@ -40,9 +41,8 @@ fn is_suspended(enforcer: &Enforcer, namespace: &str) -> bool {
 fn events(enforcer: &Enforcer) -> [u64; 2] {
     let metrics = enforcer.metrics();
     ["created", "found"].map(|outcome| {
-        let name = format!("podgate_events_total{{outcome=\"{outcome}\"}} ");
-        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-        line.map_or(0, |number| number.parse().expect("a number"))
+        let events = format!("podgate_events_total{{outcome=\"{outcome}\"}}");
+        value_of(&metrics, &events).unwrap_or(0)
     })
 }
 

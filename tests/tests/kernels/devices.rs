@@ -4,9 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
-use podgate_tests::node::{
-    Enforcer, Frames, LOST, Node, Pod, in_force, namespace, pod, policy, wait_until,
-};
+use podgate_tests::node::{Enforcer, Frames, LOST, Node, Pod, in_force, unpoliced, wait_until};
 use serde_json::json;
 
 /// How a pod with address `$A` makes device `made` that leads to the pod with address `$F`, by the network behind it or its
@@ -132,19 +130,11 @@ fn v4(pod: &Pod) -> Ipv4Addr {
 
 #[test]
 fn devices_that_a_pod_makes_on_its_end_change_no_verdict() {
-    let node = Node::new();
-    node.apply("namespace", &namespace("default"));
-    for name in ["web", "friend"] {
-        node.apply(name, &pod(name, &format!("app: {name}")));
-    }
-    let deny = "policyTypes: [Ingress, Egress]";
-    node.apply("policy", &policy("p", "app: web", deny));
+    let node = Node::that_denies_web(&["friend"]);
     let enforcer = Enforcer::start(&node);
     let chain = node.ptp(in_force(json!({})));
-    let mut unpoliced = chain.clone();
-    unpoliced.plugins.truncate(1);
     let friend = Pod::start(&node, &chain, "friend");
-    let twin = Pod::start(&node, &unpoliced, "web");
+    let twin = Pod::start(&node, &unpoliced(chain.clone()), "web");
     let web = Pod::start(&node, &chain, "web");
     let record = web.record(&node);
     let host_end = web.host_end(&node);

@@ -1,9 +1,8 @@
 //! Packets that tc lets skip tc: from any kernel with an `ifb`, and without the hook of nftables at the egress, which level
 //! `chain` takes and Linux has from 5.16 on.
 
-use podgate_tests::node::{
-    Enforcer, Node, Pod, arrives, in_force, is_lost, namespace, pod, policy, wait_until,
-};
+use podgate_tests::metrics::value_of;
+use podgate_tests::node::{Enforcer, Node, Pod, arrives, in_force, is_lost, unpoliced, wait_until};
 use serde_json::json;
 
 /// What comes back from an `ifb` has a sign, at which the next place that minds it takes it off and does not look. This filter
@@ -12,22 +11,9 @@ const WAY: &str = "ip link add ifb0 type ifb && ip link set ifb0 up && tc qdisc 
     tc filter add dev eth0 egress protocol all u32 match mark 0 0xffffffff \
     action skbedit mark 1 pipe action mirred egress redirect dev ifb0";
 
-/// What the guard of this family has dropped, by the figures.
-fn dropped(metrics: &str, family: &str) -> f64 {
-    let figure = format!("podgate_unjudged_packets_total{{family=\"{family}\"}} ");
-    let count = metrics.lines().find_map(|line| line.strip_prefix(&figure));
-    count.and_then(|count| count.parse().ok()).unwrap_or(0.0)
-}
-
 #[test]
 fn attack_24_packets_that_tc_lets_skip_it_go_nowhere() {
-    let node = Node::new();
-    node.apply("namespace", &namespace("default"));
-    for name in ["web", "friend"] {
-        node.apply(name, &pod(name, &format!("app: {name}")));
-    }
-    let deny = "policyTypes: [Ingress, Egress]";
-    node.apply("policy", &policy("p", "app: web", deny));
+    let node = Node::that_denies_web(&["friend"]);
     let enforcer = Enforcer::start(&node);
     let [ptp, bridge] = [
         node.ptp(in_force(json!({}))),
@@ -36,9 +22,7 @@ fn attack_24_packets_that_tc_lets_skip_it_go_nowhere() {
     for (chain, family) in [(ptp, "inet"), (bridge, "bridge")] {
         let friend = Pod::start(&node, &chain, "friend");
         let address = friend.addresses[0];
-        let mut unpoliced = chain.clone();
-        unpoliced.plugins.truncate(1);
-        let attacker = Pod::start(&node, &unpoliced, "web");
+        let attacker = Pod::start(&node, &unpoliced(chain.clone()), "web");
         attacker.sh(WAY);
         let is_real = arrives(&attacker.netns, &friend.netns, address);
         assert!(is_real, "{family}: the attack is none");
@@ -49,7 +33,8 @@ fn attack_24_packets_that_tc_lets_skip_it_go_nowhere() {
         let stays = is_lost(&attacker.netns, &friend.netns, address);
         assert!(stays, "{family}: it arrived");
         wait_until("they are counted", || {
-            dropped(&enforcer.metrics(&node), family) > 0.0
+            let dropped = format!("podgate_unjudged_packets_total{{family=\"{family}\"}}");
+            value_of(&enforcer.metrics(&node), &dropped).is_some_and(|count: f64| count > 0.0)
         });
     }
 }

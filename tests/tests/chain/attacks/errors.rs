@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use podgate_tests::frame::{self, packet};
 use podgate_tests::node::{
-    Enforcer, Frames, LOST, Node, Pod, in_force, namespace, pod, policy, wait_until,
+    Enforcer, Frames, LOST, Node, Pod, in_force, namespace, pod, policy, unpoliced, wait_until,
 };
 use serde_json::json;
 
-use super::{Receiver, unpoliced};
+use super::Receiver;
 
 /// "Packet too big", or "fragmentation needed", about a datagram from one address to another.
 fn too_big(inside: (IpAddr, u16), to: (IpAddr, u16)) -> frame::Payload {

@@ -2,10 +2,10 @@
 
 use podgate_abi::{Direction, Reason};
 use podgate_tests::frame::{SERVICE_VLAN, VLAN, tagged};
-use podgate_tests::node::{Cable, Frames, Node, Pod};
+use podgate_tests::node::{Cable, Frames, Node, Pod, unpoliced};
 use serde_json::json;
 
-use super::{Receiver, unpoliced};
+use super::Receiver;
 
 #[test]
 fn attack_02_two_priority_tags_do_not_lead_past_the_filter() {

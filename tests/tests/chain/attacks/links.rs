@@ -4,10 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use podgate_demo::netns::NetNs;
-use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, sh, wait_until};
+use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, sh, unpoliced, wait_until};
 use serde_json::{Value, json};
-
-use super::unpoliced;
 
 /// The port of the bridge at which a hardware address was learned.
 fn learned(node: &Node, mac: [u8; 6]) -> Option<String> {

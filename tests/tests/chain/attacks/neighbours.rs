@@ -3,10 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use podgate_abi::{Direction, Reason};
-use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, wait_until};
+use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, unpoliced, wait_until};
 use serde_json::json;
-
-use super::unpoliced;
 
 #[test]
 fn attack_18_no_router_advertisement_of_a_pod_reaches_a_bridge() {

@@ -6,11 +6,11 @@ use podgate_abi::{Direction, Reason};
 use podgate_tests::frame::{self, DESTINATION_OPTIONS, Payload, UDP, packet};
 use podgate_tests::node::{
     Enforcer, Frames, LOST, Node, Offload, Pod, arrives, in_force, namespace, outside_addresses,
-    pod, policy,
+    pod, policy, unpoliced,
 };
 use serde_json::json;
 
-use super::{Receiver, lets_out_to, unpoliced};
+use super::{Receiver, lets_out_to};
 
 /// A datagram from port 4000.
 fn datagram(port: u16, data: &[u8]) -> Payload {

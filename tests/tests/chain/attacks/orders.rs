@@ -6,11 +6,11 @@ use podgate_demo::netns::NetNs;
 use podgate_tests::frame::{DESTINATION_OPTIONS, Fragment, Payload, UDP, packet};
 use podgate_tests::node::{
     Enforcer, Frames, Node, Pod, arrives, in_force, namespace, outside_addresses, pod, policy,
-    track_connections,
+    track_connections, unpoliced,
 };
 use serde_json::json;
 
-use super::{Receiver, lets_out_to, unpoliced};
+use super::{Receiver, lets_out_to};
 
 /// Eight bytes that read as a UDP header from port 4352 to port 53, and as destination options before UDP. All of it but
 /// the first byte, the protocol of what follows.

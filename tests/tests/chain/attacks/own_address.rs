@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use podgate_abi::{Direction, Reason};
-use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, outside_addresses};
+use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, outside_addresses, unpoliced};
 use serde_json::json;
 
-use super::{Receiver, unpoliced};
+use super::Receiver;
 
 /// What is for the sender itself never leaves a pod, but by a raw socket; on a bridge the hardware address says who
 /// gets it.

@@ -6,23 +6,16 @@ use podgate_datapath::mark;
 use podgate_datapath::netlink::Socket;
 use podgate_demo::cni::Conflist;
 use podgate_demo::netns::NetNs;
+use podgate_tests::metrics::value_of;
 use podgate_tests::node::{
-    Enforcer, Node, Pod, arrives, in_force, is_lost, namespace, pod, policy, sh, wait_until,
+    Enforcer, Node, Pod, arrives, in_force, is_lost, sh, unpoliced, wait_until,
 };
 use serde_json::json;
 
-use super::{Receiver, unpoliced};
+use super::Receiver;
 
-/// A node whose policy denies the pod `web` everything in both directions and says nothing of `friend` and `twin`.
 fn scene() -> Node {
-    let node = Node::new();
-    node.apply("namespace", &namespace("default"));
-    for name in ["web", "friend", "twin"] {
-        node.apply(name, &pod(name, &format!("app: {name}")));
-    }
-    let deny = "policyTypes: [Ingress, Egress]";
-    node.apply("policy", &policy("p", "app: web", deny));
-    node
+    Node::that_denies_web(&["friend", "twin"])
 }
 
 fn start(node: &Node, name: &str) -> Pod {
@@ -55,14 +48,10 @@ fn move_into_a_child(node: &Node, pod: &Pod) -> NetNs {
     child
 }
 
-/// What the guard of these families has dropped, by the figures.
-fn dropped(node: &Node, enforcer: &Enforcer, families: &[&str]) -> f64 {
+/// A counter of the guard, over these families.
+fn counted(node: &Node, enforcer: &Enforcer, counter: &str, families: &[&str]) -> f64 {
     let metrics = enforcer.metrics(node);
-    let of = |family: &&str| {
-        let figure = format!("podgate_unjudged_packets_total{{family=\"{family}\"}} ");
-        let count = metrics.lines().find_map(|line| line.strip_prefix(&figure));
-        count.and_then(|count| count.parse::<f64>().ok())
-    };
+    let of = |family| value_of::<f64>(&metrics, &format!("{counter}{{family=\"{family}\"}}"));
     families.iter().filter_map(of).sum()
 }
 
@@ -88,7 +77,7 @@ fn skips_tc(node: &Node, chain: &Conflist, families: &[&str]) {
         }
     }
     wait_until("they are counted", || {
-        dropped(node, &enforcer, families) > 0.0
+        counted(node, &enforcer, "podgate_unjudged_packets_total", families) > 0.0
     });
 }
 
@@ -244,7 +233,8 @@ fn a_guard_that_somebody_flushes_stands_again_in_time() {
     let node = scene();
     let enforcer = Enforcer::start(&node);
     let tables = || node.sh("nft list tables");
-    for family in ["inet", "arp", "bridge"] {
+    let families = ["inet", "arp", "bridge"];
+    for family in families {
         assert!(
             tables().contains(&format!("table {family} podgate")),
             "{}",
@@ -255,16 +245,10 @@ fn a_guard_that_somebody_flushes_stands_again_in_time() {
     let ruleset = || {
         let table =
             |family: &str| node.sh(&format!("nft list table {family} podgate 2>&1 || true"));
-        ["inet", "arp", "bridge"].map(table).concat()
+        families.map(table).concat()
     };
     // How often the enforcer found that something was missing, and put it back.
-    let restored = || -> f64 {
-        let metrics = enforcer.metrics(&node);
-        let lines = metrics.lines();
-        let counters = lines.filter(|line| line.starts_with("podgate_guard_restored_total"));
-        let counts = counters.filter_map(|line| line.split(' ').next_back()?.parse::<f64>().ok());
-        counts.sum()
-    };
+    let restored = || counted(&node, &enforcer, "podgate_guard_restored_total", &families);
     for deed in [
         "nft flush ruleset",
         "nft delete table bridge podgate",

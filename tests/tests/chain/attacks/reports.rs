@@ -2,10 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, wait_until};
+use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, unpoliced, wait_until};
 use serde_json::{Value, json};
-
-use super::unpoliced;
 
 /// Whether the bridge still tells groups apart.
 fn snoops(node: &Node) -> bool {

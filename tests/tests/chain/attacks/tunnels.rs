@@ -3,10 +3,12 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use podgate_abi::{Direction, Reason};
-use podgate_tests::node::{Cable, Enforcer, Frames, Node, Pod, in_force, outside_addresses, sh};
+use podgate_tests::node::{
+    Cable, Enforcer, Frames, Node, Pod, in_force, outside_addresses, sh, unpoliced,
+};
 use serde_json::json;
 
-use super::{Receiver, unpoliced};
+use super::Receiver;
 
 #[test]
 fn attack_05_a_tunnel_to_the_own_node_carries_nothing_past_the_policies() {
