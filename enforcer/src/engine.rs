@@ -22,6 +22,7 @@ mod inbox;
 mod isolate;
 mod isolated_file;
 mod links;
+mod rebuild;
 mod report;
 mod settle;
 mod taken;
@@ -236,7 +237,7 @@ impl Engine {
         compiled.withhold(withheld);
         // Until its filters are swapped, each is judged by the set before.
         isolate::isolate_standing(&paths, &cluster, &compiled);
-        let built = settle::build_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
+        let built = rebuild::build_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
             .context("put the first table set in force")?;
         drop(lock);
         let mut engine = Self {
