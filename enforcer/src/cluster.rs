@@ -103,10 +103,17 @@ impl Cluster {
 
     /// The node now has these addresses. Says whether it had others before.
     pub fn set_node_addresses(&mut self, addresses: Addresses) -> bool {
-        let Addresses { own, scopes } = addresses;
+        let Addresses {
+            own,
+            scopes,
+            tunnel_ports,
+        } = addresses;
         let world = &mut self.view.world;
-        let changed = self.node_addresses != own || world.node_scopes != scopes;
+        let changed = self.node_addresses != own
+            || world.node_scopes != scopes
+            || world.tunnel_ports != tunnel_ports;
         world.node_scopes = scopes;
+        world.tunnel_ports = tunnel_ports;
         self.node_addresses = own;
         self.refresh_node_addresses();
         changed
@@ -158,6 +165,11 @@ impl Cluster {
         }
         self.refresh(pods);
         slots
+    }
+
+    /// Where the node's devices take tunnels.
+    pub fn tunnel_ports(&self) -> &BTreeSet<u16> {
+        &self.view.world.tunnel_ports
     }
 
     /// Every attachment.

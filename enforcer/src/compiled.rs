@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use podgate_datapath::record::Slot;
+use podgate_policy::compile::ruleset::Tunnels;
 use podgate_policy::compile::{SubjectRulesets, compile_selecting, isolate};
 use podgate_policy::connection::{Baseline, Subject};
 use podgate_policy::isolation::Isolation;
@@ -26,6 +27,7 @@ pub struct Compiled {
     /// How long that took of each namespace, since nothing was due.
     spent: BTreeMap<String, Duration>,
     node_scopes: BTreeSet<IpNet>,
+    tunnels: Tunnels,
     shares: Shares,
     /// What was compiled from what: subjects that differ in nothing that matters are compiled once.
     known: HashMap<Basis, Arc<SubjectRulesets>>,
@@ -66,12 +68,17 @@ impl std::hash::Hash for Kept {
 }
 
 impl Basis {
-    fn compile(&self, subject: &Subject, node_scopes: &BTreeSet<IpNet>) -> SubjectRulesets {
+    fn compile(
+        &self,
+        subject: &Subject,
+        node_scopes: &BTreeSet<IpNet>,
+        tunnels: &Tunnels,
+    ) -> SubjectRulesets {
         let selecting: Vec<&NetworkPolicy> = self.policies.0.iter().map(AsRef::as_ref).collect();
         if self.suspended {
-            isolate(Isolation::of_policies(selecting), subject.baseline)
+            isolate(Isolation::of_policies(selecting), subject.baseline, tunnels)
         } else {
-            compile_selecting(&selecting, subject, node_scopes)
+            compile_selecting(&selecting, subject, node_scopes, tunnels)
         }
     }
 }
@@ -91,8 +98,10 @@ impl Compiled {
     /// subjects were compiled, at least one if one is due.
     pub fn update_until(&mut self, view: &View, until: Option<Instant>) -> usize {
         self.select(view);
-        if self.node_scopes != view.world.node_scopes {
+        let tunnels = Tunnels::with(&view.world.tunnel_ports);
+        if self.node_scopes != view.world.node_scopes || self.tunnels != tunnels {
             self.node_scopes.clone_from(&view.world.node_scopes);
+            self.tunnels = tunnels;
             self.known.clear();
             self.concerned.slots.extend(view.subjects.keys());
         }
@@ -191,7 +200,7 @@ impl Compiled {
         let rulesets = match self.known.get(&basis) {
             Some(known) => Arc::clone(known),
             None => {
-                let compiled = Arc::new(basis.compile(subject, &self.node_scopes));
+                let compiled = Arc::new(basis.compile(subject, &self.node_scopes, &self.tunnels));
                 self.known.insert(basis, Arc::clone(&compiled));
                 compiled
             }

@@ -17,7 +17,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::TimeVal;
 use podgate_datapath::filter;
-use podgate_datapath::netlink::{Ifindex, Socket};
+use podgate_datapath::netlink::{Ifindex, Socket, Tunnel};
 use podgate_policy::model::SCOPES;
 use tokio::sync::oneshot;
 
@@ -49,6 +49,8 @@ pub struct Addresses {
     pub own: BTreeSet<IpAddr>,
     /// The broadcast addresses of its links, and the ranges of its local routes: see `World::node_scopes`.
     pub scopes: BTreeSet<IpNet>,
+    /// Where its devices take tunnels: see `World::tunnel_ports`.
+    pub tunnel_ports: BTreeSet<u16>,
 }
 
 /// Groups of `linux/rtnetlink.h`.
@@ -150,13 +152,14 @@ fn listen(
     notice: impl Fn(Noticed) -> Result<(), Stopped>,
 ) {
     let mut masters = Masters::default();
+    let mut moved = BTreeSet::new();
     loop {
         if let Err(error) = wait_no_longer_than(monitor, owed) {
             tracing::error!(%error, "netlink cannot be listened to with a limit");
         }
         let mut news = News {
             addresses: owed == Owed::Addresses,
-            noticed: Vec::new(),
+            ..News::default()
         };
         match monitor.recv_from_full() {
             Ok((datagram, from)) if from.port_number() == 0 => news.read(&datagram, &mut masters),
@@ -172,12 +175,15 @@ fn listen(
                 news = News {
                     addresses: true,
                     noticed: vec![Noticed::Lost],
+                    ..News::default()
                 };
             }
         }
+        moved.append(&mut news.moved);
         if news.addresses {
             match addresses() {
-                Ok(now) => {
+                Ok(mut now) => {
+                    now.tunnel_ports.extend(&moved);
                     owed = Owed::Nothing;
                     news.noticed.push(Noticed::Addresses(now));
                 }
@@ -240,14 +246,23 @@ fn addresses(questions: &mut Socket) -> Result<Addresses> {
             !is_own && !SCOPES.iter().any(|scope| scope.contains(route))
         })
         .collect();
-    Ok(Addresses { own, scopes })
+    let tunnel_ports = questions
+        .tunnel_ports()
+        .context("list the node's devices")?;
+    Ok(Addresses {
+        own,
+        scopes,
+        tunnel_ports,
+    })
 }
 
 /// What a datagram says.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct News {
-    /// Addresses came or went.
+    /// Addresses came or went, or devices that take tunnels.
     addresses: bool,
+    /// Ports of those that went to another namespace: there they take what this one receives.
+    moved: BTreeSet<u16>,
     noticed: Vec<Noticed>,
 }
 
@@ -258,9 +273,12 @@ impl News {
             // `ifinfomsg` and `tcmsg` both have the interface's number at byte 4.
             let interface = body.get(4..8).and_then(|bytes| bytes.try_into().ok());
             let interface = interface.map(|bytes| Ifindex(u32::from_ne_bytes(bytes)));
+            // Of other families are the kernel's words about a bridge's ports and about IPv6.
+            if matches!(header, kind::NEW_LINK | kind::DELETED_LINK) && body.first() == Some(&0) {
+                self.read_tunnel(body);
+            }
             match (header, interface) {
                 (kind::NEW_ADDRESS | kind::DELETED_ADDRESS, _) => self.addresses = true,
-                // Of other families are the kernel's words about a bridge's ports and about IPv6.
                 (kind::NEW_LINK, Some(interface)) if body.first() == Some(&0) => {
                     self.noticed.push(Noticed::LinkChanged(interface));
                     if masters.differ(interface, body) {
@@ -283,6 +301,20 @@ impl News {
                 (_, _) => {}
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+
+    /// Takes note of a device that takes tunnels. What is not understood may be one.
+    fn read_tunnel(&mut self, body: &[u8]) {
+        match Tunnel::of(body) {
+            Ok(None) => {}
+            Ok(Some(tunnel)) => {
+                self.addresses = true;
+                if tunnel.moved {
+                    self.moved.extend(tunnel.ports);
+                }
+            }
+            Err(_) => self.addresses = true,
         }
     }
 }
@@ -427,6 +459,7 @@ mod tests {
                     Noticed::FiltersChanged(Ifindex(4)),
                     Noticed::FiltersChanged(Ifindex(5)),
                 ],
+                ..News::default()
             }
         );
     }
@@ -472,7 +505,7 @@ mod tests {
 
     #[test]
     fn a_datagram_that_is_cut_anywhere_is_read_as_far_as_it_goes() {
-        let datagram = [message(17, 2), message(21, 3)].concat();
+        let datagram = [message(45, 2), message(21, 3)].concat();
         for length in 0..datagram.len() {
             let news = read(&datagram[..length]);
             assert_eq!(news.noticed.len(), usize::from(length >= 24), "{length}");

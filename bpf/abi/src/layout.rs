@@ -457,8 +457,12 @@ pub struct Chunk(pub [u64; 64]);
 pub const CHUNK_NONE: u16 = 0;
 /// The chunk with every port.
 pub const CHUNK_ALL: u16 = 1;
+/// The chunk of [`PortSet::TUNNEL_PROTOCOLS`].
+pub const CHUNK_OF_PROTOCOLS: u16 = 2;
+/// The first of 16 chunks of [`PortSet::TUNNEL_PORTS`], of which the enforcer changes bits as the node's devices come and go.
+pub const FIRST_CHUNK_OF_TUNNELS: u16 = 3;
 /// The lowest chunk for a compiled policy; those below are for the tunnel sets.
-pub const FIRST_CHUNK: u16 = 8;
+pub const FIRST_CHUNK: u16 = FIRST_CHUNK_OF_TUNNELS + 16;
 
 /// A verdict on the first packet of a flow, or on one judged again: what `events` carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

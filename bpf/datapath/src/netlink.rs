@@ -17,12 +17,14 @@ mod link;
 mod netns;
 mod route;
 mod socket;
+mod tunnel;
 
 pub use address::InterfaceAddress;
 pub use link::{Kind, Link, LinkError};
 pub use netns::{Netns, NetnsError, NetnsId};
 pub use route::LocalRoute;
 pub use socket::{NetlinkError, Socket};
+pub use tunnel::Tunnel;
 
 /// The number of a network interface, in the namespace of whoever says it. Numbers are used again at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -167,8 +167,18 @@ pub fn world() -> impl Strategy<Value = World> {
                 service_options: node.2,
                 cluster_nodes: node.3.into_iter().collect(),
                 listed: listed.into_iter().collect(),
+                tunnel_ports: BTreeSet::new(),
             },
         )
+}
+
+/// The same, on a node whose devices take tunnels at ports of the universe.
+pub fn world_with_tunnels() -> impl Strategy<Value = World> {
+    let ports = btree_set(select(&PORTS[..]), 0..=2);
+    (world(), ports).prop_map(|(world, tunnel_ports)| World {
+        tunnel_ports,
+        ..world
+    })
 }
 
 /// The pods of `world` that can be judged, all with the same baseline.

@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use crate::compile::facts::Facts;
 use crate::compile::ports::{PortRange, PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
-use crate::compile::ruleset::{Ports, Ruleset};
+use crate::compile::ruleset::{Ports, Ruleset, Tunnels};
 use crate::connection::{Baseline, Connection, Direction, Subject, Verdict};
 use crate::isolation::Isolation;
 use crate::model::{NetworkPolicy, ObjectName, Port, Protocol, Rule, Selector, World};
@@ -55,12 +55,14 @@ impl SubjectRulesets {
     }
 }
 
-/// Compiles the policies of `world` that select `subject`. Reads nothing else of the world but the node's scopes.
+/// Compiles the policies of `world` that select `subject`. Reads nothing else of the world but the node's scopes and the
+/// ports of its tunnels.
 pub fn compile_subject(world: &World, subject: &Subject) -> SubjectRulesets {
     let selecting: Vec<&NetworkPolicy> = policies_of(world, &subject.name.namespace)
         .filter(|policy| applies(policy, subject))
         .collect();
-    compile_selecting(&selecting, subject, &world.node_scopes)
+    let tunnels = Tunnels::with(&world.tunnel_ports);
+    compile_selecting(&selecting, subject, &world.node_scopes, &tunnels)
 }
 
 /// Compiles these policies, all of which select `subject`.
@@ -68,18 +70,20 @@ pub fn compile_selecting(
     selecting: &[&NetworkPolicy],
     subject: &Subject,
     node_scopes: &BTreeSet<IpNet>,
+    tunnels: &Tunnels,
 ) -> SubjectRulesets {
+    let of = |direction| compile_direction(direction, selecting, subject, node_scopes, tunnels);
     SubjectRulesets {
-        ingress: compile_direction(Direction::Ingress, selecting, subject, node_scopes),
-        egress: compile_direction(Direction::Egress, selecting, subject, node_scopes),
+        ingress: of(Direction::Ingress),
+        egress: of(Direction::Egress),
     }
 }
 
 /// Isolates in these directions, without anything that a policy allows there; in the others the baseline holds.
-pub fn isolate(isolation: Isolation, baseline: Baseline) -> SubjectRulesets {
+pub fn isolate(isolation: Isolation, baseline: Baseline, tunnels: &Tunnels) -> SubjectRulesets {
     let of = |direction| {
         if isolation.of(direction) {
-            Ruleset::isolated(direction, Ports::default(), BTreeMap::new())
+            Ruleset::isolated(direction, Ports::default(), BTreeMap::new(), tunnels)
         } else {
             not_isolated(baseline)
         }
@@ -118,7 +122,7 @@ pub fn compiled_verdict(
     let dropped_by_the_kernel = *ruleset == Ruleset::Allowed
         && connection.direction == Direction::Egress
         && peer.is_node()
-        && connection.transport.is_tunnel();
+        && connection.transport.is_tunnel(&facts.world().tunnel_ports);
     Verdict::when(!dropped_by_the_kernel && ruleset.row(peer).allows(connection.transport))
 }
 
@@ -164,6 +168,7 @@ fn compile_direction(
     selecting: &[&NetworkPolicy],
     subject: &Subject,
     node_scopes: &BTreeSet<IpNet>,
+    tunnels: &Tunnels,
 ) -> Ruleset {
     let isolating: Vec<&[Rule]> = selecting
         .iter()
@@ -211,7 +216,7 @@ fn compile_direction(
         .into_iter()
         .map(|(predicate, numbers)| (Arc::new(predicate), union(numbers)))
         .collect();
-    Ruleset::isolated(direction, any, by_predicate)
+    Ruleset::isolated(direction, any, by_predicate, tunnels)
 }
 
 /// What a rule allows with its peers. On ingress a name is resolved here, on the subject; on egress by each peer.

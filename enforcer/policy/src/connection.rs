@@ -2,6 +2,7 @@
 //!
 //! Like [`crate::model`], these are input types that the oracle and the compiler share.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::model::{Labels, NamedPort, ObjectName, Pod, PodUid, Protocol};
@@ -34,9 +35,12 @@ pub const TUNNEL_PROTOCOLS: [u8; 9] = [4, 41, 47, 97, 103, 108, 115, 137, 143];
 
 impl Transport {
     /// Whether this is a tunnel that would come out at the node as another source (DESIGN §5, "pod → its own node").
-    pub fn is_tunnel(self) -> bool {
+    /// `devices`: see [`World::tunnel_ports`](crate::model::World::tunnel_ports).
+    pub fn is_tunnel(self, devices: &BTreeSet<u16>) -> bool {
         match self {
-            Self::Port(Protocol::Udp, port) => TUNNEL_UDP_PORTS.contains(&port),
+            Self::Port(Protocol::Udp, port) => {
+                TUNNEL_UDP_PORTS.contains(&port) || devices.contains(&port)
+            }
             Self::Port(Protocol::Tcp | Protocol::Sctp, _) => false,
             Self::Other(number) => TUNNEL_PROTOCOLS.contains(&number),
         }

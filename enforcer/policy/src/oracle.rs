@@ -118,7 +118,9 @@ fn is_tunnel_to_node(world: &World, connection: &Connection) -> bool {
     let is_nodes = is_node_address(world, connection.peer)
         || (world.cluster_nodes.contains(&connection.peer)
             && !services::is_cluster_address(world, connection.peer));
-    connection.direction == Direction::Egress && connection.transport.is_tunnel() && is_nodes
+    connection.direction == Direction::Egress
+        && connection.transport.is_tunnel(&world.tunnel_ports)
+        && is_nodes
 }
 
 /// The pod that an address stands for: the selectable pod that has it, unless it is an address of the own node.

@@ -2,6 +2,7 @@
 
 use podgate_policy::arbitrary;
 use podgate_policy::compile::facts::Facts;
+use podgate_policy::compile::ruleset::Tunnels;
 use podgate_policy::compile::{
     applies, compile_subject, compiled_verdict, isolate, isolates, questions_of,
 };
@@ -51,7 +52,7 @@ proptest! {
 
     #[test]
     fn compiler_and_oracle_give_the_same_verdicts(
-        world in arbitrary::world(),
+        world in arbitrary::world_with_tunnels(),
         baseline in arbitrary::baseline(),
         connections in vec(arbitrary::connection(), 64),
     ) {
@@ -66,7 +67,7 @@ proptest! {
     /// than they allow.
     #[test]
     fn isolation_alone_never_allows_more(
-        world in arbitrary::world(),
+        world in arbitrary::world_with_tunnels(),
         baseline in arbitrary::baseline(),
         connections in vec(arbitrary::connection(), 32),
     ) {
@@ -75,7 +76,8 @@ proptest! {
                 name.namespace == subject.name.namespace && applies(policy, &subject)
             });
             let selecting: Vec<&NetworkPolicy> = policies.map(|(_, policy)| policy.as_ref()).collect();
-            let closed = isolate(Isolation::of_policies(selecting.iter().copied()), baseline);
+            let tunnels = Tunnels::with(&world.tunnel_ports);
+            let closed = isolate(Isolation::of_policies(selecting.iter().copied()), baseline, &tunnels);
             let facts = Facts::of(&world, &questions_of([&closed.ingress, &closed.egress]));
             for connection in &connections {
                 let verdict = compiled_verdict(&closed, &facts, connection);
@@ -95,7 +97,7 @@ proptest! {
     /// right under facts that were asked the questions of both.
     #[test]
     fn old_and_new_rulesets_are_both_right_under_newer_facts(
-        before in arbitrary::world(),
+        before in arbitrary::world_with_tunnels(),
         baseline in arbitrary::baseline(),
         edits in vec(arbitrary::edit(), 1..6),
         connections in vec(arbitrary::connection(), 32),

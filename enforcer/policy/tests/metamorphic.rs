@@ -342,7 +342,7 @@ proptest! {
         for (subject, connection) in arbitrary::subjects(&open, Baseline::Standard).iter()
             .flat_map(|subject| connections.iter().map(move |connection| (subject.clone(), connection)))
         {
-            let tunnel_to_node = connection.transport.is_tunnel()
+            let tunnel_to_node = connection.transport.is_tunnel(&world.tunnel_ports)
                 && (world.node_addresses.contains(&connection.peer) || world.cluster_nodes.contains(&connection.peer));
             if connection.direction == Direction::Ingress || !tunnel_to_node {
                 prop_assert_eq!(evaluate(&open, &subject, connection), Verdict::Allow);

@@ -7,7 +7,7 @@
 //! Until its swap an attachment is judged by its old set, untouched. All of it happens under the lock, so that no
 //! attachment comes or goes meanwhile; ADDs wait for it, for about as long as the kernel needs to load the programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use podgate_abi::{Direction, Foreign};
@@ -35,6 +35,8 @@ pub(super) struct Built {
     pub(super) sizes: Sizes,
     /// Attachments whose filters are still an older set's, and why.
     pub(super) unswapped: BTreeMap<Slot, String>,
+    /// Where its programs take the node's devices to take tunnels.
+    pub(super) tunnel_ports: BTreeSet<u16>,
     /// Which addresses its programs take for those of others.
     pub(super) taken: Taken,
     /// Why its programs do not look at checksums that are still to be computed, if they do not.
@@ -86,6 +88,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         write(one, &set, lock).context("fill the new table set")?;
     }
     check(&set, &planner)?;
+    set.store_tunnel_ports(&from.world.tunnel_ports)?;
     taken.write_to(&set);
     taken.set_modes(&set, from.foreign);
     copy_flows(&set, None);
@@ -121,6 +124,7 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         set,
         planner,
         sizes,
+        tunnel_ports: from.world.tunnel_ports.clone(),
         taken,
         unswapped,
         blind,

@@ -19,7 +19,7 @@ use podgate_datapath::record::{self, PodName, Record, Slot};
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Failed, Paths};
 use podgate_handoff::Reply;
-use podgate_policy::compile::ruleset::Ruleset;
+use podgate_policy::compile::ruleset::{Ruleset, Tunnels};
 use podgate_policy::compile::{SubjectRulesets, isolate};
 use podgate_policy::connection::{Baseline, Direction};
 use podgate_policy::isolation::Isolation;
@@ -55,18 +55,23 @@ pub(super) fn withheld(cluster: &Cluster, view: &View, selections: &Selections) 
     let unknown = cluster
         .records()
         .filter(|record| record.pod.is_some() && view.unknown.contains(&record.slot));
+    let tunnels = Tunnels::with(&view.world.tunnel_ports);
     unknown
         .map(|record| {
             let isolation = selections.isolation_of(record);
-            let rulesets = isolate(isolation, cluster::baseline_of(record));
+            let rulesets = isolate(isolation, cluster::baseline_of(record), &tunnels);
             (record.slot.0, Arc::new(rulesets))
         })
         .collect()
 }
 
 /// What was compiled, and nothing in the directions that the source is known to isolate by what is not known yet.
-fn narrowed(compiled: &SubjectRulesets, isolation: Isolation) -> Arc<SubjectRulesets> {
-    let isolated = isolate(isolation, Baseline::Standard);
+fn narrowed(
+    compiled: &SubjectRulesets,
+    isolation: Isolation,
+    tunnels: &Tunnels,
+) -> Arc<SubjectRulesets> {
+    let isolated = isolate(isolation, Baseline::Standard, tunnels);
     let of = |direction| match compiled.of(direction) {
         Ruleset::Allowed => isolated.of(direction).clone(),
         narrower @ (Ruleset::Denied | Ruleset::Rules(_)) => narrower.clone(),
@@ -193,10 +198,11 @@ impl Engine {
         settle::compile(&mut self.compiled, &view, until);
         let mut rulesets = withheld(&self.cluster, &view, self.compiled.selections());
         self.let_go();
+        let tunnels = Tunnels::with(&view.world.tunnel_ports);
         for (slot, held) in &self.held {
             let compiled = self.compiled.what_is_compiled(*slot);
             if let Some(known) = compiled.filter(|_| !rulesets.contains_key(&slot.0)) {
-                rulesets.insert(slot.0, narrowed(known, held.isolation));
+                rulesets.insert(slot.0, narrowed(known, held.isolation, &tunnels));
             }
         }
         self.compiled.withhold(rulesets);

@@ -80,8 +80,10 @@ impl Engine {
     /// Builds a table set from everything that is known, and forgets what was pending in the old one.
     pub(super) fn rebuild_under(&mut self, lock: &Lock) -> Result<()> {
         self.read_attachments(lock)?;
-        self.cluster
-            .set_node_addresses(node::addresses_now().context("read the node's addresses")?);
+        let mut addresses = node::addresses_now().context("read the node's addresses")?;
+        // Who listens to the kernel knows more: devices that went to another namespace.
+        addresses.tunnel_ports.extend(self.cluster.tunnel_ports());
+        self.cluster.set_node_addresses(addresses);
         let view = self.compile_some(None);
         self.update_isolated_file(lock);
         // Now, because the pins of the old one's tables go; what is open stays readable.

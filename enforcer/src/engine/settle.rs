@@ -132,6 +132,7 @@ impl Engine {
         self.read_attachments(lock)?;
         self.note_taken();
         self.set_foreign_modes(lock);
+        self.settle_tunnel_ports(lock)?;
         self.update_isolated_file(lock);
         if self.finish(lock, Some(until))? == Progress::Underway {
             return Ok(Progress::Underway);
@@ -139,6 +140,23 @@ impl Engine {
         self.tidy(lock)?;
         self.release_taken(lock);
         Ok(Progress::Settled)
+    }
+
+    /// Says where the node's devices take tunnels. Flows to a port that is new are judged again, of open pods too, whose
+    /// ruleset stays what it is.
+    fn settle_tunnel_ports(&mut self, _lock: &Lock) -> Result<()> {
+        let (built, now) = (&mut self.built, self.cluster.tunnel_ports());
+        if built.tunnel_ports == *now {
+            return Ok(());
+        }
+        tracing::info!(ports = ?now, "the node's devices take tunnels at these ports beside the usual ones");
+        built.set.store_tunnel_ports(now)?;
+        if !now.is_subset(&built.tunnel_ports) {
+            TableSet::grace()?;
+            built.set.renew_generations()?;
+        }
+        built.tunnel_ports.clone_from(now);
+        Ok(())
     }
 
     /// Before any policy is reported to be in force: the next plugin may find no enforcer.

@@ -202,7 +202,8 @@ fn only_gains(old: &Signature, new: &Signature) -> bool {
             .all(|port| new.ports().binary_search(port).is_ok())
 }
 
-/// What the kernel lets a ruleset allow with a peer: without any policy, all but tunnels from the pod to a node.
+/// What the kernel lets a ruleset allow with a peer: without any policy, all but tunnels from the pod to a node. Those that
+/// the node's devices take are not asked for here: an address that becomes a node's loses the usual ones with them.
 fn allowed(ruleset: &Compiled, direction: Direction, peer: &Signature) -> Row {
     let row = ruleset.row(peer);
     if *ruleset != Compiled::Allowed || direction == Direction::Ingress || !peer.is_node() {

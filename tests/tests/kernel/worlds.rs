@@ -98,12 +98,13 @@ fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) ->
     let peer = connection.peer;
     match (connection.direction, connection.transport) {
         (Judged::Egress, transport) => {
-            own.contains(&peer) || (is_taken_by_the_node(peer) && transport.is_tunnel())
+            own.contains(&peer)
+                || (is_taken_by_the_node(peer) && transport.is_tunnel(&world.tunnel_ports))
         }
         (Judged::Ingress, transport @ Transport::Other(_)) => {
             let is_nodes =
                 world.node_addresses.contains(&peer) || world.cluster_nodes.contains(&peer);
-            transport.is_tunnel() && is_nodes
+            transport.is_tunnel(&world.tunnel_ports) && is_nodes
         }
         (Judged::Ingress, Transport::Port(..)) => false,
     }

@@ -1,10 +1,12 @@
 //! Rulesets, rows, port sets, peers and prefixes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podgate_abi::{
-    Address, CHUNK_ALL, CHUNK_NONE, Chunk, Class, PeerWord, PortSet, PortSetChunks, PrefixKey,
-    PrefixWord, Row, RowKey, RowSets, Ruleset, TUNNEL_PORTS, TUNNEL_PROTOCOLS,
+    Address, CHUNK_ALL, CHUNK_NONE, CHUNK_OF_PROTOCOLS, Chunk, Class, FIRST_CHUNK_OF_TUNNELS,
+    PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row, RowKey, RowSets, Ruleset,
+    TUNNEL_PORTS, TUNNEL_PROTOCOLS,
 };
 
 use super::{MapName, TableSet};
@@ -20,26 +22,19 @@ impl TableSet {
         self.put_chunk(CHUNK_ALL, &Chunk::ALL)?;
         self.put_port_set(PortSet::NONE, PortSetChunks([CHUNK_NONE; 16]))?;
         self.put_port_set(PortSet::ALL, PortSetChunks([CHUNK_ALL; 16]))?;
-        let mut next = CHUNK_ALL + 1;
-        let protocols = TUNNEL_PROTOCOLS.map(u16::from);
-        for (set, ports) in [
-            (PortSet::TUNNEL_PORTS, &TUNNEL_PORTS[..]),
-            (PortSet::TUNNEL_PROTOCOLS, &protocols[..]),
-        ] {
-            let mut chunks = [CHUNK_NONE; 16];
-            for (place, number) in (0_u16..).zip(chunks.iter_mut()) {
-                let mut chunk = Chunk::NONE;
-                for port in ports.iter().filter(|port| **port >> 12 == place) {
-                    chunk.insert(port & 0xfff);
-                }
-                if chunk != Chunk::NONE {
-                    self.put_chunk(next, &chunk)?;
-                    *number = next;
-                    next += 1;
-                }
-            }
-            self.put_port_set(set, PortSetChunks(chunks))?;
+        let mut protocols = Chunk::NONE;
+        for protocol in TUNNEL_PROTOCOLS {
+            protocols.insert(protocol.into());
         }
+        self.put_chunk(CHUNK_OF_PROTOCOLS, &protocols)?;
+        let mut chunks = PortSetChunks([CHUNK_NONE; 16]);
+        chunks.0[0] = CHUNK_OF_PROTOCOLS;
+        self.put_port_set(PortSet::TUNNEL_PROTOCOLS, chunks)?;
+        self.store_tunnel_ports(&BTreeSet::new())?;
+        for (place, chunk) in (FIRST_CHUNK_OF_TUNNELS..).zip(&mut chunks.0) {
+            *chunk = place;
+        }
+        self.put_port_set(PortSet::TUNNEL_PORTS, chunks)?;
         let of = |set| RowSets {
             tcp: set,
             udp: set,
@@ -59,6 +54,19 @@ impl TableSet {
     /// Here and below: when the table cannot be opened, or is full.
     pub fn put_chunk(&self, number: u16, chunk: &Chunk) -> Result<(), Failed> {
         self.store(MapName::Chunks, u32::from(number), &chunk.0)
+    }
+
+    /// Says at which UDP ports the node's devices take tunnels, beside the usual ones. Each word is stored at once, and says
+    /// nothing of the ports of another.
+    pub fn store_tunnel_ports(&self, devices: &BTreeSet<u16>) -> Result<(), Failed> {
+        let mut chunks = [Chunk::NONE; 16];
+        for port in devices.iter().copied().chain(TUNNEL_PORTS) {
+            chunks[usize::from(port >> 12)].insert(port & 0xfff);
+        }
+        for (number, chunk) in (FIRST_CHUNK_OF_TUNNELS..).zip(&chunks) {
+            self.put_chunk(number, chunk)?;
+        }
+        Ok(())
     }
 
     /// A chunk.

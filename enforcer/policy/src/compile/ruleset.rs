@@ -7,18 +7,36 @@ use std::sync::{Arc, LazyLock};
 use crate::compile::ports::{PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
 use crate::compile::translation::{Meaning, Translation};
-use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS, Transport};
-use crate::model::ServiceEgress;
+use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
+use crate::model::{Protocol, ServiceEgress};
 
-/// All but tunnels, which need a rule that gives their port as a number: what every isolated pod may send to its own node,
-/// and what a rule without ports allows to any node.
-static NO_TUNNEL: LazyLock<Row> = LazyLock::new(|| Row {
-    udp: TUNNELS.complement(),
-    rest: PortSet::of(TUNNEL_PROTOCOLS.map(u16::from)).complement(),
-    ..Row::all()
-});
+/// The UDP ports of tunnels, which need a rule that gives them as numbers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tunnels(Arc<PortSet>);
 
-static TUNNELS: LazyLock<PortSet> = LazyLock::new(|| PortSet::of(TUNNEL_UDP_PORTS));
+impl Default for Tunnels {
+    /// The usual ones.
+    fn default() -> Self {
+        Self::with(&BTreeSet::new())
+    }
+}
+
+impl Tunnels {
+    /// The usual ones, and those of the node's devices.
+    pub fn with(devices: &BTreeSet<u16>) -> Self {
+        let ports = devices.iter().copied().chain(TUNNEL_UDP_PORTS);
+        Self(Arc::new(PortSet::of(ports)))
+    }
+
+    /// All but tunnels: what every isolated pod may send to its own node, and what a rule without ports allows to any node.
+    fn none(&self) -> Row {
+        Row {
+            udp: self.0.complement(),
+            rest: PortSet::of(TUNNEL_PROTOCOLS.map(u16::from)).complement(),
+            ..Row::all()
+        }
+    }
+}
 
 /// The compiled policy of one direction of a pod. Equal policies give equal rulesets, in whatever order they come.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,8 +54,8 @@ pub enum Ruleset {
 pub struct Rules {
     /// A hash of the rest, because whoever compares it does so often.
     hash: u64,
-    /// The direction; on egress, the own node is allowed beyond what is here.
-    direction: Direction,
+    /// The tunnels that need a rule, on egress; there the own node is allowed beyond what is here. None on ingress.
+    tunnels: Option<Tunnels>,
     /// What is allowed with every peer.
     any: Ports,
     /// What is allowed beyond that with the peers for which a predicate holds. None is empty.
@@ -89,10 +107,11 @@ impl Ports {
         !self.everything && self.numbered.is_none() && self.named.is_empty()
     }
 
-    /// Adds the numbers that the peer calls by the names; at a node's address, none of a tunnel's.
-    fn add_named(&self, peer: &Signature, row: &mut Row) {
+    /// Adds the numbers that the peer calls by the names, but for these tunnels.
+    fn add_named(&self, peer: &Signature, tunnels: Option<&Tunnels>, row: &mut Row) {
         for port in peer.ports() {
-            let tunnel = peer.is_node() && Transport::Port(port.protocol, port.number).is_tunnel();
+            let tunnel = port.protocol == Protocol::Udp
+                && tunnels.is_some_and(|Tunnels(ports)| ports.contains(port.number));
             if !tunnel && self.named.contains(&PortName::of(port)) {
                 row.ports_mut(port.protocol)
                     .add(&PortSet::range(port.number, port.number));
@@ -101,21 +120,18 @@ impl Ports {
     }
 
     /// The same without what says nothing more beside everything: all but the numbers of tunnels on egress.
-    fn canonical(mut self, direction: Direction) -> Self {
+    fn canonical(mut self, tunnels: Option<&Tunnels>) -> Self {
         if self.everything {
-            self.numbered = beside_everything(&self.numbered, direction);
+            self.numbered = beside_everything(&self.numbered, tunnels);
             self.named.clear();
         }
         self
     }
 
     /// What is left to say for some peers when `any` is allowed with all.
-    fn beyond(&self, any: &Self, direction: Direction) -> Self {
+    fn beyond(&self, any: &Self, tunnels: Option<&Tunnels>) -> Self {
         let (numbered, named) = if any.everything {
-            (
-                beside_everything(&self.numbered, direction),
-                BTreeSet::new(),
-            )
+            (beside_everything(&self.numbered, tunnels), BTreeSet::new())
         } else {
             (
                 self.numbered.clone(),
@@ -127,7 +143,7 @@ impl Ports {
             numbered: numbered.without(&any.numbered),
             named,
         }
-        .canonical(direction)
+        .canonical(tunnels)
     }
 }
 
@@ -143,12 +159,12 @@ fn speaks_of_services(predicate: &Predicate, direction: Direction, any: &Ports) 
     by_name && direction == Direction::Egress && !any.everything
 }
 
-fn beside_everything(numbered: &Row, direction: Direction) -> Row {
-    match direction {
-        Direction::Ingress => Row::none(),
-        Direction::Egress => {
+fn beside_everything(numbered: &Row, tunnels: Option<&Tunnels>) -> Row {
+    match tunnels {
+        None => Row::none(),
+        Some(Tunnels(ports)) => {
             let mut udp = numbered.udp.complement();
-            udp.add(&TUNNELS.complement());
+            udp.add(&ports.complement());
             Row {
                 udp: udp.complement(),
                 ..Row::none()
@@ -163,8 +179,13 @@ impl Ruleset {
         direction: Direction,
         any: Ports,
         by_predicate: BTreeMap<Arc<Predicate>, Arc<Ports>>,
+        tunnels: &Tunnels,
     ) -> Self {
-        let any = any.canonical(direction);
+        let tunnels = match direction {
+            Direction::Ingress => None,
+            Direction::Egress => Some(tunnels),
+        };
+        let any = any.canonical(tunnels);
         // Many predicates have the same ports, and those are worked out once.
         let mut known: HashMap<(*const Ports, bool), Arc<Ports>> = HashMap::new();
         let by_predicate: BTreeMap<_, _> = by_predicate
@@ -175,9 +196,9 @@ impl Ruleset {
                     .entry((Arc::as_ptr(ports), by_name))
                     .or_insert_with(|| {
                         Arc::new(if by_name {
-                            ports.as_ref().clone().canonical(direction)
+                            ports.as_ref().clone().canonical(tunnels)
                         } else {
-                            ports.beyond(&any, direction)
+                            ports.beyond(&any, tunnels)
                         })
                     });
                 (Arc::clone(predicate), Arc::clone(worked_out))
@@ -191,7 +212,8 @@ impl Ruleset {
         match direction {
             Direction::Ingress if only_any && any.is_empty() => Self::Denied,
             Direction::Ingress | Direction::Egress => {
-                Self::Rules(Arc::new(Rules::new(direction, any, by_predicate)))
+                let tunnels = tunnels.cloned();
+                Self::Rules(Arc::new(Rules::new(tunnels, any, by_predicate)))
             }
         }
     }
@@ -238,30 +260,34 @@ impl Hash for Rules {
 
 impl Rules {
     fn new(
-        direction: Direction,
+        tunnels: Option<Tunnels>,
         any: Ports,
         by_predicate: BTreeMap<Arc<Predicate>, Arc<Ports>>,
     ) -> Self {
         Self {
             // What is allowed with whom tells few apart that this does not, and may be long.
-            hash: HASHER.hash_one((direction, &any, by_predicate.keys().collect::<Vec<_>>())),
-            direction,
+            hash: HASHER.hash_one((&tunnels, &any, by_predicate.keys().collect::<Vec<_>>())),
+            tunnels,
             any,
             by_predicate,
         }
     }
 
     fn row(&self, peer: &Signature) -> Row {
-        match (self.direction, peer.translation()) {
-            (Direction::Egress, Some(translation)) => self.translated_row(peer, translation),
-            (Direction::Egress, None) | (Direction::Ingress, _) => self.literal_row(peer),
+        match peer.translation().filter(|_| self.tunnels.is_some()) {
+            Some(translation) => self.translated_row(peer, translation),
+            None => self.literal_row(peer),
         }
+    }
+
+    /// The tunnels that need a rule with a peer.
+    fn tunnels_to(&self, peer: &Signature) -> Option<&Tunnels> {
+        self.tunnels.as_ref().filter(|_| peer.is_node())
     }
 
     /// What is allowed with the address itself.
     fn literal_row(&self, peer: &Signature) -> Row {
-        let is_egress = self.direction == Direction::Egress;
-        let (own_node, node) = (is_egress && peer.is_own_node(), is_egress && peer.is_node());
+        let tunnels = self.tunnels_to(peer);
         // What many predicates share counts once.
         let mut special: Vec<&Ports> = peer
             .predicates()
@@ -273,13 +299,15 @@ impl Rules {
         special.dedup_by_key(|ports| std::ptr::from_ref::<Ports>(ports));
         let all = std::iter::once(&self.any).chain(special.iter().copied());
         let everything = all.clone().any(|ports| ports.everything);
-        if everything && !node {
+        if everything && tunnels.is_none() {
             return Row::all();
         }
-        let always = (own_node || everything).then_some(&*NO_TUNNEL);
-        let mut row = Row::union(always.into_iter().chain(all.clone().map(|it| &it.numbered)));
+        let always = tunnels.filter(|_| everything || peer.is_own_node());
+        let always = always.map(Tunnels::none);
+        let numbered = all.clone().map(|it| &it.numbered);
+        let mut row = Row::union(always.iter().chain(numbered));
         for ports in all {
-            ports.add_named(peer, &mut row);
+            ports.add_named(peer, tunnels, &mut row);
         }
         row
     }
@@ -319,7 +347,7 @@ impl Rules {
                 return Row::all();
             }
             row.add(&ports.numbered);
-            ports.add_named(peer, &mut row);
+            ports.add_named(peer, self.tunnels_to(peer), &mut row);
         }
         row
     }
@@ -356,7 +384,7 @@ impl Rules {
             port_names: all_ports
                 .flat_map(|ports| ports.named.iter().cloned())
                 .collect(),
-            translations: self.direction == Direction::Egress && !self.any.everything,
+            translations: self.tunnels.is_some() && !self.any.everything,
         }
     }
 }

@@ -91,6 +91,30 @@ fn a_rule_that_names_the_port_opens_a_tunnel_to_the_own_node() {
     }
 }
 
+/// It needs a rule as one of the list does, whoever is policed.
+#[test]
+fn attack_28_a_port_of_the_nodes_own_device_is_a_tunnels() {
+    const PORT: u16 = 14789;
+    let names_it = || with_ports([range(Protocol::Udp, PORT, PORT)]);
+    for (policies, expected) in [
+        (vec![], Deny),
+        (vec![egress([])], Deny),
+        (vec![egress([Rule::default()])], Deny),
+        (vec![egress([names_it()])], Allow),
+        (vec![egress([Rule::default(), names_it()])], Allow),
+    ] {
+        let mut world = world_with(policies);
+        world.cluster_nodes.insert(address(X_HOST));
+        let before = judge(&world, Egress, NODE, udp(PORT));
+        assert_eq!(before, Allow, "no device takes it");
+        world.tunnel_ports.insert(PORT);
+        for node in [NODE, X_HOST] {
+            assert_eq!(judge(&world, Egress, node, udp(PORT)), expected, "{node}");
+        }
+        assert_eq!(judge(&world, Egress, NODE, tcp(PORT)), Allow);
+    }
+}
+
 #[test]
 fn a_rule_that_names_the_port_beside_one_without_ports_still_opens_the_tunnel() {
     let world = world_with([egress([

@@ -412,7 +412,7 @@ impl Bench {
             let slot = slots[self.dice.below(slots.len())];
             let connection = self.connection();
             let is_broadcast = connection.peer == std::net::Ipv4Addr::BROADCAST;
-            if !(is_broadcast && connection.transport.is_tunnel()) {
+            if !(is_broadcast && connection.transport.is_tunnel(&self.world.tunnel_ports)) {
                 wanted.push((slot, connection));
             }
         }

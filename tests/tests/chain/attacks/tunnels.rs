@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use podgate_abi::{Direction, Reason};
 use podgate_tests::node::{
-    Cable, Enforcer, Frames, Node, Pod, in_force, outside_addresses, sh, unpoliced,
+    Cable, Enforcer, Frames, LOST, Node, Pod, in_force, namespace, outside_addresses, pod, policy,
+    sh, unpoliced, wait_until,
 };
 use serde_json::json;
 
@@ -196,6 +197,123 @@ fn attack_28_a_tunnel_to_another_node_needs_a_rule() {
     let counted = node.tables().counters(Direction::FromPod).unwrap();
     assert_eq!(counted[Reason::Tunnel as usize], 1, "of the open pod");
     assert_eq!(counted[Reason::Policy as usize], 1, "of the isolated one");
+}
+
+/// A list of usual ports is not enough: a device of the node takes tunnels at the port that it was given, and nodes are
+/// alike.
+#[test]
+fn attack_28_a_tunnel_by_a_port_of_the_nodes_own_device_needs_a_rule() {
+    const PORT: u16 = 14789;
+    let node = Node::new();
+    let other = node.outside();
+    let add = |local: &str| {
+        format!(
+            "ip link add vx0 type vxlan id 7 dstport {PORT} local {local} nolearning && ip link set vx0 up"
+        )
+    };
+    sh(&other, &add("192.0.2.2"));
+    sh(&other, "ip addr add 10.77.0.1/24 dev vx0");
+    for name in ["all", "vx0"] {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+        other.run(|| std::fs::write(path, "0").unwrap()).unwrap();
+    }
+    let of_other = other
+        .run(|| {
+            let mut socket = podgate_datapath::netlink::Socket::open().unwrap();
+            socket.link_by_name("vx0").unwrap().mac.unwrap()
+        })
+        .unwrap();
+    let far = Receiver::new(&other, IpAddr::from([10, 77, 0, 1]));
+    node.apply("namespace", &namespace("default"));
+    node.apply(
+        "nodes",
+        "apiVersion: v1\nkind: Node\nmetadata: {name: other}\n\
+         status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}\n",
+    );
+    let nodes = "[{ipBlock: {cidr: 192.0.2.0/24}}, {ipBlock: {cidr: 10.96.0.1/32}}]";
+    for (name, rule) in [
+        ("open", None),
+        ("wide", Some(format!("{{to: {nodes}}}"))),
+        (
+            "named",
+            Some(format!(
+                "{{to: {nodes}, ports: [{{protocol: UDP, port: {PORT}}}]}}"
+            )),
+        ),
+    ] {
+        node.apply(name, &pod(name, &format!("app: {name}")));
+        if let Some(rule) = rule {
+            let spec = format!("policyTypes: [Egress], egress: [{rule}]");
+            node.apply(
+                &format!("of-{name}"),
+                &policy(name, &format!("app: {name}"), &spec),
+            );
+        }
+    }
+    let enforcer = Enforcer::begin(&node, &[]);
+    wait_until("the enforcer is ready", || {
+        enforcer.readiness(&node).0 == 200
+    });
+    let chain = node.ptp(in_force(json!({})));
+    let victim = Pod::start(&node, &chain, "victim");
+    let near = Receiver::new(&victim.netns, victim.addresses[0]);
+    let pods = ["bare", "open", "wide", "named"].map(|name| {
+        let chain = match name {
+            "bare" => unpoliced(chain.clone()),
+            _ => chain.clone(),
+        };
+        let pod = Pod::start(&node, &chain, name);
+        let socket = pod.netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        (name, pod, socket.unwrap())
+    });
+    let gateway = IpAddr::from([10, 96, 0, 1]);
+    let reaches =
+        |socket: &UdpSocket, to: IpAddr, mac: [u8; 6], receiver: &Receiver, name: &str| {
+            let packet = vxlan(mac, receiver, name.as_bytes());
+            socket.send_to(&packet, SocketAddr::new(to, PORT)).unwrap();
+            receiver.got(LOST, name.as_bytes())
+        };
+    let another = outside_addresses()[0];
+    // No device of this node: nothing says that it is a tunnel. These flows are known from now on.
+    for (name, _, socket) in &pods {
+        wait_until("the tunnel leads to the other node", || {
+            reaches(socket, another, of_other, &far, name)
+        });
+        let nobody = SocketAddr::new(gateway, PORT);
+        socket.send_to(b"nobody there", nobody).unwrap();
+    }
+    node.sh(&add("10.96.0.1"));
+    for name in ["all", "vx0"] {
+        node.sysctl(&format!("ipv4/conf/{name}/rp_filter"), "0");
+    }
+    let own = node.mac("vx0");
+    for (name, _, socket) in &pods {
+        let may = matches!(*name, "bare" | "named");
+        for (to, mac, receiver) in [(another, of_other, &far), (gateway, own, &near)] {
+            wait_until(&format!("{name} to {to}: {may}"), || {
+                reaches(socket, to, mac, receiver, name) == may
+            });
+            for _ in 0..3 {
+                assert_eq!(
+                    reaches(socket, to, mac, receiver, name),
+                    may,
+                    "{name} to {to}"
+                );
+            }
+        }
+    }
+    let (_, _, open) = &pods[1];
+    let leads_there = || reaches(open, another, of_other, &far, "open");
+    node.sh("ip link del vx0");
+    wait_until("it is a port as any other", leads_there);
+    node.sh(&add("10.96.0.1"));
+    wait_until("it is a tunnel again", || !leads_there());
+    // What it receives by stays in the node's namespace.
+    let victims = victim.netns.path().display();
+    node.sh(&format!("ip link set vx0 netns {victims}"));
+    for _ in 0..5 {
+        assert!(!leads_there(), "the device is only elsewhere");
+    }
 }
 
 /// A segment of SRv6 is no address: the route has a lightweight tunnel, which takes the packet apart.
