@@ -104,12 +104,13 @@ pub fn follow(
     let monitor = monitor().context("listen to the kernel's netlink groups")?;
     // After the monitor has begun, so that nothing falls between the two.
     let addresses = addresses_now()?;
+    let tunnel_ports = addresses.tunnel_ports.clone();
     let (alive_in, alive) = oneshot::channel();
     std::thread::Builder::new()
         .name("node".into())
         .spawn(move || {
             let _alive = alive_in;
-            listen(&monitor, Owed::Nothing, addresses_now, notice);
+            listen(&monitor, Owed::Nothing, tunnel_ports, addresses_now, notice);
         })
         .context("start the thread that listens to netlink")?;
     Ok(Followed { addresses, alive })
@@ -145,14 +146,16 @@ fn monitor() -> io::Result<netlink_sys::Socket> {
     Ok(socket)
 }
 
+/// `tunnel_ports`: those that are known. A device that goes to another namespace still takes what arrives at this one, and
+/// none of its messages but the last says that it went there, so a port is known until a device of it is no more.
 fn listen(
     monitor: &netlink_sys::Socket,
     mut owed: Owed,
+    mut tunnel_ports: BTreeSet<u16>,
     mut addresses: impl FnMut() -> Result<Addresses>,
     notice: impl Fn(Noticed) -> Result<(), Stopped>,
 ) {
     let mut masters = Masters::default();
-    let mut moved = BTreeSet::new();
     loop {
         if let Err(error) = wait_no_longer_than(monitor, owed) {
             tracing::error!(%error, "netlink cannot be listened to with a limit");
@@ -179,11 +182,12 @@ fn listen(
                 };
             }
         }
-        moved.append(&mut news.moved);
+        tunnel_ports.retain(|port| !news.tunnels_gone.contains(port));
         if news.addresses {
             match addresses() {
                 Ok(mut now) => {
-                    now.tunnel_ports.extend(&moved);
+                    tunnel_ports.append(&mut now.tunnel_ports);
+                    now.tunnel_ports.clone_from(&tunnel_ports);
                     owed = Owed::Nothing;
                     news.noticed.push(Noticed::Addresses(now));
                 }
@@ -261,8 +265,8 @@ fn addresses(questions: &mut Socket) -> Result<Addresses> {
 struct News {
     /// Addresses came or went, or devices that take tunnels.
     addresses: bool,
-    /// Ports of those that went to another namespace: there they take what this one receives.
-    moved: BTreeSet<u16>,
+    /// Ports of such devices that are no more, here or elsewhere.
+    tunnels_gone: BTreeSet<u16>,
     noticed: Vec<Noticed>,
 }
 
@@ -275,7 +279,7 @@ impl News {
             let interface = interface.map(|bytes| Ifindex(u32::from_ne_bytes(bytes)));
             // Of other families are the kernel's words about a bridge's ports and about IPv6.
             if matches!(header, kind::NEW_LINK | kind::DELETED_LINK) && body.first() == Some(&0) {
-                self.read_tunnel(body);
+                self.read_tunnel(body, header == kind::DELETED_LINK);
             }
             match (header, interface) {
                 (kind::NEW_ADDRESS | kind::DELETED_ADDRESS, _) => self.addresses = true,
@@ -305,13 +309,13 @@ impl News {
     }
 
     /// Takes note of a device that takes tunnels. What is not understood may be one.
-    fn read_tunnel(&mut self, body: &[u8]) {
+    fn read_tunnel(&mut self, body: &[u8], is_gone: bool) {
         match Tunnel::of(body) {
             Ok(None) => {}
             Ok(Some(tunnel)) => {
                 self.addresses = true;
-                if tunnel.moved {
-                    self.moved.extend(tunnel.ports);
+                if is_gone && !tunnel.moved {
+                    self.tunnels_gone.extend(tunnel.ports);
                 }
             }
             Err(_) => self.addresses = true,
@@ -499,7 +503,13 @@ mod tests {
             out.send(noticed).unwrap();
             Err(Stopped)
         };
-        listen(&monitor, Owed::Addresses, addresses, notice);
+        listen(
+            &monitor,
+            Owed::Addresses,
+            BTreeSet::new(),
+            addresses,
+            notice,
+        );
         assert_eq!(told.recv().unwrap(), Noticed::Addresses(address));
     }
 

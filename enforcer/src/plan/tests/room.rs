@@ -74,7 +74,7 @@ fn full_port_sets_leave_the_old_policy_in_force() {
 #[test]
 fn full_chunks_leave_the_old_policy_in_force() {
     assert_refusals_change_nothing(Capacities {
-        chunks: 20,
+        chunks: 31,
         ..AMPLE
     });
 }
