@@ -14,7 +14,7 @@ use podgate_datapath::Sizes;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{Baseline, Generation, Hook, Identity, Record, Slot};
-use podgate_datapath::tables::TableSet;
+use podgate_datapath::tables::{TableSet, Unnamed};
 
 use crate::empty;
 use crate::frames::Ends;
@@ -42,7 +42,7 @@ struct Case {
 }
 
 struct Bench {
-    set: TableSet,
+    set: Unnamed,
     programs: [SchedClassifier; 2],
     empty: SchedClassifier,
 }
@@ -189,7 +189,7 @@ impl Bench {
             addresses.push(pod.parse()?);
             let friend: IpAddr = friend.parse()?;
             let word = PeerWord::new(Address::from(friend), friends, broad, false);
-            set.put_peer(friend, word, &lock)?;
+            set.put_peer(friend, word)?;
         }
         let slot = Slot(0);
         set.write_attachment(&Record {

@@ -16,6 +16,7 @@ mod build;
 mod change;
 mod crowded;
 mod directory;
+mod draft;
 mod execute;
 mod grace;
 mod inbox;
@@ -28,12 +29,13 @@ mod settle;
 mod taken;
 mod unattached;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use imbl::OrdSet;
+use podgate_datapath::isolated::Isolated;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Identity, PodName, Reader, Record, Slot};
 use podgate_datapath::{Paths, Sizes};
@@ -55,6 +57,7 @@ use backoff::Backoff;
 use build::Built;
 use crowded::Crowded;
 use directory::Directory;
+use draft::Draft;
 use execute::Execution;
 use grace::Grace;
 use inbox::{Inbox, Links};
@@ -63,6 +66,7 @@ use isolated_file::IsolatedFile;
 use report::Counted;
 use unattached::Unattached;
 
+pub use draft::Drafts;
 pub use grace::Graces;
 pub use inbox::Event;
 
@@ -93,6 +97,8 @@ pub struct Beginning {
     pub node_addresses: Addresses,
     /// Who waits for grace periods, and tells this engine.
     pub graces: Graces,
+    /// Who makes other table sets, and tells this engine.
+    pub drafts: Drafts,
     /// Where the source takes questions; none if it tells all that it knows anyway.
     pub questions: Option<UnboundedSender<Question>>,
 }
@@ -141,6 +147,11 @@ pub struct Engine {
     published: Instant,
     grace: Grace,
     graces: Graces,
+    drafts: Drafts,
+    /// The table set that is to take the place of `built`.
+    draft: Draft,
+    /// Attachments whose policy waits for it, because there is no room for it in `built`.
+    held_back: BTreeSet<podgate_abi::Slot>,
     waiting: Vec<Waiting>,
     questions: Option<UnboundedSender<Question>>,
     trouble: Option<String>,
@@ -214,6 +225,7 @@ impl Engine {
             node_addresses,
             guard,
             graces,
+            drafts,
             questions,
         } = beginning;
         let mut cluster = Cluster::default();
@@ -237,7 +249,13 @@ impl Engine {
         compiled.withhold(withheld);
         // Until its filters are swapped, each is judged by the set before.
         isolate::isolate_standing(&paths, &cluster, &compiled);
-        let built = rebuild::build_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
+        let built = rebuild::draft_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
+            .and_then(|drafted| {
+                let records: Vec<Record> = cluster.records().cloned().collect();
+                let foreign = cluster.foreign_modes();
+                let isolated = |_: &Record| Isolated::default();
+                build::put_in_force(&paths, &lock, drafted, &records, isolated, &foreign)
+            })
             .context("put the first table set in force")?;
         drop(lock);
         let mut engine = Self {
@@ -266,6 +284,9 @@ impl Engine {
             published: Instant::now(),
             grace: Grace::None,
             graces,
+            drafts,
+            draft: Draft::None,
+            held_back: BTreeSet::new(),
             waiting: Vec::new(),
             questions,
             trouble: None,
@@ -336,6 +357,7 @@ impl Engine {
             changed_links,
             grace_is_over,
             grace_was_refused,
+            drafted,
             counts,
             // A source that has once been synced stays so.
             not_synced: _,
@@ -361,6 +383,7 @@ impl Engine {
             || doubt.is_some()
             || grace_is_over
             || grace_was_refused
+            || drafted.is_some()
             || self.more_to_do
             || self.is_due(now);
         for reply in dels {
@@ -388,6 +411,9 @@ impl Engine {
         }
         if grace_is_over {
             self.grace = Grace::Over;
+        }
+        if let Some(drafted) = drafted {
+            self.take_draft(drafted);
         }
         if upkeep {
             self.upkeep_due = now + UPKEEP;

@@ -355,6 +355,11 @@ impl Planner {
         self.plan(|installed| steps::of_policy(installed, attachments, room))
     }
 
+    /// The attachments that wait for the ruleset that asks most of those that are still to be made complete.
+    pub fn waiting_for_most(&self, attachments: &Rulesets) -> Vec<Slot> {
+        steps::waiting_for_most(&self.installed, attachments)
+    }
+
     /// Whether the attachments have exactly these rulesets, and nothing is on its way to others.
     pub fn is_at(&self, attachments: &Rulesets) -> bool {
         self.installed.attachments == *attachments && !self.installed.record.is_building()

@@ -14,7 +14,7 @@ use crate::admin::{self, Condition};
 use crate::api;
 use crate::args::{ApiServer, Config, Source};
 use crate::descriptors::Descriptors;
-use crate::engine::{Beginning, Engine, Event, Graces};
+use crate::engine::{Beginning, Drafts, Engine, Event, Graces};
 use crate::events;
 use crate::guard;
 use crate::life::Life;
@@ -132,6 +132,7 @@ pub async fn run(config: Config) -> Result<()> {
         node_addresses: node.addresses,
         guard: guard.guard,
         graces: Graces::start(events_in.clone())?,
+        drafts: Drafts::new(events_in.clone()),
         questions: answers_questions.then_some(questions_in),
     };
     let mut engine = start_engine(beginning, condition_in, events)?;

@@ -184,10 +184,9 @@ fn load(paths: &Paths, lock: &Lock, socket: &mut Socket) -> Result<TableSet, Add
         source,
     })?;
     for address in addresses {
-        put_node(&set, address.address, lock)?;
+        set.put_peer(address.address, node_word(address.address))?;
     }
-    set.name_current(lock)?;
-    Ok(set)
+    Ok(set.name_current(lock)?)
 }
 
 /// The word of an address of this node of which nothing else is known.

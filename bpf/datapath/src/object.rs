@@ -66,10 +66,9 @@ fn make_dir(path: &Path) -> Result<(), Failed> {
     }
 }
 
-/// Makes a table set: everything pinned, under its own name, not current. The current set hands its shared tables on
-/// to it, but for those that are to have another size: those are made anew, and empty.
-pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetName, LoadError> {
-    sys::lift_memory_limit();
+/// Makes the place of a table set: a directory of its own, under the name that it is to have. The current set hands its
+/// shared tables on to it, but for those that are to have another size: those are made anew, and empty.
+pub(crate) fn begin(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetName, Failed> {
     bpffs::ensure(paths)?;
     let name = bpffs::next(paths)?;
     make_generation(&paths.generation())?;
@@ -80,7 +79,15 @@ pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetNa
     if let Some(before) = bpffs::current(paths)? {
         hand_on(&directory_of_shared(&before.path(paths)), &shared, sizes)?;
     }
+    Ok(name)
+}
 
+/// Loads the programs and makes their tables, and pins everything there. Needs no lock: who begins another one meanwhile
+/// removes the directory, and this fails.
+pub(crate) fn load(paths: &Paths, name: SetName, sizes: &Sizes) -> Result<(), LoadError> {
+    sys::lift_memory_limit();
+    let directory = name.unfinished(paths);
+    let shared = directory_of_shared(&directory);
     let hz = sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
     let mut loader = EbpfLoader::new();
     loader.override_global("HZ", &hz, true);
@@ -117,9 +124,14 @@ pub(crate) fn create(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetNa
         let fd = found.fd().map_err(refused)?;
         sys::obj_pin(fd.as_fd(), &pin).map_err(Failed::at("pin program at", &pin))?;
     }
+    Ok(())
+}
+
+/// Gives a table set its name, in one step.
+pub(crate) fn finish(paths: &Paths, name: SetName, _lock: &Lock) -> Result<(), Failed> {
     let complete = name.path(paths);
-    fs::rename(&directory, &complete).map_err(Failed::at("name table set", &complete))?;
-    Ok(name)
+    let directory = name.unfinished(paths);
+    fs::rename(directory, &complete).map_err(Failed::at("name table set", &complete))
 }
 
 /// Pins the shared tables of the set before once more, for the new set: those that have the size that they are to have.

@@ -161,6 +161,69 @@ pub struct TableSet {
     arrays: [OnceLock<MappedArray>; MapName::ALL.len()],
 }
 
+/// A table set that has a place, and as yet no tables and programs of its own.
+#[derive(Debug)]
+#[must_use]
+pub struct Begun {
+    name: SetName,
+    paths: Paths,
+    sizes: Sizes,
+}
+
+/// A table set that has all of them, and as yet no name.
+#[derive(Debug)]
+#[must_use]
+pub struct Loaded(Begun);
+
+impl Begun {
+    /// Loads the programs, and makes the tables.
+    ///
+    /// # Errors
+    /// When the kernel refuses them, or somebody begins another set meanwhile.
+    pub fn load(self) -> Result<Loaded, LoadError> {
+        object::load(&self.paths, self.name, &self.sizes)?;
+        Ok(Loaded(self))
+    }
+}
+
+impl Loaded {
+    /// Gives it a name, and fills it with what is the same for everybody.
+    ///
+    /// # Errors
+    /// When somebody began another set meanwhile.
+    pub fn finish(self, lock: &Lock) -> Result<Unnamed, LoadError> {
+        let Self(Begun { name, paths, sizes }) = self;
+        object::finish(&paths, name, lock)?;
+        let set = TableSet::at(&paths, name);
+        set.fill_constants(&sizes)?;
+        Ok(Unnamed(set))
+    }
+}
+
+/// A table set that is not current, and that only its maker fills: no plugin attaches to it, or deletes what it says of an
+/// address, so that needs no lock.
+#[derive(Debug)]
+pub struct Unnamed(TableSet);
+
+impl std::ops::Deref for Unnamed {
+    type Target = TableSet;
+
+    fn deref(&self) -> &TableSet {
+        &self.0
+    }
+}
+
+impl Unnamed {
+    /// Names it current: attachments go there from now on.
+    ///
+    /// # Errors
+    /// When the link cannot be replaced.
+    pub fn name_current(self, _lock: &Lock) -> Result<TableSet, Failed> {
+        bpffs::name_current(&self.0.paths, self.0.name)?;
+        Ok(self.0)
+    }
+}
+
 /// Where a set pins the tables that it hands on, under the version of their layout: so that a set of whatever version
 /// tells whether they can be read.
 pub(crate) fn directory_of_shared(set: &Path) -> PathBuf {
@@ -182,10 +245,20 @@ impl TableSet {
     ///
     /// # Errors
     /// When the kernel refuses it, or a pin cannot be made.
-    pub fn create(paths: &Paths, lock: &Lock, sizes: &Sizes) -> Result<Self, LoadError> {
-        let set = Self::at(paths, object::create(paths, lock, sizes)?);
-        set.fill_constants(sizes)?;
-        Ok(set)
+    pub fn create(paths: &Paths, lock: &Lock, sizes: &Sizes) -> Result<Unnamed, LoadError> {
+        Self::begin(paths, lock, sizes)?.load()?.finish(lock)
+    }
+
+    /// Begins to make one: what takes long of it needs no lock.
+    ///
+    /// # Errors
+    /// When a pin cannot be made.
+    pub fn begin(paths: &Paths, lock: &Lock, sizes: &Sizes) -> Result<Begun, LoadError> {
+        Ok(Begun {
+            name: object::begin(paths, lock, sizes)?,
+            paths: paths.clone(),
+            sizes: *sizes,
+        })
     }
 
     /// Opens the current table set, if there is one.
@@ -244,14 +317,6 @@ impl TableSet {
     #[must_use]
     pub fn name(&self) -> SetName {
         self.name
-    }
-
-    /// Names it current: attachments go there from now on.
-    ///
-    /// # Errors
-    /// When the link cannot be replaced.
-    pub fn name_current(&self, _lock: &Lock) -> Result<(), Failed> {
-        bpffs::name_current(&self.paths, self.name)
     }
 
     /// Where a table is pinned.

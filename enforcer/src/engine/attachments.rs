@@ -85,7 +85,7 @@ impl Engine {
     }
 
     /// The directions in which an attachment waits for its policy.
-    fn isolated(&self, record: &Record) -> Isolated {
+    pub(super) fn isolated(&self, record: &Record) -> Isolated {
         let selections = self.compiled.selections();
         as_record_has_it(selections.isolation_of_new(record, &self.cluster))
     }

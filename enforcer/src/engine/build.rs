@@ -4,23 +4,24 @@
 //! sources, attachment files ──► planner of an empty set ──► new set: filled, checked, named current
 //!                                                             └──► filters swapped, one attachment after another
 //! ```
-//! Until its swap an attachment is judged by its old set, untouched. All of it happens under the lock, so that no
-//! attachment comes or goes meanwhile; ADDs wait for it, for about as long as the kernel needs to load the programs.
+//! Until its swap an attachment is judged by its old set, untouched. What is here happens under the lock, so that no
+//! attachment comes or goes meanwhile; what takes long came before it ([`super::draft`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use podgate_abi::{Direction, Foreign};
 use podgate_datapath::flows::Copied;
+use podgate_datapath::isolated::Isolated;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes, SkbLayout, attach, sweep};
-use podgate_policy::model::World;
 
-use super::execute::write;
+use super::draft::{Basis, Drafted};
+use super::execute::{Target, write};
 use super::taken::{self, Taken};
-use crate::plan::{Capacities, Occupancy, Plan, PlanError, Planner, Rulesets, Table, Write};
+use crate::plan::{Capacities, Occupancy, Plan, PlanError, Planner, Table, Write};
 
 /// Generations further ahead than this are behind: the counter goes round.
 const SANE: u32 = 1 << 31;
@@ -43,19 +44,24 @@ pub(super) struct Built {
     pub(super) blind: Option<String>,
 }
 
-/// What a table set is built from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Plans<'a> {
-    pub(super) records: &'a [Record],
-    pub(super) world: &'a World,
-    pub(super) rulesets: &'a Rulesets,
-    pub(super) foreign: &'a [(Slot, Foreign)],
-}
-
-/// Builds a table set, and puts it in force. When it fails, the one before stays current and in force.
-pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -> Result<Built> {
-    let (planner, writes, sizes) = fit(sizes, from)?;
-    let mut taken = Taken::of(from.world, from.records);
+/// Puts in force what was drafted for these attachments. When it fails, the set before stays current and in force.
+pub(super) fn put_in_force(
+    paths: &Paths,
+    lock: &Lock,
+    drafted: Drafted,
+    records: &[Record],
+    isolated: impl Fn(&Record) -> Isolated,
+    foreign: &[(Slot, Foreign)],
+) -> Result<Built> {
+    let Drafted {
+        set,
+        planner,
+        sizes,
+        taken,
+        world,
+        words,
+        records: _,
+    } = drafted;
     if let Err(error) = sizes.write(paths) {
         // A plugin reads them only where it finds no table set.
         let error = anyhow::Error::from(error);
@@ -78,24 +84,29 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
              written over the ports of what it sends; use a kernel with CONFIG_DEBUG_INFO_BTF, or drop CAP_NET_RAW",
         );
     }
-    let set = TableSet::create(paths, lock, &sizes).context("make a new table set")?;
-    for record in from.records {
-        set.write_attachment(record)?;
+    for record in records {
+        set.write_waiting_attachment(record, isolated(record))?;
         follow_master(&set, record);
     }
-    outgrow(&set, from.records)?;
-    for one in &writes {
-        write(one, &set, lock).context("fill the new table set")?;
+    outgrow(&set, records)?;
+    let standing: BTreeSet<u32> = planner.attachments().keys().copied().collect();
+    for ((slot, direction), ruleset) in words {
+        if standing.contains(&slot) {
+            let flip = Write::Flip {
+                slot,
+                direction,
+                ruleset,
+            };
+            write(&flip, Target::Unnamed(&set)).context("fill the new table set")?;
+        }
     }
-    check(&set, &planner)?;
-    set.store_tunnel_ports(&from.world.tunnel_ports)?;
-    taken.write_to(&set);
-    taken.set_modes(&set, from.foreign);
+    set.store_tunnel_ports(&world.tunnel_ports)?;
+    taken.set_modes(&set, foreign);
     copy_flows(&set, None);
     let before = TableSet::open_current(paths).ok().flatten();
-    set.name_current(lock)?;
+    let set = set.name_current(lock)?;
     let mut unswapped = BTreeMap::new();
-    for record in from.records {
+    for record in records {
         if let Err(error) = take_over(&set, record, lock) {
             tracing::error!(
                 attachment = %record.identity,
@@ -107,6 +118,22 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
         }
     }
     copy_flows(&set, None);
+    unpin_others(paths, lock);
+    tracing::info!(set = %set.name(), attachments = records.len(), "a new table set is in force");
+    Ok(Built {
+        program: set.program_id(Direction::FromPod)?,
+        set,
+        planner,
+        sizes,
+        tunnel_ports: world.tunnel_ports.clone(),
+        taken,
+        unswapped,
+        blind,
+    })
+}
+
+/// Unpins the table sets that nothing runs.
+fn unpin_others(paths: &Paths, lock: &Lock) {
     match sweep::unpin_unused_sets(paths, lock) {
         Ok(sets) => {
             for set in sets {
@@ -118,17 +145,6 @@ pub(super) fn build(paths: &Paths, lock: &Lock, sizes: Sizes, from: Plans<'_>) -
             tracing::warn!(error = format!("{error:#}"), "older table sets stay pinned");
         }
     }
-    tracing::info!(set = %set.name(), attachments = from.records.len(), "a new table set is in force");
-    Ok(Built {
-        program: set.program_id(Direction::FromPod)?,
-        set,
-        planner,
-        sizes,
-        tunnel_ports: from.world.tunnel_ports.clone(),
-        taken,
-        unswapped,
-        blind,
-    })
 }
 
 /// Tells a table set what the host end of an attachment is a port of. While it does not know, neighbor discovery of the
@@ -175,14 +191,15 @@ fn outgrow(set: &TableSet, records: &[Record]) -> Result<()> {
 
 /// A planner and all writes that fill an empty set, in tables that have room for twice that, as far as they grow. It is
 /// planned once, in tables as large as they can be.
-fn fit(mut sizes: Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>, Sizes)> {
-    let highest = from.records.iter().map(|record| record.slot.0).max();
+pub(super) fn fit(basis: &Basis) -> Result<(Planner, Vec<Write>, Sizes), PlanError> {
+    let mut sizes = basis.sizes;
+    let highest = basis.records.iter().map(|record| record.slot.0).max();
     sizes.attachments = sizes.attachments.max(highest.unwrap_or(0) + 1);
     let mut largest = sizes;
     for table in Table::ALL {
         while grow(&mut largest, table) {}
     }
-    let (mut planner, writes) = plan_everything(&largest, from)?;
+    let (mut planner, writes) = plan_everything(&largest, basis)?;
     for of in planner.occupancy() {
         let is_tight = |sizes: &mut Sizes| {
             size_of(sizes, of.table)
@@ -194,16 +211,16 @@ fn fit(mut sizes: Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>, Sizes)
     Ok((planner, writes, sizes))
 }
 
-fn plan_everything(sizes: &Sizes, from: Plans<'_>) -> Result<(Planner, Vec<Write>), PlanError> {
+fn plan_everything(sizes: &Sizes, basis: &Basis) -> Result<(Planner, Vec<Write>), PlanError> {
     let mut planner = Planner::new(capacities(sizes));
     let mut writes = Vec::new();
     let mut note = |planner: &mut Planner, plan: Plan| {
         writes.extend_from_slice(plan.writes());
         planner.commit(plan);
     };
-    let facts = planner.facts_change(from.world)?;
+    let facts = planner.facts_change(&basis.world)?;
     note(&mut planner, facts);
-    let policy = planner.policy_change(from.rulesets)?;
+    let policy = planner.policy_change(&basis.rulesets)?;
     note(&mut planner, policy);
     Ok((planner, writes))
 }
@@ -278,7 +295,7 @@ pub(super) fn copy_flows(set: &TableSet, only: Option<Slot>) {
 }
 
 /// Whether the set holds as much as the planner thinks.
-fn check(set: &TableSet, planner: &Planner) -> Result<()> {
+pub(super) fn check(set: &TableSet, planner: &Planner) -> Result<()> {
     for of in planner.occupancy() {
         let found = match of.table {
             Table::Rows => set.row_keys()?.len(),
@@ -309,9 +326,12 @@ mod tests {
     use imbl::OrdMap;
     use podgate_policy::compile::compile_subject;
     use podgate_policy::connection::{Baseline, Subject};
-    use podgate_policy::model::{Namespaces, NetworkPolicy, ObjectName, Peer, Pod, Rule, Selector};
+    use podgate_policy::model::{
+        Namespaces, NetworkPolicy, ObjectName, Peer, Pod, Rule, Selector, World,
+    };
 
     use super::*;
+    use crate::plan::Rulesets;
 
     /// Pods with an address each, all of them peers of a policy.
     fn world(pods: u16) -> World {
@@ -349,17 +369,17 @@ mod tests {
         let (name, pod) = world.pods.get_min().unwrap();
         let subject = Subject::new(name.clone(), pod, Baseline::Standard);
         let rulesets = Rulesets::unit(1, Arc::new(compile_subject(&world, &subject)));
-        let from = Plans {
-            records: &[],
-            world: &world,
-            rulesets: &rulesets,
-            foreign: &[],
-        };
         let small = Sizes {
             peers: 16,
             ..Sizes::default()
         };
-        let (planner, writes, sizes) = fit(small, from).unwrap();
+        let basis = Basis {
+            sizes: small,
+            records: Vec::new(),
+            world: world.clone(),
+            rulesets,
+        };
+        let (planner, writes, sizes) = fit(&basis).unwrap();
         assert_eq!(sizes.peers, 1024);
         assert_eq!(
             sizes,

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use podgate_abi::{Class, Direction, PolicyWord, PrefixKey, PrefixWord, Ruleset};
+use podgate_abi::{Class, Direction, PeerWord, PolicyWord, PrefixKey, PrefixWord, Ruleset};
 use podgate_datapath::Failed;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::owed::Owed;
 use podgate_datapath::record::{Record, Slot};
-use podgate_datapath::tables::TableSet;
+use podgate_datapath::tables::{TableSet, Unnamed};
 
 use crate::plan::{Plan, Planner, Write};
 
@@ -55,7 +55,7 @@ impl Execution {
     ) -> Result<bool, Failed> {
         while let Some(next) = self.plan.writes().get(self.next) {
             if !self.overtaken.concerns(next) {
-                write(next, set, lock)?;
+                write(next, Target::InForce(set, lock))?;
             }
             self.next += 1;
             let looks = self.next.is_multiple_of(WRITES_A_LOOK);
@@ -118,18 +118,52 @@ impl Overtaken {
     }
 }
 
+/// The set that is written to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// One that plugins attach to.
+    InForce(&'a TableSet, &'a Lock),
+    /// One that is being made.
+    Unnamed(&'a Unnamed),
+}
+
+impl Target<'_> {
+    fn set(&self) -> &TableSet {
+        match self {
+            Self::InForce(set, _) => set,
+            Self::Unnamed(set) => set,
+        }
+    }
+
+    fn put_peer(&self, address: IpAddr, word: PeerWord) -> Result<(), Failed> {
+        match self {
+            Self::InForce(set, lock) => set.put_peer(address, word, lock),
+            Self::Unnamed(set) => set.put_peer(address, word),
+        }
+    }
+
+    fn remove_peer(&self, address: IpAddr) -> Result<(), Failed> {
+        match self {
+            Self::InForce(set, lock) => {
+                let removed = set.remove_peer(address, Owed::ByEnforcer, lock);
+                removed.map(drop)
+            }
+            Self::Unnamed(set) => set.remove_peer(address),
+        }
+    }
+}
+
 /// Writes once.
-pub(super) fn write(write: &Write, set: &TableSet, lock: &Lock) -> Result<(), Failed> {
+pub(super) fn write(write: &Write, to: Target<'_>) -> Result<(), Failed> {
+    let set = to.set();
     match write {
         Write::Chunk { number, chunk } => set.put_chunk(*number, chunk),
         Write::PortSet { number, chunks } => set.put_port_set(*number, *chunks),
         Write::DefaultRow { ruleset, row } => set.put_default_row(*ruleset, *row),
         Write::Row { key, row } => set.put_row(*key, *row),
         Write::RemoveRow { key } => set.remove_row(*key).map(drop),
-        Write::Peer { address, word } => set.put_peer(IpAddr::from(*address), *word, lock),
-        Write::RemovePeer { address } => set
-            .remove_peer(IpAddr::from(*address), Owed::ByEnforcer, lock)
-            .map(drop),
+        Write::Peer { address, word } => to.put_peer(IpAddr::from(*address), *word),
+        Write::RemovePeer { address } => to.remove_peer(IpAddr::from(*address)),
         Write::Prefix { key, word } => {
             let (prefix, length) = in_own_family(*key);
             set.put_prefix(prefix, length, *word)

@@ -9,6 +9,7 @@ use podgate_datapath::record::PodName;
 use podgate_handoff::{AttachmentId, Reply, Request};
 use tokio::sync::oneshot;
 
+use super::draft::Drafted;
 use crate::guard::Guard;
 use crate::node::{Addresses, Noticed};
 use crate::socket::Handoff;
@@ -33,6 +34,8 @@ pub enum Event {
     GraceOver,
     /// The kernel refuses it. It is asked again.
     GraceRefused,
+    /// What became of the table set that was begun last.
+    Drafted(anyhow::Result<Box<Drafted>>),
     /// Somebody reads the metrics: count the kernel's first.
     Count(oneshot::Sender<()>),
     /// The enforcer stops. Filters, tables and pins stay.
@@ -106,6 +109,8 @@ pub(super) struct Inbox {
     pub(super) grace_is_over: bool,
     /// Whether the kernel refused one.
     pub(super) grace_was_refused: bool,
+    /// What became of a table set that was begun.
+    pub(super) drafted: Option<anyhow::Result<Box<Drafted>>>,
     /// Scrapes.
     pub(super) counts: Vec<oneshot::Sender<()>>,
     /// Whether the enforcer stops.
@@ -155,6 +160,7 @@ impl Inbox {
             Event::Node(Noticed::Lost) => self.links = Links::All,
             Event::GraceOver => self.grace_is_over = true,
             Event::GraceRefused => self.grace_was_refused = true,
+            Event::Drafted(drafted) => self.drafted = Some(drafted),
             Event::Count(done) => self.counts.push(done),
             Event::Stop => self.stop = true,
         }

@@ -66,7 +66,7 @@ pub(super) fn withheld(cluster: &Cluster, view: &View, selections: &Selections) 
 }
 
 /// What was compiled, and nothing in the directions that the source is known to isolate by what is not known yet.
-fn narrowed(
+pub(super) fn narrowed(
     compiled: &SubjectRulesets,
     isolation: Isolation,
     tunnels: &Tunnels,

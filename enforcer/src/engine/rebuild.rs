@@ -1,20 +1,25 @@
 //! A table set in place of the one that is there: because a table is full or much too large, because a process took the pins
 //! away, or because nothing else works ([`super::build`]).
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use podgate_abi::Direction;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::Record;
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes};
+use podgate_policy::compile::ruleset::Tunnels;
 
 use super::Engine;
-use super::build::{self, Built, Plans, grow};
-use super::settle::{compile, give_way, take_lock};
+use super::build::{self, grow};
+use super::draft::{Basis, Draft, Drafted};
+use super::isolate::narrowed;
+use super::settle::{Progress, compile, give_way, take_lock};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::node;
-use crate::plan::PlanError;
+use crate::plan::{PlanError, Rulesets, STEP};
 
 impl Engine {
     /// Whether plugins attach to another table set than ours. Names are used again, programs are not.
@@ -26,32 +31,173 @@ impl Engine {
         !matches!(current, Ok(Some(program)) if program == self.built.program)
     }
 
-    /// There is no plan: a larger table set is due, or a new one.
-    pub(super) fn make_room(&mut self, lock: &Lock, error: PlanError) -> Result<()> {
-        tracing::info!(%error, "a new table set is due");
+    /// There is no plan: a larger table set is due, or a new one. What is in force stays meanwhile, and what has room in it
+    /// goes on.
+    pub(super) fn make_room(&mut self, error: PlanError) -> Result<()> {
+        let mut sizes = self.built.sizes;
         match error {
             PlanError::Full { table, .. } => {
-                if !grow(&mut self.built.sizes, table) {
+                if !grow(&mut sizes, table) {
                     return Err(error.into());
                 }
             }
             PlanError::Overlapping { .. } => return Err(error.into()),
             PlanError::Unfinished => {}
         }
-        self.rebuild_under(lock)
+        tracing::info!(%error, "a new table set is due");
+        self.begin_draft(sizes)
     }
 
-    /// Where changes were made in part, there may be no room to tidy. In a new table set nothing waits for it.
-    pub(super) fn rebuild_untidy(&mut self, lock: &Lock, error: &PlanError) -> Result<()> {
-        tracing::info!(%error, "nothing can be tidied: a new table set is due");
-        self.rebuild_under(lock)
+    /// Whether another table set is on its way.
+    pub(super) fn is_drafting(&self) -> bool {
+        match self.draft {
+            Draft::None => false,
+            Draft::Underway { .. } | Draft::Here(_) | Draft::Failed(_) => true,
+        }
+    }
+
+    fn begin_draft(&mut self, sizes: Sizes) -> Result<()> {
+        self.held_back.clear();
+        let basis = Basis {
+            sizes,
+            records: self.cluster.records().cloned().collect(),
+            world: self.cluster.view().world,
+            rulesets: self.compiled.rulesets().clone(),
+        };
+        self.drafts.begin(self.paths.clone(), basis)?;
+        metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
+        let instead_of = self.built.program;
+        self.draft = Draft::Underway { instead_of };
+        Ok(())
+    }
+
+    /// Takes note of what became of the draft that was begun, unless the set that it was to replace is no more.
+    pub(super) fn take_draft(&mut self, drafted: Result<Box<Drafted>>) {
+        match self.draft {
+            Draft::Underway { instead_of } if instead_of == self.built.program => {
+                self.draft = drafted.map_or_else(Draft::Failed, Draft::Here);
+            }
+            Draft::None | Draft::Underway { .. } | Draft::Here(_) | Draft::Failed(_) => {
+                self.draft = Draft::None;
+                self.held_back.clear();
+            }
+        }
+    }
+
+    /// Puts a draft in force that is made. [`Progress::Settled`]: there is none, or it is.
+    pub(super) fn adopt_draft(&mut self, until: Instant) -> Result<Progress> {
+        match std::mem::take(&mut self.draft) {
+            Draft::None => Ok(Progress::Settled),
+            Draft::Here(drafted) => self.adopt(drafted, until),
+            Draft::Failed(error) => {
+                self.held_back.clear();
+                self.draft_again(None, error).map(|()| Progress::Settled)
+            }
+            underway @ Draft::Underway { .. } => {
+                self.draft = underway;
+                Ok(Progress::Settled)
+            }
+        }
+    }
+
+    /// Makes another one where there was no room in a draft, if it can be larger or a namespace gives way.
+    fn draft_again(&mut self, sizes: Option<Sizes>, error: anyhow::Error) -> Result<()> {
+        let Some(full) = error.downcast_ref::<PlanError>() else {
+            return Err(error);
+        };
+        match sizes {
+            // It is made with room for twice what there is by now.
+            Some(sizes) => self.begin_draft(sizes),
+            None if give_way(&mut self.compiled, full) => Ok(()),
+            None => Err(error),
+        }
+    }
+
+    /// Without the lock, brings a draft up to what is known by now; with it, puts it in force.
+    fn adopt(&mut self, mut drafted: Box<Drafted>, until: Instant) -> Result<Progress> {
+        loop {
+            let view = self.compile_some(Some(until));
+            drafted.follow(self.cluster.records());
+            match drafted.catch_up(&view.world, &self.surely_closed(), STEP) {
+                Ok(true) => break,
+                Ok(false) if until <= Instant::now() => {
+                    self.draft = Draft::Here(drafted);
+                    return Ok(Progress::Underway);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let sizes = drafted.sizes;
+                    self.draft_again(Some(sizes), error)?;
+                    return Ok(Progress::Settled);
+                }
+            }
+        }
+        let lock = self.take_lock_or_isolate()?;
+        self.read_attachments(&lock)?;
+        self.update_isolated_file(&lock);
+        let view = self.cluster.view();
+        // What was compiled is of those before.
+        let mut wanted = self.surely_closed();
+        for record in self.cluster.records() {
+            if drafted.records.get(&record.slot) != Some(record) {
+                wanted.remove(&record.slot.0);
+            }
+        }
+        drafted.follow(self.cluster.records());
+        drafted.catch_up(&view.world, &wanted, usize::MAX)?;
+        self.put_in_force(*drafted, view, &lock)?;
+        Ok(Progress::Settled)
+    }
+
+    /// What attachments are to have as far as it is compiled, and nothing where a policy isolates that is not.
+    fn surely_closed(&self) -> Rulesets {
+        let mut rulesets = self.compiled.rulesets().clone();
+        let tunnels = Tunnels::with(self.cluster.tunnel_ports());
+        for record in self
+            .cluster
+            .records()
+            .filter(|it| self.compiled.is_due(it.slot))
+        {
+            let isolation = self.compiled.selections().isolation_of(record);
+            if let Some(known) = rulesets.get(&record.slot.0) {
+                let narrowed = narrowed(known, isolation, &tunnels);
+                rulesets.insert(record.slot.0, narrowed);
+            }
+        }
+        rulesets
+    }
+
+    /// Puts another table set in the place of this one, and forgets what was pending there.
+    fn put_in_force(&mut self, drafted: Drafted, view: View, lock: &Lock) -> Result<()> {
+        let began = Instant::now();
+        let records: Vec<Record> = self.cluster.records().cloned().collect();
+        let foreign = self.cluster.foreign_modes();
+        // Now, because the pins of the old one's tables go; what is open stays readable.
+        self.count_packets();
+        let isolated = |record: &Record| self.isolated(record);
+        let built = build::put_in_force(&self.paths, lock, drafted, &records, isolated, &foreign)?;
+        self.count_packets();
+        self.in_force = built.planner.attachments().clone();
+        self.built = built;
+        self.draft = Draft::None;
+        self.held_back.clear();
+        self.pending = None;
+        self.facts_missing = false;
+        self.facts_due = None;
+        self.counted.forget();
+        self.take_note_of(view);
+        if !self.built.unswapped.is_empty() {
+            self.look_soon();
+        }
+        tracing::debug!(took = ?began.elapsed(), "put a table set in force");
+        Ok(())
     }
 
     /// Builds smaller tables when some have grown and were nearly empty at two looks, half a minute apart. They get room
     /// for twice what they hold, so that what comes next does not make them grow again.
     pub(super) fn shrink(&mut self) {
         let occupancy = self.built.planner.occupancy();
-        let is_calm = self.trouble.is_none() && self.pending.is_none();
+        let is_calm = self.trouble.is_none() && self.pending.is_none() && !self.is_drafting();
         let too_large = build::is_too_large(&self.sizes, &self.built.sizes, &occupancy);
         if !(is_calm && too_large) {
             self.seen_too_large = false;
@@ -62,9 +208,7 @@ impl Engine {
         }
         self.seen_too_large = false;
         tracing::info!("tables have become larger than what they hold: smaller ones are built");
-        let large = std::mem::replace(&mut self.built.sizes, self.sizes);
-        if let Err(error) = self.rebuild() {
-            self.built.sizes = large;
+        if let Err(error) = self.begin_draft(self.sizes) {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "tables stay larger than they need to be"
@@ -77,7 +221,7 @@ impl Engine {
         self.rebuild_under(&lock)
     }
 
-    /// Builds a table set from everything that is known, and forgets what was pending in the old one.
+    /// Builds a table set from everything that is known, at once: what is there is of no use any more.
     pub(super) fn rebuild_under(&mut self, lock: &Lock) -> Result<()> {
         self.read_attachments(lock)?;
         let mut addresses = node::addresses_now().context("read the node's addresses")?;
@@ -86,47 +230,32 @@ impl Engine {
         self.cluster.set_node_addresses(addresses);
         let view = self.compile_some(None);
         self.update_isolated_file(lock);
-        // Now, because the pins of the old one's tables go; what is open stays readable.
-        self.count_packets();
         let sizes = self.built.sizes;
         let (paths, cluster, compiled) = (&self.paths, &self.cluster, &mut self.compiled);
-        let built = build_from(paths, lock, sizes, cluster, &view, compiled)?;
-        self.count_packets();
-        self.built = built;
-        self.pending = None;
-        self.in_force = self.compiled.rulesets().clone();
-        self.facts_missing = false;
-        self.facts_due = None;
-        self.counted.forget();
-        self.take_note_of(view);
-        if !self.built.unswapped.is_empty() {
-            self.look_soon();
-        }
-        Ok(())
+        let drafted = draft_from(paths, lock, sizes, cluster, &view, compiled)?;
+        self.put_in_force(drafted, view, lock)
     }
 }
 
-/// Builds a table set for everything that is known.
-pub(super) fn build_from(
+/// Makes a table set for everything that is known.
+pub(super) fn draft_from(
     paths: &Paths,
     lock: &Lock,
     sizes: Sizes,
     cluster: &Cluster,
     view: &View,
     compiled: &mut Compiled,
-) -> Result<Built> {
-    let records: Vec<Record> = cluster.records().cloned().collect();
-    let foreign = cluster.foreign_modes();
+) -> Result<Drafted> {
     metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
     loop {
-        let plans = Plans {
-            records: &records,
-            world: &view.world,
-            rulesets: compiled.rulesets(),
-            foreign: &foreign,
+        let basis = Basis {
+            sizes,
+            records: cluster.records().cloned().collect(),
+            world: view.world.clone(),
+            rulesets: compiled.rulesets().clone(),
         };
-        let error = match build::build(paths, lock, sizes, plans) {
-            Ok(built) => return Ok(built),
+        let error = match Drafted::make(paths, basis, Some(lock)) {
+            Ok(drafted) => return Ok(drafted),
             Err(error) => error,
         };
         // Tables have grown as far as they do.

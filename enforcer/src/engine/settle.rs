@@ -1,5 +1,6 @@
 //! From what is known to what is in force.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -32,7 +33,7 @@ const REBUILD_AFTER: u32 = 5;
 
 /// How far the engine has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     /// There is more to do.
     Underway,
     /// There is not.
@@ -89,6 +90,9 @@ impl Engine {
 
     /// Writes under the lock and plans without it, in turn, until all is settled or the time is up.
     fn try_to_settle(&mut self, until: Instant) -> Result<Progress> {
+        if self.adopt_draft(until)? == Progress::Underway {
+            return Ok(Progress::Underway);
+        }
         loop {
             if self.write(until)? == Progress::Underway {
                 return Ok(Progress::Underway);
@@ -168,18 +172,18 @@ impl Engine {
 
     /// Plans what is due next: facts, then policy, then what waited for a grace period. [`Progress::Settled`]: nothing is.
     fn plan_next(&mut self, until: Instant) -> Result<Progress> {
-        // Who gave way leaves its room by a change of policy.
-        let mut gave_way = false;
+        // Who gave way leaves its room by a change of policy, and so does who waits for another table set.
+        let mut policy_first = false;
         loop {
             let view = self.compile_some(Some(until));
             let policy_differs = self.policy_differs();
             let remains = self.grace == Grace::Over && self.built.planner.has_remains();
-            let planned = if self.facts_are_due(&view) && !(gave_way && policy_differs) {
+            let planned = if self.facts_are_due(&view) && !(policy_first && policy_differs) {
                 self.plan_facts(view)
             } else if policy_differs {
                 self.plan_policy()
             } else if remains {
-                return self.plan_tidying().map(|()| Progress::Underway);
+                return self.plan_tidying();
             } else if self.compiled.is_behind() {
                 return Ok(Progress::Underway);
             } else {
@@ -187,33 +191,51 @@ impl Engine {
             };
             match planned {
                 Ok(()) => return Ok(Progress::Underway),
-                // What nothing names any more may take the room: rather wait than build larger tables.
-                Err(PlanError::Full { .. }) if self.may_make_room() => {
-                    let lock = take_lock(&self.paths)?;
-                    // Nothing is planned in between, so it may be noted when it is over: had it failed, the one that
-                    // the thread waits for would end too early for what was left since that one began.
-                    TableSet::grace()?;
-                    self.built.planner.grace_begins();
-                    self.after_grace(&lock)?;
+                // What nothing names any more may take the room: rather tidy than build larger tables.
+                Err(PlanError::Full { .. }) if remains => return self.plan_tidying(),
+                // The room is there when a grace period is over, or another table set is made.
+                Err(PlanError::Full { .. }) if self.built.planner.waits_for_grace() => {
+                    return Ok(Progress::Settled);
                 }
-                Err(error) if self.gives_way(&error) => gave_way = true,
-                Err(error) => {
-                    let lock = take_lock(&self.paths)?;
-                    self.make_room(&lock, error)?;
+                Err(_) if self.is_drafting() => {
+                    if !self.hold_back() {
+                        return Ok(Progress::Settled);
+                    }
+                    policy_first = true;
+                    if until <= Instant::now() {
+                        return Ok(Progress::Underway);
+                    }
                 }
+                Err(error) if self.gives_way(&error) => policy_first = true,
+                Err(error) => self.make_room(error)?,
             }
         }
     }
 
     /// Whether attachments are to have other policies than they have, or something was begun that nobody wants now.
     fn policy_differs(&self) -> bool {
-        let wanted = self.compiled.rulesets();
-        *wanted != self.in_force || !self.built.planner.is_at(wanted)
+        let wanted = self.wanted();
+        wanted != self.in_force || !self.built.planner.is_at(&wanted)
     }
 
-    /// Whether something takes room that nothing names.
-    fn may_make_room(&self) -> bool {
-        self.built.planner.waits_for_grace() || self.built.planner.has_remains()
+    /// What attachments are to have in this table set: those that wait for another one keep what they have.
+    fn wanted(&self) -> Rulesets {
+        let mut wanted = self.compiled.rulesets().clone();
+        for slot in &self.held_back {
+            match self.in_force.get(slot) {
+                Some(stands) => drop(wanted.insert(*slot, Arc::clone(stands))),
+                None => drop(wanted.remove(slot)),
+            }
+        }
+        wanted
+    }
+
+    /// While another table set is made, has those wait for it whose policy takes most room, so that the others' comes into
+    /// force in this one. Whether there are any.
+    fn hold_back(&mut self) -> bool {
+        let waiting = self.built.planner.waiting_for_most(&self.wanted());
+        self.held_back.extend(&waiting);
+        !waiting.is_empty()
     }
 
     /// Whether there is no room for an error's change in any table set, and a namespace was found that gives way.
@@ -235,24 +257,23 @@ impl Engine {
     }
 
     fn plan_policy(&mut self) -> Result<(), PlanError> {
-        let wanted = self.compiled.rulesets().clone();
-        let plan = self.built.planner.policy_step(&wanted, STEP)?;
+        let plan = self.built.planner.policy_step(&self.wanted(), STEP)?;
         let reached = self.built.planner.attachments().clone();
         self.begin(plan, "policy", Some(reached));
         Ok(())
     }
 
-    fn plan_tidying(&mut self) -> Result<()> {
+    fn plan_tidying(&mut self) -> Result<Progress> {
         match self.built.planner.tidy_step(STEP) {
             Ok(plan) => {
                 self.begin(plan, "tidy", None);
-                Ok(())
+                return Ok(Progress::Underway);
             }
-            Err(error) => {
-                let lock = take_lock(&self.paths)?;
-                self.rebuild_untidy(&lock, &error)
-            }
+            // In another table set nothing waits for it.
+            Err(_) if self.is_drafting() => {}
+            Err(error) => self.make_room(error)?,
         }
+        Ok(Progress::Settled)
     }
 
     /// Whether facts changed and may not wait.
@@ -365,7 +386,11 @@ impl Engine {
                 self.begin(plan, "tidy", None);
                 self.finish(lock, None).map(drop)
             }
-            Err(error) => self.rebuild_untidy(lock, &error),
+            // In a new table set nothing waits for it.
+            Err(error) => {
+                tracing::info!(%error, "nothing can be tidied: a new table set is due");
+                self.rebuild_under(lock)
+            }
         }
     }
 }

@@ -58,7 +58,7 @@ impl Taken {
     }
 
     /// Takes note of what is known now. It costs what differs, and the attachments.
-    fn follow<'a>(&mut self, world: &World, records: impl Iterator<Item = &'a Record>) {
+    pub(super) fn follow<'a>(&mut self, world: &World, records: impl Iterator<Item = &'a Record>) {
         let before = std::mem::replace(&mut self.world, world.clone());
         for difference in before.pods.diff(&world.pods) {
             let (old, new) = sides(difference);

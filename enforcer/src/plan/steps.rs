@@ -49,6 +49,20 @@ pub(super) fn of_policy(
     Ok((after, Plan { writes, evaluated }))
 }
 
+/// The attachments that wait for the ruleset that asks most of those that are not ready.
+pub(super) fn waiting_for_most(before: &Installed, wanted: &Rulesets) -> Vec<Slot> {
+    let differing = differing(&before.attachments, wanted);
+    let asks = |it: &Differing<'_>| {
+        let unready = it.becoming().filter(|it| !before.record.is_ready(it));
+        unready.map(Compiled::asks).max()
+    };
+    let most = differing.iter().filter_map(asks).max();
+    let waiting = differing
+        .iter()
+        .filter(|it| most.is_some() && asks(it) == most);
+    waiting.map(|it| it.slot).collect()
+}
+
 /// What waited for the grace period that is over: established flows are judged again by what may allow less, what
 /// nothing names goes, and classes get coarser. What of it has room.
 pub(super) fn after_grace(before: &Installed, room: usize) -> Result<(Installed, Plan), PlanError> {
@@ -73,6 +87,7 @@ impl Installed {
             || self.record.has_remains()
             || self.renewals.has_before(self.record.now())
             || self.asks_too_much()
+            || !self.moving.is_empty()
     }
 
     /// Whether more is asked than any ruleset asks.
@@ -95,6 +110,9 @@ impl Installed {
         let mut unready: Vec<&Compiled> = becoming
             .filter(|ruleset| known.insert(*ruleset) && !self.record.is_ready(ruleset))
             .collect();
+        if unready.is_empty() {
+            return Ok(0);
+        }
         unready.sort_by_key(|ruleset| ruleset.asks());
         let (mut batch, mut asks) = (Vec::new(), 0);
         for ruleset in unready {
@@ -137,7 +155,8 @@ impl Installed {
         Ok(evaluated)
     }
 
-    /// Moves them to the classes that are told apart without what no ruleset asks any more.
+    /// Moves them to the classes that are told apart without what no ruleset asks any more, once all of that is forgotten:
+    /// finer ones may need more room than there is.
     fn coarsen(&mut self, room: usize, writes: &mut Vec<Write>) -> Result<usize, PlanError> {
         if !self.asks_too_much() && self.moving.is_empty() {
             return Ok(0);
@@ -145,8 +164,10 @@ impl Installed {
         let surplus = self.record.surplus();
         let (facts, forgotten, evaluated) =
             self.facts.forgetting(&surplus, self.record.beside(), room);
+        let is_all = forgotten == surplus.len() && !self.record.has_remains();
         let forgotten: Vec<_> = surplus.into_iter().take(forgotten).collect();
         self.record.forget(&forgotten);
+        let room = if is_all { room } else { 0 };
         self.follow(facts, room, &mut Fresh::default(), writes)?;
         Ok(evaluated)
     }

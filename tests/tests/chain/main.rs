@@ -8,6 +8,7 @@ mod enforced;
 mod flow_limits;
 mod foreign;
 mod ground;
+mod growing;
 mod handover;
 mod interfaces;
 mod kills;

@@ -10,7 +10,7 @@ use podgate_datapath::Sizes;
 use podgate_datapath::flows::{Copied, Tracked};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::Slot;
-use podgate_datapath::tables::{MapName, TableSet};
+use podgate_datapath::tables::{MapName, TableSet, Unnamed};
 use podgate_tests::node::{
     Enforcer, LOST, Node, Pod, Traffic, arrives, in_force, lets_in, namespace, pod, policy,
     small_tables, wait_until,
@@ -161,7 +161,7 @@ impl Left {
     }
 
     /// A table set that comes after it, with room for so many flows, as yet without any.
-    fn next(&self, flows: u32) -> TableSet {
+    fn next(&self, flows: u32) -> Unnamed {
         let lock = Lock::take(&self.node.paths()).unwrap();
         let wanted = Sizes {
             flows,

@@ -6,12 +6,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use podgate_abi::Direction;
-use podgate_datapath::Sizes;
 use podgate_demo::cni::Conflist;
 use podgate_tests::metrics::value_of;
 use podgate_tests::node::{
-    Enforcer, Node, Pod, in_force, is_lost, lets_in, namespace, pod, policy, small_tables,
-    wait_until,
+    Enforcer, Node, Pod, in_force, is_lost, lets_in, namespace, pod, policy, wait_until,
 };
 use serde_json::json;
 
@@ -32,7 +30,7 @@ const MEMORY: u64 = 256 << 20;
 const ROUNDS: usize = 6;
 
 /// How many pods the other namespace has here.
-const TENANTS: usize = 4;
+pub(crate) const TENANTS: usize = 4;
 
 /// What becomes of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +175,7 @@ fn elsewhere(number: usize) -> impl Iterator<Item = String> {
 }
 
 /// One pod's blocks, all of which are within what each of the others may reach at a port of its own.
-fn supersets(number: usize) -> Vec<String> {
+pub(crate) fn supersets(number: usize) -> Vec<String> {
     let own = |pod| {
         let rule = format!(
             "{{to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}}}], ports: [{{port: {}}}]}}",
@@ -251,11 +249,8 @@ impl Calm<'_> {
 
 #[test]
 fn attack_27_what_one_tenant_writes_delays_no_other() {
-    // As large as they are by default: a turn that builds larger ones is long.
-    let node = Node::with_tables(Sizes {
-        rows: Sizes::default().rows,
-        ..small_tables()
-    });
+    // So small that larger ones are made beside what the calm namespace does.
+    let node = Node::new();
     node.apply("default", &namespace("default"));
     node.apply("large", &namespace("large"));
     for name in ["web", "anybody"] {

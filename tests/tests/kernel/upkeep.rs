@@ -18,8 +18,7 @@ const FLOWS: u16 = 100;
 fn make(node: &Node) -> TableSet {
     let lock = Lock::take(&node.paths()).unwrap();
     let set = TableSet::create(&node.paths(), &lock, &small_tables()).unwrap();
-    set.name_current(&lock).unwrap();
-    set
+    set.name_current(&lock).unwrap()
 }
 
 /// Puts connections of an attachment of this slot and generation into both tables that are counted.

@@ -9,12 +9,30 @@ use podgate_abi::{
     TUNNEL_PORTS, TUNNEL_PROTOCOLS,
 };
 
-use super::{MapName, TableSet};
+use super::{MapName, TableSet, Unnamed};
 use crate::{
     Failed, Sizes,
     lock::Lock,
     owed::{self, Owed},
 };
+
+impl Unnamed {
+    /// Stores what is known of an address.
+    ///
+    /// # Errors
+    /// When the table cannot be opened, or is full.
+    pub fn put_peer(&self, address: IpAddr, word: PeerWord) -> Result<(), Failed> {
+        self.store_peer(address, word)
+    }
+
+    /// Deletes what is known of an address, which no flow was judged by.
+    ///
+    /// # Errors
+    /// When the table cannot be opened.
+    pub fn remove_peer(&self, address: IpAddr) -> Result<(), Failed> {
+        self.delete_peer(address).map(drop)
+    }
+}
 
 impl TableSet {
     pub(super) fn fill_constants(&self, sizes: &Sizes) -> Result<(), Failed> {
@@ -130,12 +148,20 @@ impl TableSet {
 
     /// Stores what is known of an address. Only under the lock, because ADD deletes what is known of its own.
     pub fn put_peer(&self, address: IpAddr, word: PeerWord, _lock: &Lock) -> Result<(), Failed> {
+        self.store_peer(address, word)
+    }
+
+    fn store_peer(&self, address: IpAddr, word: PeerWord) -> Result<(), Failed> {
         let key = Address::from(address);
         self.update(
             MapName::Peers,
             bytemuck::bytes_of(&key),
             bytemuck::bytes_of(&word.0),
         )
+    }
+
+    fn delete_peer(&self, address: IpAddr) -> Result<bool, Failed> {
+        self.delete(MapName::Peers, bytemuck::bytes_of(&Address::from(address)))
     }
 
     /// Deletes what is known of an address; whether there was anything. Whoever does owes it to the attachments that
@@ -145,7 +171,7 @@ impl TableSet {
             return Ok(false);
         }
         let noted = owed::note(&self.paths, by, address, lock);
-        let deleted = self.delete(MapName::Peers, bytemuck::bytes_of(&Address::from(address)))?;
+        let deleted = self.delete_peer(address)?;
         if noted.is_err() {
             // A debt that cannot be noted is paid at once.
             Self::grace()?;
