@@ -120,6 +120,13 @@ impl Engine {
         warnings.extend(self.built.taken.warning().map(Warning::from));
         warnings.extend(self.cluster.foreign_warnings());
         warnings.extend(self.crowded.warnings());
+        // While it is only being worked out, no reason to be not ready: whoever may write a policy could cause that for ever.
+        let dirty = self.dirty();
+        if dirty > 0 {
+            warnings.push(Warning::from(format!(
+                "{dirty} attachments are dirty: a change of policy is not in force there yet"
+            )));
+        }
         let doubt = self.doubt.as_deref();
         let doubt = doubt.map(|why| format!("the API server is asked for each new pod: {why}"));
         warnings.extend(doubt.map(Warning::from));
@@ -137,12 +144,6 @@ impl Engine {
         }
         if let Some(trouble) = &self.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
-        }
-        let dirty = self.dirty();
-        if dirty > 0 {
-            reasons.push(format!(
-                "{dirty} attachments are dirty: an older policy is in force"
-            ));
         }
         let waits = self.built.planner.waits_for_grace();
         if waits && self.grace.is_late(Instant::now()) {
