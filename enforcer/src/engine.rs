@@ -143,6 +143,8 @@ pub struct Engine {
     pending: Option<Pending>,
     /// Whether the last turn ended because its time was up.
     more_to_do: bool,
+    /// How long this turn waited for the lock.
+    waited: Duration,
     /// When figures were last published.
     published: Instant,
     grace: Grace,
@@ -281,6 +283,7 @@ impl Engine {
             open: BTreeMap::new(),
             pending: None,
             more_to_do: false,
+            waited: Duration::ZERO,
             published: Instant::now(),
             grace: Grace::None,
             graces,
@@ -319,7 +322,9 @@ impl Engine {
             }
             let began = Instant::now();
             self.take(inbox);
-            metrics::histogram!("podgate_turn_seconds").record(began.elapsed());
+            let waited = std::mem::take(&mut self.waited);
+            let worked = began.elapsed().saturating_sub(waited);
+            metrics::histogram!("podgate_turn_seconds").record(worked);
         }
     }
 

@@ -141,7 +141,7 @@ impl Engine {
     /// Sweeps attachments whose interface is gone, puts back filters, and looks who stands before them, on these
     /// interfaces or on all.
     pub(super) fn look_after_interfaces(&mut self, only: Option<&BTreeSet<Ifindex>>) {
-        let result = take_lock(&self.paths).and_then(|lock| {
+        let result = self.wait_for_lock(take_lock).and_then(|lock| {
             match only {
                 None => sweep_attachments(&self.paths, &lock)?,
                 Some(_) => {

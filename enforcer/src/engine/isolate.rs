@@ -184,12 +184,27 @@ impl Engine {
 
     /// The lock; if it is not to be had at once, no attachment stays open while it is waited for.
     pub(super) fn take_lock_or_isolate(&mut self) -> Result<Lock> {
-        if let Ok(lock) = Lock::take_until(&self.paths, Instant::now() + AT_ONCE) {
-            return Ok(lock);
+        let deadline = Instant::now() + AT_ONCE;
+        let at_once = self.wait_for_lock(|paths| Ok(Lock::take_until(paths, deadline)?));
+        if at_once.is_ok() {
+            return at_once;
         }
         self.compile_some(Some(Instant::now()));
         self.isolate_open();
-        take_lock(&self.paths)
+        self.wait_for_lock(take_lock)
+    }
+
+    /// Takes the lock in some way. How long that took is no work of ours: plugins have it, and the kernel may keep them.
+    pub(super) fn wait_for_lock(
+        &mut self,
+        take: impl FnOnce(&Paths) -> Result<Lock>,
+    ) -> Result<Lock> {
+        let began = Instant::now();
+        let lock = take(&self.paths);
+        let waited = began.elapsed();
+        metrics::histogram!("podgate_lock_wait_seconds").record(waited);
+        self.waited += waited;
+        lock
     }
 
     /// Works out what attachments are to have by what is known now: of all of them, or of as many as there is time for.

@@ -217,7 +217,7 @@ impl Engine {
     }
 
     pub(super) fn rebuild(&mut self) -> Result<()> {
-        let lock = take_lock(&self.paths)?;
+        let lock = self.wait_for_lock(take_lock)?;
         self.rebuild_under(&lock)
     }
 
