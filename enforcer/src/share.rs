@@ -281,7 +281,7 @@ fn overlaps_of_blocks(asked: &BTreeSet<Predicate>) -> (usize, usize) {
     for predicate in asked {
         if let Predicate::Block { cidr, except } = predicate {
             boundaries.entry(*cidr).or_default().0 += 1;
-            for hole in except {
+            for hole in except.iter() {
                 boundaries.entry(*hole).or_default().1 += 1;
             }
         }

@@ -9,6 +9,7 @@
 //! A ruleset never depends on facts about peers, and a signature never depends on who is judged, so that the
 //! enforcer can write either without the other (DESIGN §4, "Order of writes").
 
+pub mod canonical;
 pub mod facts;
 pub mod partition;
 pub mod ports;

@@ -79,7 +79,7 @@ fn labelled_one_in(namespace: &str) -> Predicate {
     }]);
     Predicate::Pods {
         namespace: namespace.into(),
-        pods,
+        pods: pods.into(),
     }
 }
 
@@ -88,7 +88,7 @@ fn a_change_looks_at_no_address_but_those_that_it_is_about() {
     let mut world = many_pods();
     let block = |cidr: &str, except: &str| Predicate::Block {
         cidr: cidr.parse().unwrap(),
-        except: vec![except.parse().unwrap()],
+        except: vec![except.parse().unwrap()].into(),
     };
     let before = asking([labelled_one_in("ns-1"), block("10.0.0.0/8", "10.0.0.0/24")]);
     let (facts, all) = Facts::default().under(&world, &before);

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use imbl::OrdSet;
 use ipnet::IpNet;
 
+use crate::compile::canonical::Canonical;
 use crate::compile::translation::Translation;
 use crate::model::{
     ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, SCOPES, Selector,
@@ -25,21 +26,21 @@ pub enum Predicate {
         /// The block.
         cidr: IpNet,
         /// The scopes inside it included. Sorted; each strictly inside `cidr`, none inside another.
-        except: Vec<IpNet>,
+        except: Canonical<Vec<IpNet>>,
     },
     /// The address is that of a pod whose labels match, in a known namespace whose labels match.
     ClusterPods {
         /// Which namespaces.
-        namespaces: Selector,
+        namespaces: Canonical<Selector>,
         /// Which of their pods.
-        pods: Selector,
+        pods: Canonical<Selector>,
     },
     /// The address is that of a pod of one namespace whose labels match.
     Pods {
         /// The namespace, by name; it need not be known.
         namespace: String,
         /// Which of its pods.
-        pods: Selector,
+        pods: Canonical<Selector>,
     },
     /// The address is in this list.
     Listed(ListName),
@@ -88,7 +89,7 @@ impl Predicate {
                 }
                 Some(Self::Block {
                     cidr,
-                    except: widest,
+                    except: widest.into(),
                 })
             }
             Peer::Listed(list) => Some(Self::Listed(list.clone())),
@@ -106,7 +107,7 @@ impl Predicate {
 }
 
 /// The same selector with requirements and values sorted, and none twice; nothing if it cannot be read.
-fn canonical_selector(selector: &Selector) -> Option<Selector> {
+fn canonical_selector(selector: &Selector) -> Option<Canonical<Selector>> {
     let sorted = |values: &[String]| {
         values
             .iter()
@@ -129,7 +130,7 @@ fn canonical_selector(selector: &Selector) -> Option<Selector> {
                     },
                 })
                 .collect();
-            Some(Selector::Requirements(canonical.into_iter().collect()))
+            Some(Selector::Requirements(canonical.into_iter().collect()).into())
         }
         Selector::Invalid => None,
     }

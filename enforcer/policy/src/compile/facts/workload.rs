@@ -66,7 +66,7 @@ impl Workload {
         let own_ones = questions.predicates.range(
             Arc::new(Predicate::Pods {
                 namespace: self.namespace.to_string(),
-                pods: Selector::everything(),
+                pods: Selector::everything().into(),
             })..,
         );
         let cluster_wide = |predicate: &&Arc<Predicate>| match predicate.as_ref() {
@@ -79,8 +79,8 @@ impl Workload {
         };
         let cluster_wide_ones = questions.predicates.range(
             Arc::new(Predicate::ClusterPods {
-                namespaces: Selector::everything(),
-                pods: Selector::everything(),
+                namespaces: Selector::everything().into(),
+                pods: Selector::everything().into(),
             })..,
         );
         let asked = own_ones
