@@ -154,6 +154,8 @@ pub struct Engine {
     draft: Draft,
     /// Attachments whose policy waits for it, because there is no room for it in `built`.
     held_back: BTreeSet<podgate_abi::Slot>,
+    /// How many came to nothing in a row.
+    failed_drafts: u32,
     waiting: Vec<Waiting>,
     questions: Option<UnboundedSender<Question>>,
     trouble: Option<String>,
@@ -290,6 +292,7 @@ impl Engine {
             drafts,
             draft: Draft::None,
             held_back: BTreeSet::new(),
+            failed_drafts: 0,
             waiting: Vec::new(),
             questions,
             trouble: None,
@@ -388,7 +391,7 @@ impl Engine {
             || doubt.is_some()
             || grace_is_over
             || grace_was_refused
-            || drafted.is_some()
+            || !drafted.is_empty()
             || self.more_to_do
             || self.is_due(now);
         for reply in dels {
@@ -417,8 +420,8 @@ impl Engine {
         if grace_is_over {
             self.grace = Grace::Over;
         }
-        if let Some(drafted) = drafted {
-            self.take_draft(drafted);
+        for finished in drafted {
+            self.take_draft(finished);
         }
         if upkeep {
             self.upkeep_due = now + UPKEEP;

@@ -355,6 +355,11 @@ impl Planner {
         self.plan(|installed| steps::of_policy(installed, attachments, room))
     }
 
+    /// The attachments that wait for rulesets that are still to be made complete.
+    pub fn unready(&self, attachments: &Rulesets) -> BTreeSet<Slot> {
+        steps::unready(&self.installed, attachments)
+    }
+
     /// The attachments that wait for the ruleset that asks most of those that are still to be made complete.
     pub fn waiting_for_most(&self, attachments: &Rulesets) -> Vec<Slot> {
         steps::waiting_for_most(&self.installed, attachments)

@@ -19,6 +19,9 @@ use crate::{Failed, Paths, error::if_there};
 /// Where a bpffs is mounted on every node.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
+/// What the directory of a table set is called while it is made, before its name.
+const UNFINISHED: &str = "unfinished-";
+
 /// The name of a table set: the version of its layouts, and a number that grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetName {
@@ -52,7 +55,7 @@ impl SetName {
 
     /// The directory in which it is made, until it is complete.
     pub(crate) fn unfinished(self, paths: &Paths) -> PathBuf {
-        paths.bpffs.join(format!("unfinished-{self}"))
+        paths.bpffs.join(format!("{UNFINISHED}{self}"))
     }
 }
 
@@ -145,14 +148,19 @@ pub(crate) fn name_current(paths: &Paths, name: SetName) -> Result<(), Failed> {
         .map_err(Failed::at("name the current table set by", &link))
 }
 
-/// Removes what a crash left of table sets that were being made, and says which number comes next.
+/// Removes what a crash left of table sets that were being made, and says which number comes next: none of theirs, because
+/// somebody may still make one of them, and is to fail.
 pub(crate) fn next(paths: &Paths) -> Result<SetName, Failed> {
+    let mut last = list(paths)?.iter().map(|name| name.number).max();
     for name in names(paths)? {
-        if name.starts_with("unfinished-") && name != "unfinished-current" {
+        let Some(unfinished) = name.strip_prefix(UNFINISHED) else {
+            continue;
+        };
+        last = last.max(SetName::parse(unfinished).map(|name| name.number));
+        if unfinished != "current" {
             remove(&paths.bpffs.join(name))?;
         }
     }
-    let last = list(paths)?.iter().map(|name| name.number).max();
     Ok(SetName {
         abi: ABI,
         number: last.unwrap_or(0) + 1,
@@ -191,6 +199,21 @@ fn remove(directory: &Path) -> Result<(), Failed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_set_gets_the_number_of_one_that_somebody_else_may_still_make() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(&dir);
+        let number = || next(&paths).unwrap().number;
+        fs::create_dir_all(&paths.bpffs).unwrap();
+        assert_eq!(number(), 1);
+        for name in ["4-2", "unfinished-4-7", "unfinished-current"] {
+            fs::create_dir_all(paths.bpffs.join(name)).unwrap();
+        }
+        assert_eq!(number(), 8);
+        assert!(!paths.bpffs.join("unfinished-4-7").exists());
+        assert_eq!(number(), 3);
+    }
 
     #[test]
     fn tables_that_sets_of_earlier_builds_share_go_with_the_last_such_set() {

@@ -50,6 +50,7 @@ impl Engine {
         // Those that are gone stay, until the planner has been told.
         for slot in &new {
             self.in_force.remove(&slot.0);
+            self.held_back.remove(&slot.0);
             self.held.remove(slot);
         }
         self.open.retain(|slot, _| standing.contains(slot));

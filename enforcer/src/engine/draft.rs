@@ -21,7 +21,7 @@ use podgate_datapath::{LoadError, Paths, Sizes};
 use podgate_policy::model::World;
 
 use super::Event;
-use super::build::{check, fit};
+use super::build::{check, fit, unpin_others};
 use super::change::FactsChange;
 use super::execute::{Target, write};
 use super::taken::Taken;
@@ -38,7 +38,7 @@ pub(super) struct Basis {
 
 /// A table set with everything but attachments, and its planner.
 #[derive(Debug)]
-pub struct Drafted {
+pub(super) struct Drafted {
     pub(super) set: Unnamed,
     pub(super) planner: Planner,
     pub(super) sizes: Sizes,
@@ -47,6 +47,10 @@ pub struct Drafted {
     pub(super) world: World,
     /// Which attachments the planner knows.
     pub(super) records: BTreeMap<Slot, Record>,
+    /// Whether the table may lack the address of one that came since.
+    lacks_addresses: bool,
+    /// How often it was brought up to what changed.
+    pub(super) steps: u32,
     /// What their words are to say.
     pub(super) words: BTreeMap<(podgate_abi::Slot, Direction), Ruleset>,
 }
@@ -68,6 +72,8 @@ impl Drafted {
             taken,
             world: basis.world,
             records: by_slot(basis.records),
+            lacks_addresses: false,
+            steps: 0,
             words: BTreeMap::new(),
         };
         drafted.fill(&writes)?;
@@ -98,7 +104,7 @@ impl Drafted {
         Ok(())
     }
 
-    /// Takes note of which attachments there are now.
+    /// Takes note of which attachments there are now. An ADD deletes its addresses from every set that has a name.
     pub(super) fn follow<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
         let now = by_slot(records.cloned().collect());
         for slot in now
@@ -106,6 +112,10 @@ impl Drafted {
             .filter(|slot| self.records.get(slot) != now.get(slot))
         {
             self.planner.attachment_was_replaced(slot.0);
+            for address in &now[slot].addresses {
+                self.planner.address_was_deleted(*address);
+                self.lacks_addresses = true;
+            }
         }
         self.records = now;
     }
@@ -119,9 +129,11 @@ impl Drafted {
     ) -> Result<bool> {
         self.taken.follow(world, self.records.values());
         self.taken.write_to(&self.set);
-        if FactsChange::between(&self.world, world) != FactsChange::None {
+        self.steps += 1;
+        if self.lacks_addresses || FactsChange::between(&self.world, world) != FactsChange::None {
             let facts = self.planner.facts_change(world)?;
             self.execute(facts)?;
+            self.lacks_addresses = false;
         }
         self.world.clone_from(world);
         if !self.planner.is_at(wanted) {
@@ -135,6 +147,8 @@ impl Drafted {
 /// Holds the lock for its place and its name, and lets go of it while the programs are loaded.
 fn create_beside(paths: &Paths, sizes: &Sizes) -> Result<Unnamed, LoadError> {
     let lock = Lock::take(paths)?;
+    // Those of drafts that came to nothing.
+    unpin_others(paths, &lock);
     let begun = TableSet::begin(paths, &lock, sizes)?;
     drop(lock);
     let loaded = begun.load()?;
@@ -153,10 +167,10 @@ pub(super) enum Draft {
     /// There is none.
     #[default]
     None,
-    /// A thread makes it, to take the place of the set with this program.
+    /// A thread makes it.
     Underway {
-        /// The kernel's number of it.
-        instead_of: u32,
+        /// Which.
+        number: u64,
     },
     /// It is made.
     Here(Box<Drafted>),
@@ -164,19 +178,31 @@ pub(super) enum Draft {
     Failed(anyhow::Error),
 }
 
+/// What became of a draft.
+#[derive(Debug)]
+pub struct Finished {
+    pub(super) number: u64,
+    pub(super) drafted: Result<Box<Drafted>>,
+}
+
 /// Makes drafts, each on a thread of its own, of which the engine is told.
 #[derive(Debug)]
-pub struct Drafts(Sender<Event>);
+pub struct Drafts {
+    engine: Sender<Event>,
+    begun: u64,
+}
 
 impl Drafts {
     /// Those of the engine that hears of these events.
     pub fn new(engine: Sender<Event>) -> Self {
-        Self(engine)
+        Self { engine, begun: 0 }
     }
 
-    /// Begins one.
-    pub(super) fn begin(&self, paths: Paths, basis: Basis) -> Result<()> {
-        let engine = self.0.clone();
+    /// Begins one. Its number, by which the engine is told of it.
+    pub(super) fn begin(&mut self, paths: Paths, basis: Basis) -> Result<u64> {
+        let engine = self.engine.clone();
+        self.begun += 1;
+        let number = self.begun;
         std::thread::Builder::new()
             .name("draft".into())
             .spawn(move || {
@@ -185,9 +211,10 @@ impl Drafts {
                 let drafted =
                     made.unwrap_or_else(|_| bail!("the thread that makes a table set panicked"));
                 // Without an engine, the next start unpins it.
-                drop(engine.send(Event::Drafted(drafted.map(Box::new))));
+                let drafted = drafted.map(Box::new);
+                drop(engine.send(Event::Drafted(Finished { number, drafted })));
             })
             .context("start a thread that makes a table set")?;
-        Ok(())
+        Ok(number)
     }
 }

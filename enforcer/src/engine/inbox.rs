@@ -9,7 +9,7 @@ use podgate_datapath::record::PodName;
 use podgate_handoff::{AttachmentId, Reply, Request};
 use tokio::sync::oneshot;
 
-use super::draft::Drafted;
+use super::draft::Finished;
 use crate::guard::Guard;
 use crate::node::{Addresses, Noticed};
 use crate::socket::Handoff;
@@ -35,7 +35,7 @@ pub enum Event {
     /// The kernel refuses it. It is asked again.
     GraceRefused,
     /// What became of the table set that was begun last.
-    Drafted(anyhow::Result<Box<Drafted>>),
+    Drafted(Finished),
     /// Somebody reads the metrics: count the kernel's first.
     Count(oneshot::Sender<()>),
     /// The enforcer stops. Filters, tables and pins stay.
@@ -109,8 +109,8 @@ pub(super) struct Inbox {
     pub(super) grace_is_over: bool,
     /// Whether the kernel refused one.
     pub(super) grace_was_refused: bool,
-    /// What became of a table set that was begun.
-    pub(super) drafted: Option<anyhow::Result<Box<Drafted>>>,
+    /// What became of table sets that were begun.
+    pub(super) drafted: Vec<Finished>,
     /// Scrapes.
     pub(super) counts: Vec<oneshot::Sender<()>>,
     /// Whether the enforcer stops.
@@ -160,7 +160,7 @@ impl Inbox {
             Event::Node(Noticed::Lost) => self.links = Links::All,
             Event::GraceOver => self.grace_is_over = true,
             Event::GraceRefused => self.grace_was_refused = true,
-            Event::Drafted(drafted) => self.drafted = Some(drafted),
+            Event::Drafted(finished) => self.drafted.push(finished),
             Event::Count(done) => self.counts.push(done),
             Event::Stop => self.stop = true,
         }

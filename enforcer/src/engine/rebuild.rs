@@ -1,6 +1,7 @@
 //! A table set in place of the one that is there: because a table is full or much too large, because a process took the pins
 //! away, or because nothing else works ([`super::build`]).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -9,17 +10,24 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::record::Record;
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes};
+use podgate_policy::compile::isolate;
 use podgate_policy::compile::ruleset::Tunnels;
 
 use super::Engine;
 use super::build::{self, grow};
-use super::draft::{Basis, Draft, Drafted};
+use super::draft::{Basis, Draft, Drafted, Finished};
 use super::isolate::narrowed;
 use super::settle::{Progress, compile, give_way, take_lock};
-use crate::cluster::{Cluster, View};
+use crate::cluster::{self, Cluster, View};
 use crate::compiled::Compiled;
 use crate::node;
 use crate::plan::{PlanError, Rulesets, STEP};
+
+/// After how many drafts in vain a table set is made at once, in the engine's own turn.
+const MOST_DRAFTS: u32 = 3;
+
+/// After how many steps a draft is put in force without what is still to be made complete: some seconds of work.
+const MOST_STEPS: u32 = 500;
 
 impl Engine {
     /// Whether plugins attach to another table set than ours. Names are used again, programs are not.
@@ -45,6 +53,10 @@ impl Engine {
             PlanError::Unfinished => {}
         }
         tracing::info!(%error, "a new table set is due");
+        if self.failed_drafts >= MOST_DRAFTS {
+            self.built.sizes = sizes;
+            return self.rebuild();
+        }
         self.begin_draft(sizes)
     }
 
@@ -64,34 +76,39 @@ impl Engine {
             world: self.cluster.view().world,
             rulesets: self.compiled.rulesets().clone(),
         };
-        self.drafts.begin(self.paths.clone(), basis)?;
+        let number = self.drafts.begin(self.paths.clone(), basis)?;
         metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
-        let instead_of = self.built.program;
-        self.draft = Draft::Underway { instead_of };
+        self.draft = Draft::Underway { number };
         Ok(())
     }
 
-    /// Takes note of what became of the draft that was begun, unless the set that it was to replace is no more.
-    pub(super) fn take_draft(&mut self, drafted: Result<Box<Drafted>>) {
-        match self.draft {
-            Draft::Underway { instead_of } if instead_of == self.built.program => {
-                self.draft = drafted.map_or_else(Draft::Failed, Draft::Here);
-            }
-            Draft::None | Draft::Underway { .. } | Draft::Here(_) | Draft::Failed(_) => {
-                self.draft = Draft::None;
-                self.held_back.clear();
-            }
+    /// Takes note of what became of a draft, if it is the one that is waited for.
+    pub(super) fn take_draft(&mut self, finished: Finished) {
+        if matches!(self.draft, Draft::Underway { number } if number == finished.number) {
+            self.draft = finished.drafted.map_or_else(Draft::Failed, Draft::Here);
         }
     }
 
-    /// Puts a draft in force that is made. [`Progress::Settled`]: there is none, or it is.
+    /// Goes on with a draft that is made, one step at least, and puts it in force. [`Progress::Settled`]: there is none.
     pub(super) fn adopt_draft(&mut self, until: Instant) -> Result<Progress> {
+        let adopted = self.try_to_adopt(until);
+        if !self.is_drafting() {
+            self.held_back.clear();
+        }
+        adopted
+    }
+
+    fn try_to_adopt(&mut self, until: Instant) -> Result<Progress> {
         match std::mem::take(&mut self.draft) {
             Draft::None => Ok(Progress::Settled),
             Draft::Here(drafted) => self.adopt(drafted, until),
             Draft::Failed(error) => {
-                self.held_back.clear();
-                self.draft_again(None, error).map(|()| Progress::Settled)
+                self.failed_drafts += 1;
+                // In tables as large as they can be.
+                match error.downcast_ref::<PlanError>() {
+                    Some(full) if give_way(&mut self.compiled, full) => Ok(Progress::Underway),
+                    Some(_) | None => Err(error),
+                }
             }
             underway @ Draft::Underway { .. } => {
                 self.draft = underway;
@@ -100,44 +117,43 @@ impl Engine {
         }
     }
 
-    /// Makes another one where there was no room in a draft, if it can be larger or a namespace gives way.
-    fn draft_again(&mut self, sizes: Option<Sizes>, error: anyhow::Error) -> Result<()> {
-        let Some(full) = error.downcast_ref::<PlanError>() else {
-            return Err(error);
-        };
-        match sizes {
-            // It is made with room for twice what there is by now.
-            Some(sizes) => self.begin_draft(sizes),
-            None if give_way(&mut self.compiled, full) => Ok(()),
-            None => Err(error),
-        }
-    }
-
     /// Without the lock, brings a draft up to what is known by now; with it, puts it in force.
     fn adopt(&mut self, mut drafted: Box<Drafted>, until: Instant) -> Result<Progress> {
         loop {
             let view = self.compile_some(Some(until));
             drafted.follow(self.cluster.records());
-            match drafted.catch_up(&view.world, &self.surely_closed(), STEP) {
+            let wanted = self.wanted_of(&drafted);
+            match drafted.catch_up(&view.world, &wanted, STEP) {
                 Ok(true) => break,
                 Ok(false) if until <= Instant::now() => {
                     self.draft = Draft::Here(drafted);
                     return Ok(Progress::Underway);
                 }
                 Ok(false) => {}
-                Err(error) => {
-                    let sizes = drafted.sizes;
-                    self.draft_again(Some(sizes), error)?;
+                Err(error) if error.is::<PlanError>() => {
+                    // Another one has room for twice what there is by now.
+                    self.failed_drafts += 1;
+                    if self.failed_drafts >= MOST_DRAFTS {
+                        return Err(error);
+                    }
+                    self.begin_draft(drafted.sizes)?;
                     return Ok(Progress::Settled);
                 }
+                Err(error) => return Err(error),
             }
         }
-        let lock = self.take_lock_or_isolate()?;
+        let lock = match self.take_lock_or_isolate() {
+            Ok(lock) => lock,
+            Err(error) => {
+                self.draft = Draft::Here(drafted);
+                return Err(error);
+            }
+        };
         self.read_attachments(&lock)?;
         self.update_isolated_file(&lock);
         let view = self.cluster.view();
+        let mut wanted = self.wanted_of(&drafted);
         // What was compiled is of those before.
-        let mut wanted = self.surely_closed();
         for record in self.cluster.records() {
             if drafted.records.get(&record.slot) != Some(record) {
                 wanted.remove(&record.slot.0);
@@ -146,7 +162,29 @@ impl Engine {
         drafted.follow(self.cluster.records());
         drafted.catch_up(&view.world, &wanted, usize::MAX)?;
         self.put_in_force(*drafted, view, &lock)?;
-        Ok(Progress::Settled)
+        Ok(Progress::Underway)
+    }
+
+    /// What attachments are to have in a draft: what is compiled, and nothing where a policy isolates that is not. When it does
+    /// not come to an end, because policies change faster than they are made complete, nothing is allowed to those whose are
+    /// not either; that follows when it is in force.
+    fn wanted_of(&self, drafted: &Drafted) -> Rulesets {
+        let mut wanted = self.surely_closed();
+        if drafted.steps < MOST_STEPS {
+            return wanted;
+        }
+        let tunnels = Tunnels::with(self.cluster.tunnel_ports());
+        let unready = drafted.planner.unready(&wanted);
+        for record in self
+            .cluster
+            .records()
+            .filter(|it| unready.contains(&it.slot.0))
+        {
+            let isolation = self.compiled.selections().isolation_of(record);
+            let isolated = isolate(isolation, cluster::baseline_of(record), &tunnels);
+            wanted.insert(record.slot.0, Arc::new(isolated));
+        }
+        wanted
     }
 
     /// What attachments are to have as far as it is compiled, and nothing where a policy isolates that is not.
@@ -180,6 +218,7 @@ impl Engine {
         self.in_force = built.planner.attachments().clone();
         self.built = built;
         self.draft = Draft::None;
+        self.failed_drafts = 0;
         self.held_back.clear();
         self.pending = None;
         self.facts_missing = false;

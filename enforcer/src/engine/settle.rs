@@ -88,11 +88,16 @@ impl Engine {
         }
     }
 
-    /// Writes under the lock and plans without it, in turn, until all is settled or the time is up.
+    /// Goes on with the set in force, and then with the one that is to take its place.
     fn try_to_settle(&mut self, until: Instant) -> Result<Progress> {
-        if self.adopt_draft(until)? == Progress::Underway {
-            return Ok(Progress::Underway);
+        match (self.go_on(until)?, self.adopt_draft(until)?) {
+            (Progress::Settled, Progress::Settled) => Ok(Progress::Settled),
+            (Progress::Underway, _) | (_, Progress::Underway) => Ok(Progress::Underway),
         }
+    }
+
+    /// Writes under the lock and plans without it, in turn, until all is settled or the time is up.
+    fn go_on(&mut self, until: Instant) -> Result<Progress> {
         loop {
             if self.write(until)? == Progress::Underway {
                 return Ok(Progress::Underway);
@@ -270,7 +275,11 @@ impl Engine {
                 return Ok(Progress::Underway);
             }
             // In another table set nothing waits for it.
-            Err(_) if self.is_drafting() => {}
+            Err(_) if self.is_drafting() => {
+                if self.hold_back() {
+                    return Ok(Progress::Underway);
+                }
+            }
             Err(error) => self.make_room(error)?,
         }
         Ok(Progress::Settled)

@@ -6,7 +6,7 @@
 //! What is planned at once is bounded by a room: in predicates that are asked, addresses and boundaries that move, pairs of
 //! a ruleset and a class. So a ruleset that asks much comes about over many plans, and others overtake it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -47,6 +47,13 @@ pub(super) fn of_policy(
         after.flip(differing, &mut writes);
     }
     Ok((after, Plan { writes, evaluated }))
+}
+
+/// The attachments that wait for rulesets that are not ready.
+pub(super) fn unready(before: &Installed, wanted: &Rulesets) -> BTreeSet<Slot> {
+    let differing = differing(&before.attachments, wanted);
+    let waiting = differing.iter().filter(|it| !it.is_ready(before));
+    waiting.map(|it| it.slot).collect()
 }
 
 /// The attachments that wait for the ruleset that asks most of those that are not ready.
