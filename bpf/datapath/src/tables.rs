@@ -200,8 +200,9 @@ impl Loaded {
     }
 }
 
-/// A table set that is not current, and that only its maker fills: no plugin attaches to it, or deletes what it says of an
-/// address, so that needs no lock.
+/// A table set that is not current: no plugin attaches to it, and only its maker writes what it says of addresses. An ADD
+/// deletes its own here, too; the maker finds its file under the lock, and says them anew before this is named. So what is
+/// written needs no lock.
 #[derive(Debug)]
 pub struct Unnamed(TableSet);
 
