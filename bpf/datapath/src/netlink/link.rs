@@ -118,18 +118,26 @@ impl Socket {
         };
         answer
             .into_iter()
-            .find_map(Link::from_answer)
+            .find_map(new_link)
+            .map(Link::from_message)
             .ok_or(LinkError::Missing(name))
     }
 
     /// Every interface of the socket's namespace.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        Ok(self.link_messages()?.map(Link::from_message).collect())
+    }
+
+    /// What the kernel says of each of them.
+    pub(super) fn link_messages(
+        &mut self,
+    ) -> Result<impl Iterator<Item = LinkMessage> + use<>, NetlinkError> {
         let mut message = LinkMessage::default();
         message
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let answer = self.request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP)?;
-        Ok(answer.into_iter().filter_map(Link::from_answer).collect())
+        Ok(answer.into_iter().filter_map(new_link))
     }
 
     /// Puts an interface into a group.
@@ -163,14 +171,14 @@ fn nsid(attribute: NsidAttribute) -> Option<i32> {
     }
 }
 
-impl Link {
-    fn from_answer(message: RouteNetlinkMessage) -> Option<Self> {
-        match message {
-            RouteNetlinkMessage::NewLink(message) => Some(Self::from_message(message)),
-            _ => None,
-        }
+fn new_link(message: RouteNetlinkMessage) -> Option<LinkMessage> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => Some(message),
+        _ => None,
     }
+}
 
+impl Link {
     fn from_message(message: LinkMessage) -> Self {
         let mut link = Self {
             ifindex: Ifindex(message.header.index),

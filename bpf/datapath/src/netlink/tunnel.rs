@@ -2,13 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use netlink_packet_core::{DecodeError, NLM_F_DUMP, Parseable};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{
-        InfoAmt, InfoBareUdp, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoVxlan,
-        LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
-    },
+use netlink_packet_core::{DecodeError, Parseable};
+use netlink_packet_route::link::{
+    InfoAmt, InfoBareUdp, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoVxlan,
+    LinkAttribute, LinkInfo, LinkMessage,
 };
 
 use super::{NetlinkError, Socket};
@@ -44,15 +41,7 @@ impl Tunnel {
 impl Socket {
     /// The UDP ports at which devices of the socket's namespace take tunnels.
     pub fn tunnel_ports(&mut self) -> Result<BTreeSet<u16>, NetlinkError> {
-        let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let answer = self.request(RouteNetlinkMessage::GetLink(message), NLM_F_DUMP)?;
-        let ports = answer.iter().flat_map(|message| match message {
-            RouteNetlinkMessage::NewLink(message) => ports_of(message),
-            _ => BTreeSet::new(),
-        });
+        let ports = self.link_messages()?.flat_map(|message| ports_of(&message));
         Ok(ports.collect())
     }
 }
@@ -73,6 +62,26 @@ fn ports_of(message: &LinkMessage) -> BTreeSet<u16> {
 }
 
 fn ports_in(data: &InfoData) -> Vec<u16> {
+    let vxlan = |info: &InfoVxlan| match info {
+        InfoVxlan::Port(port) => Some(*port),
+        _ => None,
+    };
+    let geneve = |info: &InfoGeneve| match info {
+        InfoGeneve::Port(port) => Some(*port),
+        _ => None,
+    };
+    let bareudp = |info: &InfoBareUdp| match info {
+        InfoBareUdp::Port(port) => Some(*port),
+        _ => None,
+    };
+    let amt = |info: &InfoAmt| match info {
+        InfoAmt::RelayPort(port) | InfoAmt::GatewayPort(port) => Some(*port),
+        _ => None,
+    };
+    let ip_tunnel = |info: &InfoIpTunnel| match info {
+        InfoIpTunnel::EncapSPort(port) | InfoIpTunnel::EncapDPort(port) => Some(*port),
+        _ => None,
+    };
     let gre = |info: &InfoGre| match info {
         InfoGre::SourcePort(port) | InfoGre::DestinationPort(port) => Some(*port),
         _ => None,
@@ -96,41 +105,6 @@ fn ports_in(data: &InfoData) -> Vec<u16> {
             infos.iter().filter_map(gre6).collect()
         }
         _ => Vec::new(),
-    }
-}
-
-fn vxlan(info: &InfoVxlan) -> Option<u16> {
-    match info {
-        InfoVxlan::Port(port) => Some(*port),
-        _ => None,
-    }
-}
-
-fn geneve(info: &InfoGeneve) -> Option<u16> {
-    match info {
-        InfoGeneve::Port(port) => Some(*port),
-        _ => None,
-    }
-}
-
-fn bareudp(info: &InfoBareUdp) -> Option<u16> {
-    match info {
-        InfoBareUdp::Port(port) => Some(*port),
-        _ => None,
-    }
-}
-
-fn amt(info: &InfoAmt) -> Option<u16> {
-    match info {
-        InfoAmt::RelayPort(port) | InfoAmt::GatewayPort(port) => Some(*port),
-        _ => None,
-    }
-}
-
-fn ip_tunnel(info: &InfoIpTunnel) -> Option<u16> {
-    match info {
-        InfoIpTunnel::EncapSPort(port) | InfoIpTunnel::EncapDPort(port) => Some(*port),
-        _ => None,
     }
 }
 
