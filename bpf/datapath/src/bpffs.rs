@@ -14,7 +14,7 @@ use nix::{
 };
 use podgate_abi::ABI;
 
-use crate::{Failed, Paths, error::if_there};
+use crate::{Failed, Paths, error::if_there, paths::CURRENT};
 
 /// Where a bpffs is mounted on every node.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
@@ -141,23 +141,22 @@ pub(crate) fn current(paths: &Paths) -> Result<Option<SetName>, Failed> {
 /// Names a table set current, in one step.
 pub(crate) fn name_current(paths: &Paths, name: SetName) -> Result<(), Failed> {
     let link = paths.current();
-    let temporary = paths.bpffs.join("unfinished-current");
+    let temporary = paths.bpffs.join(format!("{UNFINISHED}{CURRENT}"));
     if_there(fs::remove_file(&temporary)).map_err(Failed::at("remove link", &temporary))?;
     symlink(name.to_string(), &temporary)
         .and_then(|()| fs::rename(&temporary, &link))
         .map_err(Failed::at("name the current table set by", &link))
 }
 
-/// Removes what a crash left of table sets that were being made, and says which number comes next: none of theirs, because
-/// somebody may still make one of them, and is to fail.
+/// Removes what a crash left of table sets that were being made, and says which number comes next: none of theirs, so that
+/// a process that still makes one of them fails.
 pub(crate) fn next(paths: &Paths) -> Result<SetName, Failed> {
-    let mut last = list(paths)?.iter().map(|name| name.number).max();
+    let mut last = None;
     for name in names(paths)? {
-        let Some(unfinished) = name.strip_prefix(UNFINISHED) else {
-            continue;
-        };
-        last = last.max(SetName::parse(unfinished).map(|name| name.number));
-        if unfinished != "current" {
+        let unfinished = name.strip_prefix(UNFINISHED);
+        let set = SetName::parse(unfinished.unwrap_or(&name));
+        last = last.max(set.map(|set| set.number));
+        if unfinished.is_some_and(|it| it != CURRENT) {
             remove(&paths.bpffs.join(name))?;
         }
     }

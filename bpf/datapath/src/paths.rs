@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use crate::owed::Owed;
 
+/// What the link to the current table set is called.
+pub(crate) const CURRENT: &str = "current";
+
 /// The two directories that plugin and enforcer share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
@@ -59,7 +62,7 @@ impl Paths {
     /// The link that names the current table set.
     #[must_use]
     pub fn current(&self) -> PathBuf {
-        self.bpffs.join("current")
+        self.bpffs.join(CURRENT)
     }
 
     /// The counter of generations, of which a node has one, whatever becomes of table sets.
