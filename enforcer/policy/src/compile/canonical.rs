@@ -5,8 +5,8 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::ops::Deref;
 use std::sync::LazyLock;
 
-/// Keyed once for each process, so that nobody outside can make contents collide.
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// Keyed once for each process, so that no tenant can make contents collide.
+pub(super) static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// The value, and its hash, so that it costs no more to be hashed than a number.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl<T: Ord> PartialOrd for Canonical<T> {
 
 impl<T: Ord> Ord for Canonical<T> {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Whoever looks one up finds itself most of the time.
+        // Most look-ups compare a value with itself.
         if std::ptr::eq(self, other) {
             return Ordering::Equal;
         }

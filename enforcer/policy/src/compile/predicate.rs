@@ -2,13 +2,13 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 
 use imbl::OrdSet;
 use ipnet::IpNet;
 
-use crate::compile::canonical::Canonical;
+use crate::compile::canonical::{Canonical, HASHER};
 use crate::compile::translation::Translation;
 use crate::model::{
     ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, SCOPES, Selector,
@@ -194,9 +194,6 @@ pub struct Signature {
     /// comes or goes without all others being read again.
     hash: OnceLock<u64>,
 }
-
-/// Keyed once for each process, so that nobody outside can make contents collide.
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Signature {
     fn content(&self) -> (&[Arc<Predicate>], &[NamedPort], &Option<Arc<Translation>>) {

@@ -1,9 +1,10 @@
 //! Rulesets: the compiled policy of one direction, as content that pods share when it is equal.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
 
+use crate::compile::canonical::HASHER;
 use crate::compile::ports::{PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
 use crate::compile::translation::{Meaning, Translation};
@@ -248,9 +249,6 @@ impl Ruleset {
         }
     }
 }
-
-/// Keyed once for each process, so that nobody outside can make contents collide.
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Hash for Rules {
     fn hash<H: Hasher>(&self, state: &mut H) {
