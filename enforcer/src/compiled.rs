@@ -278,6 +278,11 @@ impl Compiled {
         }
     }
 
+    /// The tunnels of the view that was last compiled.
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
+    }
+
     /// Who is selected by what, which is newer than what is compiled.
     pub fn selections(&self) -> &Selections {
         &self.selections

@@ -152,7 +152,8 @@ pub struct Engine {
     drafts: Drafts,
     /// The table set that is to take the place of `built`.
     draft: Draft,
-    /// Attachments whose policy waits for it, because there is no room for it in `built`.
+    /// Attachments whose policy waits for it, because there is no room for it in `built`. Of one that came to nothing they
+    /// say nothing.
     held_back: BTreeSet<podgate_abi::Slot>,
     /// How many came to nothing in a row.
     failed_drafts: u32,
@@ -249,16 +250,14 @@ impl Engine {
         compiled.select(&view);
         isolated_file.update(&paths, compiled.selections(), &lock);
         settle::compile(&mut compiled, &view, None);
-        let withheld = isolate::withheld(&cluster, &view, compiled.selections());
+        let withheld = isolate::withheld(&cluster, &view, &compiled);
         compiled.withhold(withheld);
         // Until its filters are swapped, each is judged by the set before.
         isolate::isolate_standing(&paths, &cluster, &compiled);
         let built = rebuild::draft_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
             .and_then(|drafted| {
-                let records: Vec<Record> = cluster.records().cloned().collect();
-                let foreign = cluster.foreign_modes();
                 let isolated = |_: &Record| Isolated::default();
-                build::put_in_force(&paths, &lock, drafted, &records, isolated, &foreign)
+                build::put_in_force(&paths, &lock, drafted, &cluster, isolated)
             })
             .context("put the first table set in force")?;
         drop(lock);

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
-use podgate_abi::{Direction, Foreign};
+use podgate_abi::Direction;
 use podgate_datapath::flows::Copied;
 use podgate_datapath::isolated::Isolated;
 use podgate_datapath::lock::Lock;
@@ -21,6 +21,7 @@ use podgate_datapath::{Paths, Sizes, SkbLayout, attach, sweep};
 use super::draft::{Basis, Drafted};
 use super::execute::{Target, write};
 use super::taken::{self, Taken};
+use crate::cluster::Cluster;
 use crate::plan::{Capacities, Occupancy, Plan, PlanError, Planner, Table, Write};
 
 /// Generations further ahead than this are behind: the counter goes round.
@@ -44,14 +45,13 @@ pub(super) struct Built {
     pub(super) blind: Option<String>,
 }
 
-/// Puts in force what was drafted for these attachments. When it fails, the set before stays current and in force.
+/// Puts in force what was drafted, for the attachments that there are. When it fails, the set before stays current and in force.
 pub(super) fn put_in_force(
     paths: &Paths,
     lock: &Lock,
     drafted: Drafted,
-    records: &[Record],
+    cluster: &Cluster,
     isolated: impl Fn(&Record) -> Isolated,
-    foreign: &[(Slot, Foreign)],
 ) -> Result<Built> {
     let Drafted {
         set,
@@ -84,14 +84,14 @@ pub(super) fn put_in_force(
              written over the ports of what it sends; use a kernel with CONFIG_DEBUG_INFO_BTF, or drop CAP_NET_RAW",
         );
     }
-    for record in records {
+    for record in cluster.records() {
         set.write_waiting_attachment(record, isolated(record))?;
         follow_master(&set, record);
     }
-    outgrow(&set, records)?;
-    let standing: BTreeSet<u32> = planner.attachments().keys().copied().collect();
+    outgrow(&set, cluster.records())?;
+    let is_known = |slot: &u32| planner.attachments().contains_key(slot);
     for ((slot, direction), ruleset) in words {
-        if standing.contains(&slot) {
+        if is_known(&slot) {
             let flip = Write::Flip {
                 slot,
                 direction,
@@ -101,16 +101,16 @@ pub(super) fn put_in_force(
         }
     }
     // What an older word of theirs allowed is not taken up again with the generation of their birth.
-    for record in records.iter().filter(|it| !standing.contains(&it.slot.0)) {
+    for record in cluster.records().filter(|it| !is_known(&it.slot.0)) {
         set.renew_generation(record.slot)?;
     }
     set.store_tunnel_ports(&world.tunnel_ports)?;
-    taken.set_modes(&set, foreign);
+    taken.set_modes(&set, &cluster.foreign_modes());
     copy_flows(&set, None);
     let before = TableSet::open_current(paths).ok().flatten();
     let set = set.name_current(lock)?;
     let mut unswapped = BTreeMap::new();
-    for record in records {
+    for record in cluster.records() {
         if let Err(error) = take_over(&set, record, lock) {
             tracing::error!(
                 attachment = %record.identity,
@@ -123,13 +123,13 @@ pub(super) fn put_in_force(
     }
     copy_flows(&set, None);
     unpin_others(paths, lock);
-    tracing::info!(set = %set.name(), attachments = records.len(), "a new table set is in force");
+    tracing::info!(set = %set.name(), attachments = cluster.records().count(), "a new table set is in force");
     Ok(Built {
         program: set.program_id(Direction::FromPod)?,
         set,
         planner,
         sizes,
-        tunnel_ports: world.tunnel_ports.clone(),
+        tunnel_ports: world.tunnel_ports,
         taken,
         unswapped,
         blind,
@@ -180,10 +180,10 @@ pub(super) fn take_over(set: &TableSet, record: &Record, lock: &Lock) -> Result<
 
 /// Draws generations until they are younger than every attachment. They are, unless somebody removed the pins with
 /// the counter: then no flow would count as one.
-fn outgrow(set: &TableSet, records: &[Record]) -> Result<()> {
-    let births = || records.iter().map(|record| record.birth.0);
+fn outgrow<'a>(set: &TableSet, records: impl Iterator<Item = &'a Record>) -> Result<()> {
     let drawn = set.draw_generation()?.0;
-    let behind = births()
+    let behind = records
+        .map(|record| record.birth.0)
         .map(|birth| birth.wrapping_sub(drawn))
         .filter(|&by| by < SANE)
         .max();

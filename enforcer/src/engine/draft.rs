@@ -25,6 +25,8 @@ use super::build::{check, fit, unpin_others};
 use super::change::FactsChange;
 use super::execute::{Target, write};
 use super::taken::Taken;
+use crate::cluster::Cluster;
+use crate::compiled::Compiled;
 use crate::plan::{Plan, Planner, Rulesets, Write};
 
 /// What a table set is made from.
@@ -34,6 +36,18 @@ pub(super) struct Basis {
     pub(super) records: Vec<Record>,
     pub(super) world: World,
     pub(super) rulesets: Rulesets,
+}
+
+impl Basis {
+    /// What is known, and what is compiled of it.
+    pub(super) fn of(sizes: Sizes, cluster: &Cluster, compiled: &Compiled) -> Self {
+        Self {
+            sizes,
+            records: cluster.records().cloned().collect(),
+            world: cluster.view().world,
+            rulesets: compiled.rulesets().clone(),
+        }
+    }
 }
 
 /// A table set with everything but attachments, and its planner.

@@ -30,7 +30,6 @@ use super::settle::{self, take_lock};
 use crate::cluster::{self, Cluster, View};
 use crate::compiled::Compiled;
 use crate::plan::{Rulesets, kernel_direction};
-use crate::selections::Selections;
 use crate::source::{Answer, Question};
 
 /// Both directions of policy.
@@ -51,15 +50,14 @@ pub(super) struct Held {
 
 /// What attachments of unknown pods want: to be isolated where a policy of their namespace isolates, else their
 /// baseline. Without a pod's name there is nothing to want.
-pub(super) fn withheld(cluster: &Cluster, view: &View, selections: &Selections) -> Rulesets {
+pub(super) fn withheld(cluster: &Cluster, view: &View, compiled: &Compiled) -> Rulesets {
     let unknown = cluster
         .records()
         .filter(|record| record.pod.is_some() && view.unknown.contains(&record.slot));
-    let tunnels = Tunnels::with(&view.world.tunnel_ports);
     unknown
         .map(|record| {
-            let isolation = selections.isolation_of(record);
-            let rulesets = isolate(isolation, cluster::baseline_of(record), &tunnels);
+            let isolation = compiled.selections().isolation_of(record);
+            let rulesets = isolate(isolation, cluster::baseline_of(record), compiled.tunnels());
             (record.slot.0, Arc::new(rulesets))
         })
         .collect()
@@ -211,13 +209,15 @@ impl Engine {
     pub(super) fn compile_some(&mut self, until: Option<Instant>) -> View {
         let view = self.cluster.view();
         settle::compile(&mut self.compiled, &view, until);
-        let mut rulesets = withheld(&self.cluster, &view, self.compiled.selections());
+        let mut rulesets = withheld(&self.cluster, &view, &self.compiled);
         self.let_go();
-        let tunnels = Tunnels::with(&view.world.tunnel_ports);
         for (slot, held) in &self.held {
             let compiled = self.compiled.what_is_compiled(*slot);
             if let Some(known) = compiled.filter(|_| !rulesets.contains_key(&slot.0)) {
-                rulesets.insert(slot.0, narrowed(known, held.isolation, &tunnels));
+                rulesets.insert(
+                    slot.0,
+                    narrowed(known, held.isolation, self.compiled.tunnels()),
+                );
             }
         }
         self.compiled.withhold(rulesets);

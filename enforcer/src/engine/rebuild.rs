@@ -11,7 +11,6 @@ use podgate_datapath::record::Record;
 use podgate_datapath::tables::TableSet;
 use podgate_datapath::{Paths, Sizes};
 use podgate_policy::compile::isolate;
-use podgate_policy::compile::ruleset::Tunnels;
 
 use super::Engine;
 use super::build::{self, grow};
@@ -70,12 +69,7 @@ impl Engine {
 
     fn begin_draft(&mut self, sizes: Sizes) -> Result<()> {
         self.held_back.clear();
-        let basis = Basis {
-            sizes,
-            records: self.cluster.records().cloned().collect(),
-            world: self.cluster.view().world,
-            rulesets: self.compiled.rulesets().clone(),
-        };
+        let basis = Basis::of(sizes, &self.cluster, &self.compiled);
         let number = self.drafts.begin(self.paths.clone(), basis)?;
         metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
         self.draft = Draft::Underway { number };
@@ -91,14 +85,6 @@ impl Engine {
 
     /// Goes on with a draft that is made, one step at least, and puts it in force. [`Progress::Settled`]: there is none.
     pub(super) fn adopt_draft(&mut self, until: Instant) -> Result<Progress> {
-        let adopted = self.try_to_adopt(until);
-        if !self.is_drafting() {
-            self.held_back.clear();
-        }
-        adopted
-    }
-
-    fn try_to_adopt(&mut self, until: Instant) -> Result<Progress> {
         match std::mem::take(&mut self.draft) {
             Draft::None => Ok(Progress::Settled),
             Draft::Here(drafted) => self.adopt(drafted, until),
@@ -119,9 +105,9 @@ impl Engine {
 
     /// Without the lock, brings a draft up to what is known by now; with it, puts it in force.
     fn adopt(&mut self, mut drafted: Box<Drafted>, until: Instant) -> Result<Progress> {
+        drafted.follow(self.cluster.records());
         loop {
             let view = self.compile_some(Some(until));
-            drafted.follow(self.cluster.records());
             let wanted = self.wanted_of(&drafted);
             match drafted.catch_up(&view.world, &wanted, STEP) {
                 Ok(true) => break,
@@ -173,7 +159,6 @@ impl Engine {
         if drafted.steps < MOST_STEPS {
             return wanted;
         }
-        let tunnels = Tunnels::with(self.cluster.tunnel_ports());
         let unready = drafted.planner.unready(&wanted);
         for record in self
             .cluster
@@ -181,7 +166,11 @@ impl Engine {
             .filter(|it| unready.contains(&it.slot.0))
         {
             let isolation = self.compiled.selections().isolation_of(record);
-            let isolated = isolate(isolation, cluster::baseline_of(record), &tunnels);
+            let isolated = isolate(
+                isolation,
+                cluster::baseline_of(record),
+                self.compiled.tunnels(),
+            );
             wanted.insert(record.slot.0, Arc::new(isolated));
         }
         wanted
@@ -190,7 +179,6 @@ impl Engine {
     /// What attachments are to have as far as it is compiled, and nothing where a policy isolates that is not.
     fn surely_closed(&self) -> Rulesets {
         let mut rulesets = self.compiled.rulesets().clone();
-        let tunnels = Tunnels::with(self.cluster.tunnel_ports());
         for record in self
             .cluster
             .records()
@@ -198,7 +186,7 @@ impl Engine {
         {
             let isolation = self.compiled.selections().isolation_of(record);
             if let Some(known) = rulesets.get(&record.slot.0) {
-                let narrowed = narrowed(known, isolation, &tunnels);
+                let narrowed = narrowed(known, isolation, self.compiled.tunnels());
                 rulesets.insert(record.slot.0, narrowed);
             }
         }
@@ -208,18 +196,15 @@ impl Engine {
     /// Puts another table set in the place of this one, and forgets what was pending there.
     fn put_in_force(&mut self, drafted: Drafted, view: View, lock: &Lock) -> Result<()> {
         let began = Instant::now();
-        let records: Vec<Record> = self.cluster.records().cloned().collect();
-        let foreign = self.cluster.foreign_modes();
         // Now, because the pins of the old one's tables go; what is open stays readable.
         self.count_packets();
         let isolated = |record: &Record| self.isolated(record);
-        let built = build::put_in_force(&self.paths, lock, drafted, &records, isolated, &foreign)?;
+        let built = build::put_in_force(&self.paths, lock, drafted, &self.cluster, isolated)?;
         self.count_packets();
         self.in_force = built.planner.attachments().clone();
         self.built = built;
         self.draft = Draft::None;
         self.failed_drafts = 0;
-        self.held_back.clear();
         self.pending = None;
         self.facts_missing = false;
         self.facts_due = None;
@@ -287,12 +272,7 @@ pub(super) fn draft_from(
 ) -> Result<Drafted> {
     metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
     loop {
-        let basis = Basis {
-            sizes,
-            records: cluster.records().cloned().collect(),
-            world: view.world.clone(),
-            rulesets: compiled.rulesets().clone(),
-        };
+        let basis = Basis::of(sizes, cluster, compiled);
         let error = match Drafted::make(paths, basis, Some(lock)) {
             Ok(drafted) => return Ok(drafted),
             Err(error) => error,

@@ -226,6 +226,9 @@ impl Engine {
     /// What attachments are to have in this table set: those that wait for another one keep what they have.
     fn wanted(&self) -> Rulesets {
         let mut wanted = self.compiled.rulesets().clone();
+        if !self.is_drafting() {
+            return wanted;
+        }
         for slot in &self.held_back {
             match self.in_force.get(slot) {
                 Some(stands) => drop(wanted.insert(*slot, Arc::clone(stands))),
@@ -272,17 +275,13 @@ impl Engine {
         match self.built.planner.tidy_step(STEP) {
             Ok(plan) => {
                 self.begin(plan, "tidy", None);
-                return Ok(Progress::Underway);
+                Ok(Progress::Underway)
             }
             // In another table set nothing waits for it.
-            Err(_) if self.is_drafting() => {
-                if self.hold_back() {
-                    return Ok(Progress::Underway);
-                }
-            }
-            Err(error) => self.make_room(error)?,
+            Err(_) if self.is_drafting() && self.hold_back() => Ok(Progress::Underway),
+            Err(_) if self.is_drafting() => Ok(Progress::Settled),
+            Err(error) => self.make_room(error).map(|()| Progress::Settled),
         }
-        Ok(Progress::Settled)
     }
 
     /// Whether facts changed and may not wait.
