@@ -30,7 +30,7 @@ const MEMORY: u64 = 256 << 20;
 const ROUNDS: usize = 6;
 
 /// How many pods the other namespace has here.
-pub(crate) const TENANTS: usize = 4;
+const TENANTS: usize = 4;
 
 /// What becomes of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,7 @@ fn worlds() -> Vec<World> {
             ("selectors of what they exclude", InForce, excluding(100)),
             ("more of them", Suspended, excluding(1_000)),
             ("a selector of many values", InForce, values(4_000, 2_000)),
+            ("of more values", Suspended, values(10_000, 2_000)),
             (
                 "more blocks, and everything but 10/8",
                 Suspended,
@@ -203,6 +204,29 @@ fn addresses(each: usize) -> Vec<String> {
     (0..9).map(policy).collect()
 }
 
+/// The pods of the namespace `large` on this node.
+pub(crate) struct Tenants(Vec<String>);
+
+impl Tenants {
+    /// Says that there are such pods.
+    pub(crate) fn announce(node: &Node) -> Self {
+        node.apply("large", &namespace("large"));
+        let names: Vec<String> = (0..TENANTS).map(|it| format!("tenant{it}")).collect();
+        for name in &names {
+            let manifest = pod(name, &format!("app: {name}"));
+            let in_large = manifest.replace("namespace: default", "namespace: large");
+            node.apply(name, &in_large);
+        }
+        Self(names)
+    }
+
+    /// Starts them.
+    pub(crate) fn start(&self, node: &Node, conflist: &Conflist) -> Vec<Pod> {
+        let started = |name: &String| Pod::start_in(node, conflist, "large", name);
+        self.0.iter().map(started).collect()
+    }
+}
+
 /// A namespace whose owner edits a policy and adds a pod again and again.
 struct Calm<'a> {
     node: &'a Node,
@@ -252,23 +276,14 @@ fn attack_27_what_one_tenant_writes_delays_no_other() {
     // So small that larger ones are made beside what the calm namespace does.
     let node = Node::new();
     node.apply("default", &namespace("default"));
-    node.apply("large", &namespace("large"));
     for name in ["web", "anybody"] {
         node.apply(name, &pod(name, &format!("app: {name}")));
     }
-    let names: Vec<String> = (0..TENANTS).map(|it| format!("tenant{it}")).collect();
-    for name in &names {
-        let in_large =
-            pod(name, &format!("app: {name}")).replace("namespace: default", "namespace: large");
-        node.apply(name, &in_large);
-    }
+    let announced = Tenants::announce(&node);
     let mut enforcer = Enforcer::start_within(&node, MEMORY);
     let conflist = node.ptp(in_force(json!({})));
     let [web, anybody] = ["web", "anybody"].map(|name| Pod::start(&node, &conflist, name));
-    let tenants: Vec<Pod> = names
-        .iter()
-        .map(|name| Pod::start_in(&node, &conflist, "large", name))
-        .collect();
+    let tenants = announced.start(&node, &conflist);
     let mut calm = Calm {
         node: &node,
         conflist,

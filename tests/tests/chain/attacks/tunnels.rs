@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use podgate_abi::{Direction, Reason};
+use podgate_demo::netns::NetNs;
 use podgate_tests::node::{
     Cable, Enforcer, Frames, LOST, Node, Pod, in_force, namespace, outside_addresses, pod, policy,
     sh, unpoliced, wait_until,
@@ -121,26 +122,34 @@ fn vxlan(mac: [u8; 6], receiver: &Receiver, data: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// The command that makes a device which takes tunnels at a port of an address.
+fn add_vxlan(local: &str, port: u16) -> String {
+    format!(
+        "ip link add vx0 type vxlan id 7 dstport {port} local {local} nolearning && ip link set vx0 up"
+    )
+}
+
+/// Has another node take tunnels at a port, out of which packets for 10.77.0.1 come. The hardware address that it has there.
+fn take_tunnels(other: &NetNs, port: u16) -> [u8; 6] {
+    sh(other, &add_vxlan("192.0.2.2", port));
+    sh(other, "ip addr add 10.77.0.1/24 dev vx0");
+    for name in ["all", "vx0"] {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+        other.run(|| std::fs::write(path, "0").unwrap()).unwrap();
+    }
+    let mac = || {
+        let mut socket = podgate_datapath::netlink::Socket::open().unwrap();
+        socket.link_by_name("vx0").unwrap().mac.unwrap()
+    };
+    other.run(mac).unwrap()
+}
+
 /// Another node takes tunnels as this one does, and its pods are judged by what comes out of them.
 #[test]
 fn attack_28_a_tunnel_to_another_node_needs_a_rule() {
     let node = Node::new();
     let other = node.outside();
-    sh(
-        &other,
-        "ip link add vx0 type vxlan id 7 dstport 8472 local 192.0.2.2 nolearning && \
-         ip link set vx0 up && ip addr add 10.77.0.1/24 dev vx0",
-    );
-    for name in ["all", "vx0"] {
-        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
-        other.run(|| std::fs::write(path, "0").unwrap()).unwrap();
-    }
-    let mac = other
-        .run(|| {
-            let mut socket = podgate_datapath::netlink::Socket::open().unwrap();
-            socket.link_by_name("vx0").unwrap().mac.unwrap()
-        })
-        .unwrap();
+    let mac = take_tunnels(&other, 8472);
     let receiver = Receiver::new(&other, IpAddr::from([10, 77, 0, 1]));
     let nodes = json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "other"},
@@ -206,23 +215,7 @@ fn attack_28_a_tunnel_by_a_port_of_the_nodes_own_device_needs_a_rule() {
     const PORT: u16 = 14789;
     let node = Node::new();
     let other = node.outside();
-    let add = |local: &str| {
-        format!(
-            "ip link add vx0 type vxlan id 7 dstport {PORT} local {local} nolearning && ip link set vx0 up"
-        )
-    };
-    sh(&other, &add("192.0.2.2"));
-    sh(&other, "ip addr add 10.77.0.1/24 dev vx0");
-    for name in ["all", "vx0"] {
-        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
-        other.run(|| std::fs::write(path, "0").unwrap()).unwrap();
-    }
-    let of_other = other
-        .run(|| {
-            let mut socket = podgate_datapath::netlink::Socket::open().unwrap();
-            socket.link_by_name("vx0").unwrap().mac.unwrap()
-        })
-        .unwrap();
+    let of_other = take_tunnels(&other, PORT);
     let far = Receiver::new(&other, IpAddr::from([10, 77, 0, 1]));
     node.apply("namespace", &namespace("default"));
     node.apply(
@@ -282,7 +275,7 @@ fn attack_28_a_tunnel_by_a_port_of_the_nodes_own_device_needs_a_rule() {
         let nobody = SocketAddr::new(gateway, PORT);
         socket.send_to(b"nobody there", nobody).unwrap();
     }
-    node.sh(&add("10.96.0.1"));
+    node.sh(&add_vxlan("10.96.0.1", PORT));
     for name in ["all", "vx0"] {
         node.sysctl(&format!("ipv4/conf/{name}/rp_filter"), "0");
     }
@@ -306,7 +299,7 @@ fn attack_28_a_tunnel_by_a_port_of_the_nodes_own_device_needs_a_rule() {
     let leads_there = || reaches(open, another, of_other, &far, "open");
     node.sh("ip link del vx0");
     wait_until("it is a port as any other", leads_there);
-    node.sh(&add("10.96.0.1"));
+    node.sh(&add_vxlan("10.96.0.1", PORT));
     wait_until("it is a tunnel again", || !leads_there());
     // What it receives by stays in the node's namespace.
     let victims = victim.netns.path().display();
