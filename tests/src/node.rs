@@ -38,11 +38,27 @@ pub use pod::Pod;
 pub use traffic::{LOST, arrives, connects, is_lost, wait_until};
 pub use wire::{Cable, checksum};
 
-/// A bpffs, mounted as long as this value lives.
+/// A file system, mounted as long as this value lives.
 #[derive(Debug)]
-struct Bpffs(PathBuf);
+struct Mounted(PathBuf);
 
-impl Drop for Bpffs {
+impl Mounted {
+    fn new(at: PathBuf, kind: &str) -> Self {
+        std::fs::create_dir_all(&at).expect("make a mount point");
+        let nothing = None::<&str>;
+        mount(
+            Some("podgate-test"),
+            &at,
+            Some(kind),
+            MsFlags::empty(),
+            nothing,
+        )
+        .unwrap_or_else(|e| panic!("mount a {kind} (tests of this level run as root): {e}"));
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
     fn drop(&mut self) {
         // A mount that somebody else took away is gone as wished.
         umount2(&self.0, MntFlags::MNT_DETACH).ok();
@@ -54,7 +70,9 @@ impl Drop for Bpffs {
 pub struct Node {
     /// Its network namespace.
     pub netns: NetNs,
-    bpffs: Bpffs,
+    bpffs: Mounted,
+    /// What is in `dir`: a node has its run directory in memory, and no disk makes it wait.
+    _memory: Mounted,
     dir: TempDir,
 }
 
@@ -83,19 +101,15 @@ impl Node {
             .prefix("podgate-node-")
             .tempdir()
             .expect("make a directory for a node");
-        let mounted = dir.path().join("bpf");
-        std::fs::create_dir(&mounted).expect("make a mount point");
-        mount(
-            Some("podgate-test"),
-            &mounted,
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .expect("mount a bpffs (tests of this level run as root)");
-        let bpffs = Bpffs(mounted);
+        let memory = Mounted::new(dir.path().to_owned(), "tmpfs");
+        let bpffs = Mounted::new(dir.path().join("bpf"), "bpf");
         let netns = NetNs::create(dir.path().join("netns")).expect("make the node's namespace");
-        let node = Self { netns, bpffs, dir };
+        let node = Self {
+            netns,
+            bpffs,
+            _memory: memory,
+            dir,
+        };
         for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             node.sysctl(family, "1");
         }
