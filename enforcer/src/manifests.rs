@@ -18,6 +18,7 @@ use crate::source::Objects;
 mod entry;
 mod file;
 mod kept;
+mod large;
 mod node;
 mod salvage;
 mod typed;
@@ -70,7 +71,12 @@ enum Latest {
 impl Manifests {
     /// The content of the file `path` is now `bytes`.
     pub fn apply_file(&mut self, path: &Path, bytes: &[u8]) {
-        let latest = match file::read(path, bytes) {
+        self.apply(path, file::read(path, bytes));
+    }
+
+    /// That is what the file `path` says now.
+    fn apply(&mut self, path: &Path, found: Result<Vec<Found>, Wrong>) {
+        let latest = match found {
             Ok(found) => Latest::Waiting(found),
             Err(wrong) => Latest::Wrong(wrong),
         };

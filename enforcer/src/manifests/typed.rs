@@ -15,14 +15,14 @@ use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqA
 use serde::forward_to_deserialize_any;
 
 use super::node::{Entry, Node, Value};
-use crate::convert::{Complaint, FieldPath};
+use crate::convert::{Complaint, FieldPath, Step};
 
 /// The tree as a `T`; else all that keeps it from being one.
 pub(crate) fn read<T: for<'de> Deserialize<'de>>(node: &Node) -> Result<T, Vec<Complaint>> {
     let unknown = RefCell::new(Vec::new());
     let result = T::deserialize(Typed {
         node,
-        path: FieldPath::default(),
+        path: Way::Root,
         unknown: &unknown,
     });
     let mut complaints = unknown.into_inner();
@@ -48,8 +48,8 @@ struct WrongType {
 
 impl WrongType {
     /// This error, at `path` unless it arose deeper.
-    fn at(mut self, path: &FieldPath) -> Self {
-        self.path.get_or_insert_with(|| path.clone());
+    fn at(mut self, path: Way<'_>) -> Self {
+        self.path.get_or_insert_with(|| path.as_field_path());
         self
     }
 }
@@ -71,10 +71,37 @@ impl serde::de::Error for WrongType {
     }
 }
 
+/// The way to a part of the tree. It becomes a [`FieldPath`], which is allocated, where something is wrong.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Root,
+    Key(&'a Way<'a>, &'a str),
+    Index(&'a Way<'a>, usize),
+}
+
+impl Way<'_> {
+    fn as_field_path(self) -> FieldPath {
+        let mut steps = Vec::new();
+        let mut way = self;
+        loop {
+            let (outer, step) = match way {
+                Way::Root => break,
+                Way::Key(outer, name) => (outer, Step::Key(name.to_owned())),
+                Way::Index(outer, index) => (outer, Step::Index(index)),
+            };
+            steps.push(step);
+            way = *outer;
+        }
+        steps.reverse();
+        FieldPath(steps)
+    }
+}
+
 /// A tree, read as what serde asks for.
+#[derive(Clone, Copy)]
 struct Typed<'a> {
     node: &'a Node,
-    path: FieldPath,
+    path: Way<'a>,
     unknown: &'a RefCell<Vec<Complaint>>,
 }
 
@@ -96,7 +123,6 @@ impl<'de> Deserializer<'de> for Typed<'_> {
     type Error = WrongType;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
-        let path = self.path.clone();
         let result = match &self.node.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(v) => visitor.visit_bool(*v),
@@ -109,17 +135,17 @@ impl<'de> Deserializer<'de> for Typed<'_> {
             },
             Value::Text(v) => visitor.visit_str(v),
             Value::List(elements) => visitor.visit_seq(Elements {
-                of: self,
+                of: &self,
                 elements,
                 next: 0,
             }),
             Value::Map(entries) => visitor.visit_map(Entries {
-                of: self,
+                of: &self,
                 entries,
                 next: 0,
             }),
         };
-        result.map_err(|e| e.at(&path))
+        result.map_err(|e| e.at(self.path))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
@@ -148,13 +174,12 @@ impl<'de> Deserializer<'de> for Typed<'_> {
         if !self.is_null() {
             return self.deserialize_any(visitor);
         }
-        let path = self.path.clone();
         let nothing = Entries {
-            of: self,
+            of: &self,
             entries: &[],
             next: 0,
         };
-        visitor.visit_map(nothing).map_err(|e| e.at(&path))
+        visitor.visit_map(nothing).map_err(|e| e.at(self.path))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
@@ -162,7 +187,7 @@ impl<'de> Deserializer<'de> for Typed<'_> {
             return self.deserialize_any(visitor);
         }
         let nothing = Elements {
-            of: self,
+            of: &self,
             elements: &[],
             next: 0,
         };
@@ -191,7 +216,7 @@ impl<'de> Deserializer<'de> for Typed<'_> {
         match &self.node.value {
             Value::Bool(_) | Value::Signed(_) | Value::Unsigned(_) | Value::Float(_) => {
                 Err(WrongType {
-                    path: Some(self.path),
+                    path: Some(self.path.as_field_path()),
                     reason:
                         "is read as a number or a boolean, and text is needed: put it in quotes"
                             .into(),
@@ -212,7 +237,7 @@ impl<'de> Deserializer<'de> for Typed<'_> {
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
         self.unknown.borrow_mut().push(Complaint {
-            path: self.path,
+            path: self.path.as_field_path(),
             reason:
                 "Kubernetes knows no such field: correct its name or its indentation, or remove it"
                     .into(),
@@ -227,7 +252,7 @@ impl<'de> Deserializer<'de> for Typed<'_> {
 }
 
 struct Elements<'a> {
-    of: Typed<'a>,
+    of: &'a Typed<'a>,
     elements: &'a [Node],
     next: usize,
 }
@@ -242,19 +267,19 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
         let Some(node) = self.elements.get(self.next) else {
             return Ok(None);
         };
-        let path = self.of.path.index(self.next);
+        let path = Way::Index(&self.of.path, self.next);
         self.next += 1;
         let typed = Typed {
             node,
-            path: path.clone(),
+            path,
             unknown: self.of.unknown,
         };
-        seed.deserialize(typed).map(Some).map_err(|e| e.at(&path))
+        seed.deserialize(typed).map(Some).map_err(|e| e.at(path))
     }
 }
 
 struct Entries<'a> {
-    of: Typed<'a>,
+    of: &'a Typed<'a>,
     entries: &'a [Entry],
     next: usize,
 }
@@ -280,12 +305,12 @@ impl<'de> MapAccess<'de> for Entries<'_> {
             .get(self.next)
             .ok_or_else(|| serde::de::Error::custom("a value was asked for before its key"))?;
         self.next += 1;
-        let path = self.of.path.key(&entry.key);
+        let path = Way::Key(&self.of.path, &entry.key);
         let typed = Typed {
             node: &entry.value,
-            path: path.clone(),
+            path,
             unknown: self.of.unknown,
         };
-        seed.deserialize(typed).map_err(|e| e.at(&path))
+        seed.deserialize(typed).map_err(|e| e.at(path))
     }
 }

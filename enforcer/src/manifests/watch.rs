@@ -17,7 +17,9 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
 use super::entry::{Known, Stamp, content, is_editor_file, is_manifest};
+use super::file::{self, Found, Wrong};
 use super::kept::Kept;
+use super::large::{LargeFiles, Reading, Since};
 use super::{FileError, Manifests, Snapshot};
 
 /// Time between two scans of the directory.
@@ -66,10 +68,11 @@ pub enum WatchError {
 /// # Errors
 /// If the directory cannot be read or watched. Files that are wrong are no error here, they are in the snapshot.
 pub fn watch(directory: PathBuf, kept: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError> {
-    let (events_in, events) = channel();
+    let (heard_in, heard) = channel();
+    let readings_in = heard_in.clone();
     let watcher = notify::recommended_watcher(move |event| {
         // The receiving end goes only when the follower ends.
-        drop(events_in.send(event));
+        drop(heard_in.send(Heard::Event(event)));
     })
     .map_err(|source| WatchError::Notify {
         path: directory.clone(),
@@ -83,6 +86,7 @@ pub fn watch(directory: PathBuf, kept: PathBuf) -> Result<watch::Receiver<Snapsh
         kept: Kept::new(kept),
         unkept: BTreeMap::new(),
         files: BTreeMap::new(),
+        large: None,
         directory_error: None,
     };
     follower.follow_directory().map_err(|error| match error {
@@ -105,9 +109,11 @@ pub fn watch(directory: PathBuf, kept: PathBuf) -> Result<watch::Receiver<Snapsh
     let first = follower.snapshot();
     report(&[], &first.errors);
     let (snapshots, receiver) = watch::channel(first);
+    let done = move |reading| readings_in.send(Heard::Reading(reading)).is_ok();
+    follower.large = Some(LargeFiles::new(done).map_err(WatchError::Thread)?);
     std::thread::Builder::new()
         .name("manifests".into())
-        .spawn(move || follower.run(&events, &snapshots))
+        .spawn(move || follower.run(&heard, &snapshots))
         .map_err(WatchError::Thread)?;
     Ok(receiver)
 }
@@ -129,6 +135,14 @@ enum DirectoryError {
     Watch(notify::Error),
 }
 
+/// What the follower hears.
+enum Heard {
+    /// The directory changed.
+    Event(notify::Result<Event>),
+    /// A large file was read.
+    Reading(Reading),
+}
+
 struct Follower {
     directory: PathBuf,
     watcher: RecommendedWatcher,
@@ -139,6 +153,8 @@ struct Follower {
     /// What files say, and is not in force, or not kept yet.
     unkept: BTreeMap<PathBuf, Vec<u8>>,
     files: BTreeMap<PathBuf, Known>,
+    /// None until the first snapshot, which has all files.
+    large: Option<LargeFiles>,
     directory_error: Option<String>,
 }
 
@@ -147,25 +163,22 @@ struct Follower {
 struct Wanted {
     paths: BTreeSet<PathBuf>,
     everything: bool,
+    readings: Vec<Reading>,
     /// The directory went away or was replaced, and its watch with it, even if its successor has the same inode.
     directory_gone: bool,
 }
 
 impl Follower {
-    fn run(
-        mut self,
-        events: &Receiver<notify::Result<Event>>,
-        snapshots: &watch::Sender<Snapshot>,
-    ) {
+    fn run(mut self, heard: &Receiver<Heard>, snapshots: &watch::Sender<Snapshot>) {
         let mut next_scan = Instant::now() + RESCAN;
         while !snapshots.is_closed() {
             let wait = next_scan
                 .saturating_duration_since(Instant::now())
                 .min(RETRY);
-            match events.recv_timeout(wait) {
-                Ok(event) => {
-                    let wanted = self.gather(event, events);
-                    self.act_on(&wanted);
+            match heard.recv_timeout(wait) {
+                Ok(first) => {
+                    let wanted = self.gather(first, heard);
+                    self.act_on(wanted);
                 }
                 Err(RecvTimeoutError::Timeout)
                     if self.directory_error.is_none() && Instant::now() < next_scan =>
@@ -188,17 +201,18 @@ impl Follower {
         }
     }
 
-    /// The first event and those that come soon after it.
-    fn gather(
-        &self,
-        first: notify::Result<Event>,
-        events: &Receiver<notify::Result<Event>>,
-    ) -> Wanted {
+    /// What is heard first and what comes soon after it.
+    fn gather(&self, first: Heard, heard: &Receiver<Heard>) -> Wanted {
         let end = Instant::now() + GATHER;
         let mut wanted = Wanted::default();
-        self.note(first, &mut wanted);
-        while let Ok(event) = events.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            self.note(event, &mut wanted);
+        let mut next = Some(first);
+        while let Some(heard_now) = next {
+            match heard_now {
+                Heard::Event(event) => self.note(event, &mut wanted),
+                Heard::Reading(reading) => wanted.readings.push(reading),
+            }
+            let wait = end.saturating_duration_since(Instant::now());
+            next = heard.recv_timeout(wait).ok();
         }
         wanted
     }
@@ -237,9 +251,12 @@ impl Follower {
         }
     }
 
-    fn act_on(&mut self, wanted: &Wanted) {
+    fn act_on(&mut self, wanted: Wanted) {
         if wanted.directory_gone {
             self.unwatch();
+        }
+        for reading in wanted.readings {
+            self.finish(reading);
         }
         for path in &wanted.paths {
             self.read(path);
@@ -352,10 +369,13 @@ impl Follower {
             Err(error) => return self.unreadable(path, &error),
         };
         match content(path) {
-            Ok(bytes) => {
-                self.manifests.apply_file(path, &bytes);
-                self.unkept.insert(path.to_owned(), bytes);
-            }
+            Ok(bytes) => match &mut self.large {
+                Some(large) if large.takes(path, &bytes) => large.read(path, bytes),
+                Some(_) | None => {
+                    let found = file::read(path, &bytes);
+                    self.apply(path, bytes, found);
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.forget(path),
             Err(error) => return self.unreadable(path, &error),
         }
@@ -368,8 +388,30 @@ impl Follower {
         );
     }
 
+    fn apply(&mut self, path: &Path, bytes: Vec<u8>, found: Result<Vec<Found>, Wrong>) {
+        self.manifests.apply(path, found);
+        self.unkept.insert(path.to_owned(), bytes);
+    }
+
+    /// A large file was read; it is read again if it has changed meanwhile.
+    fn finish(&mut self, reading: Reading) {
+        let since = self.large.as_mut().and_then(|it| it.finish(&reading));
+        let Some(since) = since else { return };
+        let Reading {
+            path, bytes, found, ..
+        } = reading;
+        self.apply(&path, bytes, found);
+        match since {
+            Since::Unchanged => {}
+            Since::Changed => self.read(&path),
+        }
+    }
+
     fn unreadable(&mut self, path: &Path, error: &io::Error) {
         self.files.entry(path.to_owned()).or_default().read = None;
+        if let Some(large) = &mut self.large {
+            large.forget(path);
+        }
         self.manifests
             .unreadable_file(path, format!("cannot be read: {error}"));
     }
@@ -378,6 +420,9 @@ impl Follower {
         // While the directory itself is gone, what its files said stays.
         if self.directory.is_dir() {
             self.files.remove(path);
+            if let Some(large) = &mut self.large {
+                large.forget(path);
+            }
             self.unkept.remove(path);
             self.manifests.remove_file(path);
             self.kept.forget(path);

@@ -63,6 +63,26 @@ async fn a_file_larger_than_any_manifest_keeps_what_it_last_said_and_is_not_read
 }
 
 #[tokio::test]
+async fn a_large_file_keeps_no_other_waiting() {
+    let directory = directory();
+    let path = directory.path();
+    let mut snapshots = watch(path.to_owned()).expect("the directory can be watched");
+    let many: Vec<String> = (0..5_000)
+        .map(|it| namespace(&format!("many{it}")))
+        .collect();
+    write(path, "large.yaml", &many.join("---\n"));
+    write(path, "small.yaml", &namespace("small"));
+    until(&mut snapshots, "the small one", |s| says(s, &["small"])).await;
+    write(path, "small.yaml", &namespace("smaller"));
+    until(&mut snapshots, "edited", |s| says(s, &["smaller"])).await;
+    let all = 5_001;
+    until(&mut snapshots, "the large one", |s| {
+        s.objects.namespaces.len() == all
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn files_that_are_added_edited_renamed_and_deleted_take_effect() {
     let directory = directory();
     let path = directory.path();
