@@ -23,6 +23,7 @@ mod inbox;
 mod isolate;
 mod isolated_file;
 mod links;
+mod portion;
 mod rebuild;
 mod report;
 mod settle;
@@ -63,6 +64,7 @@ use grace::Grace;
 use inbox::{Inbox, Links};
 use isolate::Held;
 use isolated_file::IsolatedFile;
+use portion::Portion;
 use report::Counted;
 use unattached::Unattached;
 
@@ -127,6 +129,8 @@ pub struct Engine {
     facts_missing: bool,
     /// When facts that merely went away are written at the latest.
     facts_due: Option<Instant>,
+    /// How much of them is planned at once.
+    portion: Portion,
     compiled: Compiled,
     /// What the last finished flips put in force.
     in_force: Rulesets,
@@ -277,6 +281,7 @@ impl Engine {
             facts: World::default(),
             facts_missing: false,
             facts_due: None,
+            portion: Portion::default(),
             unknown: OrdSet::new(),
             isolated_file,
             doubt: None,

@@ -8,9 +8,10 @@
 //! The thread needs the lock only to make a directory and to name it. Until the set is named nobody is judged by it, so what is
 //! written to it needs no order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use podgate_abi::{Direction, Ruleset};
@@ -24,6 +25,7 @@ use super::Event;
 use super::build::{check, fit, unpin_others};
 use super::change::FactsChange;
 use super::execute::{Target, write};
+use super::portion::{Portion, Size};
 use super::taken::Taken;
 use crate::cluster::Cluster;
 use crate::compiled::Compiled;
@@ -63,6 +65,8 @@ pub(super) struct Drafted {
     pub(super) records: BTreeMap<Slot, Record>,
     /// Whether the table may lack the address of one that came since.
     lacks_addresses: bool,
+    /// How much of the facts is planned at once.
+    portion: Portion,
     /// How often it was brought up to what changed.
     pub(super) steps: u32,
     /// What their words are to say.
@@ -87,6 +91,7 @@ impl Drafted {
             world: basis.world,
             records: by_slot(basis.records),
             lacks_addresses: false,
+            portion: Portion::default(),
             steps: 0,
             words: BTreeMap::new(),
         };
@@ -134,7 +139,7 @@ impl Drafted {
         self.records = now;
     }
 
-    /// Brings it up to these facts, and a step further to these rulesets. Whether that is all.
+    /// Brings it a step further to these facts, and then to these rulesets. Whether that is all.
     pub(super) fn catch_up(
         &mut self,
         world: &World,
@@ -144,10 +149,21 @@ impl Drafted {
         self.taken.follow(world, self.records.values());
         self.taken.write_to(&self.set);
         self.steps += 1;
+        let mut size = Size::Whole;
         if self.lacks_addresses || FactsChange::between(&self.world, world) != FactsChange::None {
-            let facts = self.planner.facts_change(world)?;
+            let began = Instant::now();
+            let mut some = world.clone();
+            if room != usize::MAX {
+                (some, size) = self.portion.towards(&self.world, world, &BTreeSet::new());
+            }
+            let facts = self.planner.facts_change(&some)?;
+            self.portion.took(began.elapsed());
             self.execute(facts)?;
             self.lacks_addresses = false;
+            self.world = some;
+        }
+        if size == Size::Part {
+            return Ok(false);
         }
         self.world.clone_from(world);
         if !self.planner.is_at(wanted) {

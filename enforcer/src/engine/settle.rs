@@ -13,6 +13,7 @@ use super::build::grow;
 use super::change::FactsChange;
 use super::execute::Execution;
 use super::grace::Grace;
+use super::portion::Size;
 use super::{Engine, Pending};
 use crate::cluster::View;
 use crate::compiled::Compiled;
@@ -184,7 +185,7 @@ impl Engine {
             let policy_differs = self.policy_differs();
             let remains = self.grace == Grace::Over && self.built.planner.has_remains();
             let planned = if self.facts_are_due(&view) && !(policy_first && policy_differs) {
-                self.plan_facts(view)
+                self.plan_facts(&view)
             } else if policy_differs {
                 self.plan_policy()
             } else if remains {
@@ -255,11 +256,23 @@ impl Engine {
         !may_grow && give_way(&mut self.compiled, error)
     }
 
-    fn plan_facts(&mut self, view: View) -> Result<(), PlanError> {
-        let plan = self.built.planner.facts_change(&view.world)?;
-        self.facts = view.world;
+    /// Plans a portion of what is known of peers. Those of this node are in the first one: `peers` may lack them.
+    fn plan_facts(&mut self, view: &View) -> Result<(), PlanError> {
+        let here = self.cluster.records();
+        let here = here.flat_map(|record| record.addresses.iter().copied());
+        let (world, size) = self
+            .portion
+            .towards(&self.facts, &view.world, &here.collect());
+        let began = Instant::now();
+        let plan = self.built.planner.facts_change(&world)?;
+        self.portion.took(began.elapsed());
+        self.facts = world;
         self.facts_missing = false;
-        self.facts_due = None;
+        self.facts_due = match size {
+            Size::Whole => None,
+            // The rest has waited for more of its kind already.
+            Size::Part => Some(began),
+        };
         self.begin(plan, "facts", None);
         Ok(())
     }
