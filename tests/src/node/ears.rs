@@ -74,6 +74,27 @@ fn raw(family: libc::c_int, protocol: u8) -> OwnedFd {
     let socket = Errno::result(socket).expect("open a raw socket");
     // SAFETY: the kernel has just opened it, and nobody else knows it.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    if family == libc::AF_INET6 {
+        take_any_checksum(&socket);
+    }
     setsockopt(&socket, sockopt::RcvBuf, &(4 << 20)).expect("a large buffer");
     socket
+}
+
+/// Of mobility headers, a socket is given by itself only those whose checksum is right (`rawv6_init_sk`).
+fn take_any_checksum(socket: &OwnedFd) {
+    let offset: libc::c_int = -1;
+    let length = size_of_val(&offset) as libc::socklen_t;
+    let (level, option) = (libc::IPPROTO_IPV6, libc::IPV6_CHECKSUM);
+    // SAFETY: the kernel reads `length` bytes at `offset`, which lives during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const offset).cast(),
+            length,
+        )
+    };
+    Errno::result(result).expect("a socket that takes any checksum");
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use aya::maps::{HashMap, Map, MapData};
 use etherparse::PacketBuilder;
+use podgate_abi::Limit;
 use podgate_datapath::Sizes;
 use podgate_datapath::flows::second;
 use podgate_datapath::tables::MapName;
@@ -42,6 +43,18 @@ fn connection(from: &NetNs, to: &NetNs, at: IpAddr) -> [TcpStream; 2] {
     [client, server]
 }
 
+/// How many echo replies came to the pod.
+fn echo_replies(pod: &Pod) -> u64 {
+    let counts = pod.sh("grep ^Icmp: /proc/net/snmp");
+    let mut rows = counts.lines().map(str::split_whitespace);
+    let (names, values) = (rows.next().unwrap(), rows.next().unwrap());
+    let (_, value) = names
+        .zip(values)
+        .find(|(name, _)| *name == "InEchoReps")
+        .expect("a count of echo replies");
+    value.parse().unwrap()
+}
+
 /// Questions to the pod's own node, which is always reachable, as a raw socket makes them: echo requests with so many
 /// identifiers, which are answered, and datagrams to as many ports, which are not.
 fn asks_its_node(node: &Node, pod: &Pod, questions: u16) {
@@ -54,6 +67,7 @@ fn asks_its_node(node: &Node, pod: &Pod, questions: u16) {
         .expect("a default route");
     let cable = (pod.mac(), node.mac(&pod.host_end(node)));
     let frames = Frames::on(&pod.netns, "eth0");
+    let before = echo_replies(pod);
     for number in 0..questions {
         let echo = PacketBuilder::ethernet2(cable.0, cable.1)
             .ipv4(own.octets(), gateway.octets(), 64)
@@ -62,9 +76,10 @@ fn asks_its_node(node: &Node, pod: &Pod, questions: u16) {
         echo.write(&mut frame, b"podgate").unwrap();
         frames.send(&frame);
     }
-    // The control: they are answered, and counted as flows.
-    let answered = |pod: &Pod| node.tables().read_budget(pod.record(node).slot).unwrap()[0];
-    wait_until("the node answers", || answered(pod) > 0);
+    // The control. Whether flows of them stand is what the attack is about.
+    wait_until("the node answers most of them", || {
+        echo_replies(pod) - before > u64::from(questions / 2)
+    });
     let flood = || {
         let socket = UdpSocket::bind((own, 0)).unwrap();
         for port in 1..=4 * questions {
@@ -108,7 +123,9 @@ fn attack_33_pods_that_may_reach_nobody_cost_no_other_its_connection() {
     for pod in &shut {
         asks_its_node(&node, pod, ROOM / 4);
     }
-    connections.push(connect());
+    // The last ones are more than a pod is sure of: for them there is room as long as others did not take it.
+    let sure = node.tables().limit(Limit::Guarantee).unwrap();
+    connections.extend((0..2 * sure).map(|_| connect()));
     for pod in &shut {
         asks_its_node(&node, pod, ROOM / 4);
     }
