@@ -361,7 +361,7 @@ impl Planner {
     }
 
     /// The attachments that wait for the ruleset that asks most of those that are still to be made complete.
-    pub fn waiting_for_most(&self, attachments: &Rulesets) -> Vec<Slot> {
+    pub fn waiting_for_most(&self, attachments: &Rulesets) -> BTreeSet<Slot> {
         steps::waiting_for_most(&self.installed, attachments)
     }
 

@@ -51,23 +51,28 @@ pub(super) fn of_policy(
 
 /// The attachments that wait for rulesets that are not ready.
 pub(super) fn unready(before: &Installed, wanted: &Rulesets) -> BTreeSet<Slot> {
-    let differing = differing(&before.attachments, wanted);
-    let waiting = differing.iter().filter(|it| !it.is_ready(before));
-    waiting.map(|it| it.slot).collect()
+    let awaited = awaited(before, wanted).into_iter();
+    awaited.map(|(slot, _)| slot).collect()
 }
 
 /// The attachments that wait for the ruleset that asks most of those that are not ready.
-pub(super) fn waiting_for_most(before: &Installed, wanted: &Rulesets) -> Vec<Slot> {
-    let differing = differing(&before.attachments, wanted);
-    let asks = |it: &Differing<'_>| {
-        let unready = it.becoming().filter(|it| !before.record.is_ready(it));
-        unready.map(Compiled::asks).max()
-    };
-    let most = differing.iter().filter_map(asks).max();
-    let waiting = differing
+pub(super) fn waiting_for_most(before: &Installed, wanted: &Rulesets) -> BTreeSet<Slot> {
+    let awaited = awaited(before, wanted);
+    let most = awaited.iter().map(|(_, ruleset)| ruleset.asks()).max();
+    let waiting = awaited
         .iter()
-        .filter(|it| most.is_some() && asks(it) == most);
-    waiting.map(|it| it.slot).collect()
+        .filter(|(_, ruleset)| Some(ruleset.asks()) == most);
+    waiting.map(|(slot, _)| *slot).collect()
+}
+
+/// The rulesets that are not ready, by who waits for them.
+fn awaited<'a>(before: &'a Installed, wanted: &'a Rulesets) -> Vec<(Slot, &'a Compiled)> {
+    let mut awaited = Vec::new();
+    for it in differing(&before.attachments, wanted) {
+        let unready = it.becoming().filter(|it| !before.record.is_ready(it));
+        awaited.extend(unready.map(|ruleset| (it.slot, ruleset)));
+    }
+    awaited
 }
 
 /// What waited for the grace period that is over: established flows are judged again by what may allow less, what
