@@ -121,11 +121,7 @@ impl Compiled {
             if self.concerned.namespaces.remove(&namespace) {
                 let weight = self.weight_of(&namespace, &view.world);
                 self.shares.weigh(&namespace, weight);
-                for switched in self.shares.decide() {
-                    self.concerned
-                        .slots
-                        .extend(self.selections.slots_in(&switched));
-                }
+                self.decide();
             } else {
                 compiles += self.compile_one_of(&namespace, view);
             }
@@ -288,9 +284,30 @@ impl Compiled {
         &self.selections
     }
 
-    /// There is no room for all of this: the heaviest namespace gives way, from the next [`Self::update`] on. Its name.
-    pub fn refuse_heaviest(&mut self, why: &str) -> Option<String> {
-        self.shares.refuse(why)
+    /// There is no room for all of this: the heaviest namespace gives way, from the next [`Self::update`] on. Whether one does;
+    /// no other does while the rules of one that did are still compiled in.
+    pub fn refuse_heaviest(&mut self, why: &str) -> bool {
+        let mut suspended = self.shares.suspended().keys();
+        let is_under_way = suspended.any(|namespace| {
+            let mut slots = self.selections.slots_in(namespace);
+            slots.any(|slot| self.concerned.slots.contains(&slot))
+        });
+        if is_under_way {
+            return true;
+        }
+        if self.shares.refuse(why).is_none() {
+            return false;
+        }
+        self.decide();
+        true
+    }
+
+    /// Decides who is suspended. Those who were not before, or are not any more, are to be compiled again.
+    fn decide(&mut self) {
+        for switched in self.shares.decide() {
+            let slots = self.selections.slots_in(&switched);
+            self.concerned.slots.extend(slots);
+        }
     }
 
     /// The namespaces that are suspended, and why.

@@ -30,7 +30,8 @@ mod settle;
 mod taken;
 mod unattached;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,7 @@ use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Identity, PodName, Reader, Record, Slot};
 use podgate_datapath::{Paths, Sizes};
 use podgate_handoff::{AttachmentId, Reply};
+use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::model::{ServiceOptions, World};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
@@ -156,9 +158,9 @@ pub struct Engine {
     drafts: Drafts,
     /// The table set that is to take the place of `built`.
     draft: Draft,
-    /// Attachments whose policy waits for it, because there is no room for it in `built`. Of one that came to nothing they
-    /// say nothing.
-    held_back: BTreeSet<podgate_abi::Slot>,
+    /// Attachments whose policy waits for it, because there is no room for it in `built`; and which policy is known to take
+    /// nothing from what stands. Of one that came to nothing they say nothing.
+    held_back: BTreeMap<podgate_abi::Slot, Option<Arc<SubjectRulesets>>>,
     /// How many came to nothing in a row.
     failed_drafts: u32,
     waiting: Vec<Waiting>,
@@ -295,7 +297,7 @@ impl Engine {
             graces,
             drafts,
             draft: Draft::None,
-            held_back: BTreeSet::new(),
+            held_back: BTreeMap::new(),
             failed_drafts: 0,
             waiting: Vec::new(),
             questions,

@@ -444,9 +444,9 @@ impl Planner {
         }
     }
 
-    /// Takes note that the word of an attachment that was open says "deny" now. What it is to have follows with the
-    /// next change of policy, also where that is to be open.
-    pub fn attachment_was_denied(&mut self, slot: Slot, side: Direction) {
+    /// Takes note that the word of an attachment says "deny" now, if it had this ruleset. What it is to have follows with the
+    /// next change of policy, also where that is the same.
+    pub fn attachment_was_denied(&mut self, slot: Slot, side: Direction, stood: &Compiled) {
         let Installed {
             record,
             attachments,
@@ -459,7 +459,7 @@ impl Planner {
             Direction::ToPod => Judged::Ingress,
             Direction::FromPod => Judged::Egress,
         };
-        if *known.of(judged) != Compiled::Allowed {
+        if known.of(judged) != stood {
             return;
         }
         let known = Arc::make_mut(known);
@@ -467,7 +467,7 @@ impl Planner {
             Judged::Ingress => &mut known.ingress,
             Judged::Egress => &mut known.egress,
         } = Compiled::Denied;
-        record.give_up(&Compiled::Allowed, slot, side);
+        record.give_up(stood, slot, side);
         record.take_up(&Compiled::Denied, slot, side);
     }
 

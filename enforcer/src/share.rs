@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use podgate_policy::compile::predicate::Predicate;
-use podgate_policy::model::{Namespaces, NetworkPolicy, Operator, Peer, Rule, Selector};
+use podgate_policy::model::{Namespaces, NetworkPolicy, Operator, Peer, Port, Rule, Selector};
 
 /// What all namespaces together may weigh. One unit is a few microseconds and some hundred bytes of the compiler's and
 /// the planner's, so that the heaviest world that fits is planned within a fraction of a second, in less than 256 MB.
@@ -34,12 +34,11 @@ const BLOCK: usize = 5;
 /// What an exception weighs, which becomes a prefix.
 const HOLE: usize = 2;
 
-/// Blocks of this length and shorter hold so many others, most of which ask nothing of their ruleset, that this gets a
-/// row for most of them. Of IPv4 and of IPv6.
-const WIDE: [u8; 2] = [16, 48];
-
-/// What the ports of a rule weigh beyond themselves: a port set, of which there are 65,536, and half a kilobyte for each chunk.
+/// What the ports of a rule weigh beyond themselves: a port set, of which there are 65,536.
 const PORT_SET: usize = 4;
+
+/// What each chunk weighs that a rule's ports are a part of: half a kilobyte in the rules, in the planner and in two table sets.
+const CHUNK: usize = 3;
 
 /// The weights, and who is suspended.
 #[derive(Debug)]
@@ -194,17 +193,27 @@ impl Load<'_> {
             return weight;
         }
         let (overlaps, boundaries) = self.overlaps();
-        let wide = self
-            .policies
-            .iter()
-            .filter(|(policy, _)| has_wide_block(policy));
-        let wide: usize = wide.map(|(_, rulesets)| rulesets).sum();
+        weight
+            .saturating_add(overlaps)
+            .saturating_add(self.rows(&boundaries))
+    }
+
+    /// How many rows there are beyond those of the blocks themselves: a ruleset that names a block has one for each
+    /// boundary inside it, most of which it asks nothing of.
+    fn rows(&self, boundaries: &[IpNet]) -> usize {
+        let rows = self.policies.iter().map(|(policy, rulesets)| {
+            let inside = blocks_of(policy).map(|block| {
+                let first = boundaries.partition_point(|it| it < block);
+                let inside = boundaries[first..].partition_point(|it| block.contains(it));
+                inside.saturating_sub(1)
+            });
+            let inside = inside.sum::<usize>().min(boundaries.len());
+            inside.saturating_mul(*rulesets)
+        });
+        let most = self.rulesets.saturating_mul(boundaries.len());
         // The first row of each boundary counts as its block.
-        let rows = wide
-            .min(self.rulesets)
-            .saturating_sub(1)
-            .saturating_mul(boundaries);
-        weight.saturating_add(overlaps).saturating_add(rows)
+        let rows = rows.fold(0, usize::saturating_add).min(most);
+        rows.saturating_sub(boundaries.len())
     }
 
     fn weight_of_rule(&self, rule: &Rule) -> usize {
@@ -215,7 +224,7 @@ impl Load<'_> {
             .sum();
         let pairs = rule.peers.len().saturating_mul(rule.ports.len()) / PAIRS_A_UNIT;
         let port_set = if rule.ports.is_empty() { 0 } else { PORT_SET };
-        1 + peers + rule.ports.len() + port_set + pairs
+        1 + peers + rule.ports.len() + port_set + CHUNK * chunks_of(rule) + pairs
     }
 
     fn weight_of_peer(&self, peer: &Peer) -> usize {
@@ -234,8 +243,8 @@ impl Load<'_> {
     }
 
     /// How many answers there are to keep: at each boundary of a block, which blocks hold; of each pod, which selectors.
-    /// And how many boundaries.
-    fn overlaps(&self) -> (usize, usize) {
+    /// And the boundaries, in order.
+    fn overlaps(&self) -> (usize, Vec<IpNet>) {
         let rules = self
             .policies
             .iter()
@@ -264,19 +273,33 @@ impl Load<'_> {
     }
 }
 
-fn has_wide_block(policy: &NetworkPolicy) -> bool {
+/// How many chunks of 4,096 ports the rule has a part of.
+fn chunks_of(rule: &Rule) -> usize {
+    let mut chunks = BTreeSet::new();
+    for port in &rule.ports {
+        if let Port::Range {
+            protocol,
+            first,
+            last,
+        } = port
+        {
+            chunks.extend([(*protocol, first >> 12), (*protocol, last >> 12)]);
+        }
+    }
+    chunks.len()
+}
+
+fn blocks_of(policy: &NetworkPolicy) -> impl Iterator<Item = &IpNet> {
     let rules = policy.ingress.iter().chain(&policy.egress);
-    rules.flat_map(|rule| &rule.peers).any(|peer| match peer {
-        Peer::Block { cidr, .. } => match cidr {
-            IpNet::V4(cidr) => cidr.prefix_len() <= WIDE[0],
-            IpNet::V6(cidr) => cidr.prefix_len() <= WIDE[1],
-        },
-        Peer::Pods { .. } | Peer::Listed(_) | Peer::Invalid => false,
+    let peers = rules.flat_map(|rule| &rule.peers);
+    peers.filter_map(|peer| match peer {
+        Peer::Block { cidr, .. } => Some(cidr),
+        Peer::Pods { .. } | Peer::Listed(_) | Peer::Invalid => None,
     })
 }
 
-/// How many blocks hold at all boundaries together, and how many boundaries there are.
-fn overlaps_of_blocks(asked: &BTreeSet<Predicate>) -> (usize, usize) {
+/// How many blocks hold at all boundaries together, and the boundaries, in order.
+fn overlaps_of_blocks(asked: &BTreeSet<Predicate>) -> (usize, Vec<IpNet>) {
     let mut boundaries: BTreeMap<_, (usize, usize)> = BTreeMap::new();
     for predicate in asked {
         if let Predicate::Block { cidr, except } = predicate {
@@ -286,7 +309,7 @@ fn overlaps_of_blocks(asked: &BTreeSet<Predicate>) -> (usize, usize) {
             }
         }
     }
-    let count = boundaries.len();
+    let all = boundaries.keys().copied().collect();
     let mut around = Vec::new();
     let mut overlaps = 0_usize;
     for (boundary, (begin, end)) in boundaries {
@@ -299,7 +322,7 @@ fn overlaps_of_blocks(asked: &BTreeSet<Predicate>) -> (usize, usize) {
         overlaps = overlaps.saturating_add(hold);
         around.push((boundary, hold));
     }
-    (overlaps, count)
+    (overlaps, all)
 }
 
 fn values_of(selector: &Selector) -> usize {
@@ -434,7 +457,8 @@ mod tests {
             let kept: Vec<_> = asked.iter().cloned().map(std::sync::Arc::new).collect();
             let partition = podgate_policy::compile::partition::Partition::of(&kept);
             let kept = (partition.mass(), partition.prefixes().len());
-            assert_eq!(overlaps_of_blocks(&asked), kept, "{blocks:?}");
+            let (overlaps, boundaries) = overlaps_of_blocks(&asked);
+            assert_eq!((overlaps, boundaries.len()), kept, "{blocks:?}");
         }
     }
 
@@ -458,5 +482,28 @@ mod tests {
         };
         assert!(weigh(&apart) < 7_000, "{}", weigh(&apart));
         assert!(weigh(&nested) > 1_000_000, "{}", weigh(&nested));
+    }
+
+    #[test]
+    fn rulesets_weigh_the_boundaries_inside_their_blocks_however_long_these_are() {
+        let inside: Vec<String> = (0..200).map(|n| format!("10.0.{n}.0/32")).collect();
+        let inside: Vec<(&str, &[&str])> = inside.iter().map(|it| (it.as_str(), &[][..])).collect();
+        let many = policy(&inside);
+        for (around, rows) in [
+            ("10.0.0.0/17", 99 * 128),
+            ("10.0.0.0/8", 99 * 200),
+            ("10.9.0.0/16", 0),
+        ] {
+            let around = policy(&[(around, &[])]);
+            let load = Load {
+                namespace: "ns",
+                policies: vec![(&many, 1), (&around, 100)],
+                rulesets: 101,
+                ..Load::default()
+            };
+            let (_, boundaries) = load.overlaps();
+            let weighed = load.rows(&boundaries);
+            assert!(weighed.abs_diff(rows) <= 101 + 200, "{weighed}, not {rows}");
+        }
     }
 }

@@ -16,6 +16,13 @@ pub struct Failed {
 }
 
 impl Failed {
+    /// Whether this process or the system has run out of descriptors or memory, which says nothing of the object.
+    #[must_use]
+    pub fn is_exhaustion(&self) -> bool {
+        let code = self.source.raw_os_error();
+        matches!(code, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+    }
+
     pub(crate) fn new(doing: &'static str, object: impl Display, source: io::Error) -> Self {
         Self {
             doing,

@@ -26,7 +26,7 @@ mod attachment;
 mod policy;
 mod upkeep;
 
-pub use attachment::Changed;
+pub use attachment::{Changed, Over};
 pub(crate) use attachment::{life, origin};
 pub use upkeep::{FlowUse, Usage};
 

@@ -284,3 +284,40 @@ fn wide_blocks_of_many_rulesets_beside_many_blocks_are_suspended() {
     assert!(!suspended(60, 500));
     assert!(!suspended(1, 8_000));
 }
+
+#[test]
+fn what_gives_way_is_suspended_though_nothing_else_changes_and_alone() {
+    let mut view = View::default();
+    let rule = |peers| Rule {
+        peers,
+        ports: Vec::new(),
+    };
+    let heavy = egress(vec![rule((0..100).map(block).collect())]);
+    add_tenant(&mut view, "heavy", 1, vec![heavy]);
+    for slot in 2..5 {
+        let light = egress(vec![rule(vec![block(slot)])]);
+        add_tenant(&mut view, &format!("light{slot}"), slot, vec![light]);
+    }
+    let mut compiled = Compiled::default();
+    compiled.update(&view);
+    assert!(compiled.suspended().is_empty());
+    let allowing = compiled.of(Slot(1)).unwrap().egress.clone();
+
+    // Until it is compiled, plans go on to fail for its sake.
+    for _ in 0..3 {
+        assert!(compiled.refuse_heaviest("chunks are full"));
+    }
+    assert!(compiled.is_due(Slot(1)));
+    compiled.update(&view);
+    let suspended: Vec<_> = compiled.suspended().keys().collect();
+    assert_eq!(suspended, ["heavy"]);
+    assert_ne!(compiled.of(Slot(1)).unwrap().egress, allowing);
+
+    // One after the other, and then nobody is left.
+    for _ in 0..3 {
+        assert!(compiled.refuse_heaviest("chunks are full"));
+        compiled.update(&view);
+    }
+    assert_eq!(compiled.suspended().len(), 4);
+    assert!(!compiled.refuse_heaviest("chunks are full"));
+}

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use podgate_abi::{Direction, PolicyWord};
 use podgate_datapath::Paths;
 use podgate_datapath::record::{self, Identity, PodName};
-use podgate_datapath::tables::TableSet;
+use podgate_datapath::tables::{Over, TableSet};
 use podgate_handoff::Reply;
 use podgate_policy::isolation::Isolation;
 use tokio::sync::watch;
@@ -216,7 +216,7 @@ fn try_to_isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> R
         (Direction::FromPod, isolation.egress),
     ] {
         if isolated {
-            set.deny(&record, side)?;
+            set.deny(&record, side, Over::Open)?;
             continue;
         }
         let stands = set.read_attachment(record.slot)?;

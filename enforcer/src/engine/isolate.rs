@@ -16,7 +16,7 @@ use anyhow::Result;
 use podgate_abi::Direction as Side;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{self, PodName, Record, Slot};
-use podgate_datapath::tables::TableSet;
+use podgate_datapath::tables::{Over, TableSet};
 use podgate_datapath::{Failed, Paths};
 use podgate_handoff::Reply;
 use podgate_policy::compile::ruleset::{Ruleset, Tunnels};
@@ -258,7 +258,8 @@ impl Engine {
                 .selections()
                 .isolation_of_new(&record, &self.cluster);
             for side in sides_of(isolation) {
-                if let Err(error) = deny(&self.paths, &self.built.set, &record, side) {
+                let denied = deny(&self.paths, &self.built.set, &record, side, Over::Open);
+                if let Err(error) = denied {
                     self.complain(&record, &error);
                 }
             }
@@ -300,24 +301,72 @@ impl Engine {
         for (record, open) in records {
             self.isolate(&record, open);
         }
+        self.deny_what_is_revoked();
+    }
+
+    /// Denies each attachment whose policy waits for another table set, in each direction in which that is not known to allow
+    /// all that the one in force does: what was revoked is in force for no longer.
+    pub(super) fn deny_what_is_revoked(&mut self) {
+        if !self.is_drafting() {
+            return;
+        }
+        let mut revoked = Vec::new();
+        for (slot, kept) in &mut self.held_back {
+            let wanted = self.compiled.rulesets().get(slot);
+            let Some((stands, wanted)) = self.in_force.get(slot).zip(wanted) else {
+                continue;
+            };
+            if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, wanted)) {
+                continue;
+            }
+            let is_revoked = |direction| !wanted.of(direction).surely_allows(stands.of(direction));
+            let isolation = Isolation {
+                ingress: is_revoked(Direction::Ingress),
+                egress: is_revoked(Direction::Egress),
+            };
+            *kept = Some(Arc::clone(wanted));
+            if isolation.any() {
+                revoked.push((Slot(*slot), isolation));
+            }
+        }
+        for (slot, isolation) in revoked {
+            let of_slot = |record: &&Record| record.slot == slot;
+            let record = self.cluster.records().find(of_slot).cloned();
+            if let Some(record) = record {
+                self.deny_in_place_of(&record, isolation, Over::Anything);
+            }
+        }
     }
 
     fn isolate(&mut self, record: &Record, isolation: Isolation) {
+        self.deny_in_place_of(record, isolation, Over::Open);
+    }
+
+    fn deny_in_place_of(&mut self, record: &Record, isolation: Isolation, over: Over) {
         let slot = record.slot;
         let mut failed = None;
         for direction in BOTH.into_iter().filter(|it| isolation.of(*it)) {
             let side = kernel_direction(direction);
-            match deny(&self.paths, &self.built.set, record, side) {
+            let stood = match over {
+                Over::Open => Ruleset::Allowed,
+                Over::Anything => match self.in_force.get(&slot.0) {
+                    Some(stands) => stands.of(direction).clone(),
+                    None => Ruleset::Allowed,
+                },
+            };
+            match deny(&self.paths, &self.built.set, record, side, over) {
                 Ok(was_open) => {
                     if was_open {
                         tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
                     }
-                    self.built.planner.attachment_was_denied(slot.0, side);
-                    deny_in(&mut self.in_force, slot, direction);
+                    self.built
+                        .planner
+                        .attachment_was_denied(slot.0, side, &stood);
+                    deny_in(&mut self.in_force, slot, direction, &stood);
                     if let Some(pending) = &mut self.pending {
                         pending.execution.deny(slot, side);
                         if let Some(rulesets) = &mut pending.rulesets {
-                            deny_in(rulesets, slot, direction);
+                            deny_in(rulesets, slot, direction, &stood);
                         }
                     }
                 }
@@ -340,12 +389,12 @@ impl Engine {
     }
 }
 
-/// Takes note that an attachment that was open in a direction is denied.
-fn deny_in(rulesets: &mut Rulesets, slot: Slot, direction: Direction) {
+/// Takes note that an attachment that had this ruleset in a direction is denied.
+fn deny_in(rulesets: &mut Rulesets, slot: Slot, direction: Direction, stood: &Ruleset) {
     let Some(stands) = rulesets.get_mut(&slot.0) else {
         return;
     };
-    if *stands.of(direction) == Ruleset::Allowed {
+    if stands.of(direction) == stood {
         let stands = Arc::make_mut(stands);
         *match direction {
             Direction::Ingress => &mut stands.ingress,
@@ -367,7 +416,7 @@ pub(super) fn isolate_standing(paths: &Paths, cluster: &Cluster, compiled: &Comp
         };
         let isolated = |direction: &Direction| *wanted.of(*direction) != Ruleset::Allowed;
         for direction in BOTH.into_iter().filter(isolated) {
-            match current.deny(record, kernel_direction(direction)) {
+            match current.deny(record, kernel_direction(direction), Over::Open) {
                 Ok(true) => {
                     tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
                 }
@@ -388,10 +437,16 @@ fn sides_of(isolation: Isolation) -> impl Iterator<Item = Side> {
 }
 
 /// In the set that has the attachment: the engine's, or the one that has been put in its place.
-fn deny(paths: &Paths, set: &TableSet, record: &Record, side: Side) -> Result<bool, Failed> {
-    match set.deny(record, side) {
+fn deny(
+    paths: &Paths,
+    set: &TableSet,
+    record: &Record,
+    side: Side,
+    over: Over,
+) -> Result<bool, Failed> {
+    match set.deny(record, side, over) {
         Err(error) => match TableSet::open_current(paths) {
-            Ok(Some(current)) => current.deny(record, side),
+            Ok(Some(current)) => current.deny(record, side, over),
             Ok(None) | Err(_) => Err(error),
         },
         done => done,

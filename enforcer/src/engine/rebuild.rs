@@ -30,12 +30,19 @@ const MOST_STEPS: u32 = 500;
 
 impl Engine {
     /// Whether plugins attach to another table set than ours. Names are used again, programs are not.
-    pub(super) fn set_was_replaced(&self) -> bool {
+    ///
+    /// # Errors
+    /// When there are no descriptors or memory to look at it.
+    pub(super) fn set_was_replaced(&self) -> Result<bool> {
         let current = TableSet::open_current(&self.paths).and_then(|set| {
             set.map(|set| set.program_id(Direction::FromPod))
                 .transpose()
         });
-        !matches!(current, Ok(Some(program)) if program == self.built.program)
+        match current {
+            Ok(program) => Ok(program != Some(self.built.program)),
+            Err(error) if error.is_exhaustion() => Err(error.into()),
+            Err(_) => Ok(true),
+        }
     }
 
     /// There is no plan: a larger table set is due, or a new one. What is in force stays meanwhile, and what has room in it

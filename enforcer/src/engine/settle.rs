@@ -122,7 +122,7 @@ impl Engine {
     }
 
     fn write_under(&mut self, lock: &Lock, until: Instant) -> Result<Progress> {
-        if self.set_was_replaced() {
+        if self.set_was_replaced()? {
             tracing::warn!(
                 "the current table set is not this enforcer's: somebody removed its pins"
             );
@@ -212,7 +212,12 @@ impl Engine {
                         return Ok(Progress::Underway);
                     }
                 }
-                Err(error) if self.gives_way(&error) => policy_first = true,
+                Err(error) if self.gives_way(&error) => {
+                    policy_first = true;
+                    if until <= Instant::now() {
+                        return Ok(Progress::Underway);
+                    }
+                }
                 Err(error) => self.make_room(error)?,
             }
         }
@@ -230,7 +235,7 @@ impl Engine {
         if !self.is_drafting() {
             return wanted;
         }
-        for slot in &self.held_back {
+        for slot in self.held_back.keys() {
             match self.in_force.get(slot) {
                 Some(stands) => drop(wanted.insert(*slot, Arc::clone(stands))),
                 None => drop(wanted.remove(slot)),
@@ -243,8 +248,11 @@ impl Engine {
     /// force in this one. Whether there are any.
     fn hold_back(&mut self) -> bool {
         let waiting = self.built.planner.waiting_for_most(&self.wanted());
-        self.held_back.extend(&waiting);
-        !waiting.is_empty()
+        let is_one = !waiting.is_empty();
+        self.held_back
+            .extend(waiting.into_iter().map(|slot| (slot, None)));
+        self.deny_what_is_revoked();
+        is_one
     }
 
     /// Whether there is no room for an error's change in any table set, and a namespace was found that gives way.
@@ -429,7 +437,7 @@ pub(super) fn give_way(compiled: &mut Compiled, error: &PlanError) -> bool {
         PlanError::Overlapping { .. } => true,
         PlanError::Unfinished => false,
     };
-    asked_by_policies && compiled.refuse_heaviest(&error.to_string()).is_some()
+    asked_by_policies && compiled.refuse_heaviest(&error.to_string())
 }
 
 /// Compiles what may be other than before, until then.

@@ -25,6 +25,15 @@ const HARDWARE: usize = ORIGIN + 1;
 const BROADCASTS: usize = HARDWARE + 1;
 const LINK: usize = BROADCASTS + 1;
 
+/// Which rulesets a denial replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// The one that allows everything: any other is left in force.
+    Open,
+    /// Whatever it is.
+    Anything,
+}
+
 /// What a compare-and-swap found instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changed(pub PolicyWord);
@@ -96,15 +105,14 @@ impl TableSet {
         }
     }
 
-    /// Has an attachment drop what passes in a direction under [`Ruleset::ALLOW_ALL`]: one stored word, without any
-    /// plan, and without the lock. Says whether the direction was open.
+    /// Has an attachment drop what passes in a direction: one stored word, without any plan, and without the lock. Says
+    /// whether something could pass by the ruleset that it had, if that is one of those to be replaced.
     ///
-    /// Nothing else is touched: a slot that went to another attachment meanwhile has another generation, and a
-    /// ruleset is left in force.
+    /// Nothing else is touched: a slot that went to another attachment meanwhile has another generation.
     ///
     /// # Errors
     /// When the tables cannot be opened, or the slot is another attachment's by now.
-    pub fn deny(&self, record: &Record, direction: Direction) -> Result<bool, Failed> {
+    pub fn deny(&self, record: &Record, direction: Direction, over: Over) -> Result<bool, Failed> {
         let mut old = self.read_word(record.slot, direction)?;
         loop {
             let stands = self.read_attachment(record.slot)?;
@@ -112,7 +120,11 @@ impl TableSet {
                 let why = io::Error::other("its slot is another attachment's");
                 return Err(Failed::new("isolate attachment", &record.identity, why));
             }
-            if old.ruleset() != Ruleset::ALLOW_ALL {
+            let stays = match over {
+                Over::Open => old.ruleset() != Ruleset::ALLOW_ALL,
+                Over::Anything => old.ruleset() == Ruleset::DENY_ALL,
+            };
+            if stays {
                 return Ok(false);
             }
             let new = PolicyWord::new(Ruleset::DENY_ALL, self.draw_generation()?.0);

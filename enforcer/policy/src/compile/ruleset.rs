@@ -74,6 +74,44 @@ pub struct Ports {
     named: BTreeSet<PortName>,
 }
 
+impl Ruleset {
+    /// Whether it is sure to allow all that `other` does, whoever the peer is. What rules allow by other predicates than those
+    /// of `other` is not seen.
+    pub fn surely_allows(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Allowed, _) | (_, Self::Denied) => true,
+            (Self::Denied | Self::Rules(_), Self::Allowed) | (Self::Denied, Self::Rules(_)) => {
+                false
+            }
+            (Self::Rules(these), Self::Rules(others)) => these.surely_allow(others),
+        }
+    }
+}
+
+impl Rules {
+    fn surely_allow(&self, others: &Self) -> bool {
+        if self.hash == others.hash && self == others {
+            return true;
+        }
+        let tunnels = self.tunnels.as_ref();
+        let cover = |these: &[&Ports], others: &Ports| {
+            let both: Vec<&Ports> = these.iter().copied().chain([others]).collect();
+            let [these, both] = [these, &both].map(|parts| Ports::union(parts).canonical(tunnels));
+            these == both
+        };
+        self.tunnels == others.tunnels
+            && cover(&[&self.any], &others.any)
+            && others.by_predicate.iter().all(|(predicate, ports)| {
+                match self.by_predicate.get(predicate) {
+                    Some(beyond) => {
+                        Arc::ptr_eq(beyond, ports) || cover(&[&self.any, beyond], ports)
+                    }
+                    None => cover(&[&self.any], ports),
+                }
+            })
+    }
+}
+
 impl Ports {
     /// Every port of every protocol.
     pub fn everything() -> Self {

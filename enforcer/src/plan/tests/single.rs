@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podgate_abi::{Address, Direction, Ruleset, Slot};
+use podgate_policy::compile::ruleset::Ruleset as Compiled;
 use podgate_policy::compile::{SubjectRulesets, compile_subject};
 use podgate_policy::connection::{Baseline, Connection, Direction as Judged, Subject, Transport};
 use podgate_policy::model::{
@@ -259,7 +260,7 @@ fn an_attachment_that_was_denied_is_opened_again_where_nothing_isolates_it() {
             direction: Direction::FromPod,
             ruleset: Ruleset::DENY_ALL,
         }));
-        planner.attachment_was_denied(SLOT, Direction::FromPod);
+        planner.attachment_was_denied(SLOT, Direction::FromPod, &Compiled::Allowed);
     };
     deny(&mut planner);
     assert!(!egress_passes(&tables, "10.0.0.1"));
