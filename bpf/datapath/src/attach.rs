@@ -228,7 +228,7 @@ fn attach(
         .map_err(netlink("mark"))?;
     record::write(paths, record)?;
     set.write_waiting_attachment(record, isolated_until_in_force(paths, record))?;
-    set.store_master(record.slot, master)?;
+    standing::store_master(socket, set, record, master)?;
     let own = socket
         .addresses_of(ifindex)
         .map_err(netlink("list addresses of"))?;

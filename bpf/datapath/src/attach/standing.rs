@@ -95,8 +95,27 @@ pub(super) fn standing_of(
 pub fn follow_master(set: &TableSet, record: &Record) -> Result<(), AddError> {
     let mut socket = open_socket(record.host_ifindex)?;
     let link = socket.link_by_index(record.host_ifindex)?;
-    set.store_master(record.slot, link.master)?;
-    Ok(())
+    store_master(&mut socket, set, record, link.master)
+}
+
+/// The same, of a master that is known. A bridge must not learn from frames that the guard does not see before.
+pub(super) fn store_master(
+    socket: &mut Socket,
+    set: &TableSet,
+    record: &Record,
+    master: Option<Ifindex>,
+) -> Result<(), AddError> {
+    set.store_master(record.slot, master)?;
+    let Some(ifindex) = master else {
+        return Ok(());
+    };
+    socket
+        .learn_nothing_link_local(ifindex)
+        .map_err(|source| AddError::Netlink {
+            doing: "stop learning from link-local frames at",
+            ifindex,
+            source,
+        })
 }
 
 /// Whether the programs would be heard if they were hung up.

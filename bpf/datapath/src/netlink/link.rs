@@ -8,7 +8,10 @@ use std::{
 use netlink_packet_core::{DefaultNla, NLM_F_DUMP};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
+    link::{
+        BridgeBooleanOptionFlags as BridgeFlags, BridgeBooleanOptions, InfoBridge, InfoData,
+        InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    },
     nsid::{NsidAttribute, NsidMessage},
 };
 use nix::errno::Errno;
@@ -149,6 +152,33 @@ impl Socket {
         Ok(())
     }
 
+    /// Has a bridge not learn addresses from frames to link-local groups (01-80-c2-00-00-0X), if the interface is a bridge that
+    /// does (Linux 5.0). Such frames do not come by the bridge's hook at prerouting before it learns from them.
+    pub fn learn_nothing_link_local(&mut self, ifindex: Ifindex) -> Result<(), NetlinkError> {
+        let mut question = LinkMessage::default();
+        question.header.index = ifindex.0;
+        let answer = self.request(RouteNetlinkMessage::GetLink(question), 0)?;
+        let flags = answer
+            .into_iter()
+            .filter_map(new_link)
+            .find_map(bridge_flags);
+        if flags.is_none_or(|flags| flags.contains(BridgeFlags::NoLinkLocalLearn)) {
+            return Ok(());
+        }
+        let options = InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
+            value: BridgeFlags::NoLinkLocalLearn,
+            mask: BridgeFlags::NoLinkLocalLearn,
+        });
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex.0;
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![options])),
+        ]));
+        self.request(RouteNetlinkMessage::NewLink(message), 0)?;
+        Ok(())
+    }
+
     /// The number that the socket's namespace gives to namespace `netns`; none while it has given none.
     pub fn nsid_of(&mut self, netns: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
         let mut message = NsidMessage::default();
@@ -209,6 +239,22 @@ impl Link {
         }
         link
     }
+}
+
+/// The options of a bridge; none of anything else, and of a kernel that knows none.
+fn bridge_flags(message: LinkMessage) -> Option<BridgeFlags> {
+    let infos = message.attributes.into_iter().find_map(|it| match it {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let facts = infos?.into_iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(facts)) => Some(facts),
+        _ => None,
+    });
+    facts?.into_iter().find_map(|fact| match fact {
+        InfoBridge::MultiBoolOpt(options) => Some(options.value),
+        _ => None,
+    })
 }
 
 fn program(fact: LinkXdp) -> Option<u32> {

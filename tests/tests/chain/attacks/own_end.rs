@@ -8,7 +8,7 @@ use podgate_demo::cni::Conflist;
 use podgate_demo::netns::NetNs;
 use podgate_tests::metrics::value_of;
 use podgate_tests::node::{
-    Enforcer, Node, Pod, arrives, in_force, is_lost, sh, unpoliced, wait_until,
+    Enforcer, Frames, Node, Pod, arrives, in_force, is_lost, sh, unpoliced, wait_until,
 };
 use serde_json::json;
 
@@ -290,4 +290,45 @@ fn without_its_filters_a_pod_sends_nothing() {
 
 fn start_alone(node: &Node, name: &str) -> Pod {
     Pod::start(node, &node.ptp(json!({})), name)
+}
+
+#[test]
+fn attack_24_a_bridge_learns_nothing_from_frames_that_skip_tc() {
+    let node = scene();
+    let chain = node.bridge(in_force(json!({})));
+    let sends_from = |pod: &Pod, last: u8| {
+        pod.sh(
+            "ip link add ifb0 type ifb && ip link set ifb0 up && nft add table netdev t && \
+             nft add chain netdev t c '{ type filter hook egress device \"eth0\" priority 0; }' && \
+             nft add rule netdev t c fwd to '\"ifb0\"'",
+        );
+        // To the group of LLDP, which a bridge keeps for itself.
+        let group = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+        let made_up = [2, 0, 0, 0, 0x77, last];
+        let frame = [&group[..], &made_up, &[0x88, 0xcc], &[0; 50]].concat();
+        Frames::on(&pod.netns, "eth0").send(&frame);
+    };
+    let has_learned = |last: u8| {
+        let known = node.sh("bridge fdb show br cni0");
+        known.contains(&format!("02:00:00:00:77:{last:02x}"))
+    };
+    let twin = Pod::start(&node, &unpoliced(chain.clone()), "twin");
+    sends_from(&twin, 1);
+    wait_until("a bridge learns from it", || has_learned(1));
+
+    let enforcer = Enforcer::start(&node);
+    let web = Pod::start(&node, &chain, "web");
+    sends_from(&web, 2);
+    let friend = Pod::start(&node, &chain, "friend");
+    // What comes after it was learned, if anything.
+    sends_from(&friend, 3);
+    assert!(!has_learned(2) && !has_learned(3), "the bridge learned");
+    // Somebody sets it back: so does the enforcer, when it looks.
+    drop(enforcer);
+    node.sh("ip link set cni0 type bridge no_linklocal_learn 0");
+    let _enforcer = Enforcer::start(&node);
+    wait_until("it is set again", || {
+        node.sh("ip -d link show cni0")
+            .contains("no_linklocal_learn 1")
+    });
 }
