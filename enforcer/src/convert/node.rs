@@ -40,7 +40,7 @@ pub fn convert(object: &v1::Node) -> Converted<NamedNode> {
     for (index, range) in ranges.into_iter().flatten().enumerate() {
         let path = FieldPath::of("spec.podCIDRs").index(index);
         if let Some(range) = complaints.keep(&path, addresses::block(range)) {
-            known.extend(first_two(range));
+            known.extend(of_nodes(range));
         }
     }
     complaints.beside(NamedNode {
@@ -49,16 +49,23 @@ pub fn convert(object: &v1::Node) -> Converted<NamedNode> {
     })
 }
 
-/// The first two addresses of a range that has more than two.
-fn first_two(range: IpNet) -> Vec<IpAddr> {
+/// The addresses of a pod range that are the node's own, if it has more than two: its network (of IPv6 the anycast address of
+/// routers), the first, which a bridge has, and the broadcast.
+fn of_nodes(range: IpNet) -> Vec<IpAddr> {
     if range.max_prefix_len() - range.prefix_len() < 2 {
         return Vec::new();
     }
-    let first = match range.network() {
-        IpAddr::V4(address) => IpAddr::from((u32::from(address) + 1).to_be_bytes()),
-        IpAddr::V6(address) => IpAddr::from((u128::from(address) + 1).to_be_bytes()),
-    };
-    vec![range.network(), first]
+    let network = range.network();
+    match network {
+        IpAddr::V4(address) => {
+            let first = IpAddr::from((u32::from(address) + 1).to_be_bytes());
+            vec![network, first, range.broadcast()]
+        }
+        IpAddr::V6(address) => {
+            let first = IpAddr::from((u128::from(address) + 1).to_be_bytes());
+            vec![network, first]
+        }
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +106,7 @@ mod tests {
         let expected = [
             "10.244.1.0",
             "10.244.1.1",
+            "10.244.1.255",
             "192.0.2.2",
             "2001:db8::2",
             "fd00:1::",
