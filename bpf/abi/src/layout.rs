@@ -149,7 +149,8 @@ pub struct Attachment {
     pub link: Word,
     /// When what the pod has told its link will be paid for, in jiffies. Only the programs write it.
     pub told: Word,
-    /// When the pod last asked for an address by DHCP, in jiffies. Only the programs write it.
+    /// When the pod last asked for an address by DHCP, in jiffies (bits 55..0), and how many answers it has had since (63..56).
+    /// Only the programs write it.
     pub asked: Word,
     /// Its own addresses; the unused places are `::`.
     pub addresses: [Address; MAX_ADDRESSES],

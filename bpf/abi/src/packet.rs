@@ -114,7 +114,7 @@ pub struct Packet {
     /// Where in the frame the transport header stands.
     pub transport: u16,
     /// 1 if a message for the link is what it must be: neighbor discovery with nothing behind it but options that are
-    /// known, a DHCP client's request.
+    /// known, a DHCP client's request, a DHCP server's answer.
     pub is_plain: u8,
     /// Length of a message for the link, in units: see there.
     pub weight: u8,
@@ -164,7 +164,7 @@ impl Content {
     pub const ERROR: Self = Self(8);
     /// Any other ICMP message.
     pub const MESSAGE: Self = Self(9);
-    /// An ICMP redirect (RFC 792): who believes it sends elsewhere.
+    /// An ICMP redirect (RFC 792) or router advertisement (RFC 1256): who believes it sends elsewhere.
     pub const REDIRECT: Self = Self(10);
     /// Extension headers that receivers read in different ways: [`Order`].
     pub const AMBIGUOUS: Self = Self(11);
@@ -515,8 +515,8 @@ fn read_transport(
             packet.source_port = upper(start);
             packet.destination_port = start as u16;
             packet.content = Content::DATAGRAM;
-            if packet.protocol == UDP && direction as u8 == Direction::FromPod as u8 {
-                read_dhcp(bytes, packet, transport);
+            if packet.protocol == UDP {
+                read_dhcp(bytes, packet, transport, direction);
             }
         }
     }

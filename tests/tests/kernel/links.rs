@@ -324,11 +324,20 @@ fn attack_37_more_reports_than_a_pods_share() {
 
 /// A request of a DHCP client of this hardware address.
 fn request(mac: [u8; 6]) -> Payload {
-    let mut message = vec![1, 1, 6, 0];
+    datagram(68, 67, &message(1, mac))
+}
+
+/// An answer to it.
+fn reply(mac: [u8; 6]) -> Payload {
+    datagram(67, 68, &message(2, mac))
+}
+
+fn message(kind: u8, mac: [u8; 6]) -> Vec<u8> {
+    let mut message = vec![kind, 1, 6, 0];
     message.resize(28, 0);
     message.extend(mac);
     message.resize(300, 0);
-    datagram(68, 67, &message)
+    message
 }
 
 fn datagram(from: u16, to: u16, data: &[u8]) -> Payload {
@@ -353,7 +362,7 @@ fn a_pod_asks_for_its_address_by_dhcp_and_hears_the_answer() {
         let mut scene = Scene::new(Family::V4, policy);
         let (pod, server) = (scene.pod, scene.stranger);
         let is_open = policy == PolicyOf::OPEN;
-        let answer = |to| packet(server, to, datagram(67, 68, &[2; 300])).frame();
+        let answer = |to| packet(server, to, reply(SENDER)).frame();
         let unasked = if is_open {
             Reason::Allowed
         } else {
@@ -395,15 +404,29 @@ fn a_pod_asks_for_its_address_by_dhcp_and_hears_the_answer() {
             Reason::DenyAll
         };
         assert_eq!(scene.sends(&renewal), judged);
-        for to in [pod, everybody] {
-            assert_eq!(scene.receives(&answer(to)), Reason::Neighbour);
-        }
-        scene.kernel.age_flows(61);
         let late = if is_open {
             Reason::Established
         } else {
             Reason::DenyAll
         };
+        for (no_answer, why) in [
+            (reply(ANOTHER), "another's"),
+            (datagram(67, 68, &message(1, SENDER)), "a request"),
+            (datagram(67, 68, &[2; 300]), "no message"),
+            (datagram(67, 68, &message(2, SENDER)[..200]), "cut short"),
+        ] {
+            let frame = packet(server, pod, no_answer).frame();
+            assert_eq!(scene.receives(&frame), late, "{why}");
+        }
+        for to in [pod, everybody].into_iter().cycle().take(8) {
+            assert_eq!(scene.receives(&answer(to)), Reason::Neighbour);
+        }
+        // More than a few are none.
+        assert_eq!(scene.receives(&answer(pod)), late);
+        let again = packet(pod, everybody, request(SENDER)).frame();
+        assert_eq!(scene.sends(&again), Reason::Neighbour);
+        assert_eq!(scene.receives(&answer(pod)), Reason::Neighbour);
+        scene.kernel.age_flows(61);
         assert_eq!(scene.receives(&answer(everybody)), late);
         // Its share ends, and with it the way past the policy.
         let frame = packet(nobody, everybody, request(SENDER)).frame();
@@ -439,6 +462,9 @@ fn a_pod_asks_by_dhcpv6_on_its_link() {
             address("fe80::10"),
             datagram(547, 546, &[2; 60]),
         );
+        let other = datagram(547, 546, &[1; 60]);
+        let other = packet(address("fe80::2"), address("fe80::10"), other);
+        assert_eq!(scene.receives(&other.frame()), judged, "no answer");
         assert_eq!(scene.receives(&answer.frame()), Reason::Neighbour);
         let routed = packet(
             scene.stranger,

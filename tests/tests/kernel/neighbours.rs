@@ -239,6 +239,21 @@ fn attack_18_a_pod_advertises_itself_as_router_or_redirects_others() {
 }
 
 #[test]
+fn attack_37_a_pod_advertises_itself_as_router_of_groups() {
+    for policy in [PolicyOf::OPEN, PolicyOf::SHUT] {
+        let mut scene = Scene::new(Family::V6, policy);
+        for kind in 151..=153 {
+            let discovery = from("fe80::10", "ff02::6a", discovery(kind, "::")).hop_limit(1);
+            assert_eq!(scene.sends(&discovery.frame()), Reason::ForgedNeighbour);
+        }
+        let mut scene = Scene::new(Family::V4, policy);
+        let advertisement = frame::icmp(scene.pod, 9, 0, &[1, 2, 0, 30, 10, 0, 0, 9, 0, 0, 0, 0]);
+        let advertisement = packet(scene.pod, scene.friend, advertisement).frame();
+        assert_eq!(scene.sends(&advertisement), Reason::ForgedNeighbour);
+    }
+}
+
+#[test]
 fn listeners_may_say_what_they_listen_to() {
     let mut scene = Scene::new(Family::V6, PolicyOf::SHUT);
     let report = |source| from(source, "ff02::16", discovery(143, "::")).hop_limit(1);

@@ -186,8 +186,14 @@ fn may_tell<T: Tables>(tables: &T, attachment: &Attachment, weight: u8) -> bool 
     true
 }
 
-/// How long the answer to a request is waited for, in seconds.
+/// How long the answers to a request are waited for, in seconds.
 const ANSWER: u64 = 60;
+
+/// How many there may be: of some servers, an offer and an acknowledgment each.
+const ANSWERS: u64 = 8;
+
+/// One answer in [`Attachment::asked`], above the time.
+const HEARD: u64 = 1 << 56;
 
 /// DHCP (RFC 2131, RFC 8415), without which a pod loses the address that it got by it: requests to everybody on the link,
 /// which no router forwards, and the answers to them. [`Reason::Allowed`]: it is judged as any other packet.
@@ -218,17 +224,22 @@ pub(super) fn dhcp<T: Tables>(
     if hook.is_to_pod() {
         let is_answer = packet.source_port == server
             && packet.destination_port == client
+            && packet.is_plain != 0
+            && (packet.stated == 0 || attachment.hardware().admits(packet.stated))
             && (is_ipv4 || packet.source.is_link_local());
         if !is_answer {
             return Reason::Allowed;
         }
         let asked = attachment.asked.load();
-        let age = tables.now().wrapping_sub(asked);
-        return if asked != 0 && age <= ANSWER * tables.second() as u64 {
-            Reason::Neighbour
-        } else {
-            Reason::Allowed
-        };
+        let age = tables.now().wrapping_sub(asked % HEARD);
+        let is_due =
+            asked != 0 && age <= ANSWER * tables.second() as u64 && asked / HEARD < ANSWERS;
+        if !is_due {
+            return Reason::Allowed;
+        }
+        // Two that are counted as one let in one more.
+        attachment.asked.store(asked + HEARD);
+        return Reason::Neighbour;
     }
     let is_request = packet.source_port == client && packet.destination_port == server;
     if !subject.is_bound || !is_request {

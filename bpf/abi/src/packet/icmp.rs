@@ -24,7 +24,7 @@ pub(super) fn read_icmp(
             packet.destination_port = upper(rest);
             packet.content = Content::DATAGRAM;
         }
-        5 => packet.content = Content::REDIRECT,
+        5 | 9 => packet.content = Content::REDIRECT,
         // unreachable, time exceeded, parameter problem; not source quench
         3 | 11 | 12 => {
             let Some([start, fragmentation, rest, source, destination]) =
@@ -106,6 +106,11 @@ pub(super) fn read_icmpv6(
             packet.detail = kind as u8;
             packet.content = Content::LISTENER;
             weigh_listener(bytes, packet, place);
+        }
+        // Multicast router discovery (RFC 4286): who advertises gets all groups of a snooping bridge.
+        151..=153 => {
+            packet.detail = kind as u8;
+            packet.content = Content::LISTENER;
         }
         133..=137 => {
             let has_target = kind == 135 || kind == 136;

@@ -1,6 +1,7 @@
 //! What a host tells its link: options of neighbor discovery, group membership, DHCP.
 
 use super::{Bytes, Content, ETHERNET, Packet, Transport, port};
+use crate::Direction;
 
 /// The shortest Ethernet frame without its checksum: what is shorter is padded.
 const SHORTEST: u32 = 60;
@@ -124,22 +125,34 @@ pub(super) fn read_igmp(
     };
 }
 
-/// A request of a DHCP client (RFC 2131, RFC 8415), by its ports. The content stays a datagram.
+/// A message of DHCP (RFC 2131, RFC 8415), by its ports: from the pod a client's request, to the pod an answer. The content
+/// stays a datagram.
 #[inline(always)]
-pub(super) fn read_dhcp(bytes: &(impl Bytes + ?Sized), packet: &mut Packet, transport: &Transport) {
+pub(super) fn read_dhcp(
+    bytes: &(impl Bytes + ?Sized),
+    packet: &mut Packet,
+    transport: &Transport,
+    direction: Direction,
+) {
     let is_ipv4 = packet.source.is_ipv4();
     let (client, server) = if is_ipv4 {
         (port::DHCP_CLIENT, port::DHCP_SERVER)
     } else {
         (port::DHCPV6_CLIENT, port::DHCPV6_SERVER)
     };
-    let is_request = packet.source_port == client && packet.destination_port == server;
-    if !is_request || !ends_with_packet(bytes, transport) {
+    let is_request = direction as u8 == Direction::FromPod as u8;
+    let (from, to) = if is_request {
+        (client, server)
+    } else {
+        (server, client)
+    };
+    let is_of_dhcp = packet.source_port == from && packet.destination_port == to;
+    if !is_of_dhcp || !ends_with_packet(bytes, transport) {
         return;
     }
     packet.weight = units(transport.length - 8, 16);
+    let at = transport.offset + 8;
     if is_ipv4 {
-        let at = transport.offset + 8;
         // A message has 236 bytes before its options; `chaddr` begins at 28.
         if transport.length < 8 + 236 {
             return;
@@ -149,13 +162,19 @@ pub(super) fn read_dhcp(bytes: &(impl Bytes + ?Sized), packet: &mut Packet, tran
         else {
             return;
         };
-        // A request, Ethernet, six bytes.
-        if u32::from_be(start) >> 8 == 0x01_01_06 {
+        // A request or a reply, Ethernet, six bytes.
+        let expected = if is_request { 0x01_01_06 } else { 0x02_01_06 };
+        if u32::from_be(start) >> 8 == expected {
             let (first, second) = (u32::from_be(first), u32::from_be(second));
             packet.stated = (first as u64) << 16 | (second >> 16) as u64;
             packet.is_plain = 1;
         }
     } else {
-        packet.is_plain = 1;
+        let Some([start]) = bytes.load_words::<1>(at) else {
+            return;
+        };
+        // Whatever a client says is for servers only; a server advertises, replies, or asks to be asked.
+        let kind = u32::from_be(start) >> 24;
+        packet.is_plain = u8::from(is_request || kind == 2 || kind == 7 || kind == 10);
     }
 }

@@ -43,7 +43,8 @@ impl Offload {
     /// Whether it changes nothing of a packet that was judged.
     ///
     /// A checksum goes where the transport header has its own, or behind all that was read: into a packet in a tunnel,
-    /// for example. Fragments have neither: the kernel computes checksums before it cuts a datagram up.
+    /// for example; of a message of DHCP more was read. Fragments have neither: the kernel computes checksums before it cuts
+    /// a datagram up.
     #[inline(always)]
     pub const fn spares(self, packet: &Packet) -> bool {
         if self.checksum == 0 && self.segment == 0 {
@@ -61,7 +62,8 @@ impl Offload {
         // Where the header has its checksum, and how much of it was read. Of ICMP, no more is known.
         let (own, read) = match packet.protocol {
             TCP => (16, 20),
-            UDP => (6, 8),
+            UDP if packet.is_plain == 0 => (6, 8),
+            UDP => (6, 0xffff),
             SCTP => (8, 12),
             ICMP | ICMPV6 => (2, 0xffff),
             _ => (0xffff, 0),
