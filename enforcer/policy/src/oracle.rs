@@ -1,7 +1,7 @@
 //! The oracle: what NetworkPolicy means, as plainly as it can be said.
 //!
-//! Linear scans, no index, no cache, and nothing in common with the compiler but the input types. "Item" numbers
-//! are those of the specification's checklist; the choices that it leaves open are DESIGN §5's.
+//! Linear scans, no index, no cache, and nothing in common with the compiler but the input types. The numbered
+//! items are those of `docs/policy-semantics.md`, which also has the choices that Kubernetes leaves open.
 
 mod services;
 
