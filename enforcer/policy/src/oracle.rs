@@ -1,7 +1,7 @@
 //! The oracle: what NetworkPolicy means, as plainly as it can be said.
 //!
 //! Linear scans, no index, no cache, and nothing in common with the compiler but the input types. "Item" numbers
-//! are those of the specification's checklist; the choices that it leaves open are DESIGN §5's.
+//! are those of the list in `tests/cases/README.md`; the choices that Kubernetes leaves open are in `docs/adr/0071`.
 
 mod services;
 
