@@ -6,7 +6,7 @@
 //!   attachment files, read under the lock                          answers to ADD, Condition
 //! ```
 //! It runs on a thread of its own, because every write is a short blocking call. Facts and policies never share a
-//! plan (DESIGN §4, "Order of writes is the safety argument").
+//! plan (`docs/adr/0006`).
 
 mod answer;
 mod attachments;

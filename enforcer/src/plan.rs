@@ -7,7 +7,7 @@
 //! ```
 //!
 //! After every single write each connection is judged as before the change or as after it, and the same where
-//! both agree (DESIGN §4, "Order of writes is the safety argument"):
+//! both agree (`docs/adr/0006`):
 //!
 //! - A change of policy: first classes get finer, so that they tell apart what old and new rulesets ask, and have
 //!   their rows for both before an address or a prefix points to them; the new rulesets become complete; one word

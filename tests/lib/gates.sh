@@ -1,7 +1,7 @@
 # Gates over the crates of the workspace, for sourcing by tests/run.
 
 # crate | crates of ours below it, however deep | what must not be below it, however deep
-# The arrows of the design's picture of the parts; tests may know everything, and nothing may know tests.
+# The arrows of docs/adr/0018; tests may know everything, and nothing may know tests.
 arrows='
 podgate-abi      |                                                  | aya tokio kube k8s-openapi
 podgate-bpf      | podgate-abi                                      | aya tokio kube k8s-openapi
@@ -48,6 +48,60 @@ arrows_hold() {
 			printf '%s may not depend on %s: cargo tree -p %s -i %s\n' "$crate" "$name" "$crate" "$name"
 			status=1
 		done
+	done
+	return "$status"
+}
+
+# Whether every document that a file of ours cites is there: paths below docs/, records by number (adr/0006) or name, and
+# relative links of Markdown. No file cites the design, which is not in this repository, and the index has every record.
+citations_resolve() {
+	local files=() pages=() records=() file line cited name status=0
+	unresolved() {
+		printf '%s:%s cites %s, which is not there\n' "$file" "$line" "$cited"
+		status=1
+	}
+	mapfile -t files < <(find . \( -name target -o -name .git \) -prune -o -type f \
+		\( -name '*.md' -o -name '*.rs' -o -name '*.sh' -o -name '*.toml' \) -print)
+	mapfile -t pages < <(printf '%s\n' "${files[@]}" | grep '\.md$')
+
+	while IFS=: read -r file line cited; do
+		cited=docs/${cited#*docs/}
+		while [[ $cited == *[.-] ]]; do cited=${cited%?}; done
+		[[ $cited == docs/adr/@([0-9]*|NNNN) ]] || [ -e "$cited" ] || unresolved
+	done < <(grep -HnoE '(^|[^[:alnum:]_/.-])(\.\.?/)*docs/[[:alnum:]_./-]+' "${files[@]}")
+
+	while IFS=: read -r file line cited; do
+		cited=docs/adr/${cited#*adr/}
+		while [[ $cited == *[.-] ]]; do cited=${cited%?}; done
+		[ -e "$cited" ] || [[ $cited =~ /[0-9]{4}$ && -n $(compgen -G "$cited-*.md") ]] || unresolved
+	done < <(grep -HnoE '(^|[^[:alnum:]_-])adr/[0-9][[:alnum:]_.-]*' "${files[@]}")
+
+	while IFS=: read -r file line cited; do
+		cited=${cited#*\](}
+		case $cited in *://* | mailto:* | \#*) continue ;; esac
+		[ -e "${file%/*}/${cited%%#*}" ] || unresolved
+	done < <(grep -HnoE '\]\([^)[:space:]]+' "${pages[@]}")
+
+	if grep -HnE '\<DESIG[N]\>' "${files[@]}"; then
+		printf 'these cite the design: cite the record with the reason, as docs/adr/NNNN\n'
+		status=1
+	fi
+
+	records=(docs/adr/[0-9]*.md)
+	for file in "${records[@]}"; do
+		name=${file##*/}
+		if ! grep -qF "[${name%%-*}]($name)" docs/adr/README.md; then
+			printf '%s has no row in docs/adr/README.md\n' "$file"
+			status=1
+		fi
+		if ! grep -qE "^# ${name%%-*}\. " "$file" || ! grep -qE '^Status: (accepted|superseded by )' "$file"; then
+			printf '%s does not begin as a record does: see docs/adr/README.md\n' "$file"
+			status=1
+		fi
+		if [ "$(compgen -G "docs/adr/${name%%-*}-*.md" | wc -l)" != 1 ]; then
+			printf '%s shares its number with another record\n' "$file"
+			status=1
+		fi
 	done
 	return "$status"
 }

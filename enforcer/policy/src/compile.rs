@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A ruleset never depends on facts about peers, and a signature never depends on who is judged, so that the
-//! enforcer can write either without the other (DESIGN §4, "Order of writes").
+//! enforcer can write either without the other (`docs/adr/0006`).
 
 pub mod canonical;
 pub mod facts;

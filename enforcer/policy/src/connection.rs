@@ -34,7 +34,7 @@ pub const TUNNEL_UDP_PORTS: [u16; 9] = [1701, 2152, 2268, 4789, 4790, 6080, 6081
 pub const TUNNEL_PROTOCOLS: [u8; 9] = [4, 41, 47, 97, 103, 108, 115, 137, 143];
 
 impl Transport {
-    /// Whether this is a tunnel that would come out at the node as another source (DESIGN §5, "pod → its own node").
+    /// Whether this is a tunnel that would come out at the node as another source (`docs/adr/0039`).
     /// `devices`: see [`World::tunnel_ports`](crate::model::World::tunnel_ports).
     pub fn is_tunnel(self, devices: &BTreeSet<u16>) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! Start, restart, upgrade, and tables that must grow: one procedure (DESIGN §3).
+//! Start, restart, upgrade, and tables that must grow: one procedure (`docs/adr/0011`).
 //!
 //! ```text
 //! sources, attachment files ──► planner of an empty set ──► new set: filled, checked, named current

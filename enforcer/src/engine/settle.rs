@@ -22,7 +22,7 @@ use crate::plan::{Plan, PlanError, Rulesets, STEP, Table};
 /// How long a turn plans and writes. What is left goes on in the next one, after whatever came meanwhile.
 const TURN: Duration = Duration::from_millis(15);
 
-/// How long facts that merely go away wait for more of their kind (DESIGN §4: 50 to 100 ms).
+/// How long facts that merely go away wait for more of their kind (`docs/adr/0007`).
 const GATHER: Duration = Duration::from_millis(75);
 
 /// How long a change waits for the lock before it is reported as not in force, and tried again. Those who hold it

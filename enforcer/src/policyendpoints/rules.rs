@@ -5,7 +5,7 @@
 //!                            └──► lists: which addresses
 //! ```
 //! Which pods a selector means is a matter of addresses here, and they come and go. So single addresses are in lists,
-//! which are facts, and a pod that comes or goes changes no ruleset (`docs/decisions.md`).
+//! which are facts, and a pod that comes or goes changes no ruleset (`docs/adr/0058`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The attacks of the design's table that need real namespaces, plugins or packets, by their numbers there.
+//! The attacks of `tests/ATTACKS.md` that need real namespaces, plugins or packets, by their numbers there.
 //!
 //! A packet that must not arrive is first seen to arrive from a pod without podgate: so it is a real one.
 

@@ -1,5 +1,4 @@
-//! What an address and port stand for before the node translates them (items 18, 36, 38; DESIGN §5, "which address
-//! does egress see").
+//! What an address and port stand for before the node translates them (items 18, 36, 38; `docs/adr/0060`).
 //!
 //! A Service port stands for endpoints, and so do a NodePort and a hostPort at the own node. Where several Services
 //! claim one address and port, nobody knows which of them the node takes: each must be allowed.

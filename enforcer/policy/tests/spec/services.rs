@@ -1,4 +1,4 @@
-//! Items 18 and 38, and DESIGN §5 "which address does egress see": what a Service's address stands for.
+//! Items 18 and 38 (`docs/adr/0060`): what a Service's address stands for.
 
 use std::sync::Arc;
 
