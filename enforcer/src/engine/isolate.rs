@@ -9,6 +9,7 @@
 //! denied wherever a policy of its namespace isolates ([`withheld`]): that is planned like any other policy, and goes
 //! when the pod is known or nothing isolates it any more.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -311,6 +312,8 @@ impl Engine {
             return;
         }
         let mut revoked = Vec::new();
+        // Pods share rulesets, and to compare two takes what they are made of.
+        let mut compared: HashMap<[*const SubjectRulesets; 2], Isolation> = HashMap::new();
         for (slot, kept) in &mut self.held_back {
             let wanted = self.compiled.rulesets().get(slot);
             let Some((stands, wanted)) = self.in_force.get(slot).zip(wanted) else {
@@ -319,11 +322,15 @@ impl Engine {
             if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, wanted)) {
                 continue;
             }
-            let is_revoked = |direction| !wanted.of(direction).surely_allows(stands.of(direction));
-            let isolation = Isolation {
-                ingress: is_revoked(Direction::Ingress),
-                egress: is_revoked(Direction::Egress),
-            };
+            let pair = [stands, wanted].map(Arc::as_ptr);
+            let isolation = *compared.entry(pair).or_insert_with(|| {
+                let is_revoked =
+                    |direction| !wanted.of(direction).surely_allows(stands.of(direction));
+                Isolation {
+                    ingress: is_revoked(Direction::Ingress),
+                    egress: is_revoked(Direction::Egress),
+                }
+            });
             *kept = Some(Arc::clone(wanted));
             if isolation.any() {
                 revoked.push((Slot(*slot), isolation));

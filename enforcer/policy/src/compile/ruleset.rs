@@ -103,9 +103,7 @@ impl Rules {
             && cover(&[&self.any], &others.any)
             && others.by_predicate.iter().all(|(predicate, ports)| {
                 match self.by_predicate.get(predicate) {
-                    Some(beyond) => {
-                        Arc::ptr_eq(beyond, ports) || cover(&[&self.any, beyond], ports)
-                    }
+                    Some(beyond) => beyond == ports || cover(&[&self.any, beyond], ports),
                     None => cover(&[&self.any], ports),
                 }
             })
