@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use podgate_datapath::isolated::{Isolated, Namespaces};
 use podgate_datapath::record::{Record, Slot};
 use podgate_policy::compile::applies;
 use podgate_policy::connection::Subject;
+use podgate_policy::difference::parts;
 use podgate_policy::isolation::Isolation;
 use podgate_policy::model::{NetworkPolicy, ObjectName};
 
@@ -62,14 +62,7 @@ impl Selections {
 
     fn follow_subjects(&mut self, view: &View, concerned: &mut Concerned) {
         for difference in self.subjects.diff(&view.subjects) {
-            let (slot, old, new) = match difference {
-                DiffItem::Add(slot, new) => (slot, None, Some(new)),
-                DiffItem::Remove(slot, old) => (slot, Some(old), None),
-                DiffItem::Update {
-                    old: (_, old),
-                    new: (slot, new),
-                } => (slot, Some(old), Some(new)),
-            };
+            let (slot, old, new) = parts(difference);
             if let Some(old) = old {
                 let namespace = old.name.namespace.clone();
                 concerned.namespaces.insert(namespace.clone());
@@ -93,13 +86,7 @@ impl Selections {
     fn follow_policies(&mut self, view: &View, concerned: &mut Concerned) -> BTreeSet<String> {
         let mut namespaces = BTreeSet::new();
         for difference in self.policies.diff(&view.world.policies) {
-            let (name, new) = match difference {
-                DiffItem::Add(name, new)
-                | DiffItem::Update {
-                    new: (name, new), ..
-                } => (name, Some(new)),
-                DiffItem::Remove(name, _) => (name, None),
-            };
+            let (name, _, new) = parts(difference);
             for slot in slots_in(&self.by_namespace, &name.namespace) {
                 let Some((subject, selecting)) =
                     view.subjects.get(&slot).zip(self.selecting.get_mut(&slot))

@@ -9,6 +9,7 @@
 pub mod arbitrary;
 pub mod compile;
 pub mod connection;
+pub mod difference;
 pub mod isolation;
 pub mod model;
 pub mod oracle;

@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Sender;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use podgate_abi::{Direction, Ruleset};
@@ -149,21 +148,21 @@ impl Drafted {
         self.taken.follow(world, self.records.values());
         self.taken.write_to(&self.set);
         self.steps += 1;
-        let mut size = Size::Whole;
         if self.lacks_addresses || FactsChange::between(&self.world, world) != FactsChange::None {
-            let began = Instant::now();
-            let mut some = world.clone();
-            if room != usize::MAX {
-                (some, size) = self.portion.towards(&self.world, world, &BTreeSet::new());
-            }
-            let facts = self.planner.facts_change(&some)?;
-            self.portion.took(began.elapsed());
+            let (facts, now, size) = if room == usize::MAX {
+                let facts = self.planner.facts_change(world)?;
+                (facts, world.clone(), Size::Whole)
+            } else {
+                let way = (&self.world, world);
+                self.portion
+                    .plan(&mut self.planner, way, &BTreeSet::new())?
+            };
             self.execute(facts)?;
             self.lacks_addresses = false;
-            self.world = some;
-        }
-        if size == Size::Part {
-            return Ok(false);
+            self.world = now;
+            if size == Size::Part {
+                return Ok(false);
+            }
         }
         self.world.clone_from(world);
         if !self.planner.is_at(wanted) {

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
+use podgate_policy::difference::parts;
 use podgate_policy::model::{ObjectName, Pod, World};
+
+use crate::plan::{Plan, PlanError, Planner};
 
 /// A portion that takes longer than this is too large.
 const LONG: Duration = Duration::from_millis(10);
@@ -26,8 +28,23 @@ impl Default for Portion {
 }
 
 impl Portion {
+    /// Plans a portion of the way from some facts to others, with those at the addresses `first`. The plan, what the facts are
+    /// then, and whether that is all.
+    pub(super) fn plan(
+        &mut self,
+        planner: &mut Planner,
+        (old, new): (&World, &World),
+        first: &BTreeSet<IpAddr>,
+    ) -> Result<(Plan, World, Size), PlanError> {
+        let (world, size) = self.towards(old, new, first);
+        let began = Instant::now();
+        let plan = planner.facts_change(&world)?;
+        self.took(began.elapsed());
+        Ok((plan, world, size))
+    }
+
     /// Takes note of how long one took.
-    pub(super) fn took(&mut self, time: Duration) {
+    fn took(&mut self, time: Duration) {
         if time > LONG {
             self.0 = (self.0 / 2).max(1);
         } else if time < LONG / 4 {
@@ -38,12 +55,7 @@ impl Portion {
     /// `new`, but of the pods that differ only a portion, and at least those at these addresses. Everything else differs first,
     /// as the API server promises no order between kinds. An address goes from one pod to another in one portion, so that it is
     /// what it was before or what it will be.
-    pub(super) fn towards(
-        &self,
-        old: &World,
-        new: &World,
-        first: &BTreeSet<IpAddr>,
-    ) -> (World, Size) {
+    fn towards(&self, old: &World, new: &World, first: &BTreeSet<IpAddr>) -> (World, Size) {
         let changes = Changes::between(&old.pods, &new.pods);
         if changes.pods.len() <= self.0 {
             return (new.clone(), Size::Whole);
@@ -97,14 +109,7 @@ impl<'a> Changes<'a> {
     ) -> Self {
         let pods: BTreeMap<_, _> = old
             .diff(new)
-            .map(|difference| match difference {
-                DiffItem::Add(name, new) => (name, None, Some(new)),
-                DiffItem::Remove(name, old) => (name, Some(old), None),
-                DiffItem::Update {
-                    old: (_, old),
-                    new: (name, new),
-                } => (name, Some(old), Some(new)),
-            })
+            .map(parts)
             .map(|(name, old, new)| (name, Change { old, new }))
             .collect();
         let mut at: BTreeMap<IpAddr, Vec<&ObjectName>> = BTreeMap::new();

@@ -268,18 +268,15 @@ impl Engine {
     fn plan_facts(&mut self, view: &View) -> Result<(), PlanError> {
         let here = self.cluster.records();
         let here = here.flat_map(|record| record.addresses.iter().copied());
-        let (world, size) = self
-            .portion
-            .towards(&self.facts, &view.world, &here.collect());
-        let began = Instant::now();
-        let plan = self.built.planner.facts_change(&world)?;
-        self.portion.took(began.elapsed());
+        let way = (&self.facts, &view.world);
+        let planner = &mut self.built.planner;
+        let (plan, world, size) = self.portion.plan(planner, way, &here.collect())?;
         self.facts = world;
         self.facts_missing = false;
         self.facts_due = match size {
             Size::Whole => None,
             // The rest has waited for more of its kind already.
-            Size::Part => Some(began),
+            Size::Part => Some(Instant::now()),
         };
         self.begin(plan, "facts", None);
         Ok(())

@@ -16,6 +16,7 @@ use podgate_abi::Foreign;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
+use podgate_policy::difference::parts;
 use podgate_policy::model::{EndpointSlice, Service, World};
 
 use super::Engine;
@@ -61,21 +62,21 @@ impl Taken {
     pub(super) fn follow<'a>(&mut self, world: &World, records: impl Iterator<Item = &'a Record>) {
         let before = std::mem::replace(&mut self.world, world.clone());
         for difference in before.pods.diff(&world.pods) {
-            let (old, new) = sides(difference);
+            let (_, old, new) = parts(difference);
             self.change(
                 old.iter().flat_map(|pod| &pod.addresses).copied(),
                 new.iter().flat_map(|pod| &pod.addresses).copied(),
             );
         }
         for difference in before.services.diff(&world.services) {
-            let (old, new) = sides(difference);
+            let (_, old, new) = parts(difference);
             self.change(
                 old.into_iter().flat_map(|service| of_service(service)),
                 new.into_iter().flat_map(|service| of_service(service)),
             );
         }
         for difference in before.endpoint_slices.diff(&world.endpoint_slices) {
-            let (old, new) = sides(difference);
+            let (_, old, new) = parts(difference);
             self.change(
                 old.into_iter().flat_map(|slice| of_slice(slice)),
                 new.into_iter().flat_map(|slice| of_slice(slice)),
@@ -206,14 +207,6 @@ impl Taken {
             "foreign addresses are dropped at every pod, because not all addresses of pods, nodes and Services could be \
              written: {why}"
         ))
-    }
-}
-
-fn sides<'a, K, V>(difference: ordmap::DiffItem<'a, 'a, K, V>) -> (Option<&'a V>, Option<&'a V>) {
-    match difference {
-        ordmap::DiffItem::Add(_, new) => (None, Some(new)),
-        ordmap::DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
-        ordmap::DiffItem::Remove(_, old) => (Some(old), None),
     }
 }
 

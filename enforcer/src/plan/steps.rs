@@ -9,12 +9,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use imbl::ordmap::DiffItem;
 use podgate_abi::{Ruleset, Slot};
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 use podgate_policy::connection::Direction;
+use podgate_policy::difference::parts;
 
 use super::moved::Moved;
 use super::record::Fresh;
@@ -281,14 +281,11 @@ impl<'a> Differing<'a> {
 fn differing<'a>(before: &'a Rulesets, wanted: &'a Rulesets) -> Vec<Differing<'a>> {
     let differences = before.diff(wanted);
     differences
-        .map(|difference| match difference {
-            DiffItem::Add(slot, new) => (*slot, None, Some(new)),
-            DiffItem::Remove(slot, old) => (*slot, Some(old), None),
-            DiffItem::Update {
-                old: (_, old),
-                new: (slot, new),
-            } => (*slot, Some(old), Some(new)),
+        .map(parts)
+        .map(|(slot, old, new)| Differing {
+            slot: *slot,
+            old,
+            new,
         })
-        .map(|(slot, old, new)| Differing { slot, old, new })
         .collect()
 }

@@ -75,7 +75,7 @@ pub struct Ports {
 }
 
 impl Ruleset {
-    /// Whether it is sure to allow all that `other` does, whoever the peer is. What rules allow by other predicates than those
+    /// Whether it is sure to allow all that `other` does, with every peer. What rules allow by other predicates than those
     /// of `other` is not seen.
     pub fn surely_allows(&self, other: &Self) -> bool {
         match (self, other) {

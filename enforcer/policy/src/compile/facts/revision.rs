@@ -13,6 +13,7 @@ use super::workload::Workload;
 use super::{Claim, Facts};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
 use crate::compile::translation::{Meaning, TranslatedPort, Translation};
+use crate::difference::parts;
 use crate::model::{ObjectName, Pod, Selector, World};
 
 /// How many workloads that a selector is compared with cost as much as one for which it holds.
@@ -211,14 +212,7 @@ impl<'a> Revision<'a> {
             }
         }
         for difference in before.world.listed.diff(&world.listed) {
-            let (address, old, new) = match difference {
-                ordmap::DiffItem::Add(address, new) => (address, None, Some(new)),
-                ordmap::DiffItem::Remove(address, old) => (address, Some(old), None),
-                ordmap::DiffItem::Update {
-                    old: (_, old),
-                    new: (address, new),
-                } => (address, Some(old), Some(new)),
-            };
+            let (address, old, new) = parts(difference);
             for list in old.into_iter().flat_map(|lists| lists.iter()) {
                 self.next.lists.remove(&(list.clone(), *address));
             }
@@ -395,20 +389,6 @@ impl<'a> Revision<'a> {
 
 fn claim(address: IpAddr, name: &ObjectName, pod: &Pod) -> Claim {
     (address, Reverse(pod.started), name.clone())
-}
-
-/// The name of what differs, what it was, and what it is.
-fn parts<'a, V>(
-    difference: ordmap::DiffItem<'a, 'a, ObjectName, Arc<V>>,
-) -> (&'a ObjectName, Option<&'a Arc<V>>, Option<&'a Arc<V>>) {
-    match difference {
-        ordmap::DiffItem::Add(name, new) => (name, None, Some(new)),
-        ordmap::DiffItem::Remove(name, old) => (name, Some(old), None),
-        ordmap::DiffItem::Update {
-            old: (_, old),
-            new: (name, new),
-        } => (name, Some(old), Some(new)),
-    }
 }
 
 /// Whether that is other than before.
