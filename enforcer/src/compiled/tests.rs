@@ -313,7 +313,7 @@ fn what_gives_way_is_suspended_though_nothing_else_changes_and_alone() {
     assert_eq!(suspended, ["heavy"]);
     assert_ne!(compiled.of(Slot(1)).unwrap().egress, allowing);
 
-    // One after the other, and then nobody is left.
+    // One after the other, until none is left.
     for _ in 0..3 {
         assert!(compiled.refuse_heaviest("chunks are full"));
         compiled.update(&view);

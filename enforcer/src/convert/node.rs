@@ -55,17 +55,15 @@ fn of_nodes(range: IpNet) -> Vec<IpAddr> {
     if range.max_prefix_len() - range.prefix_len() < 2 {
         return Vec::new();
     }
-    let network = range.network();
-    match network {
-        IpAddr::V4(address) => {
-            let first = IpAddr::from((u32::from(address) + 1).to_be_bytes());
-            vec![network, first, range.broadcast()]
-        }
-        IpAddr::V6(address) => {
-            let first = IpAddr::from((u128::from(address) + 1).to_be_bytes());
-            vec![network, first]
-        }
-    }
+    let first = match range.network() {
+        IpAddr::V4(address) => IpAddr::from((u32::from(address) + 1).to_be_bytes()),
+        IpAddr::V6(address) => IpAddr::from((u128::from(address) + 1).to_be_bytes()),
+    };
+    let broadcast = first.is_ipv4().then(|| range.broadcast());
+    [range.network(), first]
+        .into_iter()
+        .chain(broadcast)
+        .collect()
 }
 
 #[cfg(test)]

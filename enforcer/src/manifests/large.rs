@@ -1,6 +1,7 @@
-//! Large files are read on a thread of their own: reading is what takes time, and nobody's manifests wait for another's.
+//! Large files are read on a thread of their own: reading is what takes time, and no other file waits for one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -78,12 +79,10 @@ impl LargeFiles {
 
     /// Takes note that one was read; none if that counts no more.
     pub(super) fn finish(&mut self, reading: &Reading) -> Option<Since> {
-        let (number, _) = *self.underway.get(&reading.path)?;
-        if number != reading.number {
-            return None;
+        match self.underway.entry(reading.path.clone()) {
+            Entry::Occupied(it) if it.get().0 == reading.number => Some(it.remove().1),
+            Entry::Occupied(_) | Entry::Vacant(_) => None,
         }
-        let (_, since) = self.underway.remove(&reading.path)?;
-        Some(since)
     }
 }
 

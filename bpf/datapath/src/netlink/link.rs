@@ -161,7 +161,7 @@ impl Socket {
         let flags = answer
             .into_iter()
             .filter_map(new_link)
-            .find_map(bridge_flags);
+            .find_map(|message| bridge_flags(&message));
         if flags.is_none_or(|flags| flags.contains(BridgeFlags::NoLinkLocalLearn)) {
             return Ok(());
         }
@@ -242,17 +242,28 @@ impl Link {
 }
 
 /// The options of a bridge; none of anything else, and of a kernel that knows none.
-fn bridge_flags(message: LinkMessage) -> Option<BridgeFlags> {
-    let infos = message.attributes.into_iter().find_map(|it| match it {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
+fn bridge_flags(message: &LinkMessage) -> Option<BridgeFlags> {
+    let facts = data_of(message).find_map(|data| match data {
+        InfoData::Bridge(facts) => Some(facts),
         _ => None,
     });
-    let facts = infos?.into_iter().find_map(|info| match info {
-        LinkInfo::Data(InfoData::Bridge(facts)) => Some(facts),
-        _ => None,
-    });
-    facts?.into_iter().find_map(|fact| match fact {
+    facts?.iter().find_map(|fact| match fact {
         InfoBridge::MultiBoolOpt(options) => Some(options.value),
+        _ => None,
+    })
+}
+
+/// What the kernel says of an interface that only interfaces of its kind have.
+pub(super) fn data_of(message: &LinkMessage) -> impl Iterator<Item = &InfoData> {
+    let infos = message
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => infos.as_slice(),
+            _ => &[],
+        });
+    infos.filter_map(|info| match info {
+        LinkInfo::Data(data) => Some(data),
         _ => None,
     })
 }

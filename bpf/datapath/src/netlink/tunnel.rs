@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use netlink_packet_core::{DecodeError, Parseable};
 use netlink_packet_route::link::{
     InfoAmt, InfoBareUdp, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoVxlan,
-    LinkAttribute, LinkInfo, LinkMessage,
+    LinkAttribute, LinkMessage,
 };
 
+use super::link::data_of;
 use super::{NetlinkError, Socket};
 
 /// GTP-U and GTP', at which every GTP device listens.
@@ -47,17 +48,7 @@ impl Socket {
 }
 
 fn ports_of(message: &LinkMessage) -> BTreeSet<u16> {
-    let infos = message
-        .attributes
-        .iter()
-        .flat_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => infos.as_slice(),
-            _ => &[],
-        });
-    let ports = infos.flat_map(|info| match info {
-        LinkInfo::Data(data) => ports_in(data),
-        _ => Vec::new(),
-    });
+    let ports = data_of(message).flat_map(ports_in);
     ports.filter(|port| *port != 0).collect()
 }
 

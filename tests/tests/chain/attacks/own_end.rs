@@ -55,6 +55,11 @@ fn counted(node: &Node, enforcer: &Enforcer, counter: &str, families: &[&str]) -
     families.iter().filter_map(of).sum()
 }
 
+/// What the pod sends goes to an `ifb`, which marks it to skip the next tc.
+const FORWARD_TO_IFB: &str = "ip link add ifb0 type ifb && ip link set ifb0 up && nft add table netdev t && \
+    nft add chain netdev t c '{ type filter hook egress device \"eth0\" priority 0; }' && \
+    nft add rule netdev t c fwd to '\"ifb0\"'";
+
 /// What is forwarded to an `ifb` comes back as what tc at the next interface does not look at.
 fn skips_tc(node: &Node, chain: &Conflist, families: &[&str]) {
     let enforcer = Enforcer::start(node);
@@ -62,11 +67,7 @@ fn skips_tc(node: &Node, chain: &Conflist, families: &[&str]) {
     let receiver = Receiver::new(&victim.netns, victim.addresses[0]);
     for (chain, reaches) in [(unpoliced(chain.clone()), true), (chain.clone(), false)] {
         let attacker = Pod::start(node, &chain, "web");
-        attacker.sh(
-            "ip link add ifb0 type ifb && ip link set ifb0 up && nft add table netdev t && \
-             nft add chain netdev t c '{ type filter hook egress device \"eth0\" priority 0; }' && \
-             nft add rule netdev t c fwd to '\"ifb0\"'",
-        );
+        attacker.sh(FORWARD_TO_IFB);
         let data = attacker.container_id.clone().into_bytes();
         let socket = Receiver::new(&attacker.netns, attacker.addresses[0]);
         socket.0.send_to(&data, receiver.address()).expect("send");
@@ -297,11 +298,7 @@ fn attack_24_a_bridge_learns_nothing_from_frames_that_skip_tc() {
     let node = scene();
     let chain = node.bridge(in_force(json!({})));
     let sends_from = |pod: &Pod, last: u8| {
-        pod.sh(
-            "ip link add ifb0 type ifb && ip link set ifb0 up && nft add table netdev t && \
-             nft add chain netdev t c '{ type filter hook egress device \"eth0\" priority 0; }' && \
-             nft add rule netdev t c fwd to '\"ifb0\"'",
-        );
+        pod.sh(FORWARD_TO_IFB);
         // To the group of LLDP, which a bridge keeps for itself.
         let group = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
         let made_up = [2, 0, 0, 0, 0x77, last];
