@@ -71,11 +71,21 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
             if direction == Direction::FromPod {
                 // The guard behind us lets nothing else through.
                 // SAFETY: as above.
-                unsafe { (*skb).priority = podgate_abi::PASSED_PRIORITY };
+                unsafe { (*skb).priority = priority(reason) };
             }
             finish(direction, reason, TC_ACT_UNSPEC)
         }
         Verdict::Drop(reason) => finish(direction, reason, TC_ACT_SHOT),
+    }
+}
+
+/// By what the guard knows where a packet may go.
+#[inline(always)]
+fn priority(reason: Reason) -> u32 {
+    if reason as u8 == Reason::OnLink as u8 {
+        podgate_abi::ON_LINK_PRIORITY
+    } else {
+        podgate_abi::PASSED_PRIORITY
     }
 }
 

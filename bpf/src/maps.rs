@@ -14,7 +14,8 @@ use aya_ebpf::programs::TcContext;
 use podgate_abi::{
     Address, Answer, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Column, Direction, Event,
     FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_TAKEN,
-    PeerWord, PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables, Word,
+    MAX_WAYS, PeerWord, PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables,
+    WayKey, WayWord, Word,
 };
 
 #[map(name = "attachments")]
@@ -25,6 +26,8 @@ static RULESETS: Array<Row> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 static PEERS: HashMap<Address, u64> = HashMap::with_max_entries(16, 0);
 #[map(name = "taken")]
 static TAKEN: LpmTrie<Address, u64> = LpmTrie::with_max_entries(MAX_TAKEN, BPF_F_NO_PREALLOC);
+#[map(name = "ways")]
+static WAYS: LpmTrie<[u32; 5], u64> = LpmTrie::with_max_entries(MAX_WAYS, BPF_F_NO_PREALLOC);
 #[map(name = "prefixes")]
 static PREFIXES: LpmTrie<Address, u64> = LpmTrie::with_max_entries(16, BPF_F_NO_PREALLOC);
 #[map(name = "rows")]
@@ -89,6 +92,14 @@ extern "C" fn podgate_peer_word(first: u64, second: u64) -> u64 {
 extern "C" fn podgate_may_be_foreign(first: u64, second: u64) -> u32 {
     let address = Address::from_halves([first, second]);
     u32::from(podgate_abi::may_be_foreign(&Maps(None), address))
+}
+
+/// See [`podgate_abi::way_word`], of the address whose halves these are.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn podgate_way_word(first: u64, second: u64, port: u32) -> u64 {
+    let address = Address::from_halves([first, second]);
+    podgate_abi::way_word(&Maps(None), address, port as u16).0
 }
 
 /// What a ruleset says: see [`podgate_abi::ask`].
@@ -222,6 +233,21 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn is_taken(&self, address: Address) -> bool {
         TAKEN.get(&Key::new(128, address)).is_some()
+    }
+
+    #[inline(always)]
+    fn way(&self, address: Address, port: u16) -> WayWord {
+        let [a, b, c, d] = address.words();
+        match WAYS.get(&Key::new(WayKey::WHOLE, [a, b, c, d, port.into()])) {
+            Some(word) => WayWord(read(word)),
+            None => WayWord::NONE,
+        }
+    }
+
+    #[inline(always)]
+    fn way_word(&self, peer: Address, port: u16) -> WayWord {
+        let [first, second] = peer.halves();
+        WayWord(podgate_way_word(first, second, port.into()))
     }
 
     #[inline(always)]

@@ -38,6 +38,7 @@ mod record;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -46,7 +47,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use podgate_abi::{
     Address, Chunk, Class, Direction, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row,
-    RowKey, Ruleset, Slot,
+    RowKey, Ruleset, Slot, WayKey, WayWord,
 };
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
@@ -118,6 +119,18 @@ pub enum Write {
     RemovePrefix {
         /// The prefix, of 128 bits.
         key: PrefixKey,
+    },
+    /// Says whom an address and UDP port are closed to.
+    Way {
+        /// The address and port.
+        key: WayKey,
+        /// Whom.
+        word: WayWord,
+    },
+    /// Opens an address and UDP port again. It is no error if they were not closed.
+    RemoveWay {
+        /// The address and port.
+        key: WayKey,
     },
     /// Puts a ruleset in force, with a generation that was never used.
     Flip {

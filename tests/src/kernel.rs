@@ -27,7 +27,7 @@ use podgate_abi::{
 pub use host::{FlowMemory, HostTables};
 pub use load::Sizes;
 pub use pod::{Pod, PolicyOf};
-pub use write::{Peers, Rows, Taken};
+pub use write::{Peers, Rows, Taken, Ways};
 
 use load::Loaded;
 use wire::Wire;
@@ -90,6 +90,8 @@ pub struct Kernel {
     pub peers: Peers,
     /// Addresses that pods, nodes and Services have.
     pub taken: Taken,
+    /// Whom addresses and UDP ports are closed to that lead into tunnels at nodes.
+    pub ways: Ways,
     /// What is known of a block.
     pub prefixes: LpmTrie<MapData, [u8; 16], u64>,
     /// What a ruleset says of a class.

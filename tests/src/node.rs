@@ -159,7 +159,8 @@ impl Node {
         self.conflist(main, settings)
     }
 
-    fn ipam(&self) -> Value {
+    /// How its pods get addresses of both families.
+    pub fn ipam(&self) -> Value {
         json!({
             "type": "host-local",
             "dataDir": self.dir.path().join("ipam"),

@@ -24,7 +24,7 @@ mod track;
 use foreign::admits;
 pub use foreign::may_be_foreign;
 use judge::judge;
-pub use judge::{Answer, ask, peer_word};
+pub use judge::{Answer, ask, peer_word, way_word};
 use neighbours::{dhcp, examine_arp, examine_listener, examine_neighbour};
 use track::{find_flow, record};
 

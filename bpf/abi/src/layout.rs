@@ -7,13 +7,16 @@
 use crate::{Address, Broadcasts, HardwareWord, LinkWord, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets.
 pub const SHARED_ABI: u32 = 4;
 
 /// Entries that `taken` may have. It takes memory for those that it has.
 pub const MAX_TAKEN: u32 = 1 << 20;
+
+/// Entries that `ways` may have. It takes memory for those that it has.
+pub const MAX_WAYS: u32 = 1 << 20;
 
 /// Elements of `limits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,9 @@ pub const MAX_SLOT: Slot = 0xffff;
 /// a veth zeroes the field, so a pod cannot bring it. The lowest four bits, by which queueing disciplines sort, are 0, as in a packet whose
 /// priority nobody set.
 pub const PASSED_PRIORITY: u32 = 0x706f_6400;
+
+/// The same, of what passes to the other ports of the pod's bridge only: the guard drops it where the bridge hands it to the node.
+pub const ON_LINK_PRIORITY: u32 = 0x706f_6500;
 
 /// Words of an [`Attachment`] before its addresses.
 pub const ATTACHMENT_HEAD: usize = 8;
@@ -258,6 +264,12 @@ impl PeerWord {
         Self(self.0 | Self::OTHER_NODE)
     }
 
+    /// An address of another node.
+    #[inline(always)]
+    pub const fn is_other_node(self) -> bool {
+        self.0 & Self::OTHER_NODE != 0
+    }
+
     /// An address of any node of the cluster.
     #[inline(always)]
     pub const fn is_any_node(self) -> bool {
@@ -303,6 +315,56 @@ pub struct PrefixKey {
     pub length: u32,
     /// The prefix.
     pub address: Address,
+}
+
+/// Key of `ways`, an LPM trie: an address and a UDP port that the node translates, whole or not at all. It is a trie and no
+/// hash table because mostly there is none, and an empty trie takes neither memory nor time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct WayKey {
+    /// Length in bits: [`Self::WHOLE`], or 0 in the entry of all.
+    pub length: u32,
+    /// The address; the unspecified one of a family: every address that a node has in it.
+    pub address: Address,
+    /// The port.
+    pub port: u32,
+}
+
+impl WayKey {
+    /// The bits of an address and a port.
+    pub const WHOLE: u32 = 160;
+
+    /// One that is in the table instead of more than there is room for.
+    pub const ALL: Self = Self {
+        length: 0,
+        address: Address::UNSPECIFIED,
+        port: 0,
+    };
+
+    /// An address and a port.
+    #[inline(always)]
+    pub const fn new(address: Address, port: u16) -> Self {
+        Self {
+            length: Self::WHOLE,
+            address,
+            port: port as u32,
+        }
+    }
+}
+
+/// Value of `ways`: whom an address and port is closed to that leads into a tunnel at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct WayWord(pub u64);
+
+impl WayWord {
+    /// It leads into none.
+    pub const NONE: Self = Self(0);
+    /// Closed to open pods; rulesets have their own rows for what it leads to.
+    pub const TO_OPEN: Self = Self(1);
+    /// Closed to all pods.
+    pub const TO_ALL: Self = Self(2);
 }
 
 /// Value of `prefixes`: the broad class.
@@ -497,6 +559,7 @@ const _: () = {
     assert!(size_of::<Attachment>() == 8 * ATTACHMENT_HEAD + 16 * MAX_ADDRESSES);
     assert!(align_of::<Attachment>() == 8);
     assert!(size_of::<PrefixKey>() == 20);
+    assert!(size_of::<WayKey>() == 24);
     assert!(size_of::<Row>() == 16);
     assert!(size_of::<PortSetChunks>() == 32);
     assert!(size_of::<Chunk>() == 512);

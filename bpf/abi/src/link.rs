@@ -49,30 +49,37 @@ impl Broadcasts {
     }
 }
 
-/// What the enforcer keeps up to date: bits 33..32 the [`Foreign`] mode, 31..0 the interface that the host end is a port
-/// of, 0 if of none.
+/// What the enforcer keeps up to date: bit 34 whether that interface is a bridge behind which the guard stands, bits 33..32 the
+/// [`Foreign`] mode, 31..0 the interface that the host end is a port of, 0 if of none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkWord(pub u64);
 
 impl LinkWord {
-    /// A port of `master`, or of nothing.
-    pub const fn port_of(master: Option<u32>) -> Self {
+    const GUARDED: u64 = 1 << 34;
+    const MODE: u64 = 3 << 32;
+
+    /// The same, as a port of `master`, or of nothing. `is_guarded`: it is a bridge, and the guard drops what has
+    /// [`crate::ON_LINK_PRIORITY`] where it hands that to the node.
+    #[must_use]
+    pub const fn with_master(self, master: Option<u32>, is_guarded: bool) -> Self {
+        let mode = self.0 & Self::MODE;
         match master {
-            Some(ifindex) => Self(ifindex as u64),
-            None => Self(0),
+            Some(ifindex) if is_guarded => Self(mode | Self::GUARDED | ifindex as u64),
+            Some(ifindex) => Self(mode | ifindex as u64),
+            None => Self(mode),
         }
     }
 
-    /// The same, with another master, or none.
-    #[must_use]
-    pub const fn with_master(self, master: Option<u32>) -> Self {
-        Self(self.0 & !(u32::MAX as u64) | Self::port_of(master).0)
+    /// Whether frames can be kept to the other ports of the bridge.
+    #[inline(always)]
+    pub const fn is_guarded(self) -> bool {
+        self.0 & Self::GUARDED != 0
     }
 
     /// The same, under another mode.
     #[must_use]
     pub const fn with_foreign(self, mode: Foreign) -> Self {
-        Self(self.0 & u32::MAX as u64 | (mode as u64) << 32)
+        Self(self.0 & !Self::MODE | (mode as u64) << 32)
     }
 
     /// What the host end is a port of; 0 if of nothing.
@@ -120,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_link_word_keeps_its_master_and_its_mode_apart() {
-        let word = LinkWord::port_of(Some(u32::MAX));
+        let word = LinkWord(0).with_master(Some(u32::MAX), true);
         assert!(!word.admits_foreign(false));
         for (mode, isolated, not_isolated) in [
             (Foreign::Deny, false, false),
@@ -128,13 +135,16 @@ mod tests {
             (Foreign::Allow, true, true),
         ] {
             let word = word.with_foreign(Foreign::Allow).with_foreign(mode);
-            for word in [word, word.with_master(Some(7)), word.with_master(None)] {
+            let another = word.with_master(Some(7), false);
+            for word in [word, another, word.with_master(None, true)] {
                 assert_eq!(word.admits_foreign(true), isolated);
                 assert_eq!(word.admits_foreign(false), not_isolated);
                 assert_eq!(word.speaks_for_foreign(), mode == Foreign::Allow);
             }
-            assert_eq!(word.master(), u32::MAX);
-            assert_eq!(word.with_master(Some(7)).master(), 7);
+            assert_eq!((word.master(), word.is_guarded()), (u32::MAX, true));
+            assert_eq!((another.master(), another.is_guarded()), (7, false));
+            let none = word.with_master(None, true);
+            assert_eq!((none.master(), none.is_guarded()), (0, false));
         }
         assert!(!LinkWord(3 << 32).admits_foreign(false));
     }

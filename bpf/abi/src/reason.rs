@@ -18,6 +18,9 @@ pub enum Reason {
     Related = 6,
     /// Passed: follows a fragment that was passed.
     Fragment = 7,
+    /// Passed to the other ports of the pod's bridge, and not to the node, which would send it on by another interface:
+    /// neighbor discovery.
+    OnLink = 8,
 
     /// Dropped: no rule of the policy allows it.
     Policy = 32,

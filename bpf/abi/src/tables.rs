@@ -1,7 +1,7 @@
 use crate::{
     Address, Answer, Attachment, Budget, Case, Chunk, Class, Column, Event, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, Word, ask, may_be_foreign,
-    peer_word,
+    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, WayWord, Word, ask,
+    may_be_foreign, peer_word, way_word,
 };
 
 /// Which of the tables of flows.
@@ -50,6 +50,16 @@ pub trait Tables {
     fn prefix(&self, address: Address) -> Class;
     /// Whether a pod, a node or a Service has the address.
     fn is_taken(&self, address: Address) -> bool;
+    /// Whom an address and UDP port are closed to, because they lead into a tunnel at a node; absent: [`WayWord::NONE`].
+    fn way(&self, address: Address, port: u16) -> WayWord;
+    /// [`way_word`] of these tables.
+    #[inline(always)]
+    fn way_word(&self, peer: Address, port: u16) -> WayWord
+    where
+        Self: Sized,
+    {
+        way_word(self, peer, port)
+    }
     /// [`may_be_foreign`] of these tables.
     #[inline(always)]
     fn may_be_foreign(&self, address: Address) -> bool

@@ -13,8 +13,11 @@
 //! overwrite it, and queueing disciplines sort by its lowest bits, which are 0.
 //! It stands when the filters do not: while they are missing, nothing of the pod goes anywhere. Which packets it looks at
 //! is told by the device group ([`crate::mark`]), which dies with the device.
+//!
+//! What a bridge may hand to its other ports only has a number of its own, which ends where a bridge hands frames to the
+//! node: the programs do not see to whom a frame goes in the end, and the bridge does.
 
-use podgate_abi::PASSED_PRIORITY;
+use podgate_abi::{ON_LINK_PRIORITY, PASSED_PRIORITY};
 
 use crate::{
     mark::{GROUP, GROUP_MASK},
@@ -23,8 +26,6 @@ use crate::{
 
 /// The name of the tables.
 const TABLE: &str = "podgate";
-/// Its chain.
-const CHAIN: &str = "received";
 /// Before everything else that looks at packets there: defragmentation is at -400.
 const PRIORITY: i32 = -500;
 
@@ -93,8 +94,32 @@ const VERDICT_REGISTER: u32 = 0;
 const REGISTER: u32 = 1;
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
-/// `NF_INET_PRE_ROUTING`, `NF_ARP_IN` and `NF_BR_PRE_ROUTING`.
-const HOOK: u32 = 0;
+
+/// A chain of a family's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chain {
+    /// What a host end received.
+    Received,
+    /// What a bridge hands to the node.
+    Delivered,
+}
+
+impl Chain {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Delivered => "delivered",
+        }
+    }
+
+    /// `NF_INET_PRE_ROUTING`, `NF_ARP_IN` and `NF_BR_PRE_ROUTING`; `NF_BR_LOCAL_IN`.
+    const fn hook(self) -> u32 {
+        match self {
+            Self::Received => 0,
+            Self::Delivered => 1,
+        }
+    }
+}
 
 fn value(word: u32) -> Attributes {
     Attributes::default().bytes(a::VALUE, &word.to_ne_bytes())
@@ -145,98 +170,138 @@ fn count() -> Attributes {
     expression("counter", &Attributes::default())
 }
 
-/// Every rule, in order, with the names of its expressions. What was passed goes first: it is most.
-fn rules() -> [(Vec<Attributes>, &'static [&'static str]); 2] {
-    [
-        (
-            vec![
-                load(META_PRIORITY),
-                equals(PASSED_PRIORITY),
-                verdict(ACCEPT),
-            ],
-            &["meta", "cmp", "immediate"],
-        ),
-        (
-            vec![
-                load(META_INPUT_GROUP),
-                mask(GROUP_MASK),
-                equals(GROUP),
-                count(),
-                verdict(DROP),
-            ],
-            &["meta", "bitwise", "cmp", "counter", "immediate"],
-        ),
-    ]
+/// A rule: its expressions, and their names.
+type Expressions = (Vec<Attributes>, &'static [&'static str]);
+
+/// What has this number goes on.
+fn accept_priority(number: u32) -> Expressions {
+    (
+        vec![load(META_PRIORITY), equals(number), verdict(ACCEPT)],
+        &["meta", "cmp", "immediate"],
+    )
 }
 
-fn hook() -> Attributes {
-    Attributes::default()
-        .number(a::HOOK_NUMBER, HOOK)
-        .number(a::HOOK_PRIORITY, PRIORITY.cast_unsigned())
+/// What a host end received ends here.
+fn drop_received() -> Expressions {
+    (
+        vec![
+            load(META_INPUT_GROUP),
+            mask(GROUP_MASK),
+            equals(GROUP),
+            count(),
+            verdict(DROP),
+        ],
+        &["meta", "bitwise", "cmp", "counter", "immediate"],
+    )
+}
+
+/// What has this number ends here.
+fn drop_priority(number: u32) -> Expressions {
+    (
+        vec![load(META_PRIORITY), equals(number), count(), verdict(DROP)],
+        &["meta", "cmp", "counter", "immediate"],
+    )
+}
+
+impl Family {
+    /// Its chains with their rules, in order. What was passed goes first: it is most.
+    fn chains(self) -> Vec<(Chain, Vec<Expressions>)> {
+        match self {
+            Self::Inet | Self::Arp => vec![(
+                Chain::Received,
+                vec![accept_priority(PASSED_PRIORITY), drop_received()],
+            )],
+            Self::Bridge => vec![
+                (
+                    Chain::Received,
+                    vec![
+                        accept_priority(PASSED_PRIORITY),
+                        accept_priority(ON_LINK_PRIORITY),
+                        drop_received(),
+                    ],
+                ),
+                (Chain::Delivered, vec![drop_priority(ON_LINK_PRIORITY)]),
+            ],
+        }
+    }
 }
 
 /// What makes a family's table, whatever was there of it.
-fn steps() -> Vec<(u8, Attributes)> {
+fn steps(family: Family) -> Vec<(u8, Attributes)> {
     let table = || Attributes::default().text(a::TABLE_NAME, TABLE);
-    let chain = Attributes::default()
-        .text(a::CHAIN_TABLE, TABLE)
-        .text(a::CHAIN_NAME, CHAIN)
-        .nested(a::CHAIN_HOOK, &hook())
-        .number(a::CHAIN_POLICY, ACCEPT)
-        .text(a::CHAIN_TYPE, "filter");
     let mut steps = vec![
         // One that is not there cannot be deleted.
         (kind::NEW_TABLE, table()),
         (kind::DELETE_TABLE, table()),
         (kind::NEW_TABLE, table()),
-        (kind::NEW_CHAIN, chain),
     ];
-    for (expressions, _) in rules() {
-        let list = expressions
-            .iter()
-            .fold(Attributes::default(), |list, expression| {
-                list.nested(a::ELEMENT, expression)
-            });
-        let rule = Attributes::default()
-            .text(a::RULE_TABLE, TABLE)
-            .text(a::RULE_CHAIN, CHAIN)
-            .nested(a::RULE_EXPRESSIONS, &list);
-        steps.push((kind::NEW_RULE, rule));
+    for (chain, rules) in family.chains() {
+        let hook = Attributes::default()
+            .number(a::HOOK_NUMBER, chain.hook())
+            .number(a::HOOK_PRIORITY, PRIORITY.cast_unsigned());
+        let attributes = Attributes::default()
+            .text(a::CHAIN_TABLE, TABLE)
+            .text(a::CHAIN_NAME, chain.name())
+            .nested(a::CHAIN_HOOK, &hook)
+            .number(a::CHAIN_POLICY, ACCEPT)
+            .text(a::CHAIN_TYPE, "filter");
+        steps.push((kind::NEW_CHAIN, attributes));
+        for (expressions, _) in rules {
+            let list = expressions
+                .iter()
+                .fold(Attributes::default(), |list, expression| {
+                    list.nested(a::ELEMENT, expression)
+                });
+            let rule = Attributes::default()
+                .text(a::RULE_TABLE, TABLE)
+                .text(a::RULE_CHAIN, chain.name())
+                .nested(a::RULE_EXPRESSIONS, &list);
+            steps.push((kind::NEW_RULE, rule));
+        }
     }
     steps
 }
 
 /// Puts a family's table there, in one step, in place of what was there of it.
 fn put(family: Family) -> Result<(), NftError> {
-    Socket::open()?.batch(family.number(), &steps())
+    Socket::open()?.batch(family.number(), &steps(family))
 }
 
-/// Whether a chain is at its hook.
+/// Whether all chains of a family are at their hooks.
 fn is_hooked(socket: &mut Socket, family: Family) -> Result<bool, NftError> {
-    let question = Attributes::default()
-        .text(a::CHAIN_TABLE, TABLE)
-        .text(a::CHAIN_NAME, CHAIN);
-    let chains = match socket.ask(kind::GET_CHAIN, false, family.number(), &question) {
-        Err(error) if error.is_missing() => return Ok(false),
-        chains => chains?,
-    };
-    let is_at_its_hook = |chain: &Vec<u8>| {
-        let hook = nft::find(chain, a::CHAIN_HOOK)?;
-        let priority = nft::find(&hook, a::HOOK_PRIORITY)?;
-        (priority == PRIORITY.to_be_bytes()).then_some(())
-    };
-    Ok(chains.iter().any(|chain| is_at_its_hook(chain).is_some()))
+    for (chain, _) in family.chains() {
+        let question = Attributes::default()
+            .text(a::CHAIN_TABLE, TABLE)
+            .text(a::CHAIN_NAME, chain.name());
+        let found = match socket.ask(kind::GET_CHAIN, false, family.number(), &question) {
+            Err(error) if error.is_missing() => return Ok(false),
+            found => found?,
+        };
+        let is_at_its_hook = |found: &Vec<u8>| {
+            let hook = nft::find(found, a::CHAIN_HOOK)?;
+            let number = nft::find(&hook, a::HOOK_NUMBER)?;
+            let priority = nft::find(&hook, a::HOOK_PRIORITY)?;
+            (number == chain.hook().to_be_bytes() && priority == PRIORITY.to_be_bytes())
+                .then_some(())
+        };
+        if !found.iter().any(|found| is_at_its_hook(found).is_some()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A rule as the kernel tells of it: the names of its expressions, and what it counted.
 #[derive(Debug, PartialEq, Eq)]
 struct Rule {
+    chain: String,
     expressions: Vec<String>,
     packets: u64,
 }
 
 fn read_rule(rule: &[u8]) -> Option<Rule> {
     let mut read = Rule {
+        chain: nft::text(&nft::find(rule, a::RULE_CHAIN)?),
         expressions: Vec::new(),
         packets: 0,
     };
@@ -266,12 +331,11 @@ fn is_whole(socket: &mut Socket, family: Family) -> Result<bool, NftError> {
         return Ok(false);
     }
     let found = read_rules(socket, family)?;
-    let wanted = rules();
-    Ok(found.len() == wanted.len()
-        && found
-            .iter()
-            .zip(&wanted)
-            .all(|(found, (_, names))| found.expressions == *names))
+    let of_chain = |chain: Chain| found.iter().filter(move |rule| rule.chain == chain.name());
+    Ok(family.chains().into_iter().all(|(chain, wanted)| {
+        let names = wanted.iter().map(|(_, names)| *names);
+        of_chain(chain).map(|rule| &rule.expressions).eq(names)
+    }))
 }
 
 /// What was done for a family.
@@ -314,6 +378,17 @@ pub(crate) fn ensure() -> Result<(), (Family, NftError)> {
         }
     }
     Ok(())
+}
+
+/// Whether frames with [`ON_LINK_PRIORITY`] end where a bridge hands them to the node.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn keeps_on_link() -> Result<bool, NftError> {
+    match is_hooked(&mut Socket::open()?, Family::Bridge) {
+        Err(error) if error.is_unsupported() => Ok(false),
+        is_hooked => is_hooked,
+    }
 }
 
 /// How many packets a family's guard has dropped since it was put there; none where it does not stand.

@@ -181,7 +181,7 @@ impl MapName {
             Self::Embryonic => Some(sizes.embryonic),
             Self::Crowd => Some(sizes.crowd),
             Self::Fragments => Some(sizes.fragments),
-            Self::Taken | Self::Limits | Self::Common | Self::Generation => None,
+            Self::Taken | Self::Ways | Self::Limits | Self::Common | Self::Generation => None,
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum MapName {
     Peers,
     /// Addresses that pods, nodes and Services have.
     Taken,
+    /// Addresses and UDP ports that lead into tunnels at nodes.
+    Ways,
     /// CIDR to broad class.
     Prefixes,
     /// Ruleset and class to row.
@@ -73,11 +75,12 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Attachments,
         Self::Rulesets,
         Self::Peers,
         Self::Taken,
+        Self::Ways,
         Self::Prefixes,
         Self::Rows,
         Self::PortSets,
@@ -102,6 +105,7 @@ impl MapName {
             Self::Rulesets => "rulesets",
             Self::Peers => "peers",
             Self::Taken => "taken",
+            Self::Ways => "ways",
             Self::Prefixes => "prefixes",
             Self::Rows => "rows",
             Self::PortSets => "portsets",
@@ -127,6 +131,7 @@ impl MapName {
             | Self::Rulesets
             | Self::Peers
             | Self::Taken
+            | Self::Ways
             | Self::Prefixes
             | Self::Rows
             | Self::PortSets

@@ -22,11 +22,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::compile::facts::Facts;
+use crate::compile::facts::{Closed, Facts};
 use crate::compile::ports::{PortRange, PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
 use crate::compile::ruleset::{Ports, Ruleset, Tunnels};
-use crate::connection::{Baseline, Connection, Direction, Subject, Verdict};
+use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use crate::isolation::Isolation;
 use crate::model::{NetworkPolicy, ObjectName, Port, Protocol, Rule, Selector, World};
 
@@ -120,10 +120,18 @@ pub fn compiled_verdict(
 ) -> Verdict {
     let peer = facts.signature_of(connection.peer);
     let ruleset = rulesets.of(connection.direction);
-    let dropped_by_the_kernel = *ruleset == Ruleset::Allowed
-        && connection.direction == Direction::Egress
-        && peer.is_node()
-        && connection.transport.is_tunnel(&facts.world().tunnel_ports);
+    let is_open = *ruleset == Ruleset::Allowed;
+    let tunnel =
+        is_open && peer.is_node() && connection.transport.is_tunnel(&facts.world().tunnel_ports);
+    let way = match connection.transport {
+        Transport::Port(Protocol::Udp, port) => match facts.closed(connection.peer, port) {
+            Some(Closed::ToAll) => true,
+            Some(Closed::ToOpen) => is_open,
+            None => false,
+        },
+        Transport::Port(Protocol::Tcp | Protocol::Sctp, _) | Transport::Other(_) => false,
+    };
+    let dropped_by_the_kernel = connection.direction == Direction::Egress && (tunnel || way);
     Verdict::when(!dropped_by_the_kernel && ruleset.row(peer).allows(connection.transport))
 }
 

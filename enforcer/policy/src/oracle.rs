@@ -14,6 +14,8 @@ use ipnet::IpNet;
 pub use services::{is_redirected, may_be_redirected, needs_its_address};
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
+use services::Closed;
+
 use crate::model::{
     NamedPort, Namespaces, NetworkPolicy, ObjectName, Peer, Pod, PodUid, Port, Rule, SCOPES,
     Selector, World,
@@ -25,11 +27,20 @@ use crate::model::{
 /// the node itself sends to the pod (known by where it comes from, not by its address), replies, and what is
 /// dropped whoever is policed. One such rule is here all the same, because policy may lift it: a tunnel to an
 /// address of a node needs a rule that gives its port as a number: a name means what the owner of a pod calls so.
+///
+/// Nor does policy lift what a Service leads into such a tunnel at last, by way of another.
 pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Verdict {
+    let closed = match connection.direction {
+        Direction::Ingress => Closed::Nobody,
+        Direction::Egress => services::closed(world, connection),
+    };
+    if closed == Closed::ToAll {
+        return Verdict::Deny;
+    }
     let Some(policy) = policy_of(world, subject, connection.direction) else {
         let tunnel = is_tunnel_to_node(world, connection);
         return match subject.baseline {
-            Baseline::Standard => Verdict::when(!tunnel),
+            Baseline::Standard => Verdict::when(!tunnel && closed == Closed::Nobody),
             Baseline::Strict => Verdict::Deny,
         };
     };
@@ -114,10 +125,14 @@ fn is_node_address(world: &World, address: IpAddr) -> bool {
     world.node_addresses.contains(&address) && !services::is_cluster_address(world, address)
 }
 
+/// Whether an address is any node's.
+fn is_node(world: &World, address: IpAddr) -> bool {
+    is_node_address(world, address)
+        || (world.cluster_nodes.contains(&address) && !services::is_cluster_address(world, address))
+}
+
 fn is_tunnel_to_node(world: &World, connection: &Connection) -> bool {
-    let is_nodes = is_node_address(world, connection.peer)
-        || (world.cluster_nodes.contains(&connection.peer)
-            && !services::is_cluster_address(world, connection.peer));
+    let is_nodes = is_node(world, connection.peer);
     connection.direction == Direction::Egress
         && connection.transport.is_tunnel(&world.tunnel_ports)
         && is_nodes

@@ -113,7 +113,9 @@ impl Overtaken {
             | Write::Row { .. }
             | Write::RemoveRow { .. }
             | Write::Prefix { .. }
-            | Write::RemovePrefix { .. } => false,
+            | Write::RemovePrefix { .. }
+            | Write::Way { .. }
+            | Write::RemoveWay { .. } => false,
         }
     }
 }
@@ -175,6 +177,8 @@ pub(super) fn write(write: &Write, to: Target<'_>) -> Result<(), Failed> {
             }
             (prefix, length) => set.remove_prefix(prefix, length).map(drop),
         },
+        Write::Way { key, word } => set.put_way(*key, *word),
+        Write::RemoveWay { key } => set.remove_way(*key).map(drop),
         Write::Flip {
             slot,
             direction,

@@ -50,6 +50,7 @@ const REASONS: &[(Reason, &str)] = &[
     (Reason::Neighbour, "neighbour"),
     (Reason::Related, "related"),
     (Reason::Fragment, "fragment"),
+    (Reason::OnLink, "on_link"),
     (Reason::Policy, "policy"),
     (Reason::DenyAll, "deny_all"),
     (Reason::NoRecord, "no_record"),
@@ -327,7 +328,7 @@ mod tests {
     fn every_reason_of_the_kernel_has_one_name() {
         let mut numbers: Vec<u8> = REASONS.iter().map(|(reason, _)| *reason as u8).collect();
         numbers.sort_unstable();
-        let passes = Reason::Established as u8..=Reason::Fragment as u8;
+        let passes = Reason::Established as u8..=Reason::OnLink as u8;
         let drops = Reason::Policy as u8..=Reason::OffloadMetadata as u8;
         let of_links = Reason::NotForPod as u8..=Reason::TooManyReports as u8;
         assert_eq!(

@@ -13,6 +13,7 @@ use podgate_policy::model::World;
 
 use super::moved::Moved;
 use super::record::Fresh;
+use super::ways::Ways;
 use super::{Installed, Plan, PlanError};
 
 /// What is remembered of one address for its established flows. Whoever may write EndpointSlices could let it grow; beyond
@@ -37,8 +38,14 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     for loser in losers(before, &losing) {
         after.renewals.insert(loser, after.record.now());
     }
+    let ways = Ways::between(&before.facts, &facts);
+    for loser in ways.losers(&before.attachments) {
+        after.renewals.insert(loser, after.record.now());
+    }
     after.facts = facts;
+    ways.write_before(&mut writes);
     after.move_some(&mut moved, usize::MAX, &mut Fresh::default(), &mut writes)?;
+    ways.write_after(&mut writes);
     Ok((after, Plan { writes, evaluated }))
 }
 

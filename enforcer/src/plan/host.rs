@@ -7,7 +7,7 @@ use podgate_abi::{
     Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event,
     FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord, Limit,
     MAX_ADDRESSES, Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put, Row,
-    RowKey, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, Word,
+    RowKey, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, WayKey, WayWord, Word,
 };
 
 use super::Write;
@@ -42,6 +42,7 @@ pub(super) struct HostTables {
     rows: RefCell<HashMap<RowKey, Row>>,
     peers: RefCell<HashMap<Address, PeerWord>>,
     prefixes: RefCell<BTreeMap<(u32, u128), PrefixWord>>,
+    ways: RefCell<HashMap<WayKey, WayWord>>,
     port_sets: RefCell<HashMap<PortSet, PortSetChunks>>,
     chunks: RefCell<HashMap<u16, Chunk>>,
     flows: Cell<Flows>,
@@ -99,6 +100,7 @@ impl HostTables {
             rows: RefCell::default(),
             peers: RefCell::default(),
             prefixes: RefCell::default(),
+            ways: RefCell::default(),
             port_sets: RefCell::new(HashMap::from([
                 (PortSet::TUNNEL_PORTS, sets([2, 3, 4])),
                 (PortSet::TUNNEL_PROTOCOLS, sets([5, CHUNK_NONE, CHUNK_NONE])),
@@ -199,6 +201,12 @@ impl HostTables {
                 let bits = u128::from_be_bytes(key.address.octets());
                 self.prefixes.borrow_mut().remove(&(key.length, bits));
             }
+            Write::Way { key, word } => {
+                self.ways.borrow_mut().insert(*key, *word);
+            }
+            Write::RemoveWay { key } => {
+                self.ways.borrow_mut().remove(key);
+            }
             Write::Flip {
                 slot,
                 direction,
@@ -263,6 +271,13 @@ impl<'a> Tables for &'a HostTables {
         self.look_up();
         let peers = self.peers.borrow();
         peers.get(&address).copied().unwrap_or(PeerWord::ABSENT)
+    }
+
+    fn way(&self, address: Address, port: u16) -> WayWord {
+        self.look_up();
+        let ways = self.ways.borrow();
+        let found = [WayKey::new(address, port), WayKey::ALL].map(|key| ways.get(&key).copied());
+        found.into_iter().flatten().next().unwrap_or(WayWord::NONE)
     }
 
     fn is_taken(&self, _address: Address) -> bool {

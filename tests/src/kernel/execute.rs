@@ -87,6 +87,8 @@ impl HostTables {
             Write::RemovePeer { address } => drop(self.peers.remove(address)),
             Write::Prefix { key, word } => drop(self.prefixes.insert(*key, *word)),
             Write::RemovePrefix { key } => drop(self.prefixes.remove(key)),
+            Write::Way { key, word } => drop(self.ways.insert(*key, *word)),
+            Write::RemoveWay { key } => drop(self.ways.remove(key)),
             Write::Flip {
                 slot,
                 direction,

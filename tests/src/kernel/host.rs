@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Event, FlowEntry, FlowKey,
     FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks, PrefixKey,
-    PrefixWord, Put, Row, RowKey, Ruleset, Slot, Tables, Word,
+    PrefixWord, Put, Row, RowKey, Ruleset, Slot, Tables, WayKey, WayWord, Word,
 };
 
 /// What the kernel's tables hold, held once more.
@@ -20,6 +20,8 @@ pub struct HostTables {
     pub peers: HashMap<Address, PeerWord>,
     /// Addresses that pods, nodes and Services have.
     pub taken: HashMap<PrefixKey, PrefixWord>,
+    /// Addresses and UDP ports that lead into tunnels at nodes.
+    pub ways: HashMap<WayKey, WayWord>,
     /// By prefix.
     pub prefixes: HashMap<PrefixKey, PrefixWord>,
     /// By ruleset and class.
@@ -169,6 +171,12 @@ impl<'a> Tables for &'a HostTables {
             .get(&address)
             .copied()
             .unwrap_or(PeerWord::ABSENT)
+    }
+
+    fn way(&self, address: Address, port: u16) -> WayWord {
+        let longest_first = [WayKey::new(address, port), WayKey::ALL];
+        let mut found = longest_first.iter().filter_map(|key| self.ways.get(key));
+        found.next().copied().unwrap_or(WayWord::NONE)
     }
 
     fn is_taken(&self, address: Address) -> bool {

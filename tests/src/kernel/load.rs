@@ -193,6 +193,7 @@ impl Kernel {
             rulesets: take(Map::Array, "rulesets").try_into().expect("rulesets"),
             peers: take(Map::HashMap, "peers").try_into().expect("peers"),
             taken: take(Map::LpmTrie, "taken").try_into().expect("taken"),
+            ways: take(Map::LpmTrie, "ways").try_into().expect("ways"),
             prefixes: take(Map::LpmTrie, "prefixes").try_into().expect("prefixes"),
             rows: take(Map::HashMap, "rows").try_into().expect("rows"),
             port_sets: take(Map::Array, "portsets").try_into().expect("portsets"),
@@ -254,6 +255,10 @@ impl Kernel {
             for prefix in prefixes {
                 trie.remove(&prefix).expect("the prefix is deleted");
             }
+        }
+        let ways: Vec<_> = self.ways.keys().flatten().collect();
+        for way in ways {
+            self.ways.remove(&way).expect("the way is opened");
         }
         for index in 0..self.counters.len() {
             let none = vec![0; nr_cpus().expect("a number of CPUs")];

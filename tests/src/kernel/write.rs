@@ -7,7 +7,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData};
 use podgate_abi::{
     Address, CHUNK_NONE, Chunk, Class, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord,
-    Row, RowKey, RowSets, Ruleset,
+    Row, RowKey, RowSets, Ruleset, WayKey, WayWord,
 };
 
 use super::Kernel;
@@ -16,8 +16,17 @@ use super::Kernel;
 pub type Peers = HashMap<MapData, [u8; 16], u64>;
 /// The table `taken`.
 pub type Taken = LpmTrie<MapData, [u8; 16], u64>;
+/// The table `ways`.
+pub type Ways = LpmTrie<MapData, [u8; 20], u64>;
 /// The table `rows`.
 pub type Rows = HashMap<MapData, u32, [u64; 2]>;
+
+fn trie_key(way: WayKey) -> Key<[u8; 20]> {
+    let mut data = [0; 20];
+    data[..16].copy_from_slice(&way.address.octets());
+    data[16..].copy_from_slice(&way.port.to_ne_bytes());
+    Key::new(way.length, data)
+}
 
 /// A prefix without the bits beyond its length, which the kernel does not look at.
 fn masked(key: PrefixKey) -> PrefixKey {
@@ -78,6 +87,22 @@ impl Kernel {
         self.taken
             .insert(&Key::new(length, address.octets()), 1, 0)
             .expect("the addresses are written");
+    }
+
+    /// Says whom an address and UDP port are closed to.
+    pub fn put_way(&mut self, way: WayKey, word: WayWord) {
+        self.host.ways.insert(way, word);
+        self.ways
+            .insert(&trie_key(way), word.0, 0)
+            .expect("the way is closed");
+    }
+
+    /// Opens an address and UDP port.
+    pub fn remove_way(&mut self, way: WayKey) {
+        if self.host.ways.remove(&way).is_some() {
+            let removed = self.ways.remove(&trie_key(way));
+            removed.expect("the way is opened");
+        }
     }
 
     /// Leaves an address to the prefixes.

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Class, Direction, Reason, RowSets, Ruleset};
+use podgate_abi::{
+    Class, Direction, PeerWord, Reason, Row, RowKey, RowSets, Ruleset, WayKey, WayWord,
+};
 use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
 
-use crate::setting::{FAMILIES, Family, NOTHING, RULESET, Scene, on_a_router};
+use crate::setting::{ALL, FAMILIES, FRIENDS, Family, NOTHING, RULESET, Scene, on_a_router};
 
 #[test]
 fn the_node_may_always_reach_its_pod_and_gets_answers() {
@@ -148,6 +150,62 @@ fn attack_28_a_tunnel_to_another_node() {
             // It is no own node: what it sends is judged, also when the node seems to have made it.
             scene.kernel.flip(podgate_abi::Direction::ToPod, RULESET);
             assert_eq!(scene.node_sends(other, udp(999, 53)), Reason::Policy);
+        }
+    });
+}
+
+/// What a Service leads into a tunnel at a node; and its NodePort, which other nodes have as well.
+#[test]
+fn attack_05_a_service_that_leads_into_a_tunnel() {
+    on_a_router(|| {
+        for family in FAMILIES {
+            let mut scene = Scene::new(family, PolicyOf::OPEN);
+            scene.kernel.host.forwards = true;
+            let (node, other, service) = (scene.node, scene.friend, scene.stranger);
+            let word = PeerWord::new(other.into(), Class::NONE, Class::NONE, false);
+            let word = word.of_another_node();
+            scene.kernel.put_peer_word(other.into(), word);
+            let unspecified: IpAddr = match family {
+                Family::V4 => [0, 0, 0, 0].into(),
+                Family::V6 => [0_u16; 8].into(),
+            };
+            let way = WayKey::new(service.into(), 53);
+            let at_nodes = WayKey::new(unspecified.into(), 53);
+            assert_eq!(scene.pod_sends(service, udp(2000, 53)), Reason::Allowed);
+            scene.kernel.put_way(way, WayWord::TO_OPEN);
+            // What is under way goes on until it is judged again.
+            assert_eq!(scene.pod_sends(service, udp(2000, 53)), Reason::Established);
+            scene.kernel.renew();
+            assert_eq!(scene.pod_sends(service, udp(2000, 53)), Reason::Tunnel);
+            assert_eq!(scene.pod_sends(service, udp(2000, 54)), Reason::Allowed);
+            assert_eq!(
+                scene.pod_sends(service, tcp(2000, 53, SYN)),
+                Reason::Allowed
+            );
+            assert_eq!(scene.pod_sends(other, udp(2000, 53)), Reason::Allowed);
+            // No answer either, should the Service seem to have asked.
+            assert_eq!(scene.peer_sends(service, udp(53, 2001)), Reason::Tunnel);
+            scene.kernel.put_way(at_nodes, WayWord::TO_OPEN);
+            assert_eq!(scene.pod_sends(node, udp(2001, 53)), Reason::Tunnel);
+            assert_eq!(scene.pod_sends(other, udp(2001, 53)), Reason::Tunnel);
+            // Rulesets say themselves what leads where, but at other nodes.
+            scene
+                .kernel
+                .put_default_row(RULESET, Row::new(RowKey(0), ALL));
+            scene.kernel.put_row(RULESET, FRIENDS, ALL);
+            scene.kernel.flip(Direction::FromPod, RULESET);
+            assert_eq!(scene.pod_sends(service, udp(2002, 53)), Reason::Allowed);
+            assert_eq!(scene.pod_sends(node, udp(2002, 53)), Reason::Allowed);
+            assert_eq!(scene.pod_sends(other, udp(2002, 53)), Reason::Tunnel);
+            scene.kernel.put_way(way, WayWord::TO_ALL);
+            assert_eq!(scene.pod_sends(service, udp(2003, 53)), Reason::Tunnel);
+            scene.kernel.remove_way(way);
+            scene.kernel.remove_way(at_nodes);
+            assert_eq!(scene.pod_sends(service, udp(2004, 53)), Reason::Allowed);
+            scene.kernel.put_way(WayKey::ALL, WayWord::TO_OPEN);
+            scene.kernel.flip(Direction::FromPod, Ruleset::ALLOW_ALL);
+            assert_eq!(scene.pod_sends(service, udp(2005, 53)), Reason::Tunnel);
+            assert_eq!(scene.pod_sends(service, sctp(2005, 53)), Reason::Allowed);
         }
     });
 }

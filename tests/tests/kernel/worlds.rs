@@ -45,6 +45,8 @@ fn execute(kernel: &mut Kernel, policies: &mut BTreeMap<(Slot, Direction), Rules
             Write::RemovePeer { address } => kernel.remove_peer(*address),
             Write::Prefix { key, word } => kernel.put_prefix_word(*key, *word),
             Write::RemovePrefix { key } => kernel.remove_prefix(*key),
+            Write::Way { key, word } => kernel.put_way(*key, *word),
+            Write::RemoveWay { key } => kernel.remove_way(*key),
             Write::Flip {
                 slot,
                 direction,

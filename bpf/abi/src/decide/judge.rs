@@ -6,7 +6,7 @@ use super::{Case, Hook, Subject};
 use crate::tables::bit_of;
 use crate::{
     Address, CHUNK_ALL, CHUNK_NONE, Class, Column, FlowWord, Initiator, PeerWord, PortSet, Reason,
-    RowKey, Ruleset, Tables,
+    RowKey, Ruleset, Tables, WayWord,
 };
 
 /// The word of an address. Torn twice: [`PeerWord::TORN`].
@@ -24,6 +24,33 @@ pub fn peer_word<T: Tables>(tables: &T, address: Address) -> PeerWord {
         }
     }
     word
+}
+
+/// Whom the UDP port of a peer is closed to, because a Service leads it into a tunnel that ends at a node: as an address and
+/// port of the Service's, or as its NodePort, which at other nodes no ruleset has a row for.
+#[inline(always)]
+pub fn way_word<T: Tables>(tables: &T, peer: Address, port: u16) -> WayWord {
+    let itself = tables.way(peer, port);
+    if itself == WayWord::TO_ALL {
+        return itself;
+    }
+    let nodes = if peer.is_ipv4() {
+        Address::from_ipv4([0, 0, 0, 0])
+    } else {
+        Address::UNSPECIFIED
+    };
+    let at_nodes = tables.way(nodes, port);
+    if at_nodes == WayWord::NONE {
+        return itself;
+    }
+    let word = tables.peer_word(peer);
+    if word == PeerWord::TORN || word.is_other_node() {
+        WayWord::TO_ALL
+    } else if word.is_node() {
+        at_nodes
+    } else {
+        itself
+    }
 }
 
 /// Asks the rulesets of the directions that must allow it. `sender` is the other end of the packet itself.
@@ -120,6 +147,13 @@ pub(super) fn judge<T: Tables>(
     let from_pod = case.initiator != Initiator::PEER;
     if subject.routes {
         return Reason::Allowed;
+    }
+    // Nor does what the node translates lead there.
+    if column == Column::UDP {
+        let way = tables.way_word(peer, peer_port);
+        if way == WayWord::TO_ALL || (way == WayWord::TO_OPEN && egress == Ruleset::ALLOW_ALL) {
+            return Reason::Tunnel;
+        }
     }
     // Whoever is policed, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is
     // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the nodes' addresses.

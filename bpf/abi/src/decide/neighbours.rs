@@ -96,13 +96,20 @@ pub(super) fn examine_neighbour<T: Tables>(
         NEIGHBOUR_ADVERTISEMENT => owns_source && owns_target,
         _ => false,
     };
-    // The node would take it to anybody else, out of the pod's policy.
+    if !is_honest || packet.is_plain == 0 {
+        return Reason::ForgedNeighbour;
+    }
+    // What the node would take to anybody else, out of the pod's policy, is not for it to have: on a bridge, which need not
+    // be the node's own way to the addresses of its ports, the neighbor is asked past the node.
     let to = packet.destination;
-    let is_for_neighbours = to.is_of_link()
-        || (!to.is_multicast_or_broadcast()
-            && !tables.leaves_link(subject.link, packet.source, to));
-    if is_honest && packet.is_plain != 0 && is_for_neighbours {
+    if to.is_of_link() {
         Reason::Neighbour
+    } else if to.is_multicast_or_broadcast() {
+        Reason::ForgedNeighbour
+    } else if !tables.leaves_link(subject.link, packet.source, to) {
+        Reason::Neighbour
+    } else if attachment.link().is_guarded() {
+        Reason::OnLink
     } else {
         Reason::ForgedNeighbour
     }

@@ -6,8 +6,9 @@ use super::{AddError, CheckError, open_socket};
 use crate::{
     Paths,
     filter::{self, Obstacle, PRIORITY, Qdisc},
+    guard,
     lock::Lock,
-    netlink::{Ifindex, Socket},
+    netlink::{Ifindex, Kind, LinkError, Socket},
     record::{self, Identity, Record},
     tables::TableSet,
 };
@@ -105,10 +106,26 @@ pub(super) fn store_master(
     record: &Record,
     master: Option<Ifindex>,
 ) -> Result<(), AddError> {
-    set.store_master(record.slot, master)?;
     let Some(ifindex) = master else {
-        return Ok(());
+        return Ok(set.store_master(record.slot, None, false)?);
     };
+    let netlink = |source| AddError::Netlink {
+        doing: "ask for the master of an attachment's interface,",
+        ifindex,
+        source,
+    };
+    let is_bridge = match socket.link_by_index(ifindex) {
+        Ok(link) => link.kind == Kind::Other("bridge".into()),
+        // It is gone since; the interface's own change of master follows.
+        Err(LinkError::Missing(_)) => false,
+        Err(LinkError::Netlink { source, .. }) => return Err(netlink(source)),
+    };
+    let is_guarded = is_bridge
+        && guard::keeps_on_link().map_err(|source| AddError::Guard {
+            family: guard::Family::Bridge.name(),
+            source,
+        })?;
+    set.store_master(record.slot, master, is_guarded)?;
     socket
         .learn_nothing_link_local(ifindex)
         .map_err(|source| AddError::Netlink {

@@ -76,10 +76,16 @@ impl TableSet {
             .map_err(|found| Changed(PolicyWord(found))))
     }
 
-    /// Says what the host end of an attachment is a port of. Unknown, it is taken for a port of nothing.
-    pub fn store_master(&self, slot: Slot, master: Option<Ifindex>) -> Result<(), Failed> {
+    /// Says what the host end of an attachment is a port of, and whether that is a bridge behind which the guard stands.
+    /// Unknown, it is taken for a port of nothing.
+    pub fn store_master(
+        &self,
+        slot: Slot,
+        master: Option<Ifindex>,
+        is_guarded: bool,
+    ) -> Result<(), Failed> {
         self.change_link(slot, |word| {
-            word.with_master(master.map(|ifindex| ifindex.0))
+            word.with_master(master.map(|ifindex| ifindex.0), is_guarded)
         })
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use podgate_abi::{
     Address, CHUNK_ALL, CHUNK_NONE, CHUNK_OF_PROTOCOLS, Chunk, Class, FIRST_CHUNK_OF_TUNNELS,
     PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row, RowKey, RowSets, Ruleset,
-    TUNNEL_PORTS, TUNNEL_PROTOCOLS,
+    TUNNEL_PORTS, TUNNEL_PROTOCOLS, WayKey, WayWord,
 };
 
 use super::{MapName, TableSet, Unnamed};
@@ -212,6 +212,25 @@ impl TableSet {
     pub fn remove_taken(&self, prefix: IpAddr, length: u8) -> Result<bool, Failed> {
         let key = prefix_key(prefix, length);
         self.delete(MapName::Taken, bytemuck::bytes_of(&key))
+    }
+
+    /// Says whom an address and UDP port are closed to.
+    pub fn put_way(&self, key: WayKey, word: WayWord) -> Result<(), Failed> {
+        self.update(
+            MapName::Ways,
+            bytemuck::bytes_of(&key),
+            bytemuck::bytes_of(&word.0),
+        )
+    }
+
+    /// Opens them again; whether they were closed.
+    pub fn remove_way(&self, key: WayKey) -> Result<bool, Failed> {
+        self.delete(MapName::Ways, bytemuck::bytes_of(&key))
+    }
+
+    /// Every address and UDP port that is closed.
+    pub fn way_keys(&self) -> Result<Vec<WayKey>, Failed> {
+        self.keys(MapName::Ways)
     }
 
     /// Stores what is known of a CIDR. `length` is in the bits of the address's own family.

@@ -139,6 +139,7 @@ impl TableSet {
         match name {
             MapName::Peers
             | MapName::Taken
+            | MapName::Ways
             | MapName::Prefixes
             | MapName::Rows
             | MapName::Flows

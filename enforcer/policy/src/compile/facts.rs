@@ -9,6 +9,7 @@
 
 mod redirects;
 mod revision;
+mod ways;
 mod workload;
 
 use std::cmp::Reverse;
@@ -23,6 +24,7 @@ use crate::compile::predicate::{Predicate, Questions, Signature};
 use crate::model::{ListName, ObjectName, Started, World};
 use redirects::Redirects;
 use revision::Revision;
+pub use ways::{Closed, Way};
 use workload::Workload;
 
 /// What is known of peers, told apart as far as some questions ask.
@@ -41,6 +43,8 @@ pub struct Facts {
     lists: OrdSet<(ListName, IpAddr)>,
     /// What Services and host ports say, asked for or not.
     redirects: Redirects,
+    /// Where they lead into tunnels.
+    ways: OrdMap<Way, Closed>,
     partition: Partition,
     /// Addresses of pods, of the own node, and of lists that are asked for. Their signatures include the blocks that
     /// contain them.

@@ -350,7 +350,7 @@ impl Rules {
     fn translated_row(&self, peer: &Signature, translation: &Translation) -> Row {
         let literal = self.literal_row(peer);
         if self.any.everything {
-            return literal;
+            return literal.without(&self.tunnels_behind(translation));
         }
         let by_name = self.row_by_name(peer, translation);
         let (claimed, allowed) = self.row_by_endpoints(translation);
@@ -366,6 +366,25 @@ impl Rules {
             Meaning::Translated => claimed.and(&either()),
             Meaning::OwnNode => literal.and(&claimed).and(&either()),
         });
+        row
+    }
+
+    /// The ports that lead into tunnels at nodes that no rule names.
+    fn tunnels_behind(&self, translation: &Translation) -> Row {
+        let mut row = Row::none();
+        let of_udp = translation.ports().iter();
+        for port in of_udp.filter(|port| port.protocol == Protocol::Udp) {
+            let mut endpoints = port.endpoints.iter().chain(&port.doubtful);
+            let leads_on = endpoints.any(|(endpoint, target)| {
+                let is_tunnel = self
+                    .tunnels_to(endpoint)
+                    .is_some_and(|it| it.0.contains(*target));
+                is_tunnel && !self.literal_row(endpoint).udp.contains(*target)
+            });
+            if leads_on {
+                row.udp.add(&PortSet::range(port.number, port.number));
+            }
+        }
         row
     }
 
@@ -418,7 +437,7 @@ impl Rules {
             port_names: all_ports
                 .flat_map(|ports| ports.named.iter().cloned())
                 .collect(),
-            translations: self.tunnels.is_some() && !self.any.everything,
+            translations: self.tunnels.is_some(),
         }
     }
 }

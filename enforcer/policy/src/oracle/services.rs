@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Policy, is_node_address, pod_at};
+use super::{Policy, is_node, is_node_address, is_tunnel_to_node, pod_at};
 use crate::connection::{Connection, Direction, Transport};
 use crate::model::{
     Endpoint, EndpointState, ExternalAddresses, ObjectName, Peer, PodReference, Protocol, Rule,
@@ -21,7 +21,8 @@ pub(super) fn allows(policy: &Policy<'_>, connection: &Connection) -> bool {
         .iter()
         .any(|rule| rule.peers.is_empty() && rule.ports.is_empty())
     {
-        return literally;
+        let claims = claims(world, connection);
+        return literally && !claims.iter().any(|claim| claim.leads_into_tunnel(policy));
     }
     let claims = claims(world, connection);
     let by_name = policy
@@ -161,6 +162,18 @@ impl Claim {
             protocol: self.protocol,
             targets: known.cloned().collect(),
         }
+    }
+
+    /// Whether an endpoint is a tunnel at a node that no rule names.
+    fn leads_into_tunnel(&self, policy: &Policy<'_>) -> bool {
+        self.targets.iter().any(|target| {
+            let connection = Connection {
+                direction: Direction::Egress,
+                peer: target.address,
+                transport: Transport::Port(self.protocol, target.port),
+            };
+            is_tunnel_to_node(policy.world, &connection) && !policy.allows_literally(&connection)
+        })
     }
 
     /// An endpoint of which nobody is known is judged by its address, as anything that may be there.
@@ -335,4 +348,113 @@ fn is(said: &PodReference, name: &ObjectName, uid: Option<&crate::model::PodUid>
         (Some(_) | None, None) | (None, Some(_)) => false,
     };
     said.name == *name && !namesakes
+}
+
+/// Whom a connection is closed to, because nodes lead it into a tunnel that ends at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Closed {
+    /// To none.
+    Nobody,
+    /// Pods that no policy isolates.
+    ToOpen,
+    /// All: what it leads to is translated again, there or at another node.
+    ToAll,
+}
+
+/// See [`Closed`].
+pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
+    let Transport::Port(Protocol::Udp, number) = connection.transport else {
+        return Closed::Nobody;
+    };
+    let links = links(world);
+    let mut leading: Vec<(IpAddr, u16)> = Vec::new();
+    loop {
+        let more: Vec<(IpAddr, u16)> = links
+            .iter()
+            .filter(|(way, target)| {
+                !leading.contains(way)
+                    && (is_tunnel(world, *target) || leads_on(world, &leading, *target))
+            })
+            .map(|(way, _)| *way)
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        leading.extend(more);
+    }
+    let at_nodes = (unspecified(connection.peer), number);
+    let itself = (connection.peer, number);
+    let of_way = |wanted: (IpAddr, u16)| {
+        let targets = links.iter().filter(|(way, _)| *way == wanted);
+        let leads_on = targets
+            .clone()
+            .any(|(_, target)| leads_on(world, &leading, *target));
+        if !leading.contains(&wanted) {
+            Closed::Nobody
+        } else if leads_on {
+            Closed::ToAll
+        } else {
+            Closed::ToOpen
+        }
+    };
+    let as_node = if !is_node(world, connection.peer) || !leading.contains(&at_nodes) {
+        Closed::Nobody
+    } else if is_node_address(world, connection.peer) {
+        of_way(at_nodes)
+    } else {
+        Closed::ToAll
+    };
+    of_way(itself).max(as_node)
+}
+
+/// What leads datagrams where: an address and port of a Service, or a NodePort at the unspecified address, to an endpoint.
+fn links(world: &World) -> Vec<((IpAddr, u16), (IpAddr, u16))> {
+    let mut links = Vec::new();
+    for (name, service) in &world.services {
+        for port in service
+            .ports
+            .iter()
+            .filter(|port| port.protocol == Protocol::Udp)
+        {
+            let mut link = |address: IpAddr, number, traffic| {
+                let targets = endpoints(world, name, port, traffic, address.is_ipv4());
+                let targets = targets.into_iter().map(|(it, number)| (it.address, number));
+                links.extend(targets.map(|target| ((address, number), target)));
+            };
+            for address in &service.cluster_addresses {
+                link(*address, port.number, service.internal_traffic);
+            }
+            let of_balancers = service.balancer_addresses.iter();
+            for address in service.external_addresses.iter().chain(of_balancers) {
+                link(*address, port.number, TrafficPolicy::Cluster);
+            }
+            if let Some(number) = port.node_port {
+                for family in [
+                    unspecified([0, 0, 0, 0].into()),
+                    unspecified([0_u16; 8].into()),
+                ] {
+                    if has_family(service, family) {
+                        link(family, number, TrafficPolicy::Cluster);
+                    }
+                }
+            }
+        }
+    }
+    links
+}
+
+fn is_tunnel(world: &World, (address, port): (IpAddr, u16)) -> bool {
+    Transport::Port(Protocol::Udp, port).is_tunnel(&world.tunnel_ports) && is_node(world, address)
+}
+
+fn leads_on(world: &World, leading: &[(IpAddr, u16)], (address, port): (IpAddr, u16)) -> bool {
+    leading.contains(&(address, port))
+        || (is_node(world, address) && leading.contains(&(unspecified(address), port)))
+}
+
+fn unspecified(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => [0, 0, 0, 0].into(),
+        IpAddr::V6(_) => [0_u16; 8].into(),
+    }
 }

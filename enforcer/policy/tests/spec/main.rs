@@ -7,3 +7,4 @@ mod peers;
 mod ports;
 mod scopes;
 mod services;
+mod ways;

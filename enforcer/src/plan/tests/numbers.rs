@@ -152,6 +152,8 @@ impl Names {
                 let old = self.prefixes.remove(key);
                 self.left.classes.extend(old.map(|old| old.broad()));
             }
+            // They name nothing.
+            Write::Way { .. } | Write::RemoveWay { .. } => {}
             Write::Flip {
                 slot,
                 direction,

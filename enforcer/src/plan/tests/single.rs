@@ -8,8 +8,9 @@ use podgate_policy::compile::ruleset::Ruleset as Compiled;
 use podgate_policy::compile::{SubjectRulesets, compile_subject};
 use podgate_policy::connection::{Baseline, Connection, Direction as Judged, Subject, Transport};
 use podgate_policy::model::{
-    Labels, Namespace, Namespaces, NetworkPolicy, ObjectName, Operator, Peer, Pod, Port, Protocol,
-    Requirement, Rule, Selector, World,
+    Endpoint, EndpointSlice, EndpointState, Labels, NamedPort, Namespace, Namespaces,
+    NetworkPolicy, ObjectName, Operator, Peer, Pod, Port, Protocol, Requirement, Rule, Selector,
+    Service, ServicePort, World,
 };
 
 use super::bench::{AMPLE, baseline_ruleset};
@@ -446,4 +447,69 @@ fn what_waited_for_a_grace_period_says_nothing_of_an_address_that_the_plugin_del
             if *address == podgate_abi::Address::from_ipv4([10, 0, 0, 1]))),
         "it is said to be pod 1's again: {peers:?}"
     );
+}
+
+/// A pod has a flow to a Service, and then the Service leads into a tunnel at a node.
+#[test]
+fn a_flow_to_a_service_ends_when_that_leads_into_a_tunnel() {
+    let service = IpAddr::from([10, 97, 0, 53]);
+    let node = IpAddr::from([192, 0, 2, 2]);
+    let leading_to = |port| {
+        let dns = |number| NamedPort {
+            name: "dns".into(),
+            protocol: Protocol::Udp,
+            number,
+        };
+        EndpointSlice {
+            service: Some("s".into()),
+            ports: vec![dns(port)],
+            endpoints: vec![Endpoint {
+                address: node,
+                state: EndpointState::Ready,
+                pod: None,
+                node: None,
+            }],
+        }
+    };
+    let name = ObjectName::new("y", "s");
+    let of_service = Service {
+        cluster_addresses: vec![service],
+        ports: vec![ServicePort {
+            name: "dns".into(),
+            protocol: Protocol::Udp,
+            number: 53,
+            node_port: None,
+        }],
+        ..Service::default()
+    };
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let mut world = World::default();
+    world.cluster_nodes.insert(node);
+    world.services.insert(name.clone(), Arc::new(of_service));
+    let mut lead_to = |port| {
+        let slice = Arc::new(leading_to(port));
+        world.endpoint_slices.insert(name.clone(), slice);
+        world.clone()
+    };
+    put_in_force(&tables, &mut planner, &lead_to(53));
+    let connection = Connection {
+        direction: Judged::Egress,
+        peer: service,
+        transport: Transport::Port(Protocol::Udp, 53),
+    };
+    let passes = |part| passes(&tables, SLOT, &connection, part);
+    tables.track(Flows::Tracked);
+    assert!(passes(Part::Opening) && passes(Part::Answer));
+
+    let plan = planner.facts_change(&lead_to(4789)).expect("room");
+    write(&tables, &mut planner, plan);
+    assert!(passes(Part::Request), "what is known goes on until then");
+    planner.grace_begins();
+    let plan = planner.after_grace().expect("room");
+    execute(&tables, &mut planner, plan);
+    assert!(!passes(Part::Request));
+
+    let plan = planner.facts_change(&lead_to(53)).expect("room");
+    execute(&tables, &mut planner, plan);
+    assert!(passes(Part::Opening));
 }

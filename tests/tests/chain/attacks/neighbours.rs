@@ -1,8 +1,9 @@
 //! Lies about who is where.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 
 use podgate_abi::{Direction, Reason};
+use podgate_datapath::guard::{self, Family};
 use podgate_tests::node::{Cable, Frames, LOST, Node, Pod, unpoliced, wait_until};
 use serde_json::json;
 
@@ -150,4 +151,52 @@ fn ipv6(pod: &Pod) -> Ipv6Addr {
         IpAddr::V6(address) => Some(*address),
     });
     address.expect("an IPv6 address")
+}
+
+/// Between the ports of a bridge the node need not have a way of its own: it sends what is for them elsewhere, were it asked. What a
+/// pod says to a neighbor goes past the node, and what it hands to the node for a host behind it does not.
+#[test]
+fn attack_18_neighbor_discovery_on_a_bridge_by_which_the_node_routes_nothing() {
+    let node = Node::new();
+    let outside = node.outside();
+    node.sh("ip -6 route add default via 2001:db8::2");
+    let main = json!({"type": "bridge", "bridge": "cni1", "isGateway": false, "ipam": node.ipam()});
+    let chain = node.conflist(main, json!({}));
+    let (one, two) = (
+        Pod::start(&node, &chain, "one"),
+        Pod::start(&node, &chain, "two"),
+    );
+    let receiver = super::Receiver::new(&two.netns, ipv6(&two).into());
+    let socket = one
+        .netns
+        .run(|| UdpSocket::bind("[::]:0").unwrap())
+        .unwrap();
+    socket.send_to(b"hello", receiver.address()).unwrap();
+    assert!(receiver.gets(b"hello"), "neighbors cannot be found");
+    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    assert!(counted[Reason::OnLink as usize] > 0, "the advertisement");
+
+    let seen = Frames::on(&outside, "eth0");
+    let before = node.run(dropped_by_guard);
+    for chain in [unpoliced(chain.clone()), chain] {
+        let attacker = Pod::start(&node, &chain, "attacker");
+        let cable = Cable {
+            from: attacker.mac(),
+            to: node.mac("cni1"),
+        };
+        let frame = solicitation(cable, ipv6(&attacker), "2001:db8:9::2".parse().unwrap());
+        Frames::on(&attacker.netns, "eth0").send(&frame);
+        let is_it = |seen: &[u8]| seen.get(22..) == frame.get(22..);
+        if chain.plugins.len() == 2 {
+            assert!(!seen.sees(LOST, is_it));
+            assert_eq!(node.run(dropped_by_guard), before + 1);
+        } else {
+            assert!(seen.sees(25 * LOST, is_it), "the attack is none");
+        }
+    }
+}
+
+/// What the guard has dropped of what bridges have received and handed to the node.
+fn dropped_by_guard() -> u64 {
+    guard::dropped(Family::Bridge).unwrap()
 }

@@ -345,3 +345,132 @@ fn attack_28_a_segment_of_srv6_at_the_node_needs_a_rule() {
     let counted = node.tables().counters(Direction::FromPod).unwrap();
     assert_eq!(counted[Reason::Tunnel as usize], 1);
 }
+
+/// Service `default/led`: cluster address 10.97.0.53, port 53 of UDP, NodePort 30053, with one endpoint: 192.0.2.2 at this port.
+fn led(node: &Node, port: u16) {
+    node.apply(
+        "led",
+        &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: led, namespace: default}}\n\
+             spec: {{type: NodePort, clusterIP: 10.97.0.53, clusterIPs: [10.97.0.53],\n\
+             \x20 ports: [{{name: dns, protocol: UDP, port: 53, nodePort: 30053}}]}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: led-1, namespace: default, labels: {{kubernetes.io/service-name: led}}}}\n\
+             addressType: IPv4\nports: [{{name: dns, protocol: UDP, port: {port}}}]\n\
+             endpoints: [{{addresses: [192.0.2.2], conditions: {{ready: true}}}}]\n"
+        ),
+    );
+    // What a proxy of the node's does.
+    node.sh(&format!(
+        "nft 'flush chain ip proxy pre' && for to in '10.97.0.53 udp dport 53' '192.0.2.1 udp dport 30053'; do \
+         nft \"add rule ip proxy pre ip daddr $to dnat to 192.0.2.2:{port}\"; done"
+    ));
+}
+
+/// Who may write Services leads any pod's datagrams to the tunnel of a node, out of which they come as packets of others.
+#[test]
+fn attack_05_a_service_that_leads_into_a_tunnel_at_a_node_needs_a_rule() {
+    let node = Node::new();
+    let other = node.outside();
+    let mac = take_tunnels(&other, 4789);
+    let receiver = Receiver::new(&other, IpAddr::from([10, 77, 0, 1]));
+    let echo = other.run(|| UdpSocket::bind("192.0.2.2:5353").unwrap());
+    let echo = echo.unwrap();
+    node.sh("nft 'add table ip proxy; add chain ip proxy pre { type nat hook prerouting priority dstnat; }'");
+    for timeout in ["udp_timeout", "udp_timeout_stream"] {
+        node.sh(&format!(
+            "echo 1 > /proc/sys/net/netfilter/nf_conntrack_{timeout}"
+        ));
+    }
+    node.apply("namespace", &namespace("default"));
+    node.apply(
+        "nodes",
+        "apiVersion: v1\nkind: Node\nmetadata: {name: other}\n\
+         status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}\n",
+    );
+    for (name, rule) in [
+        ("open", None),
+        ("all", Some("{}")),
+        ("named", Some("{ports: [{protocol: UDP, port: 4789}]}")),
+    ] {
+        node.apply(name, &pod(name, &format!("app: {name}")));
+        if let Some(rule) = rule {
+            let spec = format!("policyTypes: [Egress], egress: [{rule}]");
+            let policy = policy(name, &format!("app: {name}"), &spec);
+            node.apply(&format!("of-{name}"), &policy);
+        }
+    }
+    led(&node, 5353);
+    let enforcer = Enforcer::begin(&node, &[]);
+    wait_until("the enforcer is ready", || {
+        enforcer.readiness(&node).0 == 200
+    });
+    let chain = node.ptp(in_force(json!({})));
+    let pods = ["bare", "open", "all", "named"].map(|name| {
+        let chain = match name {
+            "bare" => unpoliced(chain.clone()),
+            _ => chain.clone(),
+        };
+        let pod = Pod::start(&node, &chain, name);
+        let socket = pod.netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        (name, pod, socket.unwrap())
+    });
+    let ways = [
+        SocketAddr::from(([10, 97, 0, 53], 53)),
+        SocketAddr::from(([192, 0, 2, 1], 30053)),
+    ];
+    // The Service is an ordinary one, and pods have flows to it.
+    let mut buffer = [0; 64];
+    for (name, _, socket) in pods.iter().filter(|(name, ..)| *name != "named") {
+        for way in ways {
+            socket.send_to(name.as_bytes(), way).unwrap();
+            let length = echo.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], name.as_bytes(), "{way}");
+        }
+    }
+    led(&node, 4789);
+    wait_until("the node forgets how it translated", || {
+        !node.sh("cat /proc/net/nf_conntrack").contains("5353")
+    });
+    let ended = || node.tables().counters(Direction::FromPod).unwrap()[Reason::Tunnel as usize];
+    for (_, _, socket) in pods
+        .iter()
+        .filter(|(name, ..)| ["open", "all"].contains(name))
+    {
+        for way in ways {
+            wait_until("a flow to the Service ends", || {
+                let before = ended();
+                socket.send_to(b"no tunnel's header", way).unwrap();
+                ended() > before
+            });
+        }
+    }
+    for (name, pod, socket) in &pods {
+        for way in ways {
+            let data = format!("{} {way}", pod.container_id).into_bytes();
+            socket.send_to(&vxlan(mac, &receiver, &data), way).unwrap();
+            if ["bare", "named"].contains(name) {
+                assert!(
+                    receiver.gets(&data),
+                    "{name}: the attack is none, or the rule"
+                );
+            } else {
+                assert!(receiver.misses(&data), "{name} {way}");
+            }
+        }
+    }
+    // And it opens again.
+    led(&node, 5353);
+    wait_until("the Service is open", || {
+        node.tables().way_keys().unwrap().is_empty()
+    });
+    wait_until("the node forgets how it translated", || {
+        !node.sh("cat /proc/net/nf_conntrack").contains("4789")
+    });
+    let (_, _, socket) = &pods[1];
+    for way in ways {
+        socket.send_to(b"again", way).unwrap();
+        let length = echo.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"again", "{way}");
+    }
+}

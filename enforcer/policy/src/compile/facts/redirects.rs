@@ -9,13 +9,14 @@
 //! A claim is worked out anew when its Service, one of its slices, or who is known at one of its endpoints changes.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::Facts;
+use super::ways::{Candidate, at_nodes};
 use crate::compile::translation::{Meaning, Standing};
 use crate::model::{
     Endpoint, EndpointState, ExternalAddresses, HostPort, ObjectName, Pod, PodReference, Protocol,
@@ -58,6 +59,8 @@ struct Said {
     ports: BTreeSet<(IpAddr, RedirectedPort)>,
     /// Every address that an endpoint has, usable or not: who is known there matters.
     endpoints: BTreeSet<IpAddr>,
+    /// What may be a way into a tunnel, with where it leads: of UDP, to an endpoint that no pod is known to have.
+    candidates: BTreeSet<((IpAddr, u16), (IpAddr, u16))>,
 }
 
 /// All that is said.
@@ -74,6 +77,8 @@ pub(super) struct Redirects {
     external: OrdSet<(IpAddr, ObjectName)>,
     /// The addresses that lead to an endpoint, which comes first.
     by_target: OrdSet<(IpAddr, IpAddr)>,
+    /// What may be ways into tunnels.
+    candidates: OrdSet<Candidate>,
 }
 
 impl Redirects {
@@ -129,6 +134,11 @@ impl Redirects {
         claimed.chain(cluster).collect()
     }
 
+    /// What may be ways into tunnels.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.candidates.iter()
+    }
+
     /// The claimants of which an endpoint has this address.
     pub(super) fn with_endpoint(&self, address: IpAddr) -> impl Iterator<Item = &Claimant> {
         of_address(&self.by_endpoint, address)
@@ -180,11 +190,17 @@ impl Redirects {
         for endpoint in &old.endpoints {
             self.by_endpoint.remove(&(*endpoint, claimant.clone()));
         }
+        for (way, target) in &old.candidates {
+            self.candidates.remove(&(*way, *target, claimant.clone()));
+        }
         for (address, _) in &new.ports {
             self.by_address.insert((*address, claimant.clone()));
         }
         for endpoint in &new.endpoints {
             self.by_endpoint.insert((*endpoint, claimant.clone()));
+        }
+        for (way, target) in &new.candidates {
+            self.candidates.insert((*way, *target, claimant.clone()));
         }
         if new == Said::default() {
             self.said.remove(claimant);
@@ -284,6 +300,7 @@ impl Facts {
         let endpoints = self.slices_of(name).flat_map(|slice| &slice.endpoints);
         said.endpoints = endpoints.map(|endpoint| endpoint.address).collect();
         for port in &service.ports {
+            let mut ways = Vec::new();
             let mut claim = |address: IpAddr, number, traffic| {
                 let port = RedirectedPort {
                     protocol: port.protocol,
@@ -294,10 +311,12 @@ impl Facts {
             };
             for address in &service.cluster_addresses {
                 claim(*address, port.number, service.internal_traffic);
+                ways.push(((*address, port.number), service.internal_traffic));
             }
             let of_balancers = &service.balancer_addresses;
             for address in service.external_addresses.iter().chain(of_balancers) {
                 claim(*address, port.number, TrafficPolicy::Cluster);
+                ways.push(((*address, port.number), TrafficPolicy::Cluster));
             }
             if let Some(number) = port.node_port {
                 for address in self.own_node_addresses() {
@@ -305,9 +324,40 @@ impl Facts {
                         claim(address, number, TrafficPolicy::Cluster);
                     }
                 }
+                for family in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
+                    if has_family(service, family) {
+                        ways.push((at_nodes(family, number), TrafficPolicy::Cluster));
+                    }
+                }
+            }
+            for (way, traffic) in ways {
+                said.candidates
+                    .extend(self.candidates_of(name, port, way, traffic));
             }
         }
         said
+    }
+
+    /// Where a port may lead into a tunnel.
+    fn candidates_of(
+        &self,
+        service: &ObjectName,
+        port: &ServicePort,
+        way: (IpAddr, u16),
+        traffic: TrafficPolicy,
+    ) -> BTreeSet<((IpAddr, u16), (IpAddr, u16))> {
+        if port.protocol != Protocol::Udp {
+            return BTreeSet::new();
+        }
+        let usable = self.usable(service, port, traffic, way.0).into_iter();
+        let unheld = usable.filter(|(endpoint, _)| {
+            self.holder(endpoint.address).is_none()
+                || self.world.node_addresses.contains(&endpoint.address)
+                || self.world.cluster_nodes.contains(&endpoint.address)
+        });
+        unheld
+            .map(|(endpoint, target)| (way, (endpoint.address, target)))
+            .collect()
     }
 
     /// A pod whose node is not known may be on this one.

@@ -34,6 +34,8 @@ pub(super) struct Revision<'a> {
     stale: BTreeSet<IpAddr>,
     /// Those that may say something else of what addresses lead to.
     unheard: BTreeSet<Claimant>,
+    /// What ends in a tunnel may be something else than before.
+    ways_differ: bool,
 }
 
 impl<'a> Revision<'a> {
@@ -45,6 +47,7 @@ impl<'a> Revision<'a> {
             anew: BTreeSet::new(),
             stale: BTreeSet::new(),
             unheard: BTreeSet::new(),
+            ways_differ: false,
         }
     }
 
@@ -228,6 +231,9 @@ impl<'a> Revision<'a> {
         for difference in before.world.cluster_nodes.diff(&world.cluster_nodes) {
             let (ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address)) = difference;
             self.stale.insert(*address);
+            let about_it = before.redirects.with_endpoint(*address);
+            self.unheard.extend(about_it.cloned());
+            self.ways_differ = true;
         }
         self.next.world = World {
             policies: OrdMap::new(),
@@ -279,6 +285,7 @@ impl<'a> Revision<'a> {
                 }
             }
         }
+        self.ways_differ |= node_differs || before.world.tunnel_ports != world.tunnel_ports;
         if node_differs {
             self.stale.extend(before.redirects.addresses());
             let services = world.services.keys().cloned().map(Claimant::Service);
@@ -362,6 +369,9 @@ impl<'a> Revision<'a> {
         let mut redirected = BTreeSet::new();
         for claimant in &self.unheard {
             redirected.extend(self.next.hear(claimant));
+        }
+        if self.ways_differ || !self.unheard.is_empty() {
+            self.next.find_ways();
         }
         let mut classifier = Classifier {
             facts: &self.next,

@@ -1,0 +1,149 @@
+//! Item 36: Services that lead into a tunnel that ends at a node (`docs/adr/0077`).
+
+use std::sync::Arc;
+
+use podgate_policy::connection::Direction::{Egress, Ingress};
+use podgate_policy::connection::Verdict::{Allow, Deny};
+use podgate_policy::model::{
+    Endpoint, EndpointSlice, EndpointState, NamedPort, NetworkPolicy, ObjectName, Protocol, Rule,
+    Service, ServicePort, World,
+};
+
+use crate::fixture::*;
+
+const CLUSTER: &str = "10.96.0.1";
+const SECOND: &str = "10.96.0.2";
+const EXTERNAL: &str = "203.0.113.1";
+/// At another node.
+const OTHER: &str = "192.0.2.2";
+const VXLAN: u16 = 4789;
+
+/// Adds Service `y/NAME` of UDP port 53 and this NodePort, with one endpoint.
+fn serve(
+    world: &mut World,
+    name: &str,
+    addresses: &[&str],
+    node_port: Option<u16>,
+    to: (&str, u16),
+) {
+    let service = Service {
+        cluster_addresses: addresses.iter().map(|it| address(it)).collect(),
+        external_addresses: vec![address(EXTERNAL)],
+        ports: vec![ServicePort {
+            name: "dns".into(),
+            protocol: Protocol::Udp,
+            number: 53,
+            node_port,
+        }],
+        ..Service::default()
+    };
+    let slice = EndpointSlice {
+        service: Some(name.into()),
+        ports: vec![NamedPort {
+            name: "dns".into(),
+            protocol: Protocol::Udp,
+            number: to.1,
+        }],
+        endpoints: vec![Endpoint {
+            address: address(to.0),
+            state: EndpointState::Ready,
+            pod: None,
+            node: None,
+        }],
+    };
+    let name = ObjectName::new("y", name);
+    world.services.insert(name.clone(), Arc::new(service));
+    world.endpoint_slices.insert(name, Arc::new(slice));
+}
+
+fn with_nodes(policies: impl IntoIterator<Item = NetworkPolicy>) -> World {
+    let mut world = world_with(policies);
+    world.cluster_nodes.insert(address(OTHER));
+    world
+}
+
+/// Nobody is asked which port a tunnel has, so nobody may go there: not open pods, and not those that may send everything.
+fn open() -> [World; 2] {
+    [with_nodes([]), with_nodes([egress([Rule::default()])])]
+}
+
+#[test]
+fn attack_05_a_service_leads_no_open_pod_into_a_tunnel_at_a_node() {
+    for mut world in open() {
+        for node in [NODE, OTHER] {
+            serve(&mut world, "s", &[CLUSTER], Some(30053), (node, 53));
+            for peer in [CLUSTER, EXTERNAL] {
+                assert_eq!(judge(&world, Egress, peer, udp(53)), Allow, "{node}");
+            }
+            serve(&mut world, "s", &[CLUSTER], Some(30053), (node, VXLAN));
+            for peer in [CLUSTER, EXTERNAL] {
+                assert_eq!(judge(&world, Egress, peer, udp(53)), Deny, "{node}");
+                assert_eq!(judge(&world, Egress, peer, udp(54)), Allow, "{node}");
+                assert_eq!(judge(&world, Egress, peer, tcp(53)), Allow, "{node}");
+                assert_eq!(judge(&world, Ingress, peer, udp(53)), Allow, "{node}");
+            }
+            for peer in [NODE, OTHER] {
+                assert_eq!(judge(&world, Egress, peer, udp(30053)), Deny, "{node}");
+                assert_eq!(judge(&world, Egress, peer, udp(30054)), Allow, "{node}");
+            }
+            assert_eq!(judge(&world, Egress, STRANGER, udp(30053)), Allow);
+        }
+    }
+}
+
+#[test]
+fn attack_05_a_tunnel_at_somebody_else_is_an_ordinary_service() {
+    for mut world in open() {
+        for peer in [STRANGER, X_DB] {
+            serve(&mut world, "s", &[CLUSTER], Some(30053), (peer, VXLAN));
+            assert_eq!(judge(&world, Egress, CLUSTER, udp(53)), Allow, "{peer}");
+            assert_eq!(judge(&world, Egress, OTHER, udp(30053)), Allow, "{peer}");
+        }
+    }
+}
+
+#[test]
+fn attack_05_one_service_leads_to_another_that_leads_into_a_tunnel() {
+    for to in [(OTHER, 30053), (NODE, 30053), (EXTERNAL, 53), (CLUSTER, 53)] {
+        for mut world in open() {
+            serve(&mut world, "first", &[CLUSTER], Some(30053), (OTHER, VXLAN));
+            serve(&mut world, "second", &[SECOND], None, to);
+            assert_eq!(judge(&world, Egress, SECOND, udp(53)), Deny, "{to:?}");
+            serve(&mut world, "first", &[CLUSTER], Some(30053), (OTHER, 53));
+            assert_eq!(judge(&world, Egress, SECOND, udp(53)), Allow, "{to:?}");
+        }
+    }
+    // Whose rules are asked about the endpoint is not asked about what that leads to.
+    let mut world = with_nodes([egress([with_peers([block(&format!("{OTHER}/32"), &[])])])]);
+    serve(&mut world, "first", &[CLUSTER], Some(30053), (OTHER, VXLAN));
+    serve(&mut world, "second", &[SECOND], None, (OTHER, 30053));
+    assert_eq!(judge(&world, Egress, SECOND, udp(53)), Deny);
+    assert_eq!(judge(&world, Egress, OTHER, udp(30053)), Deny);
+    assert_eq!(judge(&world, Egress, OTHER, udp(30054)), Allow);
+}
+
+#[test]
+fn two_services_that_lead_to_each_other_lead_nowhere_else() {
+    for mut world in open() {
+        serve(&mut world, "first", &[CLUSTER], None, (SECOND, 53));
+        serve(&mut world, "second", &[SECOND], None, (CLUSTER, 53));
+        assert_eq!(judge(&world, Egress, SECOND, udp(53)), Allow);
+    }
+}
+
+#[test]
+fn a_rule_that_names_the_tunnels_port_opens_the_service_that_leads_there() {
+    let named = |port| {
+        let ports = with_ports([range(Protocol::Udp, port, port)]);
+        [
+            with_nodes([egress([ports.clone()])]),
+            with_nodes([egress([ports, Rule::default()])]),
+        ]
+    };
+    for (port, wanted) in [(VXLAN, Allow), (8472, Deny)] {
+        for mut world in named(port) {
+            serve(&mut world, "s", &[CLUSTER], None, (OTHER, VXLAN));
+            assert_eq!(judge(&world, Egress, CLUSTER, udp(53)), wanted, "{port}");
+        }
+    }
+}
