@@ -1,8 +1,7 @@
-# The Rust toolchain of the scripts, for sourcing. Everything is built with the one version named here: the committed
-# eBPF object is the same, byte for byte, only from the same compiler, and clippy says the same only in the same version.
-# A script that sources this has functions `say` and `fail`, and sets `install` to yes or no.
+# The Rust toolchain of the scripts, for sourcing: the version that rust-toolchain.toml names.
+# A script that sources this has functions `say` and `fail`, the repository in `root`, and sets `install` to yes or no.
 
-rust_version=1.95.0
+rust_version=$(sed -n 's/^channel = "\(.*\)"$/\1/p' "$root/rust-toolchain.toml")
 
 # Chooses the toolchain: the active one if it is of that version, else rustup's of that version.
 use_rust() {

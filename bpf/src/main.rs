@@ -89,6 +89,11 @@ fn priority(reason: Reason) -> u32 {
     }
 }
 
+/// By what the kernel knows that the programs may call helpers that are for the GPL only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 /// Counts the reason, and gives the action: "unspecified" lets the filters after us run.
 #[inline(always)]
 fn finish(direction: Direction, reason: Reason, action: i32) -> i32 {

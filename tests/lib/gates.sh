@@ -105,3 +105,43 @@ citations_resolve() {
 	done
 	return "$status"
 }
+
+# Whether all crates from elsewhere are of the registry, under licenses that deny.toml allows, and none that it bans.
+dependencies_are_allowed() {
+	local allowed banned wrong
+	allowed=$(sed -n '/^allow = \[/,/^\]/s/^ *"\(.*\)",$/\1/p' deny.toml | jq -Rn '[inputs]') || return
+	banned=$(sed -n 's/^ *{ crate = "\(.*\)" },$/\1/p' deny.toml | jq -Rn '[inputs]') || return
+	# An expression of SPDX: one of the parts around OR has to be allowed in each part around AND.
+	wrong=$(cargo metadata --locked --format-version 1 | jq -r --argjson allowed "$allowed" --argjson banned "$banned" '
+		def alternatives: gsub("[()]"; "") | gsub("\\+"; "") | [splits(" OR |/| / ")] | map(gsub("^ +| +$"; ""));
+		.packages[] | select(.source != null)
+		| (.license // "") as $license
+		| (if .source != "registry+https://github.com/rust-lang/crates.io-index" then "is from \(.source)"
+		   elif (.name | IN($banned[])) then "is banned"
+		   elif ([$license | splits(" AND ")] | all(alternatives | any(IN($allowed[]))) | not) then "is under \"\($license)\""
+		   else empty end) as $why
+		| "\(.name) \(.version) \($why): deny.toml"') || return
+	[ -z "$wrong" ] || { printf '%s\n' "$wrong"; return 1; }
+}
+
+# The scripts of the repository: what says so in its first line, and what such files source.
+scripts() {
+	local file first
+	git ls-files | while read -r file; do
+		case $file in *.sh) printf '%s\n' "$file"; continue ;; esac
+		[ -f "$file" ] && IFS= read -r first <"$file" 2>/dev/null || continue
+		case $first in '#!'*bash | '#!'*sh) printf '%s\n' "$file" ;; esac
+	done
+}
+
+scripts_are_sound() {
+	local files
+	mapfile -t files < <(scripts)
+	[ ${#files[@]} -gt 0 ] || { printf 'there are no scripts in what git lists\n'; return 1; }
+	shellcheck --shell=bash --severity=warning "${files[@]}"
+}
+
+# A link that leads nowhere, or markup that is none.
+documents_build() {
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet "$@"
+}

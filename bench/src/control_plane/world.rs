@@ -15,7 +15,7 @@ const ELSEWHERE: &str = "node2";
 const APPS: [&str; 5] = ["web", "api", "cache", "database", "worker"];
 /// Policies of a namespace.
 pub(crate) const POLICIES: usize = 5;
-/// The port at which [`World::edited_policy`] lets its peers in until it is edited.
+/// The port at which the policy that is edited lets its peers in until it is edited.
 pub(crate) const PORT: u16 = 8080;
 
 /// How much there is.

@@ -27,7 +27,7 @@ need_go() {
 cache_place() {
 	local content
 	content=$(
-		cd "$here/modules"
+		cd "$here/modules" || exit
 		{
 			cat ./*/go.* own/*/main.go
 			printf '%s\n' "${build_flags[@]}" "$link_flags"

@@ -78,7 +78,7 @@ kernel_image() {
 	done < <(in_order "$directory/dependencies" <"$directory/wanted")
 	cp "$directory/plan" "$tree/plan"
 	pack "$tree" "$directory/modules.img"
-	rm -rf "$directory/unpacked" "$directory/lib" "$tree"
+	rm -rf "${directory:?}/unpacked" "${directory:?}/lib" "$tree"
 }
 
 # name parameter... of every module that a kernel's guest loads: modules_of KERNEL
