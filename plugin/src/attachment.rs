@@ -4,12 +4,11 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 pub(crate) use podgate_datapath::{
     Paths,
-    isolated::{Isolated, look_up as isolated},
-    record::{Baseline, Hook, Identity, PodName},
+    record::{Baseline, Hook, Identity, PodName, Record},
 };
 use podgate_datapath::{
     attach::{self, Request},
-    record, release,
+    isolated, record, release,
 };
 
 use crate::{
@@ -18,6 +17,10 @@ use crate::{
     interface::PodInterface,
     invocation::Sandbox,
 };
+
+mod now;
+
+pub(crate) use now::now;
 
 /// Refuses a kernel that podgate does not support.
 pub(crate) fn require_kernel() -> Result<(), PluginError> {
@@ -30,7 +33,7 @@ pub(crate) fn add(
     sandbox: &Sandbox,
     interface: &PodInterface,
     addresses: BTreeSet<IpAddr>,
-) -> Result<(), PluginError> {
+) -> Result<Record, PluginError> {
     let request = Request {
         identity: sandbox.identity.clone(),
         network: config.network.clone(),
@@ -45,10 +48,16 @@ pub(crate) fn add(
         hook: config.settings.hook,
         routes: false,
     };
-    match attach::add(&config.settings.paths, request) {
-        Ok(_record) => Ok(()),
-        Err(error) => Err(PluginError::from_error(Code::Attach, &error)),
-    }
+    attach::add(&config.settings.paths, request)
+        .map_err(|error| PluginError::from_error(Code::Attach, &error))
+}
+
+/// Why ADD could not tell in which directions policies of the pod's namespace isolate, and denied both.
+pub(crate) fn doubt(paths: &Paths, pod: Option<&PodName>) -> Option<PluginError> {
+    let looked_up = isolated::look_up(paths, &pod?.namespace);
+    looked_up
+        .err()
+        .map(|error| PluginError::from_error(Code::Attach, &error))
 }
 
 /// Takes an attachment away. One that does not exist is no error.

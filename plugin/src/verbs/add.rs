@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::attachment_id;
 use crate::{
-    attachment::{self, Isolated},
+    attachment::{self, Record},
     config::{Config, OnTimeout},
     enforcer::{Enforcer, Patience},
     error::{Code, PluginError, chain},
@@ -38,37 +38,31 @@ pub(crate) fn add<'a>(
         !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
     });
 
-    attachment::add(config, sandbox, &interface, addresses)?;
+    let record = attachment::add(config, sandbox, &interface, addresses)?;
     match wait_until_in_force(sandbox, config) {
         Ok(InForce::Yes) => {}
-        Ok(InForce::NotKnown) => log.line(
-            "the enforcer does not know the pod yet: it is denied in the directions in which policies of its namespace isolate, and its baseline holds in the others",
-        ),
+        Ok(InForce::NotKnown) => log.line(&format!(
+            "the enforcer does not know the pod yet: {}",
+            meanwhile(config, &record)
+        )),
         Err(why) => match config.settings.on_timeout {
-            OnTimeout::Baseline => {
-                let meanwhile = until_in_force(sandbox, config);
-                log.line(&format!("{why}: {meanwhile} until its policy is in force"));
-            }
+            OnTimeout::Baseline => log.line(&format!("{why}: {}", meanwhile(config, &record))),
             OnTimeout::Fail => return Err(undo(sandbox, config, why)),
         },
     }
     Ok(result)
 }
 
-/// What holds for a pod whose policy is not in force, for people.
-fn until_in_force(sandbox: &Sandbox, config: &Config<'_>) -> String {
-    let Some(pod) = &sandbox.pod else {
-        return "the pod's baseline holds".into();
+/// What holds for a pod whose policy may not be in force, for people.
+fn meanwhile(config: &Config<'_>, record: &Record) -> String {
+    let paths = &config.settings.paths;
+    let now = match attachment::now(paths, record) {
+        Ok(now) => format!("for now {now}"),
+        Err(error) => error.message,
     };
-    let (isolated, why) = match attachment::isolated(&config.settings.paths, &pod.namespace) {
-        Ok(isolated) => (isolated, String::new()),
-        Err(error) => (Isolated::BOTH, format!(" ({})", chain(&error))),
-    };
-    match (isolated.to_pod, isolated.from_pod) {
-        (false, false) => "the pod's baseline holds".into(),
-        (true, true) => format!("the pod is denied in both directions{why}"),
-        (true, false) => "the pod is denied ingress, and its baseline holds for egress".into(),
-        (false, true) => "the pod is denied egress, and its baseline holds for ingress".into(),
+    match attachment::doubt(paths, record.pod.as_ref()) {
+        None => now,
+        Some(doubt) => format!("{now} ({})", doubt.message),
     }
 }
 

@@ -1,13 +1,17 @@
 //! The verbs of CNI, on the real binary.
 
+use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::thread;
 
 use aya::maps::{Array, Map, MapData};
-use podgate_abi::{Address, Class, Direction, PeerWord};
+use podgate_abi::{Address, Class, Direction, PeerWord, PolicyWord, Ruleset};
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::owed::Owed;
 use podgate_datapath::tables::MapName;
+use podgate_handoff::{Reply, Request, read_frame, write_frame};
 use podgate_tests::kernel::ATTACHMENT_WORDS;
 use podgate_tests::node::{Call, Node, Pod, arrives, unpoliced};
 use serde_json::{Value, json};
@@ -241,6 +245,78 @@ fn an_add_that_must_not_go_on_without_the_enforcer_is_undone_and_to_be_tried_aga
 }
 
 #[test]
+fn an_add_whose_policy_may_not_be_in_force_says_what_is_in_each_direction() {
+    const OPEN: Ruleset = Ruleset::ALLOW_ALL;
+    const DENIED: Ruleset = Ruleset::DENY_ALL;
+    let node = Node::new();
+    let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
+    let add = |settings| {
+        add.clone()
+            .env("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=a")
+            .stdin(stdin(&node, "1.0.0", settings, Some("{}")))
+            .make(&node)
+            .ok()
+            .stderr
+    };
+    // Nobody answers.
+    for (mode, says) in [
+        (
+            "standard",
+            ": for now the pod's ingress is open and its egress open\n",
+        ),
+        (
+            "strict",
+            ": for now the pod's ingress is denied and its egress denied\n",
+        ),
+    ] {
+        let said = add(json!({"enforcingMode": mode, "waitMs": 30}));
+        assert!(said.ends_with(says), "{mode}: {said}");
+    }
+    // An enforcer has isolated it in some direction when it gives up, or when it does not know the pod.
+    let failed = || Reply::Failed("no".into());
+    for ([ingress, egress], reply, says) in [
+        (
+            [DENIED, OPEN],
+            failed(),
+            "no: for now the pod's ingress is denied and its egress open\n",
+        ),
+        (
+            [Ruleset(7), DENIED],
+            failed(),
+            "no: for now the pod's ingress is decided by rules of its policy and its egress denied\n",
+        ),
+        (
+            [OPEN, DENIED],
+            Reply::Unknown,
+            "not know the pod yet: for now the pod's ingress is open and its egress denied\n",
+        ),
+    ] {
+        let socket = node.paths().run.join("cni.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let said = thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                read_frame::<Request>(&mut stream).unwrap();
+                let (slot, tables) = (pod.record(&node).slot, node.tables());
+                for (direction, ruleset) in Direction::BOTH.into_iter().zip([ingress, egress]) {
+                    let word = PolicyWord::new(ruleset, tables.draw_generation().unwrap().0);
+                    tables.store_word(slot, direction, word).unwrap();
+                }
+                write_frame(&mut stream, reply).unwrap();
+            });
+            add(json!({"waitMs": 25_000}))
+        });
+        assert!(said.ends_with(says), "{said}");
+        fs::remove_file(socket).unwrap();
+    }
+    // The record of isolated namespaces cannot be read.
+    fs::write(node.paths().isolated(), "nonsense").unwrap();
+    let said = add(json!({"waitMs": 30}));
+    let says = ": for now the pod's ingress is denied and its egress denied (read the record";
+    assert!(said.contains(says), "{said}");
+}
+
+#[test]
 fn an_add_repeated_that_fails_leaves_the_attachment_as_it_was() {
     let node = Node::new();
     let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
@@ -265,10 +341,10 @@ fn an_add_repeated_that_fails_leaves_the_attachment_as_it_was() {
         .paths()
         .attachment(&pod.identity())
         .with_extension("new");
-    std::fs::create_dir(&in_the_way).unwrap();
+    fs::create_dir(&in_the_way).unwrap();
     assert!(!add.make(&node).success);
     stands();
-    std::fs::remove_dir(&in_the_way).unwrap();
+    fs::remove_dir(&in_the_way).unwrap();
     add.make(&node).ok();
     assert_ne!(pod.record(&node).birth, record.birth);
 }
@@ -288,7 +364,7 @@ fn an_add_repeated_that_fails_leaves_the_filters_of_an_attachment_that_cannot_be
         .unwrap();
     // And its file cannot be written.
     let file = node.paths().attachment(&pod.identity());
-    std::fs::create_dir(file.with_extension("new")).unwrap();
+    fs::create_dir(file.with_extension("new")).unwrap();
     assert!(!add.make(&node).success);
 
     assert_eq!(pod.record(&node), record);
