@@ -10,6 +10,8 @@ use crate::{
     error::{Code, PluginError},
 };
 
+mod keys;
+
 /// A version of the CNI protocol that we speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum CniVersion {
@@ -166,12 +168,12 @@ impl<'a> Config<'a> {
             version: CniVersion::LATEST,
             error,
         };
-        let document: Document<'a> = serde_json::from_slice(stdin).map_err(|error| {
-            latest(PluginError::new(
-                Code::Decode,
-                format!("read the network configuration from stdin: {error}"),
-            ))
-        })?;
+        let undecodable = |error| {
+            let message = format!("read the network configuration from stdin: {error}");
+            latest(PluginError::new(Code::Decode, message))
+        };
+        let document: Document<'a> = serde_json::from_slice(stdin).map_err(undecodable)?;
+        let unknown = keys::unknown(stdin).map_err(undecodable)?;
         let version = read_version(document.cni_version).map_err(latest)?;
         let mut problems = Vec::new();
         let network: String = read_key("name", document.name, &mut problems).unwrap_or_default();
@@ -180,20 +182,24 @@ impl<'a> Config<'a> {
         }
         let settings = read_settings(&document, &mut problems);
         let valid_attachments = read_valid_attachments(&document, &mut problems);
-        if problems.is_empty() {
-            Ok(Self {
+        let code = if !problems.is_empty() {
+            Code::Config
+        } else if !unknown.is_empty() {
+            Code::UnsupportedField
+        } else {
+            return Ok(Self {
                 version,
                 network,
                 settings,
                 prev_result: document.prev_result,
                 valid_attachments,
-            })
-        } else {
-            Err(Refused {
-                version,
-                error: PluginError::new(Code::Config, problems.join("; ")),
-            })
-        }
+            });
+        };
+        problems.extend(unknown);
+        Err(Refused {
+            version,
+            error: PluginError::new(code, problems.join("; ")),
+        })
     }
 }
 
@@ -205,6 +211,8 @@ pub(crate) fn settings_for_del(stdin: &[u8], problems: &mut Vec<String>) -> Sett
         ));
         Document::default()
     });
+    // What cannot be read has been told.
+    problems.extend(keys::unknown(stdin).unwrap_or_default());
     read_settings(&document, problems)
 }
 

@@ -8,6 +8,8 @@ use std::error::Error;
 pub(crate) enum Code {
     /// The configuration's `cniVersion` is not one of ours, or is too old for the verb.
     IncompatibleVersion = 1,
+    /// The network configuration has keys that nobody knows; the message names each with its value.
+    UnsupportedField = 2,
     /// A `CNI_*` variable is missing or wrong; the message names each.
     Environment = 4,
     /// Standard input or output failed.

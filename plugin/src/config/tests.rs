@@ -55,12 +55,42 @@ fn the_socket_is_in_the_run_directory() {
 }
 
 #[test]
-fn a_key_that_is_not_ours_is_ignored() {
-    let stdin = br#"{"cniVersion":"1.1.0","name":"n","enforcingmode":7,"cni.dev/x":1,"runtimeConfig":{},"args":1}"#;
+fn a_key_of_cni_or_of_another_domain_passes() {
+    let stdin = br#"{"cniVersion":"1.1.0","cniVersions":[],"name":"n","type":"podgate","disableCheck":true,"disableGC":true,
+        "loadOnlyInlinedPlugins":true,"capabilities":{"io.kubernetes.cri.pod-annotations":true},"args":{"cni":{}},
+        "runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"}},"ipMasq":true,"ipam":{"type":"x"},"dns":{},
+        "prevResult":{"onTimout":1},"cni.dev/x":1,"io.kubernetes.cri.pod-annotations":{},"example.com/note":"ours"}"#;
+    Config::read(stdin).unwrap();
+}
+
+#[test]
+fn a_key_that_nobody_knows_is_code_2_with_its_value_and_what_may_be_meant() {
+    let read = |keys: &str| refused(&format!(r#"{{"cniVersion":"1.1.0","name":"n",{keys}}}"#));
+    let (code, message) = read(r#""onTimout": "fail""#);
+    assert_eq!(code, 2);
     assert_eq!(
-        Config::read(stdin).unwrap().settings.enforcing_mode,
-        EnforcingMode::Standard
+        message,
+        r#""onTimout": "fail": podgate has no such key; did you mean "onTimeout"?"#
     );
+    // All of them, beside what else is wrong, which may be why.
+    let (code, message) = read(r#""enforcingmode": "strict", "WaitMs": 5, "socket": 7"#);
+    assert_eq!(code, 7);
+    for says in ["socket: ", r#"mean "waitMs"?"#, r#"mean "enforcingMode"?"#] {
+        assert!(message.contains(says), "{message}");
+    }
+    let (_, message) = read(&format!(r#""note": "{}""#, "x".repeat(5000)));
+    assert!(
+        message.len() < 300 && message.contains("exemptNamespaces"),
+        "{message}"
+    );
+}
+
+#[test]
+fn del_goes_on_with_a_key_that_nobody_knows() {
+    let mut problems = Vec::new();
+    let settings = settings_for_del(br#"{"runDir":"/r","onTimout":"fail"}"#, &mut problems);
+    assert_eq!(settings.paths.run, PathBuf::from("/r"));
+    assert!(problems[0].contains("onTimout"), "{problems:?}");
 }
 
 #[test]

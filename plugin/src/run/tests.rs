@@ -213,6 +213,23 @@ fn a_wrong_key_is_code_7_in_the_callers_version() {
 }
 
 #[test]
+fn a_key_that_nobody_knows_is_code_2_for_every_verb_that_may_fail_and_del_succeeds() {
+    let place = place();
+    let stdin = with(
+        config(place.path(), "1.1.0"),
+        json!({"onTimout": "fail", "prevResult": {}}),
+    );
+    for verb in ["ADD", "CHECK", "GC", "STATUS"] {
+        let (code, message, _) = Call::new(verb, stdin.clone()).run().error();
+        assert_eq!(code, 2, "{verb}");
+        assert!(message.contains("did you mean \"onTimeout\"?"), "{message}");
+    }
+    let outcome = Call::new("DEL", stdin).run();
+    assert_eq!((outcome.exit, outcome.stdout.as_str()), (Exit::Success, ""));
+    assert!(outcome.stderr.contains("onTimout"), "{}", outcome.stderr);
+}
+
+#[test]
 fn add_and_check_name_every_bad_variable_at_once() {
     let place = place();
     for verb in ["ADD", "CHECK"] {
@@ -281,6 +298,7 @@ fn del_succeeds_and_prints_nothing_whatever_is_broken() {
         beside_good_paths(json!({"cniVersion": null, "name": 5})),
         beside_good_paths(json!({"waitMs": "x", "enforcingMode": [], "socket": "relative"})),
         beside_good_paths(json!({"prevResult": "nonsense"})),
+        beside_good_paths(json!({"onTimout": "fail"})),
     ];
     for stdin in stdins {
         for (name, value) in [
