@@ -101,6 +101,12 @@ impl Cluster {
         self.view.world.service_options = services;
     }
 
+    /// The node's name, if the source has no Node of that name.
+    pub fn missing_node(&self) -> Option<&str> {
+        let name = self.view.world.node_name.as_deref()?;
+        (!self.source.nodes.contains_key(name)).then_some(name)
+    }
+
     /// The node now has these addresses. Says whether it had others before.
     pub fn set_node_addresses(&mut self, addresses: Addresses) -> bool {
         let Addresses {

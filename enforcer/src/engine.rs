@@ -23,6 +23,7 @@ mod inbox;
 mod isolate;
 mod isolated_file;
 mod links;
+mod own_node;
 mod portion;
 mod rebuild;
 mod report;
@@ -66,6 +67,7 @@ use grace::Grace;
 use inbox::{Inbox, Links};
 use isolate::Held;
 use isolated_file::IsolatedFile;
+use own_node::OwnNode;
 use portion::Portion;
 use report::Counted;
 use unattached::Unattached;
@@ -175,6 +177,7 @@ pub struct Engine {
     /// What is known of the node's interfaces.
     links: links::Links,
     counted: Counted,
+    own_node: OwnNode,
     unattached: Unattached,
     crowded: Crowded,
     condition: watch::Sender<Condition>,
@@ -308,6 +311,7 @@ impl Engine {
             guard,
             links: links::Links::default(),
             counted: Counted::default(),
+            own_node: OwnNode::default(),
             unattached: Unattached::default(),
             crowded: Crowded::default(),
             condition,

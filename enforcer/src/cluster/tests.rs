@@ -256,6 +256,23 @@ fn the_baseline_is_the_attachments_own() {
 }
 
 #[test]
+fn a_node_is_missing_while_the_source_has_none_of_its_name() {
+    let mut cluster = Cluster::default();
+    assert_eq!(cluster.missing_node(), None);
+    cluster.set_node("here".to_owned(), ServiceOptions::default());
+    let node = |name: &str, there: bool| {
+        let addresses = Arc::new(BTreeSet::new());
+        vec![Change::Node(name.to_owned(), there.then_some(addresses))]
+    };
+    cluster.apply(node("elsewhere", true));
+    assert_eq!(cluster.missing_node(), Some("here"));
+    cluster.apply(node("here", true));
+    assert_eq!(cluster.missing_node(), None);
+    cluster.apply(node("here", false));
+    assert_eq!(cluster.missing_node(), Some("here"));
+}
+
+#[test]
 fn pods_of_this_node_without_an_attachment_are_found() {
     let here = |name: &str, change: fn(&mut IdentifiedPod)| {
         let mut pod = pod(name, &["10.0.0.9"]);

@@ -117,6 +117,7 @@ impl Engine {
         }
         let of_node = self.links.reports().iter().chain(&self.guard.unsupported);
         warnings.extend(of_node.cloned().map(Warning::from));
+        warnings.extend(self.own_node.warning().map(Warning::from));
         warnings.extend(self.unattached.warning().map(Warning::from));
         warnings.extend(self.built.taken.warning().map(Warning::from));
         warnings.extend(self.cluster.foreign_warnings());
@@ -181,6 +182,10 @@ impl Engine {
         self.look_at_flows();
         let others = self.with_another_baseline();
         let cluster = &self.cluster;
+        // A directory of manifests may well leave all Nodes out.
+        let has_nodes = self.questions.is_some();
+        self.own_node
+            .look(cluster.missing_node().filter(|_| has_nodes));
         self.unattached
             .look(Instant::now(), || cluster.without_attachment());
         let now = self.condition_now(others);

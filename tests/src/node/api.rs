@@ -14,7 +14,8 @@ use super::Node;
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The kinds that the enforcer reads, each with the API group in its URLs and the version in its objects.
-const KINDS: [(&str, &str, &str); 5] = [
+const KINDS: [(&str, &str, &str); 6] = [
+    ("nodes", "Node", "v1"),
     ("namespaces", "Namespace", "v1"),
     ("pods", "Pod", "v1"),
     ("services", "Service", "v1"),

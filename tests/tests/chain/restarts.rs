@@ -7,7 +7,7 @@ use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::tables::TableSet;
 use podgate_tests::node::{
-    Enforcer, Node, Pod, Traffic, arrives, in_force, is_lost, lets_in, namespace, pod, policy,
+    Api, Enforcer, Node, Pod, Traffic, arrives, in_force, is_lost, lets_in, namespace, pod, policy,
     wait_until,
 };
 use serde_json::json;
@@ -209,6 +209,26 @@ fn a_second_enforcer_waits_for_the_first_one_to_end() {
     wait_until("the second answers", || {
         let stranger = start(&node, "stranger");
         is_lost(&stranger.netns, &web.netns, web.addresses[0])
+    });
+}
+
+#[test]
+fn a_name_that_no_node_of_the_api_server_has_is_told_until_one_has_it() {
+    let node = Node::new();
+    let api = Api::start(&node);
+    let nameless = json!({});
+    api.create("nodes", "", "other", nameless.clone(), json!({}));
+    let enforcer = Enforcer::begin_with_api_server(&node, &api.url());
+    let says = "the API server has no Node \"node\"";
+    wait_until("the name is told", || {
+        let (status, said) = enforcer.readiness(&node);
+        status == 200 && said.contains(&format!("warning: {says}"))
+    });
+    assert_eq!(enforcer.log().matches(says).count(), 1);
+    api.create("nodes", "", "node", nameless, json!({}));
+    wait_until("nothing is told of it", || {
+        let (status, said) = enforcer.readiness(&node);
+        status == 200 && !said.contains(says)
     });
 }
 
