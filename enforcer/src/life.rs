@@ -23,23 +23,59 @@ pub(crate) struct Life {
     look: Duration,
 }
 
-impl Life {
-    /// Takes the lock. Waits for an older enforcer to end.
-    pub(crate) async fn take(run_dir: &Path) -> Result<Self> {
-        let path = run_dir.join("enforcer.lock");
-        let file = open(run_dir, &path)?;
-        let mut told = false;
-        while !try_lock(&file, &path)? {
-            if !told {
-                tracing::warn!(lock = %path.display(), "another enforcer is running; waiting until it has ended");
-                told = true;
-            }
-            tokio::time::sleep(PAUSE).await;
+/// The lock, asked for: it is ours, or another enforcer still has it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    file: File,
+    path: PathBuf,
+    is_ours: bool,
+}
+
+impl Asked {
+    /// Says what is in the way of a start, where that is the other enforcer.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.is_ours {
+            return error;
         }
-        Ok(Self {
+        error.context(format!(
+            "another enforcer is running, as the lock {} says: end it first, or give this one other addresses, with which it \
+             waits for that",
+            self.path.display()
+        ))
+    }
+
+    /// Waits for the other enforcer to end.
+    pub(crate) async fn granted(self) -> Result<Life> {
+        let Self {
+            file,
+            path,
+            mut is_ours,
+        } = self;
+        while !is_ours {
+            tokio::time::sleep(PAUSE).await;
+            is_ours = try_lock(&file, &path)?;
+        }
+        Ok(Life {
             file,
             path,
             look: LOOK,
+        })
+    }
+}
+
+impl Life {
+    /// Asks for the lock, and logs when another enforcer has it.
+    pub(crate) fn ask(run_dir: &Path) -> Result<Asked> {
+        let path = run_dir.join("enforcer.lock");
+        let file = open(run_dir, &path)?;
+        let is_ours = try_lock(&file, &path)?;
+        if !is_ours {
+            tracing::warn!(lock = %path.display(), "another enforcer is running; waiting until it has ended");
+        }
+        Ok(Asked {
+            file,
+            path,
+            is_ours,
         })
     }
 
@@ -120,7 +156,7 @@ mod tests {
     async fn a_lock_whose_directory_is_removed_is_taken_again_or_the_enforcer_ends() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
-        let mut life = Life::take(&run).await.unwrap();
+        let mut life = Life::ask(&run).unwrap().granted().await.unwrap();
         life.look = Duration::from_millis(1);
         let (out, mut told) = tokio::sync::mpsc::unbounded_channel();
         fs::remove_dir_all(&run).unwrap();

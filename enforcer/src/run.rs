@@ -63,24 +63,30 @@ pub async fn run(config: Config) -> Result<()> {
         let mut stop = stop.clone();
         async move { drop(stop.changed().await) }
     };
+    let paths = Paths {
+        run: run_dir,
+        bpffs: bpffs_dir,
+    };
+    // Asked for before the listeners, whose addresses the other enforcer may have, and waited for behind them.
+    let life = Life::ask(&paths.run)?;
     // Health first: whoever waits for us learns that we are starting.
     let (freshness_in, freshness) = watch::channel(Freshness::new());
     let health_pages = admin::health(condition.clone(), freshness.clone());
-    admin::listen("health", health, health_pages, descriptors, stopped()).await?;
+    admin::listen("health", health, health_pages, descriptors, stopped())
+        .await
+        .map_err(|error| life.explain(error))?;
     let count = events_in.clone();
     let metrics_pages = admin::metrics(recorder, freshness, move |done| {
         // Dropped with its answer when the engine is gone; the page shows what is known.
         drop(count.send(Event::Count(done)));
     });
-    admin::listen("metrics", metrics, metrics_pages, descriptors, stopped()).await?;
+    admin::listen("metrics", metrics, metrics_pages, descriptors, stopped())
+        .await
+        .map_err(|error| life.explain(error))?;
 
     let mut asked_to_stop = Box::pin(asked_to_stop()?);
-    let paths = Paths {
-        run: run_dir,
-        bpffs: bpffs_dir,
-    };
     let mut life = tokio::select! {
-        life = Life::take(&paths.run) => life?,
+        life = life.granted() => life?,
         () = &mut asked_to_stop => return Ok(()),
     };
     let sizes = with_flows(sizes_of(&paths), flow_table_size, max_flows_per_pod)?;

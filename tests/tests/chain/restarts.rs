@@ -213,6 +213,23 @@ fn a_second_enforcer_waits_for_the_first_one_to_end() {
 }
 
 #[test]
+fn a_second_enforcer_at_the_addresses_of_the_first_one_says_first_who_has_them() {
+    let node = scene();
+    let _first = Enforcer::start(&node);
+    let mut second = Enforcer::begin(&node, &[]);
+    wait_until("the second has ended", || !second.is_running());
+    let log = second.log();
+    let place = |what: &str| log.find(what).unwrap_or_else(|| panic!("{what}: {log}"));
+    let (warned, ended) = (place("another enforcer is running; "), place("Error: "));
+    let explained = place("another enforcer is running, as the lock");
+    let address = place("127.0.0.1:8163");
+    assert!(
+        warned < ended && ended < explained && explained < address,
+        "{log}"
+    );
+}
+
+#[test]
 fn a_name_that_no_node_of_the_api_server_has_is_told_until_one_has_it() {
     let node = Node::new();
     let api = Api::start(&node);
