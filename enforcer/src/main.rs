@@ -18,11 +18,14 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::registry()
         .with(log.with_filter(logged(config.log_level)))
         .init();
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?
-        .block_on(run(config))
+        .build()?;
+    let ended = runtime.block_on(run(config));
+    // What still blocks is not waited for: the first reading of large manifests, an engine that did not end in time.
+    runtime.shutdown_background();
+    ended
 }
 
 /// What we say at this level. Of the libraries, errors only: what goes wrong in them we say ourselves, once.

@@ -1,14 +1,15 @@
 //! Enforcers that are killed, started again, started twice, and healed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use podgate_abi::{Direction, PolicyWord};
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::tables::TableSet;
 use podgate_tests::node::{
-    Api, Enforcer, Node, Pod, Traffic, arrives, in_force, is_lost, lets_in, namespace, pod, policy,
-    wait_until,
+    Api, Enforcer, Lease, Node, Pod, Traffic, arrives, in_force, is_lost, lets_in, namespace, pod,
+    policy, wait_until,
 };
 use serde_json::json;
 
@@ -247,6 +248,21 @@ fn a_name_that_no_node_of_the_api_server_has_is_told_until_one_has_it() {
         let (status, said) = enforcer.readiness(&node);
         status == 200 && !said.contains(says)
     });
+}
+
+#[test]
+fn a_stop_while_the_manifests_are_first_read_is_obeyed_at_once() {
+    let node = scene();
+    let lease = Lease::on(&node.manifests().join("policy.yaml"));
+    let mut enforcer = Enforcer::begin(&node, &[]);
+    wait_until("the file is being read", || lease.is_waited_for());
+    enforcer.signal(Signal::SIGTERM);
+    let asked = Instant::now();
+    wait_until("it has ended", || !enforcer.is_running());
+    // The kernel ends the lease, and so the reading, after 45 s.
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(!enforcer.log().contains("Error"), "{}", enforcer.log());
 }
 
 #[test]
