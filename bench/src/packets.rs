@@ -13,7 +13,7 @@ use podgate_abi::{
 use podgate_datapath::Sizes;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{Baseline, Generation, Hook, Identity, Record, Slot};
+use podgate_datapath::record::{Baseline, Generation, Identity, Record, Slot};
 use podgate_datapath::tables::{TableSet, Unnamed};
 
 use crate::empty;
@@ -207,7 +207,6 @@ impl Bench {
             broadcasts: Vec::new(),
             addresses,
             baseline: Baseline::Deny,
-            hook: Hook::Clsact,
             routes: false,
             slot,
             birth: Generation(1),

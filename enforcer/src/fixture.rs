@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{self, Generation, Hook, Identity, Record, Slot};
+use podgate_datapath::record::{self, Generation, Identity, Record, Slot};
 use podgate_policy::model::{NetworkPolicy, Selector};
 
 /// A policy that lets nobody in to any pod of its namespace.
@@ -34,7 +34,6 @@ pub(crate) fn record(slot: u32) -> Record {
         broadcasts: Vec::new(),
         addresses: Vec::new(),
         baseline: record::Baseline::Allow,
-        hook: Hook::Clsact,
         routes: false,
         slot: Slot(slot),
         birth: Generation(slot),

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 pub(crate) use podgate_datapath::{
     Paths,
-    record::{Baseline, Hook, Identity, PodName, Record},
+    record::{Baseline, Identity, PodName, Record},
 };
 use podgate_datapath::{
     attach::{self, Request},
@@ -45,7 +45,6 @@ pub(crate) fn add(
         addresses: addresses.into_iter().collect(),
         broadcasts: interface.broadcasts.iter().copied().collect(),
         baseline: config.settings.baseline(sandbox.pod.as_ref()),
-        hook: config.settings.hook,
         routes: false,
     };
     attach::add(&config.settings.paths, request)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    attachment::{Baseline, Hook, Identity, Paths, PodName},
+    attachment::{Baseline, Identity, Paths, PodName},
     error::{Code, PluginError},
 };
 
@@ -65,8 +65,6 @@ struct Document<'a> {
     #[serde(borrow)]
     socket: Option<&'a RawValue>,
     #[serde(borrow)]
-    attach: Option<&'a RawValue>,
-    #[serde(borrow)]
     exempt_namespaces: Option<&'a RawValue>,
     #[serde(borrow)]
     run_dir: Option<&'a RawValue>,
@@ -99,14 +97,6 @@ pub(crate) enum OnTimeout {
     Fail,
 }
 
-/// `attach`.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Attach {
-    Clsact,
-    Tcx,
-}
-
 /// Our own keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -118,8 +108,6 @@ pub(crate) struct Settings {
     pub(crate) on_timeout: OnTimeout,
     /// The enforcer's socket.
     pub(crate) socket: PathBuf,
-    /// Where in the kernel the filters are hung up.
-    pub(crate) hook: Hook,
     /// Namespaces whose pods are open until a policy selects them, in strict mode too.
     pub(crate) exempt_namespaces: Vec<String>,
     /// The directories of attachments and pins.
@@ -248,10 +236,6 @@ fn read_settings(document: &Document<'_>, problems: &mut Vec<String>) -> Setting
             .unwrap_or(OnTimeout::Baseline),
         socket: read_path("socket", document.socket, problems)
             .unwrap_or_else(|| run.join("cni.sock")),
-        hook: match read_key("attach", document.attach, problems) {
-            Some(Attach::Clsact) | None => Hook::Clsact,
-            Some(Attach::Tcx) => Hook::Tcx,
-        },
         exempt_namespaces: read_key("exemptNamespaces", document.exempt_namespaces, problems)
             .unwrap_or_else(|| vec!["kube-system".to_owned()]),
         paths: Paths { run, bpffs },

@@ -22,7 +22,7 @@ use crate::{
     mark,
     netlink::{Ifindex, Kind, Socket},
     owed::{self, Owed},
-    record::{self, Baseline, Hook, Identity, PodName, Record},
+    record::{self, Baseline, Identity, PodName, Record},
     slots,
     tables::TableSet,
 };
@@ -61,8 +61,6 @@ pub struct Request {
     pub broadcasts: Vec<Ipv4Addr>,
     /// What holds until its policy is in force.
     pub baseline: Baseline,
-    /// Where the programs hang.
-    pub hook: Hook,
     /// Whether the pod may send from any address.
     pub routes: bool,
 }
@@ -72,9 +70,6 @@ pub struct Request {
 /// # Errors
 /// Says what stands in the way; what was begun has been undone. What an ADD would have replaced stands on.
 pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
-    if request.hook == Hook::Tcx {
-        return Err(AddError::Tcx);
-    }
     check_names(&request.identity)?;
     let lock = Lock::take(paths)?;
     let mut socket = open_socket(request.host_ifindex)?;
@@ -114,7 +109,6 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         addresses: request.addresses,
         broadcasts: request.broadcasts,
         baseline: request.baseline,
-        hook: request.hook,
         routes: request.routes,
     };
     // What cannot be undone is swept by the enforcer; the cause is what matters.

@@ -76,16 +76,6 @@ impl Baseline {
     }
 }
 
-/// Where in the kernel the programs hang.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Hook {
-    /// Filters of the `clsact` qdisc.
-    Clsact,
-    /// TCX links.
-    Tcx,
-}
-
 /// The number under which an attachment stands in the tables; 1 to 65,535.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -126,8 +116,6 @@ pub struct Record {
     pub broadcasts: Vec<Ipv4Addr>,
     /// What holds until its policy is in force.
     pub baseline: Baseline,
-    /// Where the programs hang.
-    pub hook: Hook,
     /// Whether the pod may send from any address, tunnel to the node and speak for others to its neighbours.
     #[serde(default)]
     pub routes: bool,
@@ -194,32 +182,6 @@ fn files(paths: &Paths) -> Result<Vec<PathBuf>, Failed> {
     }
     files.sort();
     Ok(files)
-}
-
-/// Gives files their name that a podgate of before named otherwise. Where another file has the name by now, its
-/// attachment was made anew: the records of what was left behind are returned, their files gone.
-///
-/// # Errors
-/// When the directory cannot be read, or a file not be renamed.
-pub(crate) fn rename_misnamed(paths: &Paths, _lock: &Lock) -> Result<Vec<Record>, Failed> {
-    let mut left_behind = Vec::new();
-    for path in files(paths)? {
-        // What cannot be read is told by whoever lists.
-        let Ok(record) = read_file(path.clone()) else {
-            continue;
-        };
-        let named = paths.attachment(&record.identity);
-        if path == named {
-            continue;
-        }
-        if named.exists() {
-            fs::remove_file(&path).map_err(Failed::at("delete attachment", &path))?;
-            left_behind.push(record);
-        } else {
-            fs::rename(&path, &named).map_err(Failed::at("rename attachment", &path))?;
-        }
-    }
-    Ok(left_behind)
 }
 
 /// The record of an attachment, if there is one.
@@ -316,7 +278,6 @@ mod tests {
             broadcasts: vec![[10, 0, 0, 255].into()],
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             baseline: Baseline::Deny,
-            hook: Hook::Clsact,
             routes: false,
             slot: Slot(3),
             birth: Generation(4),
@@ -353,29 +314,6 @@ mod tests {
         let found = list(&paths).unwrap();
         assert_eq!(found.len(), 3);
         assert_eq!(found.iter().filter(|result| result.is_err()).count(), 2);
-    }
-
-    #[test]
-    fn a_file_with_a_name_of_before_is_renamed_unless_its_attachment_was_made_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::below(&dir);
-        let lock = Lock::take(&paths).unwrap();
-        let (old, new) = (record("a"), record("b"));
-        for record in [&old, &new] {
-            write(&paths, record).unwrap();
-            let named = paths.attachment(&record.identity);
-            let before = format!("{}-eth0.json", record.identity.container_id);
-            fs::rename(named, paths.attachments().join(before)).unwrap();
-        }
-        let anew = Record {
-            slot: Slot(5),
-            ..new.clone()
-        };
-        write(&paths, &anew).unwrap();
-        assert_eq!(rename_misnamed(&paths, &lock).unwrap(), [new]);
-        assert_eq!(read(&paths, &old.identity).unwrap(), Some(old));
-        assert_eq!(list(&paths).unwrap().len(), 2);
-        assert_eq!(rename_misnamed(&paths, &lock).unwrap(), []);
     }
 
     #[test]

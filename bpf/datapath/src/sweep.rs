@@ -9,7 +9,7 @@ use podgate_abi::Direction;
 
 use crate::{
     Failed, Paths,
-    attach::{RemoveError, clear_everywhere, remove_filters, remove_under},
+    attach::{RemoveError, clear_everywhere, remove_under},
     bpffs::{self, SetName},
     filter::{self, Put, Qdisc},
     lock::Lock,
@@ -167,12 +167,6 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
     let links = socket.links().map_err(netlink)?;
     let links = links.into_iter().map(|link| (link.ifindex, link)).collect();
     let mut swept = Swept::default();
-    for record in record::rename_misnamed(paths, lock)? {
-        swept.errors.extend(remove_filters(&mut socket, &record));
-        let cleared = clear_everywhere(paths, record.slot);
-        swept.errors.extend(cleared.into_iter().map(Into::into));
-        swept.removed.push(record);
-    }
     let mut records = Vec::new();
     for record in record::list(paths)? {
         match record {

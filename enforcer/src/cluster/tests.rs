@@ -1,5 +1,5 @@
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{Generation, Hook};
+use podgate_datapath::record::Generation;
 use podgate_policy::model::{Namespace, PodUid};
 
 use super::*;
@@ -62,7 +62,6 @@ fn record(name: &str, slot: u32, addresses: &[&str]) -> Record {
         broadcasts: Vec::new(),
         addresses: ips(addresses),
         baseline: record::Baseline::Allow,
-        hook: Hook::Clsact,
         routes: false,
         slot: Slot(slot),
         birth: Generation(slot),

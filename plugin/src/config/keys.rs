@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 /// Our own.
-const OURS: [&str; 8] = [
+const OURS: [&str; 7] = [
     "enforcingMode",
     "waitMs",
     "onTimeout",
@@ -14,7 +14,6 @@ const OURS: [&str; 8] = [
     "socket",
     "runDir",
     "bpffsDir",
-    "attach",
 ];
 
 /// Those that the specification gives a meaning, in a plugin's object or in that of the list, and that runtimes put in.
@@ -93,8 +92,8 @@ mod tests {
             ("onTimeout", "onTimeout", 0),
             ("OnTimeOut", "onTimeout", 0),
             ("onTimout", "onTimeout", 1),
-            ("", "attach", 6),
-            ("attach", "", 6),
+            ("", "socket", 6),
+            ("socket", "", 6),
             ("waitms ", "waitMs", 1),
             ("kitten", "sitting", 3),
         ] {

@@ -20,7 +20,6 @@ fn a_configuration_without_our_keys_has_the_defaults() {
         wait: Duration::from_secs(2),
         on_timeout: OnTimeout::Baseline,
         socket: "/run/podgate/cni.sock".into(),
-        hook: Hook::Clsact,
         exempt_namespaces: vec!["kube-system".into()],
         paths: Paths::default(),
     };
@@ -31,14 +30,13 @@ fn a_configuration_without_our_keys_has_the_defaults() {
 fn every_key_of_ours_is_read() {
     let config = Config::read(
         br#"{"cniVersion":"1.1.0","name":"n","enforcingMode":"strict","waitMs":5,"onTimeout":"fail",
-             "socket":"/s","attach":"tcx","exemptNamespaces":[],"runDir":"/r","bpffsDir":"/b"}"#,
+             "socket":"/s","exemptNamespaces":[],"runDir":"/r","bpffsDir":"/b"}"#,
     );
     let expected = Settings {
         enforcing_mode: EnforcingMode::Strict,
         wait: Duration::from_millis(5),
         on_timeout: OnTimeout::Fail,
         socket: "/s".into(),
-        hook: Hook::Tcx,
         exempt_namespaces: vec![],
         paths: Paths {
             run: "/r".into(),
@@ -105,7 +103,6 @@ fn each_wrong_key_is_named() {
         ("onTimeout", "\"deny\""),
         ("socket", "[]"),
         ("socket", "\"cni.sock\""),
-        ("attach", "\"xdp\""),
         ("exemptNamespaces", "\"kube-system\""),
         ("exemptNamespaces", "[1]"),
         ("runDir", "\"run\""),
@@ -129,12 +126,12 @@ fn each_wrong_key_is_named() {
 
 #[test]
 fn all_wrong_keys_are_named_at_once() {
-    let (code, message) = refused(r#"{"cniVersion":"1.1.0","waitMs":"x","attach":"xdp"}"#);
+    let (code, message) = refused(r#"{"cniVersion":"1.1.0","waitMs":"x","onTimeout":"deny"}"#);
     assert_eq!(code, 7);
     assert_eq!(
         message,
         "name: is missing; waitMs: invalid type: string \"x\", expected u32; \
-         attach: unknown variant `xdp`, expected `clsact` or `tcx`"
+         onTimeout: unknown variant `deny`, expected `baseline` or `fail`"
     );
 }
 

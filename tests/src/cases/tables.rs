@@ -9,9 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use podgate_abi::{Direction, Hook, Verdict as Decision, decide};
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{
-    Baseline, Generation, Hook as Attached, Identity, PodName, Record, Slot,
-};
+use podgate_datapath::record::{Baseline, Generation, Identity, PodName, Record, Slot};
 use podgate_enforcer::cluster::Cluster;
 use podgate_enforcer::node::Addresses;
 use podgate_enforcer::plan::{Capacities, Planner};
@@ -175,7 +173,6 @@ fn record(name: &ObjectName, slot: u32, birth: u32, addresses: Vec<std::net::IpA
         broadcasts: Vec::new(),
         addresses,
         baseline: Baseline::Allow,
-        hook: Attached::Clsact,
         routes: false,
         slot: Slot(slot),
         birth: Generation(birth),

@@ -7,7 +7,7 @@ use podgate_abi::{FlowKey, FlowState, FlowWord, Initiator};
 use podgate_datapath::flows::{Collected, jiffies};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{Baseline, Generation, Hook, Identity, Record, Slot};
+use podgate_datapath::record::{Baseline, Generation, Identity, Record, Slot};
 use podgate_datapath::tables::{MapName, TableSet};
 use podgate_tests::frame::TCP;
 use podgate_tests::node::{Node, small_tables};
@@ -60,7 +60,6 @@ fn attach(set: &TableSet, slot: Slot, birth: u32) {
         broadcasts: Vec::new(),
         addresses: vec![IpAddr::from([10, 0, 0, 1])],
         baseline: Baseline::Allow,
-        hook: Hook::Clsact,
         routes: false,
         slot,
         birth: Generation(birth),

@@ -85,9 +85,6 @@ pub enum AddError {
     /// The older attachment of the same identity could not be removed.
     #[error("replace an older attachment")]
     Replace(#[source] RemoveError),
-    /// Attaching by TCX is not there.
-    #[error("attaching by tcx is not supported; set \"attach\" to \"clsact\"")]
-    Tcx,
 }
 
 fn list(obstacles: &[Obstacle]) -> String {
