@@ -102,7 +102,7 @@ async fn wait_until_right(
 }
 
 /// The matrix of one family, expected beside seen. A cell that differs carries a `!`.
-fn table(family: Family, look: &Look, applied: &BTreeSet<Policy>, colour: bool) -> String {
+fn table(family: Family, look: &Look, applied: &BTreeSet<Policy>, color: bool) -> String {
     let header: String = Star::ALL
         .iter()
         .map(|to| format!("{:^5}", to.letter()))
@@ -134,7 +134,7 @@ fn table(family: Family, look: &Look, applied: &BTreeSet<Policy>, colour: bool) 
                     format!("{word}!")
                 }
             );
-            seen += &match (colour, right, outcome) {
+            seen += &match (color, right, outcome) {
                 (true, false, _) => format!("\x1b[1;31m{cell}\x1b[0m"),
                 (true, true, Outcome::Reached) => format!("\x1b[32m{cell}\x1b[0m"),
                 (true, true, Outcome::Silent | Outcome::Failed(_)) | (false, ..) => cell,

@@ -159,7 +159,7 @@ pub(crate) fn sum_with(page: &str, name: &str, label: &str) -> Option<f64> {
             let rest = line.strip_prefix(name)?;
             let rest = rest.strip_prefix('{').map_or_else(
                 || rest.strip_prefix(' ').map(|value| ("", value)),
-                |labelled| labelled.rsplit_once("} "),
+                |labeled| labeled.rsplit_once("} "),
             );
             let (labels, value) = rest?;
             labels

@@ -18,14 +18,14 @@ use crate::{
 
 mod foreign;
 mod judge;
-mod neighbours;
+mod neighbors;
 mod track;
 
 use foreign::admits;
 pub use foreign::may_be_foreign;
 use judge::judge;
 pub use judge::{Answer, ask, peer_word, way_word};
-use neighbours::{dhcp, examine_arp, examine_listener, examine_neighbour};
+use neighbors::{dhcp, examine_arp, examine_listener, examine_neighbor};
 use track::{find_flow, record};
 
 /// Where a packet was met.
@@ -221,8 +221,8 @@ fn examine_packet<T: Tables>(
     } else {
         (packet.source, packet.destination)
     };
-    if packet.content == Content::NEIGHBOUR && !hook.is_to_pod() {
-        return examine_neighbour(tables, attachment, subject, packet);
+    if packet.content == Content::NEIGHBOR && !hook.is_to_pod() {
+        return examine_neighbor(tables, attachment, subject, packet);
     }
     let is_own = subject.routes
         || if hook.is_to_pod() {
@@ -238,8 +238,8 @@ fn examine_packet<T: Tables>(
     case.is_foreign = u8::from(is_foreign);
     let case = black_box(case);
     let packet = &case.packet;
-    if packet.content == Content::NEIGHBOUR {
-        return examine_neighbour(tables, attachment, subject, packet);
+    if packet.content == Content::NEIGHBOR {
+        return examine_neighbor(tables, attachment, subject, packet);
     }
     if packet.content == Content::LISTENER {
         let reason = examine_listener(tables, attachment, subject, packet, owns_source);
@@ -260,7 +260,7 @@ fn examine_packet<T: Tables>(
         return Reason::NotForPod;
     }
     if subject.is_bound && packet.content == Content::REDIRECT {
-        return Reason::ForgedNeighbour;
+        return Reason::ForgedNeighbor;
     }
     let mut from_node = false;
     if hook.is_to_pod() {

@@ -172,7 +172,7 @@ impl Origin {
     const ROUTES: u64 = 1 << 32;
 
     /// Born at generation `birth`, which is not 0. A pod that `routes` may send from any address, tunnel to the
-    /// node and speak for others to its neighbours.
+    /// node and speak for others to its neighbors.
     #[inline(always)]
     pub const fn new(birth: u32, routes: bool) -> Self {
         Self(birth as u64 | if routes { Self::ROUTES } else { 0 })

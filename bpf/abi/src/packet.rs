@@ -154,8 +154,8 @@ impl Content {
     pub const TCP: Self = Self(4);
     /// A protocol with or without ports whose packets make a flow: UDP, SCTP, ICMP echo, and all the rest.
     pub const DATAGRAM: Self = Self(5);
-    /// Neighbour discovery; the detail is the ICMPv6 type. The code is 0 (RFC 4861: else it is to be dropped).
-    pub const NEIGHBOUR: Self = Self(6);
+    /// Neighbor discovery; the detail is the ICMPv6 type. The code is 0 (RFC 4861: else it is to be dropped).
+    pub const NEIGHBOR: Self = Self(6);
     /// Group membership: multicast listener discovery, where the detail is the ICMPv6 type, or IGMP, where it is the
     /// IGMP type. The numbers do not overlap.
     pub const LISTENER: Self = Self(7);

@@ -13,7 +13,7 @@ pub enum Reason {
     /// Passed: from the pod to itself, on its way back.
     Own = 4,
     /// Passed: what a link needs, within its rules: ARP, neighbor discovery, group membership, DHCP.
-    Neighbour = 5,
+    Neighbor = 5,
     /// Passed: an ICMP error about a tracked flow.
     Related = 6,
     /// Passed: follows a fragment that was passed.
@@ -32,10 +32,10 @@ pub enum Reason {
     NotIp = 35,
     /// Dropped: from the pod with a source address that is not its own.
     Spoofed = 36,
-    /// Dropped: router advertisement, redirect of either family, or a neighbour advertisement for another's
-    /// address, from the pod; or neighbour discovery with a hop limit other than 255 (RFC 4861 section 7.1), or from
+    /// Dropped: router advertisement, redirect of either family, or a neighbor advertisement for another's
+    /// address, from the pod; or neighbor discovery with a hop limit other than 255 (RFC 4861 section 7.1), or from
     /// the pod to somebody behind a router.
-    ForgedNeighbour = 37,
+    ForgedNeighbor = 37,
     /// Dropped: a tunnel to a node that no rule names.
     Tunnel = 38,
     /// Dropped: the IP header is cut short or contradicts itself.

@@ -116,7 +116,7 @@ pub struct Record {
     pub broadcasts: Vec<Ipv4Addr>,
     /// What holds until its policy is in force.
     pub baseline: Baseline,
-    /// Whether the pod may send from any address, tunnel to the node and speak for others to its neighbours.
+    /// Whether the pod may send from any address, tunnel to the node and speak for others to its neighbors.
     #[serde(default)]
     pub routes: bool,
     /// Its place in the tables.

@@ -46,7 +46,7 @@ proptest! {
     }
 }
 
-/// Pods of ten namespaces, one in three of them labelled `1`.
+/// Pods of ten namespaces, one in three of them labeled `1`.
 fn many_pods() -> World {
     let pods = (0..300_u16).map(|number| {
         let [high, low] = number.to_be_bytes();
@@ -72,7 +72,7 @@ fn asking(predicates: impl IntoIterator<Item = Predicate>) -> Questions {
     }
 }
 
-fn labelled_one_in(namespace: &str) -> Predicate {
+fn labeled_one_in(namespace: &str) -> Predicate {
     let pods = Selector::Requirements(vec![Requirement {
         key: "app".into(),
         operator: Operator::In(vec!["1".into()]),
@@ -90,17 +90,17 @@ fn a_change_looks_at_no_address_but_those_that_it_is_about() {
         cidr: cidr.parse().unwrap(),
         except: vec![except.parse().unwrap()].into(),
     };
-    let before = asking([labelled_one_in("ns-1"), block("10.0.0.0/8", "10.0.0.0/24")]);
+    let before = asking([labeled_one_in("ns-1"), block("10.0.0.0/8", "10.0.0.0/24")]);
     let (facts, all) = Facts::default().under(&world, &before);
     assert_eq!(all, 300);
 
     let another = asking([
-        labelled_one_in("ns-1"),
-        labelled_one_in("ns-2"),
+        labeled_one_in("ns-1"),
+        labeled_one_in("ns-2"),
         block("10.0.0.0/8", "10.0.0.0/24"),
     ]);
     assert_eq!(facts.under(&world, &another).1, 10, "a selector");
-    let internet = asking([labelled_one_in("ns-1"), block("0.0.0.0/0", "10.0.0.0/8")]);
+    let internet = asking([labeled_one_in("ns-1"), block("0.0.0.0/0", "10.0.0.0/8")]);
     assert_eq!(
         facts.under(&world, &internet).1,
         44,

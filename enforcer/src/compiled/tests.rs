@@ -45,10 +45,10 @@ fn rulesets_follow_policies_labels_and_attachments() {
 
 #[test]
 fn a_policy_compiles_the_subjects_that_it_selects_before_or_after_and_no_other() {
-    let labelled = |app: &str| Labels::from([("app".to_owned(), app.to_owned())]);
+    let labeled = |app: &str| Labels::from([("app".to_owned(), app.to_owned())]);
     let subject = |namespace: &str, app: &str| {
         let pod = Pod {
-            labels: labelled(app),
+            labels: labeled(app),
             ..Pod::default()
         };
         let name = ObjectName::new(namespace, app);

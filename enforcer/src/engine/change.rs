@@ -109,12 +109,12 @@ mod tests {
         );
         assert_eq!(changed(|w| w.namespaces.clear()), FactsChange::MerelyGone);
         assert_eq!(changed(|w| w.listed.clear()), FactsChange::MerelyGone);
-        let relabelled = Arc::new(Pod {
+        let relabeled = Arc::new(Pod {
             labels: [("x".to_owned(), "y".to_owned())].into(),
             ..world().pods[&a].as_ref().clone()
         });
         assert_eq!(
-            changed(|w| drop(w.pods.insert(a.clone(), relabelled))),
+            changed(|w| drop(w.pods.insert(a.clone(), relabeled))),
             FactsChange::Now
         );
         let reused = |w: &mut World| {

@@ -33,7 +33,7 @@ pub struct PodSpec {
 }
 
 impl PodSpec {
-    /// One with this name, labelled `app: NAME`, wherever the scheduler wants it.
+    /// One with this name, labeled `app: NAME`, wherever the scheduler wants it.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),

@@ -28,7 +28,7 @@ impl Cable {
         frame
     }
 
-    /// An ICMPv6 message, with hop limit 255 as neighbour discovery has it.
+    /// An ICMPv6 message, with hop limit 255 as neighbor discovery has it.
     pub fn icmpv6(self, source: Ipv6Addr, destination: Ipv6Addr, kind: u8, rest: &[u8]) -> Vec<u8> {
         let (first, data) = rest.split_at(4);
         let first = [first[0], first[1], first[2], first[3]];

@@ -11,7 +11,7 @@ mod frames;
 mod hostile;
 mod links;
 mod listeners;
-mod neighbours;
+mod neighbors;
 mod numbers;
 mod offloads;
 mod orders;

@@ -13,7 +13,7 @@ mod handover;
 mod interfaces;
 mod kills;
 mod links;
-mod neighbourhood;
+mod neighborhood;
 mod races;
 mod releases;
 mod restarts;

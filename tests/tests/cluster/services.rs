@@ -229,10 +229,10 @@ fn a_backend_that_is_no_known_pod_is_an_address_beside_one_that_is_known_too() {
         OUTSIDE[0], OUTSIDE[1]
     );
     namespace.apply(&policy("client", "Egress", &to("app: server", "")));
-    namespace.apply(&policy("traveller", "Egress", &blocks));
-    let [client, traveller, server] = namespace.start([
+    namespace.apply(&policy("traveler", "Egress", &blocks));
+    let [client, traveler, server] = namespace.start([
         PodSpec::new("client").on("node1"),
-        PodSpec::new("traveller").on("node1"),
+        PodSpec::new("traveler").on("node1"),
         PodSpec::new("server").on("node2"),
     ]);
     let addresses = |texts: [&str; 2]| texts.map(|text| text.parse().expect("an address"));
@@ -249,12 +249,12 @@ fn a_backend_that_is_no_known_pod_is_an_address_beside_one_that_is_known_too() {
     // Without a word about pods it is an address.
     let name = "address";
     add(name, &[slices(name, "a", OUTSIDE_PORT, &outside, "")]);
-    reached(&namespace, &traveller, name, 8080);
+    reached(&namespace, &traveler, name, 8080);
     lost(&namespace, &client, name, 8080);
     // So it is when it says that it is a pod, which nobody knows.
     let name = "claim";
     add(name, &[slices(name, "a", OUTSIDE_PORT, &outside, &never)]);
-    reached(&namespace, &traveller, name, 8080);
+    reached(&namespace, &traveler, name, 8080);
     lost(&namespace, &client, name, 8080);
     // An address that is nobody's must be allowed, beside a known pod too, and whatever pod it says it is.
     let name = "nobody";

@@ -1,6 +1,6 @@
 //! The attacks of `docs/` that need neither bytes of their own nor a namespace: reused slots, evicted flows,
 //! floods. (1 is in `fragments`, 2 in `headers`, 3 in `rulesets` and `torn`, 5 in `node`, 17 in `rulesets`, 18 in
-//! `neighbours`.)
+//! `neighbors`.)
 
 use std::net::IpAddr;
 

@@ -178,11 +178,11 @@ fn discovery(kind: u8, target: &str) -> Payload {
 
 #[test]
 fn a_pod_speaks_for_foreign_addresses_only_where_they_are_allowed() {
-    let neighbour = |may| {
+    let neighbor = |may| {
         if may {
-            Reason::Neighbour
+            Reason::Neighbor
         } else {
-            Reason::ForgedNeighbour
+            Reason::ForgedNeighbor
         }
     };
     for mode in MODES {
@@ -197,7 +197,7 @@ fn a_pod_speaks_for_foreign_addresses_only_where_they_are_allowed() {
             (frame::arp(2, TAKEN, POD), false),
             (frame::arp(1, [0; 4], TAKEN), false),
         ] {
-            assert_eq!(v4.sends(&frame), neighbour(expected), "{mode:?}");
+            assert_eq!(v4.sends(&frame), neighbor(expected), "{mode:?}");
         }
         let mut v6 = scene(Family::V6, PolicyOf::OPEN, mode);
         for (source, kind, about, expected) in [
@@ -217,7 +217,7 @@ fn a_pod_speaks_for_foreign_addresses_only_where_they_are_allowed() {
                 .hop_limit(255)
                 .frame();
             let what = format!("{mode:?}: {source} says {kind} about {about}");
-            assert_eq!(v6.sends(&frame), neighbour(expected), "{what}");
+            assert_eq!(v6.sends(&frame), neighbor(expected), "{what}");
         }
     }
 }

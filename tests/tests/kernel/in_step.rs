@@ -293,7 +293,7 @@ fn nothing_at_all_passes_a_shut_direction_but_what_is_always_let_through() {
             let direction = Direction::BOTH[turn as usize % 2];
             let reason = scene.kernel.run(direction, Origin::Elsewhere, &frame);
             assert!(
-                !reason.passes() || reason == Reason::Neighbour,
+                !reason.passes() || reason == Reason::Neighbor,
                 "{reason:?} for {frame:02x?}"
             );
         }

@@ -111,24 +111,24 @@ fn attack_31_messages_that_name_another_hardware_address() {
     let mut scene = Scene::new(Family::V4, PolicyOf::OPEN);
     for operation in [1, 2] {
         let mut arp = frame::arp(operation, [10, 1, 0, 10], [10, 1, 0, 30]);
-        assert_eq!(scene.sends(&arp), Reason::Neighbour);
+        assert_eq!(scene.sends(&arp), Reason::Neighbor);
         arp[22..28].copy_from_slice(&ANOTHER);
         assert_eq!(scene.sends(&arp), Reason::ForeignHardwareAddress);
-        assert_eq!(scene.receives(&arp), Reason::Neighbour);
+        assert_eq!(scene.receives(&arp), Reason::Neighbor);
     }
     let mut scene = Scene::new(Family::V6, PolicyOf::OPEN);
     let nonce = vec![14, 1, 1, 2, 3, 4, 5, 6];
     for (kind, target, stated) in [(135, "fd00:1::30", 1), (136, "fd00:1::10", 2)] {
         for (options, expected) in [
-            (vec![], Reason::Neighbour),
-            (option(stated, SENDER), Reason::Neighbour),
+            (vec![], Reason::Neighbor),
+            (option(stated, SENDER), Reason::Neighbor),
             (
                 [option(stated, SENDER), nonce.clone()].concat(),
-                Reason::Neighbour,
+                Reason::Neighbor,
             ),
             (
                 [nonce.clone(), option(stated, SENDER)].concat(),
-                Reason::Neighbour,
+                Reason::Neighbor,
             ),
             (option(stated, ANOTHER), Reason::ForeignHardwareAddress),
             (
@@ -137,15 +137,15 @@ fn attack_31_messages_that_name_another_hardware_address() {
             ),
             (
                 [option(stated, SENDER), option(stated, ANOTHER)].concat(),
-                Reason::ForgedNeighbour,
+                Reason::ForgedNeighbor,
             ),
             // Nothing else is known, and there is no room for more.
-            (option(5, SENDER), Reason::ForgedNeighbour),
-            (vec![stated, 2, 0, 0, 0, 0, 0, 0], Reason::ForgedNeighbour),
-            (vec![stated, 0, 0, 0, 0, 0, 0, 0], Reason::ForgedNeighbour),
-            (option(stated, SENDER).repeat(3), Reason::ForgedNeighbour),
-            (vec![7; 1200], Reason::ForgedNeighbour),
-            (vec![stated; 4], Reason::ForgedNeighbour),
+            (option(5, SENDER), Reason::ForgedNeighbor),
+            (vec![stated, 2, 0, 0, 0, 0, 0, 0], Reason::ForgedNeighbor),
+            (vec![stated, 0, 0, 0, 0, 0, 0, 0], Reason::ForgedNeighbor),
+            (option(stated, SENDER).repeat(3), Reason::ForgedNeighbor),
+            (vec![7; 1200], Reason::ForgedNeighbor),
+            (vec![stated; 4], Reason::ForgedNeighbor),
         ] {
             let message = discovery(kind, target, &options);
             let out = packet(scene.pod, address("fd00:1::30"), message).hop_limit(255);
@@ -159,15 +159,15 @@ fn attack_36_no_data_rides_on_what_needs_no_rule() {
     let mut scene = Scene::new(Family::V6, PolicyOf::SHUT);
     let (pod, other) = (scene.pod, address("fd00:1::30"));
     let asks = packet(pod, other, discovery(135, "fd00:1::30", &option(1, SENDER))).hop_limit(255);
-    assert_eq!(scene.sends(&asks.frame()), Reason::Neighbour);
+    assert_eq!(scene.sends(&asks.frame()), Reason::Neighbor);
     // Behind the packet, where only a listener on the link reads it; and in headers before the message.
     let mut longer = asks.frame();
     longer.extend([7; 100]);
-    assert_eq!(scene.sends(&longer), Reason::ForgedNeighbour);
+    assert_eq!(scene.sends(&longer), Reason::ForgedNeighbor);
     let before = asks.padding_options(frame::DESTINATION_OPTIONS, 2).frame();
-    assert_eq!(scene.sends(&before), Reason::ForgedNeighbour);
+    assert_eq!(scene.sends(&before), Reason::ForgedNeighbor);
     // Of a router solicitation, too.
-    for (data, expected) in [(0, Reason::Neighbour), (1, Reason::ForgedNeighbour)] {
+    for (data, expected) in [(0, Reason::Neighbor), (1, Reason::ForgedNeighbor)] {
         let any = Ipv6Addr::UNSPECIFIED;
         let message = frame::icmp(any.into(), 133, 0, &vec![0; 4 + 8 * data]);
         let out = packet(address("fe80::10"), address("ff02::2"), message).hop_limit(255);
@@ -178,22 +178,22 @@ fn attack_36_no_data_rides_on_what_needs_no_rule() {
     arp.resize(60, 0);
     assert_eq!(
         scene.sends(&arp),
-        Reason::Neighbour,
+        Reason::Neighbor,
         "padding to the shortest frame"
     );
     arp.push(7);
-    assert_eq!(scene.sends(&arp), Reason::ForgedNeighbour);
+    assert_eq!(scene.sends(&arp), Reason::ForgedNeighbor);
 }
 
 #[test]
 fn attack_35_who_has_no_address_asks_for_its_own_only() {
     let mut scene = Scene::new(Family::V6, PolicyOf::OPEN);
     for (target, expected) in [
-        ("fd00:1::10", Reason::Neighbour),
-        ("fe80::10", Reason::Neighbour),
-        ("fd00:1::30", Reason::ForgedNeighbour),
-        ("fe80::30", Reason::ForgedNeighbour),
-        ("::", Reason::ForgedNeighbour),
+        ("fd00:1::10", Reason::Neighbor),
+        ("fe80::10", Reason::Neighbor),
+        ("fd00:1::30", Reason::ForgedNeighbor),
+        ("fe80::30", Reason::ForgedNeighbor),
+        ("::", Reason::ForgedNeighbor),
     ] {
         let message = discovery(135, target, &[14, 1, 1, 2, 3, 4, 5, 6]);
         let frame = packet(address("::"), address("ff02::1:ff00:30"), message).hop_limit(255);
@@ -201,15 +201,15 @@ fn attack_35_who_has_no_address_asks_for_its_own_only() {
     }
     let mut scene = Scene::new(Family::V4, PolicyOf::OPEN);
     for (target, expected) in [
-        ([10, 1, 0, 10], Reason::Neighbour),
-        ([10, 1, 0, 30], Reason::ForgedNeighbour),
-        ([0; 4], Reason::ForgedNeighbour),
+        ([10, 1, 0, 10], Reason::Neighbor),
+        ([10, 1, 0, 30], Reason::ForgedNeighbor),
+        ([0; 4], Reason::ForgedNeighbor),
     ] {
         assert_eq!(scene.sends(&frame::arp(1, [0; 4], target)), expected);
     }
     assert_eq!(
         scene.sends(&frame::arp(3, [10, 1, 0, 10], [10, 1, 0, 30])),
-        Reason::ForgedNeighbour,
+        Reason::ForgedNeighbor,
         "reverse ARP"
     );
 }
@@ -234,25 +234,25 @@ fn hosts_report_groups_in_ipv4_and_routers_ask() {
             (0x22, "224.0.0.22"),
         ] {
             let frame = report(kind, to).options(&alert).hop_limit(1).frame();
-            assert_eq!(scene.sends(&frame), Reason::Neighbour);
+            assert_eq!(scene.sends(&frame), Reason::Neighbor);
             let nobodys = packet(address("0.0.0.0"), address(to), igmp(kind, 0));
             let frame = nobodys.options(&alert).hop_limit(1).frame();
-            assert_eq!(scene.sends(&frame), Reason::Neighbour);
+            assert_eq!(scene.sends(&frame), Reason::Neighbor);
             let routed = report(kind, to).options(&alert).hop_limit(2).frame();
-            assert_eq!(scene.sends(&routed), Reason::ForgedNeighbour);
+            assert_eq!(scene.sends(&routed), Reason::ForgedNeighbor);
             let to_one = report(kind, "10.1.0.30").hop_limit(1).frame();
-            assert_eq!(scene.sends(&to_one), Reason::ForgedNeighbour);
+            assert_eq!(scene.sends(&to_one), Reason::ForgedNeighbor);
             let anothers = packet(address("10.1.0.30"), address(to), igmp(kind, 0));
             assert_eq!(scene.sends(&anothers.hop_limit(1).frame()), Reason::Spoofed);
         }
         // Queries, and what carries packets inside (PIM version 1), are a router's.
         for kind in [0x11, 0x13, 0x14, 0x30] {
             let frame = report(kind, "224.0.0.1").hop_limit(1).frame();
-            assert_eq!(scene.sends(&frame), Reason::ForgedNeighbour);
+            assert_eq!(scene.sends(&frame), Reason::ForgedNeighbor);
         }
         let query = packet(address("10.1.0.1"), address("224.0.0.1"), igmp(0x11, 0));
         let query = query.options(&alert).hop_limit(1).frame();
-        assert_eq!(scene.receives(&query), Reason::Neighbour);
+        assert_eq!(scene.receives(&query), Reason::Neighbor);
         let routed = packet(address("10.1.0.30"), address("224.0.0.1"), igmp(0x11, 0)).frame();
         let expected = if policy == PolicyOf::OPEN {
             Reason::Allowed
@@ -291,23 +291,23 @@ fn attack_37_more_reports_than_a_pods_share() {
             let tell =
                 |scene: &mut Scene, groups| scene.sends(&report(groups).hop_limit(1).frame());
             // What a server of many groups says, twice, as hosts do.
-            assert_eq!(tell(&mut scene, 40), Reason::Neighbour);
-            assert_eq!(tell(&mut scene, 40), Reason::Neighbour);
+            assert_eq!(tell(&mut scene, 40), Reason::Neighbor);
+            assert_eq!(tell(&mut scene, 40), Reason::Neighbor);
             let mut told = 0;
-            while tell(&mut scene, 1) == Reason::Neighbour {
+            while tell(&mut scene, 1) == Reason::Neighbor {
                 told += 1;
                 assert!(told <= 48);
             }
             assert_eq!(tell(&mut scene, 1), Reason::TooManyReports);
             // Others' answers to a query come every 125 s.
             scene.kernel.age_flows(125);
-            assert_eq!(tell(&mut scene, 40), Reason::Neighbour);
+            assert_eq!(tell(&mut scene, 40), Reason::Neighbor);
             // In the time in which a bridge forgets a group no more than half of its smallest table.
             scene.kernel.age_flows(10_000);
             let mut told = 0;
             for _ in 0..260 {
                 for _ in 0..20 {
-                    told += usize::from(tell(&mut scene, 1) == Reason::Neighbour);
+                    told += usize::from(tell(&mut scene, 1) == Reason::Neighbor);
                 }
                 scene.kernel.age_flows(1);
             }
@@ -370,7 +370,7 @@ fn a_pod_asks_for_its_address_by_dhcp_and_hears_the_answer() {
         };
         assert_eq!(scene.receives(&answer(pod)), unasked);
         for (source, payload, to, expected) in [
-            (nobody, request(SENDER), everybody, Reason::Neighbour),
+            (nobody, request(SENDER), everybody, Reason::Neighbor),
             (
                 nobody,
                 request(ANOTHER),
@@ -391,7 +391,7 @@ fn a_pod_asks_for_its_address_by_dhcp_and_hears_the_answer() {
                 Reason::Spoofed,
             ),
             (server, request(SENDER), everybody, Reason::Spoofed),
-            (pod, request(SENDER), everybody, Reason::Neighbour),
+            (pod, request(SENDER), everybody, Reason::Neighbor),
         ] {
             let frame = packet(source, to, payload).frame();
             assert_eq!(scene.sends(&frame), expected, "{source} to {to}");
@@ -419,18 +419,18 @@ fn a_pod_asks_for_its_address_by_dhcp_and_hears_the_answer() {
             assert_eq!(scene.receives(&frame), late, "{why}");
         }
         for to in [pod, everybody].into_iter().cycle().take(8) {
-            assert_eq!(scene.receives(&answer(to)), Reason::Neighbour);
+            assert_eq!(scene.receives(&answer(to)), Reason::Neighbor);
         }
         // More than a few are none.
         assert_eq!(scene.receives(&answer(pod)), late);
         let again = packet(pod, everybody, request(SENDER)).frame();
-        assert_eq!(scene.sends(&again), Reason::Neighbour);
-        assert_eq!(scene.receives(&answer(pod)), Reason::Neighbour);
+        assert_eq!(scene.sends(&again), Reason::Neighbor);
+        assert_eq!(scene.receives(&answer(pod)), Reason::Neighbor);
         scene.kernel.age_flows(61);
         assert_eq!(scene.receives(&answer(everybody)), late);
         // Its share ends, and with it the way past the policy.
         let frame = packet(nobody, everybody, request(SENDER)).frame();
-        let told = (0..100).filter(|_| scene.sends(&frame) == Reason::Neighbour);
+        let told = (0..100).filter(|_| scene.sends(&frame) == Reason::Neighbor);
         assert!((2..=8).contains(&told.count()));
         assert_eq!(scene.sends(&frame), Reason::TooManyReports);
     }
@@ -448,7 +448,7 @@ fn a_pod_asks_by_dhcpv6_on_its_link() {
         let servers = address("ff02::1:2");
         let solicit = datagram(546, 547, &[1; 60]);
         for (source, to, expected) in [
-            ("fe80::10", servers, Reason::Neighbour),
+            ("fe80::10", servers, Reason::Neighbor),
             ("fd00:1::10", servers, judged),
             ("fe80::10", address("fe80::1"), judged),
             ("fe80::30", servers, Reason::Spoofed),
@@ -465,7 +465,7 @@ fn a_pod_asks_by_dhcpv6_on_its_link() {
         let other = datagram(547, 546, &[1; 60]);
         let other = packet(address("fe80::2"), address("fe80::10"), other);
         assert_eq!(scene.receives(&other.frame()), judged, "no answer");
-        assert_eq!(scene.receives(&answer.frame()), Reason::Neighbour);
+        assert_eq!(scene.receives(&answer.frame()), Reason::Neighbor);
         let routed = packet(
             scene.stranger,
             address("fe80::10"),

@@ -12,7 +12,7 @@ mod headers;
 mod hostile;
 mod in_step;
 mod links;
-mod neighbours;
+mod neighbors;
 mod node;
 mod offloads;
 mod orders;

@@ -82,7 +82,7 @@ fn attack_23_a_checksum_is_written_in_its_place_or_behind_what_was_read() {
 }
 
 #[test]
-fn attack_23_fragments_and_neighbours_have_no_checksum_to_come() {
+fn attack_23_fragments_and_neighbors_have_no_checksum_to_come() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let (pod, friend) = (scene.pod, scene.friend);
@@ -109,7 +109,7 @@ fn attack_23_fragments_and_neighbours_have_no_checksum_to_come() {
         let arp = frame::arp(1, [10, 1, 0, 10], [10, 1, 0, 20]);
         if family == Family::V4 {
             let way = Direction::FromPod;
-            assert_eq!(judged(&scene, way, &arp, Offload::NONE), Reason::Neighbour);
+            assert_eq!(judged(&scene, way, &arp, Offload::NONE), Reason::Neighbor);
             for offload in [own, Offload::UNKNOWN] {
                 assert_eq!(judged(&scene, way, &arp, offload), Reason::OffloadMetadata);
             }

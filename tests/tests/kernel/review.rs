@@ -68,7 +68,7 @@ fn attack_18_a_pod_redirects_others_over_ipv4() {
     };
     assert_eq!(
         scene.pod_sends(stranger, redirect.clone()),
-        Reason::ForgedNeighbour
+        Reason::ForgedNeighbor
     );
     assert_eq!(scene.peer_sends(stranger, redirect), Reason::Allowed);
 }

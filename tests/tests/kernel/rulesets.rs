@@ -7,7 +7,7 @@ use podgate_tests::frame::flag::SYN;
 use podgate_tests::frame::{self, sctp, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
 
-use crate::setting::{ALL, FAMILIES, FRIENDS, Family, NEIGHBOURHOOD, NOTHING, RULESET, Scene, of};
+use crate::setting::{ALL, FAMILIES, FRIENDS, Family, NEIGHBORHOOD, NOTHING, RULESET, Scene, of};
 
 /// What a new connection to the pod from the friend is judged.
 fn friend_is_judged(scene: &mut Scene) -> Reason {
@@ -21,7 +21,7 @@ fn the_class_decides_before_the_broad_class_and_that_before_the_default() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
         let class = RowKey::new(RULESET, FRIENDS);
-        let broad = RowKey::new(RULESET, NEIGHBOURHOOD);
+        let broad = RowKey::new(RULESET, NEIGHBORHOOD);
         scene.kernel.remove_row(class);
         for (default, of_broad, of_class, expected) in [
             (NOTHING, None, None, Reason::Policy),
@@ -197,7 +197,7 @@ fn attack_03_a_word_that_was_written_for_another_key_decides_nothing() {
         let (friend, stranger) = (scene.friend, scene.stranger);
         // The element of the stranger's address holds the friend's word, as after a replacement under a reader.
         let address = Address::from(stranger);
-        let foreign = PeerWord::new(friend.into(), FRIENDS, NEIGHBOURHOOD, false);
+        let foreign = PeerWord::new(friend.into(), FRIENDS, NEIGHBORHOOD, false);
         scene.kernel.put_peer_word(address, foreign);
         assert_eq!(scene.peer_sends(stranger, udp(999, 53)), Reason::Torn);
         assert_eq!(scene.pod_sends(stranger, udp(2000, 53)), Reason::Torn);

@@ -17,7 +17,7 @@ pub(crate) const RULESET: Ruleset = Ruleset::FIRST;
 /// The class of [`Scene::friend`].
 pub(crate) const FRIENDS: Class = Class(5);
 /// The broad class of the same.
-pub(crate) const NEIGHBOURHOOD: Class = Class(9);
+pub(crate) const NEIGHBORHOOD: Class = Class(9);
 
 /// The same port set for every protocol.
 pub(crate) const fn of(set: PortSet) -> RowSets {
@@ -75,7 +75,7 @@ impl Scene {
         kernel.put_default_row(RULESET, Row::new(RowKey(0), NOTHING));
         kernel.put_row(RULESET, FRIENDS, ALL);
         let mut scene = scene(kernel);
-        scene.kernel.put_peer(scene.friend, FRIENDS, NEIGHBOURHOOD);
+        scene.kernel.put_peer(scene.friend, FRIENDS, NEIGHBORHOOD);
         scene.kernel.put_node(scene.node);
         scene.attach(policy, false);
         scene

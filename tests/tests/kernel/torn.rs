@@ -12,7 +12,7 @@ use podgate_abi::{Address, Class, Direction, PeerWord, Reason, Row, RowKey, Rule
 use podgate_tests::frame::{icmp, packet, udp};
 use podgate_tests::kernel::{Peers, PolicyOf, Rows};
 
-use crate::setting::{ALL, FRIENDS, Family, NEIGHBOURHOOD, NOTHING, RULESET, Scene};
+use crate::setting::{ALL, FRIENDS, Family, NEIGHBORHOOD, NOTHING, RULESET, Scene};
 
 /// How long the tables are under attack, for each of the two verdicts.
 const HOW_LONG: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ fn replace_until(
     stranger: Address,
 ) {
     let somebody = Address::from(IpAddr::from([10, 77, 0, 1]));
-    let of = |address, class, node| PeerWord::new(address, class, NEIGHBOURHOOD, node);
+    let of = |address, class, node| PeerWord::new(address, class, NEIGHBORHOOD, node);
     let row = |ruleset, class, sets| {
         let key = RowKey::new(ruleset, class);
         (key, Row::new(key, sets))
@@ -63,7 +63,7 @@ fn attack_03_elements_are_replaced_while_they_are_read() {
     let mut scene = Scene::new(Family::V4, PolicyOf::to_pod(RULESET));
     let (pod, friend, stranger) = (scene.pod, scene.friend, scene.stranger);
     scene.kernel.put_row(RULESET, STRANGERS, NOTHING);
-    scene.kernel.put_peer(stranger, STRANGERS, NEIGHBOURHOOD);
+    scene.kernel.put_peer(stranger, STRANGERS, NEIGHBORHOOD);
     // Neither makes a flow, so each is judged every time: one is denied, the other an ICMP message.
     let timestamp = icmp(friend, 13, 0, &[0; 16]);
     let kernel = &scene.kernel;

@@ -1,4 +1,4 @@
-//! ICMP of both families: echoes, errors about other packets, what neighbours say to each other.
+//! ICMP of both families: echoes, errors about other packets, what neighbors say to each other.
 
 use super::link::{read_options, weigh_listener};
 use super::{Bytes, Content, ICMP, ICMPV6, Packet, SCTP, TCP, Transport, UDP, extension, upper};
@@ -132,7 +132,7 @@ pub(super) fn read_icmpv6(
             }
             read_options(bytes, packet, place, fixed);
             packet.content = if start >> 16 & 0xff == 0 {
-                Content::NEIGHBOUR
+                Content::NEIGHBOR
             } else {
                 Content::CUT_SHORT
             };

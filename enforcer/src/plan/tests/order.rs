@@ -124,7 +124,7 @@ fn the_steps_as_they_are_give_no_wrong_verdict() {
     assert!(!some_verdict_is_wrong(|steps| steps));
 }
 
-/// Attack 11 with its defence taken out: addresses go straight to the classes of the new policy, then the words flip.
+/// Attack 11 with its defense taken out: addresses go straight to the classes of the new policy, then the words flip.
 #[test]
 fn classes_that_only_the_new_policy_tells_apart_give_wrong_verdicts() {
     assert!(some_verdict_is_wrong(|steps| {

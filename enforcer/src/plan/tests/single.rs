@@ -20,7 +20,7 @@ use crate::plan::{Plan, PlanError, Planner, Rulesets, Table, Write};
 
 const SLOT: Slot = 1;
 
-fn labelled(value: &str) -> Labels {
+fn labeled(value: &str) -> Labels {
     Labels::from([("app".to_owned(), value.to_owned())])
 }
 
@@ -53,14 +53,14 @@ fn allowing(peers: Vec<Peer>, ports: Vec<Port>) -> NetworkPolicy {
     }
 }
 
-/// A namespace with the pod that is judged, a pod labelled `1` at 10.0.0.1 and one labelled `2` at 10.0.0.2.
+/// A namespace with the pod that is judged, a pod labeled `1` at 10.0.0.1 and one labeled `2` at 10.0.0.2.
 fn world(policy: NetworkPolicy) -> World {
     let mut world = World::default();
     let namespace = Namespace::new("x", Labels::new());
     world.namespaces.insert("x".into(), namespace);
     for value in ["1", "2"] {
         let pod = Pod {
-            labels: labelled(value),
+            labels: labeled(value),
             addresses: vec![format!("10.0.0.{value}").parse().expect("an address")],
             ..Pod::default()
         };
@@ -359,7 +359,7 @@ fn a_fact_that_only_allows_more_renews_nothing_and_waits_for_nothing() {
     put_in_force(&tables, &mut planner, &world);
 
     let pod = Pod {
-        labels: labelled("1"),
+        labels: labeled("1"),
         addresses: vec![[10, 0, 0, 2].into()],
         ..Pod::default()
     };
@@ -402,7 +402,7 @@ fn occupancy_counts_what_is_stored() {
     let expected = [
         // two reserved, ingress, and egress, which allows the own node
         (Table::Rulesets, 4),
-        // for the pod labelled 1 and for the block
+        // for the pod labeled 1 and for the block
         (Table::Rows, 2),
         (Table::Peers, 1),
         // the block, and all of IPv4

@@ -1,6 +1,6 @@
 //! A stand-in for the EKS controller: from a world to the PolicyEndpoints that it writes, object by object.
 //!
-//! Facts of its behaviour, defects included, are those of its sources at the commit that the tests' documentation
+//! Facts of its behavior, defects included, are those of its sources at the commit that the tests' documentation
 //! names: primary addresses only, named ingress ports as the union over all pods of the policy, entries of one block
 //! merged, lists cut into chunks each by itself, no order.
 

@@ -53,7 +53,7 @@ fn attack_18_no_router_advertisement_of_a_pod_reaches_a_bridge() {
             assert!(!seen.sees(LOST, is_advertisement));
             assert!(!has_route());
             let counted = node.tables().counters(Direction::FromPod).unwrap();
-            assert_eq!(counted[Reason::ForgedNeighbour as usize], 1);
+            assert_eq!(counted[Reason::ForgedNeighbor as usize], 1);
         } else {
             assert!(seen.sees(25 * LOST, is_advertisement), "the attack is none");
             wait_until("the victim takes the pod for its router", has_route);
@@ -89,9 +89,9 @@ fn attack_18_no_advertisement_or_arp_for_anothers_address_leaves_a_pod() {
     }
 }
 
-/// Neighbour discovery needs no rule, because it is for the link. With the hop limit that it has, a router takes it on.
+/// Neighbor discovery needs no rule, because it is for the link. With the hop limit that it has, a router takes it on.
 #[test]
-fn attack_18_neighbour_discovery_of_an_isolated_pod_goes_to_nobody_behind_a_router() {
+fn attack_18_neighbor_discovery_of_an_isolated_pod_goes_to_nobody_behind_a_router() {
     let node = Node::new();
     let open = node.ptp(json!({}));
     let outside = node.outside();
@@ -113,16 +113,16 @@ fn attack_18_neighbour_discovery_of_an_isolated_pod_goes_to_nobody_behind_a_rout
         if chain.plugins.len() == 2 {
             assert!(!seen.sees(LOST, is_it));
             let counted = node.tables().counters(Direction::FromPod).unwrap();
-            assert_eq!(counted[Reason::ForgedNeighbour as usize], 1);
+            assert_eq!(counted[Reason::ForgedNeighbor as usize], 1);
         } else {
             assert!(seen.sees(25 * LOST, is_it), "the attack is none");
         }
     }
 }
 
-/// As who looks whether a neighbour is still there does.
+/// As who looks whether a neighbor is still there does.
 #[test]
-fn an_isolated_pod_asks_its_neighbours_on_a_bridge_by_all_their_addresses() {
+fn an_isolated_pod_asks_its_neighbors_on_a_bridge_by_all_their_addresses() {
     let node = Node::new();
     let _outside = node.outside();
     node.sh("ip -6 route add default via 2001:db8::2");

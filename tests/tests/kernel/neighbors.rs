@@ -1,4 +1,4 @@
-//! Who a pod says that it is: source addresses, ARP, neighbour discovery.
+//! Who a pod says that it is: source addresses, ARP, neighbor discovery.
 
 use podgate_abi::{Direction, Reason};
 use podgate_tests::frame::flag::SYN;
@@ -15,7 +15,7 @@ const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 
-/// A neighbour discovery message about `target`.
+/// A neighbor discovery message about `target`.
 fn discovery(kind: u8, target: &str) -> Payload {
     let target: std::net::Ipv6Addr = target.parse().expect("an address");
     let mut rest = vec![0; 4];
@@ -66,7 +66,7 @@ fn a_pod_that_routes_may_speak_for_others() {
         let frame = packet(stranger, friend, udp(999, 53)).frame();
         assert_eq!(scene.sends(&frame), Reason::Allowed);
         let answers = frame::arp(2, OTHER, POD);
-        assert_eq!(scene.sends(&answers), Reason::Neighbour);
+        assert_eq!(scene.sends(&answers), Reason::Neighbor);
         // Its policy holds all the same.
         scene.kernel.flip(Direction::FromPod, RULESET);
         let frame = packet(friend, stranger, udp(999, 53)).frame();
@@ -88,31 +88,31 @@ fn arp_passes_for_the_own_address_and_for_no_other() {
     for policy in [PolicyOf::OPEN, PolicyOf::SHUT] {
         let mut scene = Scene::new(Family::V4, policy);
         for (frame, expected) in [
-            (frame::arp(1, POD, OTHER), Reason::Neighbour),
-            (frame::arp(2, POD, OTHER), Reason::Neighbour),
-            (frame::arp(1, [0; 4], POD), Reason::Neighbour),
-            (frame::arp(2, [0; 4], POD), Reason::ForgedNeighbour),
-            (frame::arp(1, OTHER, POD), Reason::ForgedNeighbour),
-            (frame::arp(2, OTHER, POD), Reason::ForgedNeighbour),
+            (frame::arp(1, POD, OTHER), Reason::Neighbor),
+            (frame::arp(2, POD, OTHER), Reason::Neighbor),
+            (frame::arp(1, [0; 4], POD), Reason::Neighbor),
+            (frame::arp(2, [0; 4], POD), Reason::ForgedNeighbor),
+            (frame::arp(1, OTHER, POD), Reason::ForgedNeighbor),
+            (frame::arp(2, OTHER, POD), Reason::ForgedNeighbor),
         ] {
             assert_eq!(scene.sends(&frame), expected);
-            assert_eq!(scene.receives(&frame), Reason::Neighbour);
+            assert_eq!(scene.receives(&frame), Reason::Neighbor);
             // Cut short, it says nothing of whom it speaks for.
             for length in 14..frame.len() {
-                assert_eq!(scene.sends(&frame[..length]), Reason::ForgedNeighbour);
+                assert_eq!(scene.sends(&frame[..length]), Reason::ForgedNeighbor);
             }
         }
         // For something else than IPv4 over Ethernet.
         for place in [15, 16, 17, 18, 19] {
             let mut frame = frame::arp(1, POD, OTHER);
             frame[place] ^= 4;
-            assert_eq!(scene.sends(&frame), Reason::ForgedNeighbour);
+            assert_eq!(scene.sends(&frame), Reason::ForgedNeighbor);
         }
     }
 }
 
 #[test]
-fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
+fn neighbor_discovery_passes_for_the_own_addresses_and_for_no_other() {
     for policy in [PolicyOf::OPEN, PolicyOf::SHUT] {
         let mut scene = Scene::new(Family::V6, policy);
         for (frame, expected) in [
@@ -122,7 +122,7 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
                     "fd00:1::30",
                     discovery(SOLICITATION, "fd00:1::30"),
                 ),
-                Reason::Neighbour,
+                Reason::Neighbor,
             ),
             (
                 from(
@@ -130,11 +130,11 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
                     "ff02::1:ff00:10",
                     discovery(SOLICITATION, "fd00:1::10"),
                 ),
-                Reason::Neighbour,
+                Reason::Neighbor,
             ),
             (
                 from("fe80::10", "ff02::2", router_solicitation(&[])),
-                Reason::Neighbour,
+                Reason::Neighbor,
             ),
             (
                 from(
@@ -142,7 +142,7 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
                     "fd00:1::30",
                     discovery(ADVERTISEMENT, "fd00:1::10"),
                 ),
-                Reason::Neighbour,
+                Reason::Neighbor,
             ),
             (
                 from(
@@ -150,7 +150,7 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
                     "ff02::1",
                     discovery(ADVERTISEMENT, "fd00:1::10"),
                 ),
-                Reason::Neighbour,
+                Reason::Neighbor,
             ),
             (
                 from(
@@ -158,7 +158,7 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
                     "fd00:1::30",
                     discovery(ADVERTISEMENT, "fd00:1::20"),
                 ),
-                Reason::ForgedNeighbour,
+                Reason::ForgedNeighbor,
             ),
             (
                 from(
@@ -166,11 +166,11 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
                     "fd00:1::30",
                     discovery(ADVERTISEMENT, "fd00:1::20"),
                 ),
-                Reason::ForgedNeighbour,
+                Reason::ForgedNeighbor,
             ),
             (
                 from("::", "ff02::1", discovery(ADVERTISEMENT, "fd00:1::10")),
-                Reason::ForgedNeighbour,
+                Reason::ForgedNeighbor,
             ),
             (
                 from(
@@ -178,7 +178,7 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
                     "fd00:1::30",
                     discovery(SOLICITATION, "fd00:1::30"),
                 ),
-                Reason::ForgedNeighbour,
+                Reason::ForgedNeighbor,
             ),
         ] {
             assert_eq!(scene.sends(&frame.hop_limit(255).frame()), expected);
@@ -187,16 +187,16 @@ fn neighbour_discovery_passes_for_the_own_addresses_and_for_no_other() {
 }
 
 #[test]
-fn neighbour_discovery_that_came_through_a_router_is_dropped_in_both_directions() {
+fn neighbor_discovery_that_came_through_a_router_is_dropped_in_both_directions() {
     for policy in [PolicyOf::OPEN, PolicyOf::SHUT] {
         let mut scene = Scene::new(Family::V6, policy);
         let asks = discovery(SOLICITATION, "fd00:1::30");
         let out = from("fd00:1::10", "fd00:1::30", asks.clone());
         let back = from("fd00:1::30", "fd00:1::10", asks);
         for (hop_limit, expected) in [
-            (255, Reason::Neighbour),
-            (254, Reason::ForgedNeighbour),
-            (0, Reason::ForgedNeighbour),
+            (255, Reason::Neighbor),
+            (254, Reason::ForgedNeighbor),
+            (0, Reason::ForgedNeighbor),
         ] {
             let out = out.clone().hop_limit(hop_limit).frame();
             assert_eq!(scene.sends(&out), expected);
@@ -210,17 +210,17 @@ fn neighbour_discovery_that_came_through_a_router_is_dropped_in_both_directions(
             more: false,
         };
         let back = back.hop_limit(255).fragment(whole).frame();
-        assert_eq!(scene.receives(&back), Reason::ForgedNeighbour);
+        assert_eq!(scene.receives(&back), Reason::ForgedNeighbor);
     }
 }
 
 #[test]
-fn a_policed_pod_hears_routers_and_neighbours() {
+fn a_policed_pod_hears_routers_and_neighbors() {
     let mut scene = Scene::new(Family::V6, PolicyOf::SHUT);
     for kind in [ROUTER_ADVERTISEMENT, SOLICITATION, ADVERTISEMENT, REDIRECT] {
         let frame = from("fe80::1", "fd00:1::10", discovery(kind, "fd00:1::10"));
         let frame = frame.hop_limit(255).frame();
-        assert_eq!(scene.receives(&frame), Reason::Neighbour);
+        assert_eq!(scene.receives(&frame), Reason::Neighbor);
     }
 }
 
@@ -232,7 +232,7 @@ fn attack_18_a_pod_advertises_itself_as_router_or_redirects_others() {
             for source in ["fe80::10", "fd00:1::10", "fe80::1"] {
                 let frame = from(source, "ff02::1", discovery(kind, "fd00:1::10"));
                 let frame = frame.hop_limit(255).frame();
-                assert_eq!(scene.sends(&frame), Reason::ForgedNeighbour);
+                assert_eq!(scene.sends(&frame), Reason::ForgedNeighbor);
             }
         }
     }
@@ -244,12 +244,12 @@ fn attack_37_a_pod_advertises_itself_as_router_of_groups() {
         let mut scene = Scene::new(Family::V6, policy);
         for kind in 151..=153 {
             let discovery = from("fe80::10", "ff02::6a", discovery(kind, "::")).hop_limit(1);
-            assert_eq!(scene.sends(&discovery.frame()), Reason::ForgedNeighbour);
+            assert_eq!(scene.sends(&discovery.frame()), Reason::ForgedNeighbor);
         }
         let mut scene = Scene::new(Family::V4, policy);
         let advertisement = frame::icmp(scene.pod, 9, 0, &[1, 2, 0, 30, 10, 0, 0, 9, 0, 0, 0, 0]);
         let advertisement = packet(scene.pod, scene.friend, advertisement).frame();
-        assert_eq!(scene.sends(&advertisement), Reason::ForgedNeighbour);
+        assert_eq!(scene.sends(&advertisement), Reason::ForgedNeighbor);
     }
 }
 
@@ -258,18 +258,18 @@ fn listeners_may_say_what_they_listen_to() {
     let mut scene = Scene::new(Family::V6, PolicyOf::SHUT);
     let report = |source| from(source, "ff02::16", discovery(143, "::")).hop_limit(1);
     for source in ["fe80::10", "::"] {
-        assert_eq!(scene.sends(&report(source).frame()), Reason::Neighbour);
+        assert_eq!(scene.sends(&report(source).frame()), Reason::Neighbor);
     }
     let routed = report("fe80::10").hop_limit(2).frame();
-    assert_eq!(scene.sends(&routed), Reason::ForgedNeighbour);
+    assert_eq!(scene.sends(&routed), Reason::ForgedNeighbor);
     let to_one = from("fe80::10", "fd00:1::30", discovery(143, "::")).hop_limit(1);
-    assert_eq!(scene.sends(&to_one.frame()), Reason::ForgedNeighbour);
+    assert_eq!(scene.sends(&to_one.frame()), Reason::ForgedNeighbor);
     assert_eq!(scene.sends(&report("fe80::20").frame()), Reason::Spoofed);
     // A query is a router's.
     let query = from("fe80::10", "ff02::1", discovery(130, "::")).hop_limit(1);
-    assert_eq!(scene.sends(&query.frame()), Reason::ForgedNeighbour);
+    assert_eq!(scene.sends(&query.frame()), Reason::ForgedNeighbor);
     let query = from("fe80::1", "ff02::1", discovery(130, "::")).hop_limit(1);
-    assert_eq!(scene.receives(&query.frame()), Reason::Neighbour);
+    assert_eq!(scene.receives(&query.frame()), Reason::Neighbor);
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn attack_18_a_router_advertisement_behind_more_headers_than_are_followed() {
 }
 
 #[test]
-fn neighbour_discovery_is_none_in_ipv4() {
+fn neighbor_discovery_is_none_in_ipv4() {
     let mut scene = Scene::new(Family::V4, PolicyOf::SHUT);
     let (pod, stranger) = (scene.pod, scene.stranger);
     for kind in [SOLICITATION, ADVERTISEMENT, 143] {

@@ -21,10 +21,10 @@ pub(super) fn examine_arp<T: Tables>(
     subject: &Subject,
 ) -> Reason {
     if !subject.is_bound {
-        return Reason::Neighbour;
+        return Reason::Neighbor;
     }
     let Some(arp) = bytes.load::<28>(14) else {
-        return Reason::ForgedNeighbour;
+        return Reason::ForgedNeighbor;
     };
     let [
         ..,
@@ -62,15 +62,15 @@ pub(super) fn examine_arp<T: Tables>(
     let target = Address::from_ipv4([arp[24], arp[25], arp[26], arp[27]]);
     let speaks_for_itself = may_claim(tables, attachment, if is_probe { target } else { sender });
     if is_ipv4 && speaks_for_itself && bytes.load::<1>(SHORTEST).is_none() {
-        Reason::Neighbour
+        Reason::Neighbor
     } else {
-        Reason::ForgedNeighbour
+        Reason::ForgedNeighbor
     }
 }
 
 /// Neighbor discovery (RFC 4861): without it IPv6 does not work, and who lies in it is taken for another.
 #[inline(always)]
-pub(super) fn examine_neighbour<T: Tables>(
+pub(super) fn examine_neighbor<T: Tables>(
     tables: &T,
     attachment: &Attachment,
     subject: &Subject,
@@ -78,10 +78,10 @@ pub(super) fn examine_neighbour<T: Tables>(
 ) -> Reason {
     // RFC 4861 sections 6.1 and 7.1: anything but 255 came through a router. RFC 6980: never in fragments.
     if packet.hop_limit != 255 || packet.has_fragment_header != 0 {
-        return Reason::ForgedNeighbour;
+        return Reason::ForgedNeighbor;
     }
     if !subject.is_bound {
-        return Reason::Neighbour;
+        return Reason::Neighbor;
     }
     if packet.stated != 0 && !attachment.hardware().admits(packet.stated) {
         return Reason::ForeignHardwareAddress;
@@ -92,32 +92,32 @@ pub(super) fn examine_neighbour<T: Tables>(
     let owns_target = may_claim(tables, attachment, packet.about);
     let is_honest = match packet.detail {
         ROUTER_SOLICITATION => owns_source || is_nobody,
-        NEIGHBOUR_SOLICITATION => owns_source || (is_nobody && owns_target),
-        NEIGHBOUR_ADVERTISEMENT => owns_source && owns_target,
+        NEIGHBOR_SOLICITATION => owns_source || (is_nobody && owns_target),
+        NEIGHBOR_ADVERTISEMENT => owns_source && owns_target,
         _ => false,
     };
     if !is_honest || packet.is_plain == 0 {
-        return Reason::ForgedNeighbour;
+        return Reason::ForgedNeighbor;
     }
     // What the node would take to anybody else, out of the pod's policy, is not for it to have: on a bridge, which need not
     // be the node's own way to the addresses of its ports, the neighbor is asked past the node.
     let to = packet.destination;
     if to.is_of_link() {
-        Reason::Neighbour
+        Reason::Neighbor
     } else if to.is_multicast_or_broadcast() {
-        Reason::ForgedNeighbour
+        Reason::ForgedNeighbor
     } else if !tables.leaves_link(subject.link, packet.source, to) {
-        Reason::Neighbour
+        Reason::Neighbor
     } else if attachment.link().is_guarded() {
         Reason::OnLink
     } else {
-        Reason::ForgedNeighbour
+        Reason::ForgedNeighbor
     }
 }
 
 const ROUTER_SOLICITATION: u8 = 133;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const NEIGHBOR_SOLICITATION: u8 = 135;
+const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
 /// Group membership, without which a snooping bridge keeps groups from the pod: time to live 1, and in IPv6 a link-local
 /// source (RFC 2236, RFC 3376; RFC 2710 section 3, RFC 3810 section 5), or none while there is none. Queries are a
@@ -140,7 +140,7 @@ pub(super) fn examine_listener<T: Tables>(
         && (is_nobody || is_hosts);
     if !subject.is_bound {
         return if is_of_link {
-            Reason::Neighbour
+            Reason::Neighbor
         } else {
             Reason::Allowed
         };
@@ -148,13 +148,13 @@ pub(super) fn examine_listener<T: Tables>(
     // Bridges look at nothing but the message, so what is out of the rules is no ordinary packet either.
     if !is_of_link || !is_report(packet.detail) {
         return if owns_source || is_nobody {
-            Reason::ForgedNeighbour
+            Reason::ForgedNeighbor
         } else {
             Reason::Spoofed
         };
     }
     if may_tell(tables, attachment, packet.weight) {
-        Reason::Neighbour
+        Reason::Neighbor
     } else {
         Reason::TooManyReports
     }
@@ -246,7 +246,7 @@ pub(super) fn dhcp<T: Tables>(
         }
         // Two that are counted as one let in one more.
         attachment.asked.store(asked + HEARD);
-        return Reason::Neighbour;
+        return Reason::Neighbor;
     }
     let is_request = packet.source_port == client && packet.destination_port == server;
     if !subject.is_bound || !is_request {
@@ -266,12 +266,12 @@ pub(super) fn dhcp<T: Tables>(
         Reason::ForeignHardwareAddress
     } else if may_tell(tables, attachment, packet.weight) {
         attachment.asked.store(tables.now());
-        Reason::Neighbour
+        Reason::Neighbor
     } else {
         Reason::TooManyReports
     };
     // With an address of its own it may be allowed by a rule.
-    if reason != Reason::Neighbour && owns_source {
+    if reason != Reason::Neighbor && owns_source {
         Reason::Allowed
     } else {
         reason
