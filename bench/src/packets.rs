@@ -207,7 +207,6 @@ impl Bench {
             broadcasts: Vec::new(),
             addresses,
             baseline: Baseline::Deny,
-            routes: false,
             slot,
             birth: Generation(1),
         })?;

@@ -34,7 +34,6 @@ pub(crate) fn record(slot: u32) -> Record {
         broadcasts: Vec::new(),
         addresses: Vec::new(),
         baseline: record::Baseline::Allow,
-        routes: false,
         slot: Slot(slot),
         birth: Generation(slot),
     }

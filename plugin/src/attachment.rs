@@ -45,7 +45,6 @@ pub(crate) fn add(
         addresses: addresses.into_iter().collect(),
         broadcasts: interface.broadcasts.iter().copied().collect(),
         baseline: config.settings.baseline(sandbox.pod.as_ref()),
-        routes: false,
     };
     attach::add(&config.settings.paths, request)
         .map_err(|error| PluginError::from_error(Code::Attach, &error))

@@ -55,12 +55,11 @@ struct Subject {
     to_pod: PolicyWord,
     from_pod: PolicyWord,
     life: Life,
-    routes: bool,
     /// The interface by which the node takes what the pod sends: the bridge, or the host end itself.
     link: u32,
     /// There is a policy in the packet's direction.
     is_policed: bool,
-    /// The packet is from the pod, and the pod may speak for itself only.
+    /// The packet is from the pod, which may speak for itself only.
     is_bound: bool,
 }
 
@@ -73,7 +72,6 @@ impl Subject {
             from_pod: self.from_pod,
             life: self.life,
             link: self.link,
-            routes: case.routes != 0,
             is_policed: case.is_policed != 0,
             is_bound: case.is_bound != 0,
         }
@@ -108,13 +106,12 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         to_pod,
         from_pod,
         life: Life::new(origin.birth(), to_pod, from_pod),
-        routes: origin.routes(),
         link: match attachment.link().master() {
             0 => hook.interface,
             master => master,
         },
         is_policed: judging.ruleset() != Ruleset::ALLOW_ALL,
-        is_bound: !hook.is_to_pod() && !origin.routes(),
+        is_bound: !hook.is_to_pod(),
     };
     let offload = if subject.is_policed || subject.is_bound {
         bytes.offload()
@@ -143,7 +140,6 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         return Reason::NoRecord;
     };
     case.offload = offload;
-    case.routes = u8::from(subject.routes);
     case.is_policed = u8::from(subject.is_policed);
     case.is_bound = u8::from(subject.is_bound);
     let case = black_box(case);
@@ -200,7 +196,6 @@ pub struct Case {
     /// It was seen in both directions.
     is_answered: u8,
     /// As in [`Subject`].
-    routes: u8,
     is_policed: u8,
     is_bound: u8,
     /// The flow is one with this node, of which nothing is lost if it is forgotten.
@@ -224,12 +219,11 @@ fn examine_packet<T: Tables>(
     if packet.content == Content::NEIGHBOR && !hook.is_to_pod() {
         return examine_neighbor(tables, attachment, subject, packet);
     }
-    let is_own = subject.routes
-        || if hook.is_to_pod() {
-            attachment.is_addressed_by(pod)
-        } else {
-            attachment.owns(pod)
-        };
+    let is_own = if hook.is_to_pod() {
+        attachment.is_addressed_by(pod)
+    } else {
+        attachment.owns(pod)
+    };
     let is_foreign = !is_own && admits(tables, attachment, subject, pod);
     let owns_source = is_own || is_foreign;
     if hook.is_to_pod() && !owns_source {
@@ -304,9 +298,7 @@ fn examine_packet<T: Tables>(
     // about, or a connection with one peer would carry errors, and what is in them, to all others.
     let is_due = packet.content == Content::ERROR
         && (hook.is_to_pod() || packet.about == peer)
-        && (subject.routes
-            || attachment.owns(packet.near)
-            || (case.is_foreign != 0 && packet.near == pod));
+        && (attachment.owns(packet.near) || (case.is_foreign != 0 && packet.near == pod));
     case.from_node = u8::from(from_node);
     case.is_due = u8::from(is_due);
     let case = black_box(case);

@@ -162,32 +162,24 @@ pub struct Attachment {
     pub addresses: [Address; MAX_ADDRESSES],
 }
 
-/// What an attachment is from birth on: bit 32 whether it routes, 31..0 the generation at birth.
+/// What an attachment is from birth on: bits 31..0 the generation at birth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin(pub u64);
 
 impl Origin {
     /// There is no attachment: everything is dropped.
     pub const NONE: Self = Self(0);
-    const ROUTES: u64 = 1 << 32;
 
-    /// Born at generation `birth`, which is not 0. A pod that `routes` may send from any address, tunnel to the
-    /// node and speak for others to its neighbors.
+    /// Born at generation `birth`, which is not 0.
     #[inline(always)]
-    pub const fn new(birth: u32, routes: bool) -> Self {
-        Self(birth as u64 | if routes { Self::ROUTES } else { 0 })
+    pub const fn new(birth: u32) -> Self {
+        Self(birth as u64)
     }
 
     /// The generation at birth; older flows are another attachment's.
     #[inline(always)]
     pub const fn birth(self) -> u32 {
         self.0 as u32
-    }
-
-    /// Whether the pod routes.
-    #[inline(always)]
-    pub const fn routes(self) -> bool {
-        self.0 & Self::ROUTES != 0
     }
 }
 

@@ -59,7 +59,7 @@ pub enum Reason {
     /// Dropped: what goes with the packet has the kernel write a checksum where none of the headers that were judged has
     /// one, or segment what it cannot be.
     OffloadMetadata = 47,
-    /// Dropped: to the pod, which does not route, for an address that is neither its own nor a group's; or from the pod
+    /// Dropped: to the pod for an address that is neither its own nor a group's; or from the pod
     /// for its own.
     NotForPod = 48,
     /// Dropped: from the pod with a hardware address that is not its own: of the frame, of an ARP sender, in an option

@@ -61,8 +61,6 @@ pub struct Request {
     pub broadcasts: Vec<Ipv4Addr>,
     /// What holds until its policy is in force.
     pub baseline: Baseline,
-    /// Whether the pod may send from any address.
-    pub routes: bool,
 }
 
 /// Attaches. ADD repeated for the same identity replaces what was there.
@@ -109,7 +107,6 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
         addresses: request.addresses,
         broadcasts: request.broadcasts,
         baseline: request.baseline,
-        routes: request.routes,
     };
     // What cannot be undone is swept by the enforcer; the cause is what matters.
     match (

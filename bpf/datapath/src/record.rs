@@ -116,9 +116,6 @@ pub struct Record {
     pub broadcasts: Vec<Ipv4Addr>,
     /// What holds until its policy is in force.
     pub baseline: Baseline,
-    /// Whether the pod may send from any address, tunnel to the node and speak for others to its neighbors.
-    #[serde(default)]
-    pub routes: bool,
     /// Its place in the tables.
     pub slot: Slot,
     /// The generation at birth: flows that are older are another attachment's.
@@ -278,7 +275,6 @@ mod tests {
             broadcasts: vec![[10, 0, 0, 255].into()],
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             baseline: Baseline::Deny,
-            routes: false,
             slot: Slot(3),
             birth: Generation(4),
         }

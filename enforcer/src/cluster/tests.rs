@@ -62,7 +62,6 @@ fn record(name: &str, slot: u32, addresses: &[&str]) -> Record {
         broadcasts: Vec::new(),
         addresses: ips(addresses),
         baseline: record::Baseline::Allow,
-        routes: false,
         slot: Slot(slot),
         birth: Generation(slot),
     }

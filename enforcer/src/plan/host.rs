@@ -127,7 +127,7 @@ impl HostTables {
     pub(super) fn attach(&self, slot: Slot, baseline: Ruleset) {
         let generation = self.fresh_generation();
         let attachment = &self.attachments[&slot];
-        attachment.origin.store(Origin::new(generation, false).0);
+        attachment.origin.store(Origin::new(generation).0);
         for word in &attachment.words {
             word.store(PolicyWord::new(baseline, generation).0);
         }

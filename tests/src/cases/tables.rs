@@ -173,7 +173,6 @@ fn record(name: &ObjectName, slot: u32, birth: u32, addresses: Vec<std::net::IpA
         broadcasts: Vec::new(),
         addresses,
         baseline: Baseline::Allow,
-        routes: false,
         slot: Slot(slot),
         birth: Generation(birth),
     }

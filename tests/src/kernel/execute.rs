@@ -54,7 +54,7 @@ impl HostTables {
         let open = PolicyWord::new(Ruleset::ALLOW_ALL, birth).0;
         let attachment = Attachment {
             words: [Word::new(open), Word::new(open)],
-            origin: Word::new(Birth::new(birth, false).0),
+            origin: Word::new(Birth::new(birth).0),
             hardware: Word::new(HardwareWord::UNBOUND.0),
             addresses,
             ..Attachment::default()

@@ -60,8 +60,6 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Its policy.
     pub policy: PolicyOf,
-    /// Whether it routes.
-    pub routes: bool,
 }
 
 impl Kernel {
@@ -82,7 +80,7 @@ impl Kernel {
         ];
         let attachment = Attachment {
             words: words.map(|word| Word::new(word.0)),
-            origin: Word::new(Birth::new(birth, pod.routes).0),
+            origin: Word::new(Birth::new(birth).0),
             hardware: Word::new(HardwareWord::bound(SENDER).0),
             broadcasts: Word::new(Broadcasts::new(BROADCAST, [0; 4]).0),
             addresses,

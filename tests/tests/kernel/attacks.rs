@@ -22,7 +22,7 @@ fn attack_04_a_flow_of_the_slots_last_pod_is_no_flow_of_this_one() {
         scene.handshake(friend, 999, 80, End::Peer);
         // The same slot, perhaps the same interface and address: another pod. Even if its generation were one that
         // the flows carry, they are older than its birth.
-        scene.attach(PolicyOf::both(RULESET), false);
+        scene.attach(PolicyOf::both(RULESET));
         for payload in [tcp(999, 80, ACK), tcp(443, 2000, ACK), udp(999, 53)] {
             assert_eq!(scene.peer_sends(stranger, payload), Reason::Policy);
         }
@@ -46,7 +46,7 @@ fn attack_04_who_began_an_old_pods_flow_is_forgotten_with_it() {
             scene.pod_sends(node, tcp(80, 999, ACK)),
             Reason::Established
         );
-        scene.attach(PolicyOf::SHUT, false);
+        scene.attach(PolicyOf::SHUT);
         assert_eq!(scene.pod_sends(node, tcp(80, 999, ACK)), Reason::DenyAll);
     }
 }

@@ -123,7 +123,7 @@ fn without_a_policy_fragments_pass_and_the_nodes_pass_always() {
         let (pod, friend, node) = (scene.pod, scene.friend, scene.node);
         let later = packet(friend, pod, middle()).fragment(LATER).frame();
         assert_eq!(scene.receives(&later), Reason::Unpoliced);
-        scene.attach(PolicyOf::SHUT, false);
+        scene.attach(PolicyOf::SHUT);
         let later = packet(node, pod, middle()).fragment(LATER).frame();
         let reason = scene.kernel.run(Direction::ToPod, Origin::Node, &later);
         match family {
@@ -266,11 +266,6 @@ fn attack_34_an_error_about_anothers_packet_belongs_to_no_flow() {
             assert_eq!(run(direction.opposite(), &flow), Reason::Allowed);
             assert_eq!(run(direction, &error(own)), Reason::Related);
             assert_eq!(run(direction, &error(foreign)), Reason::Policy);
-            // A pod that routes has errors about what it forwarded.
-            scene.attach(PolicyOf::both(RULESET), true);
-            let mut run = |way, frame: &[u8]| scene.kernel.run(way, Origin::Elsewhere, frame);
-            assert_eq!(run(direction.opposite(), &flow), Reason::Allowed);
-            assert_eq!(run(direction, &error(foreign)), Reason::Related);
         }
     }
 }

@@ -31,7 +31,7 @@ enum Event {
     /// Everything falls silent for so many seconds.
     Silence(u32),
     /// Another pod gets the slot.
-    Attach { routes: bool },
+    Attach,
 }
 
 #[derive(Debug, Clone)]
@@ -154,7 +154,7 @@ fn event() -> impl Strategy<Value = Event> {
         60 => packet,
         3 => (direction(), rulesets).prop_map(|(direction, ruleset)| Event::Flip(direction, ruleset)),
         1 => select(&[19, 31, 61, 121, 181][..]).prop_map(Event::Silence),
-        1 => any::<bool>().prop_map(|routes| Event::Attach { routes }),
+        1 => Just(Event::Attach),
     ]
 }
 
@@ -240,7 +240,7 @@ fn kernel_and_host_agree_on_sequences_of_odd_packets() {
             match event {
                 Event::Flip(direction, ruleset) => scene.kernel.flip(direction, ruleset),
                 Event::Silence(seconds) => scene.kernel.age_flows(seconds),
-                Event::Attach { routes } => scene.attach(PolicyOf::both(RULESET), routes),
+                Event::Attach => scene.attach(PolicyOf::both(RULESET)),
                 Event::Packet {
                     direction,
                     origin,
@@ -276,7 +276,7 @@ fn nothing_at_all_passes_a_shut_direction_but_what_is_always_let_through() {
     for family in FAMILIES {
         let mut runner = TestRunner::default();
         let mut scene = scene(family);
-        scene.attach(PolicyOf::SHUT, false);
+        scene.attach(PolicyOf::SHUT);
         let ethertype = if family == Family::V4 {
             frame::IPV4
         } else {

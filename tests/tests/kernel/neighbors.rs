@@ -58,23 +58,6 @@ fn a_pod_speaks_for_itself_only_whoever_is_policed() {
 }
 
 #[test]
-fn a_pod_that_routes_may_speak_for_others() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::OPEN);
-        scene.attach(PolicyOf::OPEN, true);
-        let (stranger, friend) = (scene.stranger, scene.friend);
-        let frame = packet(stranger, friend, udp(999, 53)).frame();
-        assert_eq!(scene.sends(&frame), Reason::Allowed);
-        let answers = frame::arp(2, OTHER, POD);
-        assert_eq!(scene.sends(&answers), Reason::Neighbor);
-        // Its policy holds all the same.
-        scene.kernel.flip(Direction::FromPod, RULESET);
-        let frame = packet(friend, stranger, udp(999, 53)).frame();
-        assert_eq!(scene.sends(&frame), Reason::Policy);
-    }
-}
-
-#[test]
 fn the_unspecified_address_is_no_pods_own() {
     for (family, text) in [(Family::V4, "0.0.0.0"), (Family::V6, "::")] {
         let mut scene = Scene::new(family, PolicyOf::OPEN);

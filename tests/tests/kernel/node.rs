@@ -235,18 +235,6 @@ fn a_policed_pods_tunnel_to_the_node_needs_a_rule_that_names_it() {
 }
 
 #[test]
-fn a_pod_that_routes_may_tunnel() {
-    for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::OPEN);
-        scene.attach(PolicyOf::OPEN, true);
-        let node = scene.node;
-        for tunnel in tunnels() {
-            assert_eq!(scene.pod_sends(node, tunnel), Reason::Allowed);
-        }
-    }
-}
-
-#[test]
 fn the_nodes_word_torn_twice_drops_what_seems_to_be_its() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::SHUT);

@@ -77,21 +77,17 @@ impl Scene {
         let mut scene = scene(kernel);
         scene.kernel.put_peer(scene.friend, FRIENDS, NEIGHBORHOOD);
         scene.kernel.put_node(scene.node);
-        scene.attach(policy, false);
+        scene.attach(policy);
         scene
     }
 
     /// Attaches the pod anew.
-    pub(crate) fn attach(&mut self, policy: PolicyOf, routes: bool) {
+    pub(crate) fn attach(&mut self, policy: PolicyOf) {
         let mut addresses = vec![self.pod];
         if self.family == Family::V6 {
             addresses.push("fe80::10".parse().expect("an address"));
         }
-        self.kernel.attach(&Pod {
-            addresses,
-            policy,
-            routes,
-        });
+        self.kernel.attach(&Pod { addresses, policy });
     }
 
     /// A packet to the pod from elsewhere.

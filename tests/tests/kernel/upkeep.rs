@@ -60,7 +60,6 @@ fn attach(set: &TableSet, slot: Slot, birth: u32) {
         broadcasts: Vec::new(),
         addresses: vec![IpAddr::from([10, 0, 0, 1])],
         baseline: Baseline::Allow,
-        routes: false,
         slot,
         birth: Generation(birth),
     })

@@ -154,7 +154,6 @@ fn compare_random_worlds() {
                     to_pod: of(Judged::Ingress),
                     from_pod: of(Judged::Egress),
                 },
-                routes: false,
             };
             for _ in 0..CONNECTIONS {
                 let connection = any(&mut runner, arbitrary::connection());

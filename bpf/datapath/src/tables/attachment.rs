@@ -201,7 +201,7 @@ impl TableSet {
         for word in &head[LINK..] {
             word.store(0, Ordering::Release);
         }
-        let born = Origin::new(record.birth.0, record.routes);
+        let born = Origin::new(record.birth.0);
         head[ORIGIN].store(born.0, Ordering::Release);
         Ok(())
     }
