@@ -184,6 +184,21 @@ impl Origin {
 }
 
 impl Attachment {
+    /// Whether an IPv6 address has the first 64 bits of one of the pod's: the longest prefix of a network is mostly as long,
+    /// and those that are longer lie within.
+    #[inline(always)]
+    pub fn is_near(&self, address: Address) -> bool {
+        let [network, _] = address.halves();
+        let mut is_near = false;
+        let mut place = 0;
+        while place < MAX_ADDRESSES {
+            let [own, _] = self.addresses[place].halves();
+            is_near |= own == network && own != 0;
+            place += 1;
+        }
+        is_near
+    }
+
     /// Where it comes from.
     #[inline(always)]
     pub fn origin(&self) -> Origin {
@@ -357,6 +372,8 @@ impl WayWord {
     pub const TO_OPEN: Self = Self(1);
     /// Closed to all pods.
     pub const TO_ALL: Self = Self(2);
+    /// In no table: closed to all pods if the node takes for its own what is sent there.
+    pub const TO_ALL_IF_HERE: Self = Self(3);
 }
 
 /// Value of `prefixes`: the broad class.

@@ -170,37 +170,28 @@ fn count() -> Attributes {
     expression("counter", &Attributes::default())
 }
 
-/// A rule: its expressions, and their names.
-type Expressions = (Vec<Attributes>, &'static [&'static str]);
+/// A rule, as its expressions.
+type Expressions = Vec<Attributes>;
 
 /// What has this number goes on.
 fn accept_priority(number: u32) -> Expressions {
-    (
-        vec![load(META_PRIORITY), equals(number), verdict(ACCEPT)],
-        &["meta", "cmp", "immediate"],
-    )
+    vec![load(META_PRIORITY), equals(number), verdict(ACCEPT)]
 }
 
 /// What a host end received ends here.
 fn drop_received() -> Expressions {
-    (
-        vec![
-            load(META_INPUT_GROUP),
-            mask(GROUP_MASK),
-            equals(GROUP),
-            count(),
-            verdict(DROP),
-        ],
-        &["meta", "bitwise", "cmp", "counter", "immediate"],
-    )
+    vec![
+        load(META_INPUT_GROUP),
+        mask(GROUP_MASK),
+        equals(GROUP),
+        count(),
+        verdict(DROP),
+    ]
 }
 
 /// What has this number ends here.
 fn drop_priority(number: u32) -> Expressions {
-    (
-        vec![load(META_PRIORITY), equals(number), count(), verdict(DROP)],
-        &["meta", "cmp", "counter", "immediate"],
-    )
+    vec![load(META_PRIORITY), equals(number), count(), verdict(DROP)]
 }
 
 impl Family {
@@ -246,7 +237,7 @@ fn steps(family: Family) -> Vec<(u8, Attributes)> {
             .number(a::CHAIN_POLICY, ACCEPT)
             .text(a::CHAIN_TYPE, "filter");
         steps.push((kind::NEW_CHAIN, attributes));
-        for (expressions, _) in rules {
+        for expressions in rules {
             let list = expressions
                 .iter()
                 .fold(Attributes::default(), |list, expression| {
@@ -291,12 +282,32 @@ fn is_hooked(socket: &mut Socket, family: Family) -> Result<bool, NftError> {
     Ok(true)
 }
 
-/// A rule as the kernel tells of it: the names of its expressions, and what it counted.
+/// A rule as the kernel tells of it: what its expressions say, and what it counted.
 #[derive(Debug, PartialEq, Eq)]
 struct Rule {
     chain: String,
-    expressions: Vec<String>,
+    expressions: Vec<Said>,
     packets: u64,
+}
+
+/// The name of an expression, and what tells it from others of the name: the fact that it loads, the number that it compares
+/// with or masks by, its verdict.
+type Said = (String, Vec<u8>);
+
+fn said(expression: &[u8]) -> Option<Said> {
+    let name = nft::text(&nft::find(expression, a::EXPRESSION_NAME)?);
+    let data = nft::find(expression, a::EXPRESSION_DATA).unwrap_or_default();
+    let number = match name.as_str() {
+        "meta" => nft::find(&data, 2)?,
+        "cmp" => nft::find(&nft::find(&data, 3)?, a::VALUE)?,
+        "bitwise" => nft::find(&nft::find(&data, 4)?, a::VALUE)?,
+        "immediate" => {
+            let value = nft::find(&data, 2)?;
+            nft::find(&nft::find(&value, a::VERDICT)?, a::VERDICT_CODE)?
+        }
+        _ => Vec::new(),
+    };
+    Some((name, number))
 }
 
 fn read_rule(rule: &[u8]) -> Option<Rule> {
@@ -306,13 +317,13 @@ fn read_rule(rule: &[u8]) -> Option<Rule> {
         packets: 0,
     };
     for expression in nft::all(&nft::find(rule, a::RULE_EXPRESSIONS)?) {
-        let name = nft::text(&nft::find(&expression, a::EXPRESSION_NAME)?);
-        let data = nft::find(&expression, a::EXPRESSION_DATA).unwrap_or_default();
-        if name == "counter" {
+        let said = said(&expression)?;
+        if said.0 == "counter" {
+            let data = nft::find(&expression, a::EXPRESSION_DATA)?;
             let packets = nft::find(&data, a::COUNTER_PACKETS)?;
             read.packets = u64::from_be_bytes(packets.try_into().ok()?);
         }
-        read.expressions.push(name);
+        read.expressions.push(said);
     }
     Some(read)
 }
@@ -333,8 +344,15 @@ fn is_whole(socket: &mut Socket, family: Family) -> Result<bool, NftError> {
     let found = read_rules(socket, family)?;
     let of_chain = |chain: Chain| found.iter().filter(move |rule| rule.chain == chain.name());
     Ok(family.chains().into_iter().all(|(chain, wanted)| {
-        let names = wanted.iter().map(|(_, names)| *names);
-        of_chain(chain).map(|rule| &rule.expressions).eq(names)
+        let wanted = wanted.iter().map(|rule| {
+            let said = rule
+                .iter()
+                .filter_map(|expression| said(expression.as_bytes()));
+            said.collect::<Vec<_>>()
+        });
+        of_chain(chain)
+            .map(|rule| rule.expressions.clone())
+            .eq(wanted)
     }))
 }
 

@@ -96,6 +96,11 @@ impl NftError {
 pub(crate) struct Attributes(Vec<u8>);
 
 impl Attributes {
+    /// As they are sent.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// With an attribute more.
     pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);

@@ -27,11 +27,15 @@ impl FactsChange {
             && old.node_addresses == new.node_addresses
             && old.cluster_nodes == new.cluster_nodes
             && old.listed == new.listed
+            && old.tunnel_ports == new.tunnel_ports
+            && old.node_scopes == new.node_scopes
             && same_node;
         if same {
             return Self::None;
         }
         let kept = same_node
+            && old.tunnel_ports == new.tunnel_ports
+            && old.node_scopes == new.node_scopes
             && old.cluster_nodes == new.cluster_nodes
             && is_part(&new.pods, &old.pods)
             && is_part(&new.namespaces, &old.namespaces)

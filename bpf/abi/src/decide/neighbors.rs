@@ -100,7 +100,8 @@ pub(super) fn examine_neighbor<T: Tables>(
         return Reason::ForgedNeighbor;
     }
     // What the node would take to anybody else, out of the pod's policy, is not for it to have: on a bridge, which need not
-    // be the node's own way to the addresses of its ports, the neighbor is asked past the node.
+    // be the node's own way to the addresses of its ports, the neighbor is asked past the node. Other routers may be on the
+    // bridge, so that is for neighbors of the pod's own networks only, which no router takes anywhere.
     let to = packet.destination;
     if to.is_of_link() {
         Reason::Neighbor
@@ -108,7 +109,7 @@ pub(super) fn examine_neighbor<T: Tables>(
         Reason::ForgedNeighbor
     } else if !tables.leaves_link(subject.link, packet.source, to) {
         Reason::Neighbor
-    } else if attachment.link().is_guarded() {
+    } else if attachment.link().is_guarded() && attachment.is_near(to) {
         Reason::OnLink
     } else {
         Reason::ForgedNeighbor

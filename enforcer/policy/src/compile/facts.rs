@@ -30,7 +30,7 @@ use workload::Workload;
 /// What is known of peers, told apart as far as some questions ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Without policies, and without the scopes by which they are read.
+    /// Without policies.
     world: World,
     questions: Questions,
     /// What the labels and ports of every workload answer. Blocks apart, which depend on the address.
@@ -116,7 +116,7 @@ impl Facts {
         &self.questions
     }
 
-    /// Of what; without policies and scopes.
+    /// Of what; without policies.
     pub fn world(&self) -> &World {
         &self.world
     }

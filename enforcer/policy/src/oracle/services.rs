@@ -9,7 +9,7 @@ use super::{Policy, is_node, is_node_address, is_tunnel_to_node, pod_at};
 use crate::connection::{Connection, Direction, Transport};
 use crate::model::{
     Endpoint, EndpointState, ExternalAddresses, ObjectName, Peer, PodReference, Protocol, Rule,
-    Service, ServiceEgress, ServicePort, TrafficPolicy, World,
+    SCOPES, Service, ServiceEgress, ServicePort, TrafficPolicy, World,
 };
 
 /// Whether an isolated pod may open the connection.
@@ -367,48 +367,57 @@ pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
         return Closed::Nobody;
     };
     let links = links(world);
-    let mut leading: Vec<(IpAddr, u16)> = Vec::new();
+    let mut leading: Vec<Place> = Vec::new();
     loop {
-        let more: Vec<(IpAddr, u16)> = links
+        let more: Vec<Place> = links
             .iter()
-            .filter(|(way, target)| {
-                !leading.contains(way)
-                    && (is_tunnel(world, *target) || leads_on(world, &leading, *target))
+            .filter(|Link { way, target, .. }| {
+                let is_tunnel = tunnel_at(world, *target) != Closed::Nobody;
+                !leading.contains(way) && (is_tunnel || leads_on(world, &leading, *target))
             })
-            .map(|(way, _)| *way)
+            .map(|link| link.way)
             .collect();
         if more.is_empty() {
             break;
         }
         leading.extend(more);
     }
-    let at_nodes = (unspecified(connection.peer), number);
-    let itself = (connection.peer, number);
-    let of_way = |wanted: (IpAddr, u16)| {
-        let targets = links.iter().filter(|(way, _)| *way == wanted);
-        let leads_on = targets
-            .clone()
-            .any(|(_, target)| leads_on(world, &leading, *target));
-        if !leading.contains(&wanted) {
-            Closed::Nobody
-        } else if leads_on {
-            Closed::ToAll
-        } else {
-            Closed::ToOpen
-        }
+    let of_way = |wanted: Place| {
+        let targets = links
+            .iter()
+            .filter(|link| link.way == wanted && (link.here || wanted.0.is_unspecified()));
+        let of_each = targets.map(|link| {
+            if leads_on(world, &leading, link.target) {
+                Closed::ToAll
+            } else {
+                tunnel_at(world, link.target)
+            }
+        });
+        of_each.max().unwrap_or(Closed::Nobody)
     };
-    let as_node = if !is_node(world, connection.peer) || !leading.contains(&at_nodes) {
+    let at_nodes = of_way((unspecified(connection.peer), number));
+    let as_node = if at_nodes == Closed::Nobody || !is_node(world, connection.peer) {
         Closed::Nobody
     } else if is_node_address(world, connection.peer) {
-        of_way(at_nodes)
+        at_nodes
     } else {
         Closed::ToAll
     };
-    of_way(itself).max(as_node)
+    of_way((connection.peer, number)).max(as_node)
 }
 
-/// What leads datagrams where: an address and port of a Service, or a NodePort at the unspecified address, to an endpoint.
-fn links(world: &World) -> Vec<((IpAddr, u16), (IpAddr, u16))> {
+/// An address and a UDP port; the unspecified address stands for every node's.
+type Place = (IpAddr, u16);
+
+/// What leads datagrams where: an address and port of a Service, or a NodePort, to an endpoint that some node may choose.
+struct Link {
+    way: Place,
+    target: Place,
+    /// Whether this node may.
+    here: bool,
+}
+
+fn links(world: &World) -> Vec<Link> {
     let mut links = Vec::new();
     for (name, service) in &world.services {
         for port in service
@@ -416,25 +425,50 @@ fn links(world: &World) -> Vec<((IpAddr, u16), (IpAddr, u16))> {
             .iter()
             .filter(|port| port.protocol == Protocol::Udp)
         {
-            let mut link = |address: IpAddr, number, traffic| {
-                let targets = endpoints(world, name, port, traffic, address.is_ipv4());
-                let targets = targets.into_iter().map(|(it, number)| (it.address, number));
-                links.extend(targets.map(|target| ((address, number), target)));
-            };
-            for address in &service.cluster_addresses {
-                link(*address, port.number, service.internal_traffic);
+            let of_cluster = service.cluster_addresses.iter();
+            let elsewhere = service.external_addresses.iter();
+            let addresses = of_cluster
+                .chain(elsewhere)
+                .chain(&service.balancer_addresses);
+            let mut ways: Vec<Place> = addresses.map(|address| (*address, port.number)).collect();
+            for family in [
+                unspecified([0, 0, 0, 0].into()),
+                unspecified([0_u16; 8].into()),
+            ] {
+                let number = port.node_port.filter(|_| has_family(service, family));
+                ways.extend(number.map(|number| (family, number)));
             }
-            let of_balancers = service.balancer_addresses.iter();
-            for address in service.external_addresses.iter().chain(of_balancers) {
-                link(*address, port.number, TrafficPolicy::Cluster);
-            }
-            if let Some(number) = port.node_port {
-                for family in [
-                    unspecified([0, 0, 0, 0].into()),
-                    unspecified([0_u16; 8].into()),
-                ] {
-                    if has_family(service, family) {
-                        link(family, number, TrafficPolicy::Cluster);
+            for (slice_name, slice) in &world.endpoint_slices {
+                let is_its = slice_name.namespace == name.namespace
+                    && slice.service.as_ref() == Some(&name.name);
+                for of_slice in slice.ports.iter().filter(|of_slice| {
+                    is_its && of_slice.name == port.name && of_slice.protocol == port.protocol
+                }) {
+                    for endpoint in &slice.endpoints {
+                        if endpoint.state == EndpointState::Unusable {
+                            continue;
+                        }
+                        let target = (endpoint.address, of_slice.number);
+                        for way in ways
+                            .iter()
+                            .filter(|way| way.0.is_ipv4() == target.0.is_ipv4())
+                        {
+                            let is_cluster = service.cluster_addresses.contains(&way.0);
+                            let traffic = if is_cluster {
+                                service.internal_traffic
+                            } else {
+                                TrafficPolicy::Cluster
+                            };
+                            let chosen = endpoints(world, name, port, traffic, way.0.is_ipv4());
+                            let here = chosen
+                                .iter()
+                                .any(|(endpoint, number)| (endpoint.address, *number) == target);
+                            links.push(Link {
+                                way: *way,
+                                target,
+                                here,
+                            });
+                        }
                     }
                 }
             }
@@ -443,11 +477,21 @@ fn links(world: &World) -> Vec<((IpAddr, u16), (IpAddr, u16))> {
     links
 }
 
-fn is_tunnel(world: &World, (address, port): (IpAddr, u16)) -> bool {
-    Transport::Port(Protocol::Udp, port).is_tunnel(&world.tunnel_ports) && is_node(world, address)
+/// Whom a tunnel at a place is closed to, if a node takes what is sent there.
+fn tunnel_at(world: &World, (address, port): Place) -> Closed {
+    let mut scopes = SCOPES.iter().chain(&world.node_scopes);
+    if !Transport::Port(Protocol::Udp, port).is_tunnel(&world.tunnel_ports) {
+        Closed::Nobody
+    } else if is_node(world, address) {
+        Closed::ToOpen
+    } else if scopes.any(|scope| scope.contains(&address)) {
+        Closed::ToAll
+    } else {
+        Closed::Nobody
+    }
 }
 
-fn leads_on(world: &World, leading: &[(IpAddr, u16)], (address, port): (IpAddr, u16)) -> bool {
+fn leads_on(world: &World, leading: &[Place], (address, port): Place) -> bool {
     leading.contains(&(address, port))
         || (is_node(world, address) && leading.contains(&(unspecified(address), port)))
 }

@@ -6,7 +6,7 @@ use podgate_policy::connection::Direction::{Egress, Ingress};
 use podgate_policy::connection::Verdict::{Allow, Deny};
 use podgate_policy::model::{
     Endpoint, EndpointSlice, EndpointState, NamedPort, NetworkPolicy, ObjectName, Protocol, Rule,
-    Service, ServicePort, World,
+    Service, ServicePort, TrafficPolicy, World,
 };
 
 use crate::fixture::*;
@@ -145,5 +145,68 @@ fn a_rule_that_names_the_tunnels_port_opens_the_service_that_leads_there() {
             serve(&mut world, "s", &[CLUSTER], None, (OTHER, VXLAN));
             assert_eq!(judge(&world, Egress, CLUSTER, udp(53)), wanted, "{port}");
         }
+    }
+}
+
+/// What the node takes for itself is no address of its own, and no rule can name it: broadcasts, anycast, local routes.
+#[test]
+fn attack_05_a_service_leads_to_no_tunnel_at_a_broadcast_of_the_node() {
+    let wide = || egress([with_peers([block("0.0.0.0/0", &[])])]);
+    for target in ["192.0.2.255", "255.255.255.255", "127.0.0.1"] {
+        for mut world in open().into_iter().chain([with_nodes([wide()])]) {
+            world.node_scopes.insert("192.0.2.255/32".parse().unwrap());
+            serve(&mut world, "s", &[CLUSTER], None, (target, 53));
+            assert_eq!(judge(&world, Egress, EXTERNAL, udp(53)), Allow, "{target}");
+            serve(&mut world, "s", &[CLUSTER], None, (target, VXLAN));
+            for peer in [CLUSTER, EXTERNAL] {
+                assert_eq!(judge(&world, Egress, peer, udp(53)), Deny, "{target}");
+            }
+        }
+    }
+}
+
+/// Another node chooses otherwise: what is near is another, and what goes may be all that it has.
+#[test]
+fn attack_05_an_endpoint_that_only_another_node_would_choose_counts() {
+    for state in [EndpointState::Ready, EndpointState::Terminating] {
+        for mut world in open() {
+            world.node_name = Some("here".into());
+            serve(&mut world, "s", &[CLUSTER], Some(30053), (OTHER, VXLAN));
+            let name = ObjectName::new("y", "s");
+            let service = Arc::make_mut(world.services.get_mut(&name).unwrap());
+            service.internal_traffic = TrafficPolicy::Local;
+            let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap());
+            slice.endpoints[0].state = state;
+            slice.endpoints[0].node = Some("there".into());
+            let near = Endpoint {
+                address: address(X_DB),
+                state: EndpointState::Ready,
+                pod: None,
+                node: Some("here".into()),
+            };
+            slice.endpoints.push(near);
+            serve(&mut world, "second", &[SECOND], None, (CLUSTER, 53));
+            assert_eq!(judge(&world, Egress, CLUSTER, udp(53)), Allow, "{state:?}");
+            assert_eq!(judge(&world, Egress, SECOND, udp(53)), Deny, "{state:?}");
+            assert_eq!(judge(&world, Egress, OTHER, udp(30053)), Deny, "{state:?}");
+            let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap());
+            slice.endpoints[0].state = EndpointState::Unusable;
+            assert_eq!(judge(&world, Egress, SECOND, udp(53)), Allow, "{state:?}");
+            assert_eq!(judge(&world, Egress, OTHER, udp(30053)), Allow, "{state:?}");
+        }
+    }
+}
+
+#[test]
+fn attack_05_the_address_of_a_pod_may_be_a_way_as_well() {
+    for mut world in open() {
+        serve(&mut world, "first", &[CLUSTER], None, (OTHER, VXLAN));
+        let name = ObjectName::new("y", "first");
+        let service = Arc::make_mut(world.services.get_mut(&name).unwrap());
+        service.external_addresses = vec![address(X_DB)];
+        serve(&mut world, "second", &[SECOND], None, (X_DB, 53));
+        assert_eq!(judge(&world, Egress, SECOND, udp(53)), Deny);
+        serve(&mut world, "first", &[CLUSTER], None, (OTHER, 53));
+        assert_eq!(judge(&world, Egress, SECOND, udp(53)), Allow);
     }
 }

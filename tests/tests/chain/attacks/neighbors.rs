@@ -176,24 +176,29 @@ fn attack_18_neighbor_discovery_on_a_bridge_by_which_the_node_routes_nothing() {
     let counted = node.tables().counters(Direction::FromPod).unwrap();
     assert!(counted[Reason::OnLink as usize] > 0, "the advertisement");
 
+    // To an address of the pods' network, which the node would send on, and to one elsewhere, as to a router on the bridge.
     let seen = Frames::on(&outside, "eth0");
     let before = node.run(dropped_by_guard);
     for chain in [unpoliced(chain.clone()), chain] {
         let attacker = Pod::start(&node, &chain, "attacker");
-        let cable = Cable {
-            from: attacker.mac(),
-            to: node.mac("cni1"),
-        };
-        let frame = solicitation(cable, ipv6(&attacker), "2001:db8:9::2".parse().unwrap());
-        Frames::on(&attacker.netns, "eth0").send(&frame);
-        let is_it = |seen: &[u8]| seen.get(22..) == frame.get(22..);
-        if chain.plugins.len() == 2 {
-            assert!(!seen.sees(LOST, is_it));
-            assert_eq!(node.run(dropped_by_guard), before + 1);
-        } else {
-            assert!(seen.sees(25 * LOST, is_it), "the attack is none");
+        for (to, dropped) in [("fd96::99", 1), ("2001:db8:9::2", 1)] {
+            let cable = Cable {
+                from: attacker.mac(),
+                to: node.mac("cni1"),
+            };
+            let frame = solicitation(cable, ipv6(&attacker), to.parse().unwrap());
+            Frames::on(&attacker.netns, "eth0").send(&frame);
+            let is_it = |seen: &[u8]| seen.get(22..) == frame.get(22..);
+            if chain.plugins.len() == 2 {
+                assert!(!seen.sees(LOST, is_it), "{to}");
+                assert_eq!(node.run(dropped_by_guard), before + dropped);
+            } else {
+                assert!(seen.sees(25 * LOST, is_it), "{to}: the attack is none");
+            }
         }
     }
+    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    assert_eq!(counted[Reason::ForgedNeighbor as usize], 1);
 }
 
 /// What the guard has dropped of what bridges have received and handed to the node.

@@ -255,6 +255,9 @@ fn a_guard_that_somebody_flushes_stands_again_in_time() {
         "nft delete table bridge podgate",
         "nft flush chain inet podgate received",
         "nft insert rule arp podgate received accept",
+        // As many rules of the same expressions, with another number.
+        "nft 'flush chain bridge podgate delivered; \
+         add rule bridge podgate delivered meta priority 7:7 counter drop'",
     ] {
         let (whole, before) = (ruleset(), restored());
         node.sh(deed);

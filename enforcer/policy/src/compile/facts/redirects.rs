@@ -8,7 +8,7 @@
 //! ```
 //! A claim is worked out anew when its Service, one of its slices, or who is known at one of its endpoints changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::Facts;
-use super::ways::{Candidate, at_nodes};
+use super::ways::{Candidate, Link, Links, Way, at_nodes};
 use crate::compile::translation::{Meaning, Standing};
 use crate::model::{
     Endpoint, EndpointState, ExternalAddresses, HostPort, ObjectName, Pod, PodReference, Protocol,
@@ -60,7 +60,7 @@ struct Said {
     /// Every address that an endpoint has, usable or not: who is known there matters.
     endpoints: BTreeSet<IpAddr>,
     /// What may be a way into a tunnel, with where it leads: of UDP, to an endpoint that no pod is known to have.
-    candidates: BTreeSet<((IpAddr, u16), (IpAddr, u16))>,
+    candidates: BTreeSet<Link>,
 }
 
 /// All that is said.
@@ -139,6 +139,11 @@ impl Redirects {
         self.candidates.iter()
     }
 
+    /// Whether what may be ways is the same as there.
+    pub(super) fn has_same_candidates(&self, other: &Self) -> bool {
+        self.candidates == other.candidates
+    }
+
     /// The claimants of which an endpoint has this address.
     pub(super) fn with_endpoint(&self, address: IpAddr) -> impl Iterator<Item = &Claimant> {
         of_address(&self.by_endpoint, address)
@@ -190,8 +195,8 @@ impl Redirects {
         for endpoint in &old.endpoints {
             self.by_endpoint.remove(&(*endpoint, claimant.clone()));
         }
-        for (way, target) in &old.candidates {
-            self.candidates.remove(&(*way, *target, claimant.clone()));
+        for link in &old.candidates {
+            self.candidates.remove(&(*link, claimant.clone()));
         }
         for (address, _) in &new.ports {
             self.by_address.insert((*address, claimant.clone()));
@@ -199,8 +204,8 @@ impl Redirects {
         for endpoint in &new.endpoints {
             self.by_endpoint.insert((*endpoint, claimant.clone()));
         }
-        for (way, target) in &new.candidates {
-            self.candidates.insert((*way, *target, claimant.clone()));
+        for link in &new.candidates {
+            self.candidates.insert((*link, claimant.clone()));
         }
         if new == Said::default() {
             self.said.remove(claimant);
@@ -300,7 +305,6 @@ impl Facts {
         let endpoints = self.slices_of(name).flat_map(|slice| &slice.endpoints);
         said.endpoints = endpoints.map(|endpoint| endpoint.address).collect();
         for port in &service.ports {
-            let mut ways = Vec::new();
             let mut claim = |address: IpAddr, number, traffic| {
                 let port = RedirectedPort {
                     protocol: port.protocol,
@@ -311,12 +315,10 @@ impl Facts {
             };
             for address in &service.cluster_addresses {
                 claim(*address, port.number, service.internal_traffic);
-                ways.push(((*address, port.number), service.internal_traffic));
             }
             let of_balancers = &service.balancer_addresses;
             for address in service.external_addresses.iter().chain(of_balancers) {
                 claim(*address, port.number, TrafficPolicy::Cluster);
-                ways.push(((*address, port.number), TrafficPolicy::Cluster));
             }
             if let Some(number) = port.node_port {
                 for address in self.own_node_addresses() {
@@ -324,40 +326,90 @@ impl Facts {
                         claim(address, number, TrafficPolicy::Cluster);
                     }
                 }
-                for family in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
-                    if has_family(service, family) {
-                        ways.push((at_nodes(family, number), TrafficPolicy::Cluster));
-                    }
-                }
-            }
-            for (way, traffic) in ways {
-                said.candidates
-                    .extend(self.candidates_of(name, port, way, traffic));
             }
         }
+        said.candidates = self.links_of(name, service, |address| {
+            self.holder(address).is_none()
+                || self.world.node_addresses.contains(&address)
+                || self.world.cluster_nodes.contains(&address)
+        });
         said
     }
 
-    /// Where a port may lead into a tunnel.
-    fn candidates_of(
+    /// Where a Service leads datagrams: each address and port of its, and NodePort, to each endpoint for which `counts` holds. Those
+    /// that go, or are on another node, count whatever its traffic policies say: another node may choose otherwise than
+    /// this one.
+    fn links_of(
         &self,
-        service: &ObjectName,
-        port: &ServicePort,
-        way: (IpAddr, u16),
-        traffic: TrafficPolicy,
-    ) -> BTreeSet<((IpAddr, u16), (IpAddr, u16))> {
-        if port.protocol != Protocol::Udp {
-            return BTreeSet::new();
+        name: &ObjectName,
+        service: &Service,
+        counts: impl Fn(IpAddr) -> bool,
+    ) -> BTreeSet<Link> {
+        let mut links = BTreeSet::new();
+        let of_udp = |port: &&ServicePort| port.protocol == Protocol::Udp;
+        for port in service.ports.iter().filter(of_udp) {
+            let of_cluster = service.cluster_addresses.iter();
+            let elsewhere = service.external_addresses.iter();
+            let addresses = of_cluster
+                .chain(elsewhere)
+                .chain(&service.balancer_addresses);
+            let mut ways: Vec<Way> = addresses.map(|address| (*address, port.number)).collect();
+            for family in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
+                let number = port.node_port.filter(|_| has_family(service, family));
+                ways.extend(number.map(|number| at_nodes(family, number)));
+            }
+            let mut targets: BTreeSet<Way> = BTreeSet::new();
+            for slice in self.slices_of(name) {
+                let numbers = slice.ports.iter().filter(|of_slice| {
+                    of_slice.name == port.name && of_slice.protocol == port.protocol
+                });
+                for number in numbers.map(|of_slice| of_slice.number) {
+                    let usable = slice.endpoints.iter().filter(|endpoint| {
+                        endpoint.state != EndpointState::Unusable && counts(endpoint.address)
+                    });
+                    targets.extend(usable.map(|endpoint| (endpoint.address, number)));
+                }
+            }
+            if targets.is_empty() {
+                continue;
+            }
+            let mut chosen: BTreeMap<(TrafficPolicy, bool), BTreeSet<Way>> = BTreeMap::new();
+            for way in ways {
+                let traffic = if service.cluster_addresses.contains(&way.0) {
+                    service.internal_traffic
+                } else {
+                    TrafficPolicy::Cluster
+                };
+                let chosen = chosen.entry((traffic, way.0.is_ipv4())).or_insert_with(|| {
+                    let usable = self.usable(name, port, traffic, way.0).into_iter();
+                    usable
+                        .map(|(endpoint, number)| (endpoint.address, number))
+                        .collect()
+                });
+                let of_family = targets
+                    .iter()
+                    .filter(|(it, _)| it.is_ipv4() == way.0.is_ipv4());
+                links.extend(of_family.map(|target| Link {
+                    way,
+                    target: *target,
+                    here: chosen.contains(target),
+                }));
+            }
         }
-        let usable = self.usable(service, port, traffic, way.0).into_iter();
-        let unheld = usable.filter(|(endpoint, _)| {
-            self.holder(endpoint.address).is_none()
-                || self.world.node_addresses.contains(&endpoint.address)
-                || self.world.cluster_nodes.contains(&endpoint.address)
-        });
-        unheld
-            .map(|(endpoint, target)| (way, (endpoint.address, target)))
-            .collect()
+        links
+    }
+
+    /// The links of a claimant to what pods have, by where they lead to.
+    pub(super) fn links_of_held(&self, claimant: &Claimant) -> Links {
+        let mut links = Links::new();
+        if let Claimant::Service(name) = claimant
+            && let Some(service) = self.world.services.get(name)
+        {
+            for link in self.links_of(name, service, |_| true) {
+                links.entry(link.target).or_default().push(link);
+            }
+        }
+        links
     }
 
     /// A pod whose node is not known may be on this one.

@@ -237,7 +237,6 @@ impl<'a> Revision<'a> {
         }
         self.next.world = World {
             policies: OrdMap::new(),
-            node_scopes: BTreeSet::new(),
             ..world.clone()
         };
         self.look_at_services(world);
@@ -285,7 +284,9 @@ impl<'a> Revision<'a> {
                 }
             }
         }
-        self.ways_differ |= node_differs || before.world.tunnel_ports != world.tunnel_ports;
+        self.ways_differ |= node_differs
+            || before.world.tunnel_ports != world.tunnel_ports
+            || before.world.node_scopes != world.node_scopes;
         if node_differs {
             self.stale.extend(before.redirects.addresses());
             let services = world.services.keys().cloned().map(Claimant::Service);
@@ -370,7 +371,7 @@ impl<'a> Revision<'a> {
         for claimant in &self.unheard {
             redirected.extend(self.next.hear(claimant));
         }
-        if self.ways_differ || !self.unheard.is_empty() {
+        if self.ways_differ || self.next.may_differ_in_ways(self.before, &self.unheard) {
             self.next.find_ways();
         }
         let mut classifier = Classifier {

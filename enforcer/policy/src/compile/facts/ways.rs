@@ -4,21 +4,32 @@
 //! another source, past the policies of whoever it is for. An endpoint may be such a way itself, as the NodePort of another
 //! Service at another node, which translates once more.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::Facts;
 use super::redirects::Claimant;
 use crate::connection::Transport;
-use crate::model::Protocol;
+use crate::model::{Protocol, SCOPES};
 
 /// An address and a UDP port that nodes translate. With the unspecified address of a family: that port at the addresses that
 /// nodes have of it.
 pub type Way = (IpAddr, u16);
 
-/// An address and a UDP port that a way leads to, as one claimant says.
-pub(super) type Candidate = (Way, (IpAddr, u16), Claimant);
+/// One endpoint that a way leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Link {
+    pub(super) way: Way,
+    pub(super) target: Way,
+    /// Whether this node may choose it. Another may where this does not: traffic policies name what is near, and what goes is
+    /// chosen where nothing else is there.
+    pub(super) here: bool,
+}
+
+/// What one claimant says.
+pub(super) type Candidate = (Link, Claimant);
 
 /// Whom a way into a tunnel is closed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,51 +69,93 @@ impl Facts {
         itself.max(as_node)
     }
 
-    /// Works out the ways from those that may be.
+    /// Whether what was heard anew can have changed the ways: what may be one did, or there are some, which an endpoint that a
+    /// pod has may lead to.
+    pub(super) fn may_differ_in_ways(&self, before: &Self, heard: &BTreeSet<Claimant>) -> bool {
+        let is_some = !before.ways.is_empty() && !heard.is_empty();
+        is_some || !self.redirects.has_same_candidates(&before.redirects)
+    }
+
+    /// Works out the ways: those that lead to a tunnel, those that lead to these, and so on. Each is gone on from once.
     pub(super) fn find_ways(&mut self) {
-        let mut known: OrdSet<Way> = OrdSet::new();
-        loop {
-            let more: Vec<Way> = self
-                .redirects
-                .candidates()
-                .filter(|(way, target, _)| {
-                    !known.contains(way)
-                        && (self.is_tunnel_at_node(*target) || self.is_way(&known, *target))
-                })
-                .map(|(way, ..)| *way)
-                .collect();
-            if more.is_empty() {
-                break;
+        let mut search = Search::default();
+        for (link, _) in self.redirects.candidates() {
+            let target @ (address, port) = link.target;
+            search.links.entry(target).or_default().push(*link);
+            if self.is_node(address) {
+                let at_nodes = at_nodes(address, port);
+                search.links.entry(at_nodes).or_default().push(*link);
             }
-            known.extend(more);
-        }
-        let mut ways = OrdMap::new();
-        for (way, target, _) in self.redirects.candidates() {
-            if !known.contains(way) {
-                continue;
+            if let Some(closed) = self.tunnel_at(target) {
+                search.find(*link, closed);
             }
-            let closed = if self.is_way(&known, *target) {
-                Closed::ToAll
-            } else {
-                Closed::ToOpen
-            };
-            let entry = ways.entry(*way).or_insert(closed);
-            *entry = closed.max(*entry);
         }
-        self.ways = ways;
+        while let Some(found) = search.next.pop() {
+            for link in search.links.get(&found).cloned().unwrap_or_default() {
+                search.find(link, Closed::ToAll);
+            }
+            // What a pod has may be a way as well, as the external address of another Service.
+            for claimant in self.redirects.with_endpoint(found.0) {
+                if !search.heard.contains_key(claimant) {
+                    let links = self.links_of_held(claimant);
+                    search.heard.insert(claimant.clone(), links);
+                }
+                let links = &search.heard[claimant];
+                for link in links.get(&found).cloned().unwrap_or_default() {
+                    search.find(link, Closed::ToAll);
+                }
+            }
+        }
+        self.ways = search.closed.into_iter().collect();
     }
 
-    fn is_tunnel_at_node(&self, (address, port): (IpAddr, u16)) -> bool {
+    /// Whom a tunnel at an address is closed to, if it may end at a node. What a node takes for itself without having it as an
+    /// address (broadcasts, anycast, local routes) no rule names.
+    fn tunnel_at(&self, (address, port): (IpAddr, u16)) -> Option<Closed> {
         let transport = Transport::Port(Protocol::Udp, port);
-        transport.is_tunnel(&self.world.tunnel_ports) && self.is_node(address)
-    }
-
-    fn is_way(&self, known: &OrdSet<Way>, (address, port): (IpAddr, u16)) -> bool {
-        known.contains(&(address, port))
-            || (self.is_node(address) && known.contains(&at_nodes(address, port)))
+        if !transport.is_tunnel(&self.world.tunnel_ports) {
+            return None;
+        }
+        let mut scopes = SCOPES.iter().chain(&self.world.node_scopes);
+        if self.is_node(address) {
+            Some(Closed::ToOpen)
+        } else if scopes.any(|scope| scope.contains(&address)) {
+            Some(Closed::ToAll)
+        } else {
+            None
+        }
     }
 
     fn is_node(&self, address: IpAddr) -> bool {
         self.is_own_node(address) || self.is_other_node(address)
+    }
+}
+
+/// Links by where they lead to.
+pub(super) type Links = HashMap<Way, Vec<Link>>;
+
+/// How far the search for ways has come.
+#[derive(Default)]
+struct Search {
+    links: Links,
+    /// The same, of claimants whose endpoints pods have.
+    heard: BTreeMap<Claimant, Links>,
+    /// What leads into a tunnel, at some node.
+    found: BTreeSet<Way>,
+    /// What does so here. Of a NodePort it is not known at which.
+    closed: BTreeMap<Way, Closed>,
+    /// Found, and not gone on from.
+    next: Vec<Way>,
+}
+
+impl Search {
+    fn find(&mut self, link: Link, closed: Closed) {
+        if self.found.insert(link.way) {
+            self.next.push(link.way);
+        }
+        if link.here || link.way.0.is_unspecified() {
+            let known = self.closed.entry(link.way).or_insert(closed);
+            *known = closed.max(*known);
+        }
     }
 }
