@@ -11,12 +11,12 @@ use podgate_policy::compile::ruleset::Tunnels;
 use podgate_policy::compile::{SubjectRulesets, compile_selecting, isolate};
 use podgate_policy::connection::{Baseline, Subject};
 use podgate_policy::isolation::Isolation;
-use podgate_policy::model::{NamedPort, NetworkPolicy, ObjectName, World};
+use podgate_policy::model::{NamedPort, NetworkPolicy, ObjectName};
 
 use crate::cluster::View;
 use crate::plan::Rulesets;
 use crate::selections::{Concerned, Selections};
-use crate::share::{CAPACITY, Load, Shares};
+use crate::share::{self, CAPACITY, Load, Shares};
 
 /// The compiled policies of all subjects. What cannot have changed is not compiled again.
 #[derive(Debug, Default)]
@@ -119,7 +119,7 @@ impl Compiled {
         while let Some(namespace) = self.next_namespace(view) {
             let began = Instant::now();
             if self.concerned.namespaces.remove(&namespace) {
-                let weight = self.weight_of(&namespace, &view.world);
+                let weight = self.weight_of(&namespace, view);
                 self.shares.weigh(&namespace, weight);
                 self.decide();
             } else {
@@ -210,12 +210,16 @@ impl Compiled {
     }
 
     /// What the policies of a namespace weigh that select subjects.
-    fn weight_of(&self, namespace: &str, world: &World) -> usize {
+    fn weight_of(&self, namespace: &str, view: &View) -> usize {
+        let world = &view.world;
+        let mut called = 0;
         let mut groups: BTreeSet<Vec<usize>> = BTreeSet::new();
         let mut policies: BTreeMap<usize, &NetworkPolicy> = BTreeMap::new();
         for slot in self.selections.slots_in(namespace) {
             let selecting = self.selections.selecting(slot).into_iter().flatten();
             let selecting: Vec<_> = selecting.collect();
+            let subject = view.subjects.get(&slot).filter(|_| !selecting.is_empty());
+            called = subject.map_or(0, |it| share::called(&it.ports)).max(called);
             groups.insert(selecting.iter().copied().map(address_of).collect());
             let addressed = |policy| (address_of(policy), Arc::as_ref(policy));
             policies.extend(selecting.into_iter().map(addressed));
@@ -238,6 +242,7 @@ impl Compiled {
                 .map(|(address, policy)| (policy, rulesets.get(&address).copied().unwrap_or(1)))
                 .collect(),
             rulesets: groups.len(),
+            called,
             own_pods: own_pods.count(),
             all_pods: world.pods.len(),
         };

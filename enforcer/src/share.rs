@@ -9,11 +9,13 @@
 //! needs less than an equal part is never suspended for one that needs more. The pods of a suspended namespace are
 //! denied in every direction that one of its policies isolates.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use podgate_policy::compile::predicate::Predicate;
-use podgate_policy::model::{Namespaces, NetworkPolicy, Operator, Peer, Port, Rule, Selector};
+use podgate_policy::model::{
+    NamedPort, Namespaces, NetworkPolicy, Operator, Peer, Port, Protocol, Rule, Selector,
+};
 
 /// What all namespaces together may weigh. One unit is a few microseconds and some hundred bytes of the compiler's and
 /// the planner's, so that the heaviest world that fits is planned within a fraction of a second, in less than 256 MB.
@@ -36,6 +38,12 @@ const HOLE: usize = 2;
 
 /// What the ports of a rule weigh beyond themselves: a port set, of which there are 65,536.
 const PORT_SET: usize = 4;
+
+/// How many chunks the ports of a protocol have.
+const CHUNKS: usize = 16;
+
+/// A pod with more named ports than this may call all of them by one name; it is not looked at.
+const NAMES: usize = 1_000;
 
 /// What each chunk weighs that a rule's ports are a part of: half a kilobyte in the rules, in the planner and in two table sets.
 const CHUNK: usize = 3;
@@ -82,6 +90,11 @@ impl Shares {
         } else {
             self.weights.insert(namespace.to_owned(), weight);
         }
+    }
+
+    /// What they weigh.
+    pub fn weight_of(&self, namespace: &str) -> usize {
+        self.weights.get(namespace).copied().unwrap_or(0)
     }
 
     /// Decides who is suspended. The namespaces that were not before, or are not any more.
@@ -174,6 +187,8 @@ pub struct Load<'a> {
     pub policies: Vec<(&'a NetworkPolicy, usize)>,
     /// How many rulesets there are.
     pub rulesets: usize,
+    /// How many ports a pod on this node calls by one name, at most: so many has each name in an ingress rule.
+    pub called: usize,
     /// How many pods the namespace has anywhere.
     pub own_pods: usize,
     /// How many pods there are.
@@ -186,7 +201,10 @@ impl Load<'_> {
         let mut weight = 0_usize;
         for (policy, rulesets) in &self.policies {
             let rules = policy.ingress.iter().chain(&policy.egress);
-            let of_policy: usize = rules.map(|rule| self.weight_of_rule(rule)).sum();
+            let of_rules: usize = rules.map(|rule| self.weight_of_rule(rule)).sum();
+            let ingress = policy.ingress.iter();
+            let called = ingress.map(|rule| self.weight_of_names(rule));
+            let of_policy = called.fold(of_rules, usize::saturating_add);
             weight = weight.saturating_add((1 + of_policy).saturating_mul(*rulesets));
         }
         if weight >= enough {
@@ -225,6 +243,17 @@ impl Load<'_> {
         let pairs = rule.peers.len().saturating_mul(rule.ports.len()) / PAIRS_A_UNIT;
         let port_set = if rule.ports.is_empty() { 0 } else { PORT_SET };
         1 + peers + rule.ports.len() + port_set + CHUNK * chunks_of(rule) + pairs
+    }
+
+    /// What the ports that names stand for weigh beyond the names.
+    fn weight_of_names(&self, rule: &Rule) -> usize {
+        let names = rule.ports.iter().filter(|port| match port {
+            Port::Named { .. } | Port::NamedWithin { .. } => true,
+            Port::All(_) | Port::Range { .. } | Port::Invalid => false,
+        });
+        let beyond = self.called.saturating_sub(1);
+        let of_name = beyond + CHUNK * beyond.min(CHUNKS);
+        names.count().saturating_mul(of_name)
     }
 
     fn weight_of_peer(&self, peer: &Peer) -> usize {
@@ -271,6 +300,18 @@ impl Load<'_> {
         let (overlaps, boundaries) = overlaps_of_blocks(&asked);
         (answers.saturating_add(overlaps), boundaries)
     }
+}
+
+/// How many of these ports have the same name, at most.
+pub fn called(ports: &[NamedPort]) -> usize {
+    if ports.len() > NAMES {
+        return ports.len();
+    }
+    let mut numbers: HashMap<(Protocol, &str), usize> = HashMap::new();
+    for port in ports {
+        *numbers.entry((port.protocol, &port.name)).or_default() += 1;
+    }
+    numbers.into_values().max().unwrap_or(0)
 }
 
 /// How many chunks of 4,096 ports the rule has a part of.
@@ -505,5 +546,43 @@ mod tests {
             let weighed = load.rows(&boundaries);
             assert!(weighed.abs_diff(rows) <= 101 + 200, "{weighed}, not {rows}");
         }
+    }
+
+    #[test]
+    fn a_name_weighs_the_ports_that_a_pod_calls_by_it_on_ingress_only() {
+        let rule = Rule {
+            peers: Vec::new(),
+            ports: vec![Port::Named {
+                protocol: Protocol::Tcp,
+                name: "http".into(),
+            }],
+        };
+        let of = |ingress: usize, egress: usize, called| {
+            let policy = NetworkPolicy {
+                members: Selector::everything().into(),
+                isolates_ingress: true,
+                isolates_egress: true,
+                ingress: vec![rule.clone(); ingress],
+                egress: vec![rule.clone(); egress],
+            };
+            let load = Load {
+                policies: vec![(&policy, 1)],
+                called,
+                ..Load::default()
+            };
+            load.weight(CAPACITY)
+        };
+        let port = |name: &str, number| NamedPort {
+            name: name.into(),
+            protocol: Protocol::Tcp,
+            number,
+        };
+        assert_eq!(called(&[port("a", 1), port("b", 2), port("b", 3)]), 2);
+        assert_eq!(of(9_000, 0, 0), of(9_000, 0, 1));
+        assert_eq!(of(9_000, 0, 1), of(0, 9_000, 1_000));
+        assert!(of(9_000, 0, 1) < CAPACITY);
+        assert!(of(9_000, 0, 1_000) > 9_000 * 1_000);
+        let many: Vec<NamedPort> = (0..60_000).map(|number| port("a", number)).collect();
+        assert_eq!(called(&many), 60_000);
     }
 }

@@ -189,11 +189,19 @@ fn compile_direction(
     if isolating.is_empty() {
         return not_isolated(subject.baseline);
     }
-    let rules: Vec<(&Rule, Ports)> = isolating
+    // Ports that several rules have are worked out once.
+    let mut lists: HashMap<&[Port], Arc<Ports>> = HashMap::new();
+    let rules: Vec<(&Rule, Arc<Ports>)> = isolating
         .into_iter()
         .flatten()
-        .map(|rule| (rule, ports_of(direction, rule, subject)))
+        .map(|rule| {
+            let ports = lists.entry(&rule.ports);
+            let ports =
+                ports.or_insert_with_key(|list| Arc::new(ports_of(direction, list, subject)));
+            (rule, Arc::clone(ports))
+        })
         .collect();
+    drop(lists);
     let any = rules.iter().enumerate();
     let any = any.filter(|(_, (rule, _))| rule.peers.is_empty());
     let any: Vec<usize> = any.map(|(number, _)| number).collect();
@@ -215,8 +223,11 @@ fn compile_direction(
     let mut union = |numbers: Vec<usize>| {
         let known = together.entry(numbers);
         let known = known.or_insert_with_key(|numbers| {
-            let parts: Vec<&Ports> = numbers.iter().map(|number| &rules[*number].1).collect();
-            Arc::new(Ports::union(&parts))
+            if let [number] = numbers.as_slice() {
+                return Arc::clone(&rules[*number].1);
+            }
+            let parts = numbers.iter().map(|number| rules[*number].1.as_ref());
+            Arc::new(Ports::union(&parts.collect::<Vec<_>>()))
         });
         Arc::clone(known)
     };
@@ -228,9 +239,9 @@ fn compile_direction(
     Ruleset::isolated(direction, any, by_predicate, tunnels)
 }
 
-/// What a rule allows with its peers. On ingress a name is resolved here, on the subject; on egress by each peer.
-fn ports_of(direction: Direction, rule: &Rule, subject: &Subject) -> Ports {
-    if rule.ports.is_empty() {
+/// What a rule with these ports allows with its peers. On ingress a name is resolved here, on the subject; on egress by each peer.
+fn ports_of(direction: Direction, ports: &[Port], subject: &Subject) -> Ports {
+    if ports.is_empty() {
         return Ports::everything();
     }
     let mut numbered: [Vec<PortRange>; 3] = Default::default();
@@ -238,7 +249,7 @@ fn ports_of(direction: Direction, rule: &Rule, subject: &Subject) -> Ports {
         numbered[protocol as usize].push(PortRange { first, last });
     };
     let mut named = BTreeSet::new();
-    for port in &rule.ports {
+    for port in ports {
         match port {
             Port::All(protocol) => number(*protocol, 0, u16::MAX),
             Port::Range {
