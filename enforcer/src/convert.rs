@@ -9,7 +9,9 @@
 //! that cannot be used becomes `Invalid` in the value, and a [`Complaint`] beside it says what was wrong. Files
 //! make a complaint an error, the API server's objects make it a warning.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 
 pub mod addresses;
 pub mod endpoint_slice;
@@ -103,6 +105,16 @@ impl<T> Converted<T> {
             complaints: self.complaints,
         }
     }
+}
+
+/// The elements of a list of which any one is enough, each once and in order, and no room for more.
+pub(crate) fn distinct<T: Eq + Hash>(mut elements: Vec<T>) -> Vec<T> {
+    let mut seen = HashSet::with_capacity(elements.len());
+    let first: Vec<bool> = elements.iter().map(|it| seen.insert(it)).collect();
+    let mut first = first.into_iter();
+    elements.retain(|_| first.next() == Some(true));
+    elements.shrink_to_fit();
+    elements
 }
 
 /// Where a conversion puts its complaints.

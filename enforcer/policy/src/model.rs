@@ -197,7 +197,7 @@ pub enum Protocol {
 }
 
 /// A NetworkPolicy, with the defaults of the API server applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NetworkPolicy {
     /// The pods of its namespace that it applies to.
     pub members: Members,
@@ -213,7 +213,7 @@ pub struct NetworkPolicy {
 
 /// The pods of its namespace that a policy applies to: by label, as whoever wrote it says, or by UID, as a controller
 /// has worked out already.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Members {
     /// Those that match; none if it does not go by labels. [`Selector::Invalid`] means every pod of the namespace.
     pub matching: Option<Selector>,
@@ -233,7 +233,7 @@ impl From<Selector> for Members {
 }
 
 /// One ingress or egress rule: allows what matches its peers and its ports.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     /// Who; empty means everybody, inside and outside the cluster.
     pub peers: Vec<Peer>,

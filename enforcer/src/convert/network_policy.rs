@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use podgate_policy::model::{Namespaces, NetworkPolicy, ObjectName, Peer, Port, Rule, Selector};
 
 use super::pod::object_name;
-use super::{Complaints, Converted, FieldPath, addresses, names, selector};
+use super::{Complaints, Converted, FieldPath, addresses, distinct, names, selector};
 
 /// A policy and its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,30 +23,31 @@ pub struct NamedPolicy {
 pub fn convert(object: &v1::NetworkPolicy) -> Converted<NamedPolicy> {
     let mut complaints = Complaints::default();
     let name = object_name(&object.metadata, &mut complaints);
-    let spec = object.spec.clone().unwrap_or_default();
+    let empty = v1::NetworkPolicySpec::default();
+    let spec = object.spec.as_ref().unwrap_or(&empty);
     let path = FieldPath::of("spec");
     let pod_selector = match &spec.pod_selector {
         Some(s) => selector::convert(s, &path.key("podSelector"), &mut complaints),
         None => Selector::everything(),
     };
-    let (isolates_ingress, isolates_egress) = directions(&spec, &path, &mut complaints);
-    let mut rules = |field: &str, peers: &str, list: Vec<ApiRule>| -> Vec<Rule> {
+    let (isolates_ingress, isolates_egress) = directions(spec, &path, &mut complaints);
+    let mut rules = |field: &str, peers: &str, list: &mut dyn Iterator<Item = ApiRule<'_>>| {
         let at = path.key(field);
-        list.into_iter()
+        let rules = list
             .enumerate()
-            .map(|(i, r)| rule(&r, peers, &at.index(i), &mut complaints))
-            .collect()
+            .map(|(i, r)| rule(&r, peers, &at.index(i), &mut complaints));
+        distinct(rules.collect())
     };
-    let ingress = spec.ingress.into_iter().flatten().map(|r| ApiRule {
-        peers: r.from,
-        ports: r.ports,
+    let mut ingress = spec.ingress.iter().flatten().map(|r| ApiRule {
+        peers: r.from.as_deref(),
+        ports: r.ports.as_deref(),
     });
-    let ingress = rules("ingress", "from", ingress.collect());
-    let egress = spec.egress.into_iter().flatten().map(|r| ApiRule {
-        peers: r.to,
-        ports: r.ports,
+    let ingress: Vec<Rule> = rules("ingress", "from", &mut ingress);
+    let mut egress = spec.egress.iter().flatten().map(|r| ApiRule {
+        peers: r.to.as_deref(),
+        ports: r.ports.as_deref(),
     });
-    let egress = rules("egress", "to", egress.collect());
+    let egress = rules("egress", "to", &mut egress);
     let policy = NetworkPolicy {
         members: pod_selector.into(),
         isolates_ingress,
@@ -61,9 +62,9 @@ pub fn convert(object: &v1::NetworkPolicy) -> Converted<NamedPolicy> {
 }
 
 /// What an ingress and an egress rule have in common: all but the name of the list of peers.
-struct ApiRule {
-    peers: Option<Vec<v1::NetworkPolicyPeer>>,
-    ports: Option<Vec<v1::NetworkPolicyPort>>,
+struct ApiRule<'a> {
+    peers: Option<&'a [v1::NetworkPolicyPeer]>,
+    ports: Option<&'a [v1::NetworkPolicyPort]>,
 }
 
 /// Whether ingress and egress are isolated. Without `policyTypes`: ingress always, egress if there are egress rules.
@@ -104,24 +105,20 @@ fn directions(
     (ingress, egress)
 }
 
-fn rule(rule: &ApiRule, peers: &str, path: &FieldPath, complaints: &mut Complaints) -> Rule {
+fn rule(rule: &ApiRule<'_>, peers: &str, path: &FieldPath, complaints: &mut Complaints) -> Rule {
     let peers_at = path.key(peers);
     let ports_at = path.key("ports");
     Rule {
-        peers: rule
-            .peers
-            .iter()
-            .flatten()
-            .enumerate()
-            .map(|(i, p)| peer(p, &peers_at.index(i), complaints))
-            .collect(),
-        ports: rule
-            .ports
-            .iter()
-            .flatten()
-            .enumerate()
-            .map(|(i, p)| port(p, &ports_at.index(i), complaints))
-            .collect(),
+        peers: distinct(
+            (rule.peers.unwrap_or_default().iter().enumerate())
+                .map(|(i, p)| peer(p, &peers_at.index(i), complaints))
+                .collect(),
+        ),
+        ports: distinct(
+            (rule.ports.unwrap_or_default().iter().enumerate())
+                .map(|(i, p)| port(p, &ports_at.index(i), complaints))
+                .collect(),
+        ),
     }
 }
 
@@ -187,7 +184,10 @@ fn ip_block(block: &v1::IPBlock, path: &FieldPath, complaints: &mut Complaints) 
         }
     }
     match cidr {
-        Some(cidr) if readable => Peer::Block { cidr, except },
+        Some(cidr) if readable => Peer::Block {
+            cidr,
+            except: distinct(except),
+        },
         Some(_) | None => Peer::Invalid,
     }
 }

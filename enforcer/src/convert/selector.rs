@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use podgate_policy::model::{Labels, Operator, Requirement, Selector};
 
-use super::{Complaints, FieldPath, names};
+use super::{Complaints, FieldPath, distinct, names};
 
 /// The selector; [`Selector::Invalid`] if any part of it cannot be read.
 pub(crate) fn convert(
@@ -31,7 +31,7 @@ pub(crate) fn convert(
         }
     }
     if readable {
-        Selector::Requirements(requirements)
+        Selector::Requirements(distinct(requirements))
     } else {
         Selector::Invalid
     }
@@ -43,10 +43,10 @@ fn requirement(
     complaints: &mut Complaints,
 ) -> Option<Requirement> {
     let key = complaints.keep(&path.key("key"), names::label_key(&expression.key));
-    let values = expression.values.clone().unwrap_or_default();
+    let values = distinct(expression.values.clone().unwrap_or_default());
     let at = path.key("values");
     let mut readable = key.is_some();
-    for (i, value) in values.iter().enumerate() {
+    for (i, value) in expression.values.iter().flatten().enumerate() {
         readable &= complaints
             .keep(&at.index(i), names::label_value(value))
             .is_some();

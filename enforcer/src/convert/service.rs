@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1;
 use podgate_policy::model::{ObjectName, Service, ServicePort, TrafficPolicy};
 
 use super::pod::object_name;
-use super::{Complaints, Converted, FieldPath, addresses, names};
+use super::{Complaints, Converted, FieldPath, addresses, distinct, names};
 
 /// The label by which a Service says that another proxy than kube-proxy serves it.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -98,13 +98,9 @@ fn addresses_of(texts: Texts<'_>, complaints: &mut Complaints) -> Vec<IpAddr> {
         if text.is_empty() || text == "None" {
             continue;
         }
-        if let Some(address) = complaints.keep(&path, addresses::address(text))
-            && !found.contains(&address)
-        {
-            found.push(address);
-        }
+        found.extend(complaints.keep(&path, addresses::address(text)));
     }
-    found
+    distinct(found)
 }
 
 fn ports(

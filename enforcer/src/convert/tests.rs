@@ -508,3 +508,20 @@ fn names_are_checked_as_the_api_server_checks_them() {
     assert!(names::label_key("Example.com/name").is_err());
     assert!(names::label_value(&"x".repeat(64)).is_err());
 }
+
+#[test]
+fn what_is_written_twice_is_kept_once() {
+    let rule = json!({"from": [{"podSelector": {}}, {"podSelector": {}}],
+        "ports": [{"port": 80}, {"port": 80, "protocol": "TCP"}, {"port": 81}]});
+    let once = json!({"from": [{"podSelector": {}}], "ports": [{"port": 80}, {"port": 81}]});
+    let everybody = json!({"from": [], "ports": []});
+    let selector = |values: Value| json!({"matchExpressions": [{"key": "a", "operator": "In", "values": values}]});
+    let twice = policy(json!({"podSelector": selector(json!(["x", "y", "x"])),
+        "ingress": [rule, everybody, once, rule, everybody]}));
+    let expected = policy(json!({"podSelector": selector(json!(["x", "y"])),
+        "ingress": [once, everybody]}));
+    assert_eq!(twice, expected);
+    let policy = &twice.value.policy;
+    assert!(policy.ingress[1].peers.is_empty(), "still everybody");
+    assert_eq!(policy.ingress.capacity(), 2);
+}
