@@ -12,12 +12,13 @@ pub(crate) mod health;
 mod kind;
 mod pulse;
 mod store;
+pub(crate) mod stream;
 mod traffic;
 
 pub use client::{ConnectError, connect};
 pub use follow::{Failure, Said, follow, follow_selected};
 pub use kind::{Kind, Missing, Parts, Seen};
-pub use pulse::{Pulse, Server};
+pub use pulse::{Pulse, Recall, Server};
 pub use store::{Changed, Store, Stored, Ticket};
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cluster::ForeignSetting;
 use crate::convert::names::dns_label;
+use crate::stored::{self, Rooms};
 
 /// Enforces Kubernetes NetworkPolicy at the interfaces of this node's pods.
 #[derive(Debug, Clone, Parser)]
@@ -124,6 +125,15 @@ pub struct Args {
     /// each pod is sure of some.
     #[arg(long, env = "PODGATE_MAX_FLOWS_PER_POD", value_name = "N")]
     max_flows_per_pod: Option<NonZeroU32>,
+    /// MiB that the content of policies and EndpointSlices may take, half each.
+    #[arg(
+        long,
+        env = "PODGATE_OBJECT_MEMORY",
+        value_name = "MIB",
+        default_value_t = stored::MIB,
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    object_memory: u32,
     /// How much is logged.
     #[arg(long, env = "PODGATE_LOG_LEVEL", value_enum, default_value = "info")]
     log_level: LogLevel,
@@ -251,6 +261,8 @@ pub struct Config {
     pub flow_table_size: Option<NonZeroU32>,
     /// How many of these one pod may have.
     pub max_flows_per_pod: Option<NonZeroU32>,
+    /// What objects may take of the enforcer's memory.
+    pub rooms: Rooms,
     /// How much is logged.
     pub log_level: LevelFilter,
 }
@@ -298,6 +310,7 @@ impl TryFrom<Args> for Config {
             health_probe_bind_addr,
             conntrack_cache_table_size,
             max_flows_per_pod,
+            object_memory,
             log_level,
         } = args;
         let source = match (source, manifests, kubeconfig) {
@@ -384,6 +397,7 @@ impl TryFrom<Args> for Config {
             health: health_probe_bind_addr,
             flow_table_size: conntrack_cache_table_size,
             max_flows_per_pod,
+            rooms: Rooms::of_mib(object_memory),
             log_level: match log_level {
                 LogLevel::Error => LevelFilter::ERROR,
                 LogLevel::Warn => LevelFilter::WARN,

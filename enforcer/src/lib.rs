@@ -30,6 +30,7 @@ pub mod selections;
 pub mod share;
 pub mod socket;
 pub mod source;
+pub mod stored;
 pub mod upkeep;
 pub mod warning;
 pub mod watched;

@@ -14,12 +14,15 @@ use std::sync::Arc;
 use podgate_policy::model::{NetworkPolicy, ObjectName};
 
 use crate::source::Objects;
+use crate::stored::Rooms;
+use crate::warning::Warning;
 
 mod entry;
 mod file;
 mod kept;
 mod large;
 mod node;
+mod room;
 mod salvage;
 mod typed;
 mod watch;
@@ -30,6 +33,7 @@ mod tests;
 pub use file::FileError;
 use file::{Found, Object, ObjectKey, Wrong};
 pub use node::Place;
+use room::{Room, Takes};
 pub use watch::{WatchError, watch};
 
 /// All that the directory says, complete in itself.
@@ -37,6 +41,8 @@ pub use watch::{WatchError, watch};
 pub struct Snapshot {
     /// Every object.
     pub objects: Objects,
+    /// The namespaces whose objects are not kept whole.
+    pub closed: Vec<Warning>,
     /// What is wrong now, by path. Empty: everything in the directory is in this snapshot.
     pub errors: Vec<FileError>,
 }
@@ -45,6 +51,7 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub struct Manifests {
     files: BTreeMap<PathBuf, FileState>,
+    room: Room,
 }
 
 /// One file.
@@ -54,6 +61,8 @@ struct FileState {
     in_force: Vec<Found>,
     /// What it says now.
     latest: Latest,
+    /// What both take.
+    taken: Takes,
 }
 
 /// What became of the latest content of a file.
@@ -69,6 +78,14 @@ enum Latest {
 }
 
 impl Manifests {
+    /// None yet, and their objects may take so much.
+    pub fn of(rooms: Rooms) -> Self {
+        Self {
+            files: BTreeMap::new(),
+            room: Room::of(rooms),
+        }
+    }
+
     /// The content of the file `path` is now `bytes`.
     pub fn apply_file(&mut self, path: &Path, bytes: &[u8]) {
         self.apply(path, file::read(path, bytes));
@@ -81,6 +98,7 @@ impl Manifests {
             Err(wrong) => Latest::Wrong(wrong),
         };
         self.files.entry(path.to_owned()).or_default().latest = latest;
+        self.room.account(&mut self.files, path);
     }
 
     /// The file `path` cannot be read, for `reason`; what it last said stays.
@@ -102,11 +120,19 @@ impl Manifests {
             errors: vec![error],
             isolating,
         });
+        self.room.account(&mut self.files, path);
     }
 
     /// The file `path` is gone, and what it said with it.
     pub fn remove_file(&mut self, path: &Path) {
-        self.files.remove(path);
+        if let Some(gone) = self.files.remove(path) {
+            self.room.forget(&mut self.files, path, gone.taken);
+        }
+    }
+
+    /// Files of which not all was kept, and for all of which there is room now: they are to be read again.
+    pub(crate) fn take_again(&mut self) -> BTreeSet<PathBuf> {
+        self.room.take_again()
     }
 
     /// Whether what the file `path` says now is in force.
@@ -121,7 +147,10 @@ impl Manifests {
     /// applied before this is called.
     pub fn snapshot(&mut self) -> Snapshot {
         let conflicts = self.settle();
-        let mut snapshot = Snapshot::default();
+        let mut snapshot = Snapshot {
+            closed: self.room.warnings(&self.files),
+            ..Snapshot::default()
+        };
         for (path, file) in &self.files {
             for found in &file.in_force {
                 match (&found.key, &found.object) {
@@ -215,17 +244,41 @@ impl Manifests {
                 break;
             }
         }
+        let mut settled = Vec::new();
         for (path, file) in &mut self.files {
             if conflicts.contains_key(path) {
                 continue;
             }
             match std::mem::take(&mut file.latest) {
                 Latest::InForce => {}
-                Latest::Waiting(found) => file.in_force = found,
+                Latest::Waiting(found) => {
+                    file.in_force = found;
+                    settled.push(path.clone());
+                }
                 wrong @ Latest::Wrong(_) => file.latest = wrong,
             }
         }
+        for path in settled {
+            self.room.account(&mut self.files, &path);
+        }
         conflicts
+    }
+}
+
+impl Latest {
+    /// What waits.
+    fn waiting(&self) -> &[Found] {
+        match self {
+            Self::Waiting(found) => found,
+            Self::InForce | Self::Wrong(_) => &[],
+        }
+    }
+
+    fn waiting_mut(&mut self) -> &mut [Found] {
+        match self {
+            Self::Waiting(found) => found,
+            Self::InForce | Self::Wrong(_) => &mut [],
+        }
     }
 }
 

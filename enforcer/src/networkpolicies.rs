@@ -63,7 +63,12 @@ struct Source {
 /// # Errors
 /// When a watch ends by itself, which it never should.
 pub async fn run(client: Client, ends: Ends) -> Result<()> {
-    watched::run(Source::default(), client, ends).await
+    let source = Source {
+        policies: Store::of(ends.rooms.policies),
+        endpoint_slices: Store::of(ends.rooms.endpoint_slices),
+        ..Source::default()
+    };
+    watched::run(source, client, ends).await
 }
 
 impl Watching for Source {
@@ -81,12 +86,14 @@ impl Watching for Source {
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Pods));
         let (client, out) = both();
+        let client = client.recalled_by(self.policies.recall());
         watches.spawn(follow(client, out, Message::Policies));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Nodes));
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Services));
         let (client, out) = both();
+        let client = client.recalled_by(self.endpoint_slices.recall());
         watches.spawn(follow(client, out, Message::EndpointSlices));
         watches
     }
@@ -153,9 +160,7 @@ impl Watching for Source {
         let is_synced = self.kinds().iter().all(KindHealth::is_synced);
         let pod = self.pods.get(&found.name);
         let known = self.policies.of_namespace(&found.name.namespace);
-        is_synced
-            && pod.is_some_and(|pod| pod.value == found.pod)
-            && known.eq(found.policies.iter())
+        is_synced && pod.is_some_and(|pod| pod.value == found.pod) && found.has(known)
     }
 
     fn freshness(&self) -> Freshness {

@@ -93,6 +93,7 @@ struct Source {
 pub async fn run(client: Client, node: &str, ends: Ends) -> Result<()> {
     let source = Source {
         node: node.to_owned(),
+        endpoints: Store::of(ends.rooms.endpoint_slices),
         ..Source::default()
     };
     watched::run(source, client, ends).await
@@ -124,6 +125,7 @@ impl Watching for Source {
         let (client, out) = both();
         watches.spawn(follow(client, out, Message::Services));
         let (client, out) = both();
+        let client = client.recalled_by(self.endpoints.recall());
         watches.spawn(follow(client, out, Message::Endpoints));
         let (client, out) = both();
         let fields = Some(of_this_node.join(","));
@@ -219,7 +221,7 @@ impl Watching for Source {
         self.is_synced
             && self.slices.doubt(Instant::now()).is_none()
             && pod.is_some_and(|pod| pod.value == found.pod)
-            && known.eq(found.policies.iter())
+            && found.has(known)
     }
 
     fn freshness(&self) -> Freshness {

@@ -50,6 +50,7 @@ pub async fn run(config: Config) -> Result<()> {
         health,
         flow_table_size,
         max_flows_per_pod,
+        rooms,
         log_level: _,
     } = config;
     release::require()?;
@@ -118,6 +119,7 @@ pub async fn run(config: Config) -> Result<()> {
         engine: events_in.clone(),
         questions,
         freshness: freshness_in,
+        rooms,
     };
     let following = follow_source(
         source,
@@ -243,7 +245,7 @@ async fn follow_source(
     match source {
         Source::Manifests(directory) => {
             let kept = paths.run.join("manifests");
-            let watch = move || manifests::watch(directory, kept);
+            let watch = move || manifests::watch(directory, kept, ends.rooms);
             let snapshots = tokio::task::spawn_blocking(watch)
                 .await?
                 .context("read the source")?;
@@ -268,12 +270,16 @@ async fn follow_manifests(
 ) -> Result<()> {
     let mut known = Objects::default();
     loop {
-        let Snapshot { objects, errors } = snapshots.borrow_and_update().clone();
+        let Snapshot {
+            objects,
+            closed,
+            errors,
+        } = snapshots.borrow_and_update().clone();
         let update = Update {
             changes: known.differences(&objects),
             wrong: Wrong {
                 errors: errors.iter().map(ToString::to_string).collect(),
-                warnings: Vec::new(),
+                warnings: closed,
             },
         };
         if engine.send(Event::Source(update)).is_err() {

@@ -23,6 +23,16 @@ impl Warning {
             about: Some((object, matter)),
         }
     }
+
+    /// What a namespace stores or asks for does not fit beside what others do, and what that means.
+    pub fn suspended(namespace: &str, why: &str, meaning: &str) -> Self {
+        let text = format!("namespace {namespace} is suspended: {why}; {meaning}");
+        Self::about(
+            Object::namespace(namespace),
+            Matter::PoliciesSuspended,
+            text,
+        )
+    }
 }
 
 impl From<String> for Warning {

@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use crate::api::{Changed, Kind, Server, Store};
 use crate::engine::Event;
 use crate::source::{Answer, Freshness, Question};
+use crate::stored::Rooms;
 pub(crate) use ask::Found;
 use asking::Asking;
 pub use kinds::{EndpointSlices, Namespaces, Nodes, Pods, Policies, Services};
@@ -87,6 +88,8 @@ pub struct Ends {
     pub questions: UnboundedReceiver<Question>,
     /// Where it says how fresh its knowledge is.
     pub freshness: watch::Sender<Freshness>,
+    /// What objects may take.
+    pub rooms: Rooms,
 }
 
 /// Follows the API server, tells the engine, and answers its questions, until it has ended.
@@ -98,6 +101,7 @@ pub(crate) async fn run<W: Watching>(mut source: W, client: Client, ends: Ends) 
         engine,
         mut questions,
         freshness,
+        rooms: _,
     } = ends;
     let (out, mut messages) = mpsc::channel(QUEUE);
     let server = Server::from(client.clone());

@@ -6,24 +6,26 @@
 //!   │                                                                         │ stream, or broken too often
 //!   └─────────────────────────────────────────────────────────────────────────┘
 //! ```
-//! Written on `Api::list` and `Api::watch` and not on kube's `watcher`, which tells neither of bookmarks nor that a
+//! Written on lists and watches of our own and not on kube's `watcher`, which tells neither of bookmarks nor that a
 //! broken watch works again: how old our knowledge is, and whether an error is mended, would stay unknown while a
 //! kind is quiet.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use kube::Client;
 use kube::Resource;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::Status;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::DefaultBackoff;
 use podgate_policy::model::ObjectName;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::kind::{Kind, Missing, Seen};
-use super::pulse::{Pulse, Server};
+use super::pulse::{Pulse, Recall, Server};
+use super::stream;
 
 /// Objects in a page of a list, as client-go has it.
 const PAGE: u32 = 500;
@@ -147,9 +149,17 @@ pub async fn follow_selected<K: Kind, M: Send>(
 ) where
     <Seen<K> as Resource>::Scope: Send + Sync,
 {
-    let Server { client, pulse } = server.into();
+    let Server {
+        client,
+        pulse,
+        recall,
+    } = server.into();
     let mut follower = Follower {
-        api: Api::all(client),
+        kind: PhantomData,
+        client,
+        recall,
+        is_recalled: false,
+        listed: None,
         beats: pulse.subscribe(),
         pulse,
         woken: None,
@@ -168,7 +178,13 @@ pub async fn follow_selected<K: Kind, M: Send>(
 }
 
 struct Follower<'a, K: Kind, M, W> {
-    api: Api<Seen<K>>,
+    kind: PhantomData<K>,
+    client: Client,
+    /// Asks that everything be listed again.
+    recall: Recall,
+    is_recalled: bool,
+    /// When that was last begun.
+    listed: Option<Instant>,
     /// Wakes the other kinds when this one is heard again, and this one when another is.
     pulse: Pulse,
     beats: watch::Receiver<()>,
@@ -291,6 +307,8 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
 
     async fn list(&mut self) -> Result<Ended, Unheard> {
         metrics::counter!("podgate_watch_lists_total", "kind" => K::NAME).increment(1);
+        self.is_recalled = false;
+        self.listed = Some(Instant::now());
         self.say(Said::Listing).await?;
         let mut params = ListParams {
             limit: Some(PAGE),
@@ -298,21 +316,27 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             ..ListParams::default()
         };
         loop {
-            let page = match timeout(ANSWER, self.api.list(&params)).await {
+            let page = stream::list::<K>(&self.client, None, &params);
+            let mut page = match timeout(ANSWER, page).await {
                 Ok(Ok(page)) => page,
                 // The version of the first page is too old for the next one.
                 Ok(Err(kube::Error::Api(status))) if is_gone(&status) => return Ok(Ended::Gone),
                 Ok(Err(error)) => return Ok(Ended::Broken(Failure::of(&error), Next::List)),
                 Err(_) => return Ok(Ended::Broken(late(), Next::List)),
             };
-            for object in page.items {
-                self.say(Said::Object(Box::new(object))).await?;
-            }
-            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            let metadata = loop {
+                match timeout(ANSWER, page.next()).await {
+                    Ok(Ok(Ok(object))) => self.say(Said::Object(Box::new(object))).await?,
+                    Ok(Ok(Err(metadata))) => break metadata,
+                    Ok(Err(error)) => return Ok(Ended::Broken(Failure::of(&error), Next::List)),
+                    Err(_) => return Ok(Ended::Broken(late(), Next::List)),
+                }
+            };
+            params.continue_token = metadata.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_some() {
                 continue;
             }
-            let Some(version) = page.metadata.resource_version.filter(|v| !v.is_empty()) else {
+            let Some(version) = metadata.resource_version.filter(|v| !v.is_empty()) else {
                 let failure = Failure::Refused("the list has no resourceVersion".into());
                 return Ok(Ended::Broken(failure, Next::List));
             };
@@ -329,8 +353,9 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             field_selector: self.fields.clone(),
             ..WatchParams::default()
         };
-        let stream = match timeout(ANSWER, self.api.watch(&params, &version)).await {
-            Ok(Ok(stream)) => stream,
+        let events = stream::watch::<K>(&self.client, &params, &version);
+        let mut events = match timeout(ANSWER, events).await {
+            Ok(Ok(events)) => events,
             Ok(Err(kube::Error::Api(status))) if is_gone(&status) => return Ok(Ended::Gone),
             Ok(Err(error)) => {
                 return Ok(Ended::Broken(Failure::of(&error), Next::Watch(version)));
@@ -344,10 +369,22 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         }
         let began = Instant::now();
         let mut news = began;
-        let mut stream = stream.into_stream().boxed();
+        let mut due = began;
         loop {
             let event = tokio::select! {
-                event = timeout(SILENCE, stream.next()) => event,
+                event = timeout(SILENCE, events.next()) => event,
+                () = self.recall.asked(), if !self.is_recalled => {
+                    self.is_recalled = true;
+                    // Every node's enforcer has come to the same at the same moment.
+                    let spread = self.backoff.next().unwrap_or(ANSWER);
+                    let soonest = self.listed.map(|listed| listed + self.recall.pause());
+                    due = soonest.into_iter().fold(Instant::now() + spread, Instant::max);
+                    continue;
+                }
+                () = sleep_until(due), if self.is_recalled => {
+                    tracing::info!(kind = K::NAME, "there is room for what was not kept; the kind is listed anew");
+                    return Ok(Ended::Well(Next::List));
+                }
                 // The server was away: a connection of before may be dead, and would say nothing for long.
                 Ok(()) = self.beats.changed() => {
                     if news.elapsed() < FRESH || !self.may_be_woken() {
@@ -359,8 +396,8 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 }
             };
             let event = match event {
-                Ok(Some(Ok(event))) => event,
-                Ok(Some(Err(error))) => {
+                Ok(Ok(Some(event))) => event,
+                Ok(Err(error)) => {
                     let then = if matches!(error, kube::Error::ReadEvents(_)) {
                         Next::Watch(version)
                     } else {
@@ -369,11 +406,11 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     };
                     return Ok(Ended::Broken(Failure::of(&error), then));
                 }
-                Ok(None) if began.elapsed() < SHORT => {
+                Ok(Ok(None)) if began.elapsed() < SHORT => {
                     let failure = Failure::Unreachable("the watch ended at once".into());
                     return Ok(Ended::Broken(failure, Next::Watch(version)));
                 }
-                Ok(None) => {
+                Ok(Ok(None)) => {
                     self.brought();
                     self.say(Said::Good).await?;
                     return Ok(Ended::Well(Next::Watch(version)));

@@ -1,6 +1,7 @@
 //! What is wrong with the kinds that a source follows, and with single objects of them.
 
 use std::collections::BTreeMap;
+use std::mem;
 
 use super::follow::Failure;
 use super::kind::{Kind, Missing};
@@ -17,12 +18,15 @@ pub(crate) struct KindHealth<'a> {
     missing: Missing,
     is_synced: bool,
     failure: Option<&'a Failure>,
+    closed: Vec<Warning>,
     complaints: Box<dyn Iterator<Item = Warning> + 'a>,
 }
 
 impl<'a> KindHealth<'a> {
     /// That of the kind in `store`.
     pub(crate) fn of<K: Kind>(store: &'a Store<K>) -> Self {
+        let closed = store.closed().into_iter();
+        let closed = closed.map(|(namespace, why)| Warning::suspended(namespace, &why, K::CLOSED));
         let complaints = store.complaints();
         let complaints = complaints.map(|(name, uid, complaint)| Warning {
             text: format!("{} {name}: {complaint}", K::NAME),
@@ -36,6 +40,7 @@ impl<'a> KindHealth<'a> {
             missing: K::MISSING,
             is_synced: store.is_synced(),
             failure: store.failure(),
+            closed: closed.collect(),
             complaints: Box::new(complaints),
         }
     }
@@ -71,13 +76,17 @@ pub(crate) fn wrong<'a>(
     refused: Option<String>,
     lacking: impl Iterator<Item = Warning>,
 ) -> Wrong {
-    let kinds: Vec<KindHealth<'_>> = kinds.into_iter().collect();
+    let mut kinds: Vec<KindHealth<'_>> = kinds.into_iter().collect();
+    let closed = kinds
+        .iter_mut()
+        .flat_map(|kind| mem::take(&mut kind.closed));
+    let closed: Vec<Warning> = closed.collect();
     let errors = kinds.iter().filter_map(KindHealth::error);
     let errors = errors.chain(refused).collect();
     let complaints = kinds.into_iter().flat_map(|kind| kind.complaints);
     Wrong {
         errors,
-        warnings: first_of(lacking.chain(complaints)),
+        warnings: first_of(closed.into_iter().chain(lacking).chain(complaints)),
     }
 }
 

@@ -13,8 +13,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::convert::Converted;
+use crate::convert::{Complaint, Converted};
 use crate::warning::Matter;
+
+/// How many complaints about one object are told.
+const TOLD: usize = 20;
 
 /// A kind of objects that a source watches.
 pub trait Kind: Debug + Clone + Send + Sync + 'static {
@@ -33,8 +36,21 @@ pub trait Kind: Debug + Clone + Send + Sync + 'static {
     /// objects are controllers' work, and many.
     const WRONG: Option<Matter> = None;
 
+    /// What it means that the objects of a namespace are kept closed, and what a person can do.
+    const CLOSED: &'static str = "";
+
     /// What is kept of an object, beside what is wrong with it.
     fn convert(object: &Self::Object) -> Converted<Self::Value>;
+
+    /// What an object takes of the enforcer's memory, in bytes. A namespace whose objects do not fit has them kept closed.
+    fn bytes(_: &Self::Value) -> usize {
+        0
+    }
+
+    /// What is kept of an object for which there is no room: so much that what is not known of it allows nothing.
+    fn closed(value: &Self::Value) -> Self::Value {
+        value.clone()
+    }
 
     /// What stands for an object that does not fit its type, and whose isolation must not be lost.
     fn salvage(parts: &Parts) -> Self::Value;
@@ -168,16 +184,30 @@ impl<K: Kind> Seen<K> {
         version.filter(|version| !version.is_empty())
     }
 
+    /// Reads one from its text.
+    ///
+    /// # Errors
+    /// When that is no JSON.
+    pub(super) fn read(text: &[u8]) -> serde_json::Result<Self> {
+        match serde_json::from_slice::<K::Object>(text) {
+            Ok(object) => Ok(Self::converted(&object)),
+            // A tree takes many times as much memory, so only what does not fit is made one.
+            Err(_) => Ok(Self::of(serde_json::from_slice(text)?)),
+        }
+    }
+
+    fn converted(object: &K::Object) -> Self {
+        let Converted { value, complaints } = K::convert(object);
+        Self {
+            metadata: identity(object.meta()),
+            value,
+            complaints: first_of(&complaints),
+        }
+    }
+
     fn of(object: Value) -> Self {
         let error = match K::Object::deserialize(&object) {
-            Ok(object) => {
-                let Converted { value, complaints } = K::convert(&object);
-                return Self {
-                    metadata: identity(object.meta()),
-                    value,
-                    complaints: complaints.iter().map(ToString::to_string).collect(),
-                };
-            }
+            Ok(object) => return Self::converted(&object),
             Err(error) => error,
         };
         let parts = Parts { object };
@@ -189,6 +219,19 @@ impl<K: Kind> Seen<K> {
             )],
         }
     }
+}
+
+/// The first complaints about an object, and how many more there are.
+fn first_of(complaints: &[Complaint]) -> Vec<String> {
+    let mut told: Vec<String> = complaints
+        .iter()
+        .take(TOLD)
+        .map(ToString::to_string)
+        .collect();
+    if let Some(more @ 1..) = complaints.len().checked_sub(TOLD) {
+        told.push(format!("{more} more like these"));
+    }
+    told
 }
 
 /// What tells one state of one object from all others.

@@ -7,6 +7,8 @@ use podgate_policy::model::ObjectName;
 
 use super::follow::{Failure, Said};
 use super::kind::{Kind, Seen};
+use super::pulse::Recall;
+use crate::stored::Ledger;
 
 /// A watch that works says something every minute or so.
 const SILENT: Duration = Duration::from_secs(100);
@@ -25,6 +27,12 @@ pub struct Store<K: Kind> {
     is_behind: bool,
     /// When it was last heard that everything is known.
     heard: Option<Instant>,
+    /// What the objects of each namespace take, whole.
+    ledger: Ledger,
+    /// Those that are kept closed.
+    closed: BTreeSet<ObjectName>,
+    /// Has all of them listed anew.
+    recall: Recall,
     /// Questions that have no answer yet, and whose objects nobody has said anything newer of meanwhile.
     asked: BTreeMap<Ticket, ObjectName>,
     /// The next question.
@@ -65,12 +73,15 @@ pub struct Stored<V> {
     pub complaints: Vec<String>,
     /// Whether it was asked for, and the watch has not brought it yet.
     early: bool,
+    /// What it takes, or would if there were room.
+    bytes: usize,
 }
 
 impl<V> Stored<V> {
     fn of<K: Kind<Value = V>>(seen: Seen<K>, early: bool) -> Self {
         Self {
             uid: seen.uid().map(str::to_owned),
+            bytes: K::bytes(&seen.value),
             value: seen.value,
             complaints: seen.complaints,
             early,
@@ -88,6 +99,13 @@ pub type Changed<V> = (ObjectName, Option<V>);
 
 impl<K: Kind> Default for Store<K> {
     fn default() -> Self {
+        Self::of(usize::MAX)
+    }
+}
+
+impl<K: Kind> Store<K> {
+    /// One whose objects may take so many bytes.
+    pub fn of(room: usize) -> Self {
         Self {
             objects: BTreeMap::new(),
             wrong: BTreeSet::new(),
@@ -96,13 +114,14 @@ impl<K: Kind> Default for Store<K> {
             failure: None,
             is_behind: false,
             heard: None,
+            ledger: Ledger::of(room),
+            closed: BTreeSet::new(),
+            recall: Recall::default(),
             asked: BTreeMap::new(),
             next: Ticket::default(),
         }
     }
-}
 
-impl<K: Kind> Store<K> {
     /// Takes note of what was said, and returns what it changes.
     pub fn take(&mut self, said: Said<K>) -> Vec<Changed<K::Value>> {
         let is_news = match &said {
@@ -149,16 +168,13 @@ impl<K: Kind> Store<K> {
                     return Vec::new();
                 }
                 self.put(name, Stored::of(*seen, false))
-                    .into_iter()
-                    .collect()
             }
             Said::Gone(name, uid) => {
                 self.overtake(&name);
                 if self.is_older(&name, uid.as_deref()) {
                     return Vec::new();
                 }
-                let gone = self.remove(&name);
-                gone.map(|_| (name, None)).into_iter().collect()
+                self.remove(&name)
             }
             Said::Begun | Said::Good => Vec::new(),
             Said::Failed(failure) => {
@@ -193,8 +209,7 @@ impl<K: Kind> Store<K> {
         {
             list.answered.insert(name.clone());
         }
-        let change = self.put(name, Stored::of(seen, true));
-        Some(change.into_iter().collect())
+        Some(self.put(name, Stored::of(seen, true)))
     }
 
     /// Whether it has been listed once.
@@ -265,7 +280,15 @@ impl<K: Kind> Store<K> {
         known.is_some_and(|known| known.is_newer_than(uid))
     }
 
-    fn put(&mut self, name: ObjectName, new: Stored<K::Value>) -> Option<Changed<K::Value>> {
+    fn put(&mut self, name: ObjectName, mut new: Stored<K::Value>) -> Vec<Changed<K::Value>> {
+        let taken = self.objects.get(&name).map_or(0, |old| old.bytes);
+        let switched = self.ledger.change(&name.namespace, taken, new.bytes);
+        if self.ledger.is_too_much(&name.namespace) {
+            new.value = K::closed(&new.value);
+            self.closed.insert(name.clone());
+        } else {
+            self.closed.remove(&name);
+        }
         let old = self.objects.get(&name);
         if old.map(|old| &old.complaints) != Some(&new.complaints) {
             for complaint in &new.complaints {
@@ -280,12 +303,74 @@ impl<K: Kind> Store<K> {
             metrics::gauge!("podgate_objects_wrong", "kind" => K::NAME).increment(1);
         }
         self.objects.insert(name, new);
-        change
+        let mut changes = self.switch(switched);
+        changes.extend(change);
+        changes
     }
 
-    fn remove(&mut self, name: &ObjectName) -> Option<Stored<K::Value>> {
+    /// Closes the objects of those of these namespaces that do not fit, and has those of the others listed anew.
+    fn switch(&mut self, switched: BTreeSet<String>) -> Vec<Changed<K::Value>> {
+        let mut changes = Vec::new();
+        for namespace in switched {
+            if !self.ledger.is_too_much(&namespace) {
+                tracing::info!(
+                    namespace,
+                    kind = K::NAME,
+                    "there is room for the objects of a namespace again"
+                );
+                self.recall.ask();
+                continue;
+            }
+            let why = self.ledger.why(&namespace, K::NAME);
+            tracing::warn!(
+                namespace,
+                kind = K::NAME,
+                why,
+                "the objects of a namespace are not kept whole"
+            );
+            let first = ObjectName::new(namespace.as_str(), "");
+            let objects = self.objects.range_mut(first..);
+            for (name, stored) in objects.take_while(|(name, _)| name.namespace == namespace) {
+                self.closed.insert(name.clone());
+                let closed = K::closed(&stored.value);
+                if closed != stored.value {
+                    stored.value = closed.clone();
+                    changes.push((name.clone(), Some(closed)));
+                }
+            }
+        }
+        changes
+    }
+
+    /// Has everything listed anew when there is room again for what was not kept.
+    pub fn recall(&self) -> Recall {
+        self.recall.clone()
+    }
+
+    /// The namespaces of which objects are kept closed, and why.
+    pub fn closed(&self) -> BTreeMap<&str, String> {
+        let mut closed = BTreeMap::new();
+        let mut next = self.closed.first();
+        while let Some(name) = next {
+            let namespace = name.namespace.as_str();
+            closed.insert(namespace, self.ledger.why(namespace, K::NAME));
+            // The first name of the next namespace that there could be.
+            let after = ObjectName::new(format!("{namespace}\0"), "");
+            next = self.closed.range(after..).next();
+        }
+        closed
+    }
+
+    fn remove(&mut self, name: &ObjectName) -> Vec<Changed<K::Value>> {
         self.right(name);
-        self.objects.remove(name)
+        self.closed.remove(name);
+        let Some(gone) = self.objects.remove(name) else {
+            return Vec::new();
+        };
+        let switched = self.ledger.change(&name.namespace, gone.bytes, 0);
+        let mut changes = self.switch(switched);
+        changes.push((name.clone(), None));
+        changes
     }
 
     /// Nothing is wrong with it, or not any more.
@@ -299,9 +384,6 @@ impl<K: Kind> Store<K> {
         let is_gone =
             |name: &&ObjectName| !list.named.contains(name) && !list.answered.contains(name);
         let gone: Vec<ObjectName> = self.objects.keys().filter(is_gone).cloned().collect();
-        for name in &gone {
-            self.remove(name);
-        }
-        gone.into_iter().map(|name| (name, None)).collect()
+        gone.iter().flat_map(|name| self.remove(name)).collect()
     }
 }

@@ -16,6 +16,7 @@ use crate::convert::Converted;
 mod broken_watches;
 mod missing_kinds;
 mod requests;
+mod room;
 mod woken;
 
 /// ConfigMaps, of which the field `v` is kept.

@@ -34,6 +34,7 @@ fn what_is_not_said_has_the_documented_default() {
             health: BindAddress::At("127.0.0.1:8163".parse().unwrap()),
             flow_table_size: None,
             max_flows_per_pod: None,
+            rooms: Rooms::of_mib(64),
             log_level: LevelFilter::INFO,
         }
     );

@@ -11,7 +11,8 @@ use podgate_datapath::record::Slot;
 use super::Engine;
 use crate::admin::Condition;
 use crate::source::Wrong;
-use crate::warning::{Matter, Object, Warning};
+use crate::stored::CLOSED_POLICIES;
+use crate::warning::{Matter, Warning};
 
 /// How often figures are published while there is more to do.
 const OFTEN: Duration = Duration::from_millis(200);
@@ -108,12 +109,7 @@ impl Engine {
             )));
         }
         for (namespace, why) in self.compiled.suspended() {
-            let text = format!(
-                "namespace {namespace} is suspended: {why}; its pods on this node are denied in the directions that its \
-                 policies isolate, until these policies, or those of others, ask for less"
-            );
-            let object = Object::namespace(namespace);
-            warnings.push(Warning::about(object, Matter::PoliciesSuspended, text));
+            warnings.push(Warning::suspended(namespace, why, CLOSED_POLICIES));
         }
         let of_node = self.links.reports().iter().chain(&self.guard.unsupported);
         warnings.extend(of_node.cloned().map(Warning::from));
@@ -189,6 +185,8 @@ impl Engine {
         self.unattached
             .look(Instant::now(), || cluster.without_attachment());
         let now = self.condition_now(others);
+        let suspended = suspended_in(now.warnings()).len();
+        metrics::gauge!("podgate_namespaces_suspended").set(figure(suspended as u64));
         self.condition.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -207,8 +205,6 @@ impl Engine {
         ] {
             metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
         }
-        let suspended = self.compiled.suspended().len();
-        metrics::gauge!("podgate_namespaces_suspended").set(figure(suspended as u64));
         metrics::gauge!("podgate_pods_without_attachment")
             .set(figure(self.unattached.number() as u64));
         let late = u8::from(self.grace.is_late(Instant::now()));
@@ -304,6 +300,15 @@ impl Engine {
             }
         }
     }
+}
+
+/// The namespaces that are suspended for what they take to compile or to store.
+fn suspended_in(warnings: &[Warning]) -> BTreeSet<&str> {
+    let about = warnings.iter().filter_map(|it| it.about.as_ref());
+    about
+        .filter(|(_, matter)| *matter == Matter::PoliciesSuspended)
+        .map(|(object, _)| object.name.name.as_str())
+        .collect()
 }
 
 /// A figure as gauges have them.

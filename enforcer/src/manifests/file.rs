@@ -102,6 +102,10 @@ pub(crate) enum Object {
 pub(crate) struct Found {
     pub(crate) key: ObjectKey,
     pub(crate) object: Object,
+    /// What it takes, whole.
+    pub(crate) bytes: usize,
+    /// Whether it is not kept whole.
+    pub(crate) is_closed: bool,
     pub(crate) document: usize,
     pub(crate) place: Place,
 }
@@ -391,6 +395,8 @@ impl Reader<'_> {
                 }
                 self.found.push(Found {
                     key,
+                    bytes: Found::bytes_of(&object),
+                    is_closed: false,
                     object,
                     document,
                     place: node.place,

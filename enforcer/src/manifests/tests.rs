@@ -7,6 +7,7 @@ use podgate_policy::model::ObjectName;
 use super::{Manifests, Snapshot, file};
 
 mod following;
+mod room;
 mod salvaged;
 
 const POLICIES: &str = include_str!("samples/policies.yaml");

@@ -21,6 +21,7 @@ use super::file::{self, Found, Wrong};
 use super::kept::Kept;
 use super::large::{LargeFiles, Reading, Since};
 use super::{FileError, Manifests, Snapshot};
+use crate::stored::Rooms;
 
 /// Time between two scans of the directory.
 const RESCAN: Duration = Duration::from_secs(10);
@@ -60,14 +61,18 @@ pub enum WatchError {
 }
 
 /// Reads the directory once and follows it from then on. What its files say is kept in `kept`, for the next start:
-/// a file that is wrong by then says what it last said.
+/// a file that is wrong by then says what it last said. Its objects may take as much as `rooms` have.
 ///
 /// When this returns, the receiver holds the first snapshot: the source is synced. Every snapshot is complete; a
 /// receiver may skip some. The following ends soon after the last receiver is dropped. Blocks while it reads.
 ///
 /// # Errors
 /// If the directory cannot be read or watched. Files that are wrong are no error here, they are in the snapshot.
-pub fn watch(directory: PathBuf, kept: PathBuf) -> Result<watch::Receiver<Snapshot>, WatchError> {
+pub fn watch(
+    directory: PathBuf,
+    kept: PathBuf,
+    rooms: Rooms,
+) -> Result<watch::Receiver<Snapshot>, WatchError> {
     let (heard_in, heard) = channel();
     let readings_in = heard_in.clone();
     let watcher = notify::recommended_watcher(move |event| {
@@ -82,7 +87,7 @@ pub fn watch(directory: PathBuf, kept: PathBuf) -> Result<watch::Receiver<Snapsh
         directory: directory.clone(),
         watcher,
         watched: None,
-        manifests: Manifests::default(),
+        manifests: Manifests::of(rooms),
         kept: Kept::new(kept),
         unkept: BTreeMap::new(),
         files: BTreeMap::new(),
@@ -432,6 +437,12 @@ impl Follower {
     fn snapshot(&mut self) -> Snapshot {
         let mut snapshot = self.manifests.snapshot();
         self.keep();
+        for path in self.manifests.take_again() {
+            // A large one is read on its own thread, and asks for another snapshot then.
+            self.read(&path);
+            snapshot = self.manifests.snapshot();
+            self.keep();
+        }
         if let Some(reason) = &self.directory_error {
             let reason =
                 format!("the directory cannot be read, what it last said stays in force: {reason}");

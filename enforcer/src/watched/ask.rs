@@ -1,7 +1,8 @@
 //! Direct questions to the API server, about the pod of an ADD that the watch has not brought yet.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::future::try_join;
@@ -14,9 +15,10 @@ use podgate_policy::model::{NetworkPolicy, ObjectName};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::kinds::{Pods, Policies};
-use crate::api::{Failure, Seen};
+use crate::api::{Failure, Seen, stream};
 use crate::cluster;
 use crate::convert::pod::IdentifiedPod;
+use crate::stored;
 
 /// How long an answer is tried for: a little less than a plugin waits without its `waitMs`.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
@@ -77,10 +79,32 @@ pub(crate) struct Found {
     pub(crate) name: ObjectName,
     /// The pod.
     pub(crate) pod: Arc<IdentifiedPod>,
-    /// Every policy of its namespace.
-    pub(crate) policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    /// Every policy of its namespace, by which it is told from others: all of them whole may be more than there is room for.
+    policies: BTreeMap<ObjectName, Fingerprint>,
     /// In which directions they isolate it.
     pub(crate) isolation: Isolation,
+}
+
+/// What tells the content of a policy from any other, as nobody knows how it is worked out in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint(u64);
+
+impl Fingerprint {
+    fn of(policy: &NetworkPolicy) -> Self {
+        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self(HASHER.hash_one(policy))
+    }
+}
+
+impl Found {
+    /// Whether these are all policies of its namespace.
+    pub(crate) fn has<'a>(
+        &self,
+        known: impl Iterator<Item = (&'a ObjectName, &'a Arc<NetworkPolicy>)>,
+    ) -> bool {
+        let known = known.map(|(name, policy)| (name, Fingerprint::of(policy)));
+        known.eq(self.policies.iter().map(|(name, found)| (name, *found)))
+    }
 }
 
 /// In which directions the policies of its namespace isolate a pod; none if there is no such pod.
@@ -96,14 +120,24 @@ pub(super) async fn isolation(
     };
     // Isolation does not ask for the baseline.
     let subject = Subject::new(name(of), &found.value.pod, Baseline::Strict);
-    let policies = policies.into_iter().map(|seen| (seen.name(), seen.value));
-    let policies: BTreeMap<_, _> = policies.collect();
+    let isolating = policies.iter().map(|found| found.closed.as_ref());
     Ok(Some(Found {
-        isolation: Isolation::of_subject(policies.values().map(AsRef::as_ref), &subject),
+        isolation: Isolation::of_subject(isolating, &subject),
         name: name(of),
         pod: found.value,
-        policies,
+        policies: policies
+            .into_iter()
+            .map(|it| (it.name, it.fingerprint))
+            .collect(),
     }))
+}
+
+/// What is kept of a policy that was found.
+struct FoundPolicy {
+    name: ObjectName,
+    fingerprint: Fingerprint,
+    /// Whom it isolates.
+    closed: Arc<NetworkPolicy>,
 }
 
 /// Every policy of a namespace: more than a page has are as many that matter, so nothing limits the list.
@@ -111,11 +145,22 @@ async fn policies(
     client: &Client,
     namespace: &str,
     deadline: Instant,
-) -> Result<Vec<Seen<Policies>>, Failure> {
-    let api = Api::<Seen<Policies>>::namespaced(client.clone(), namespace);
+) -> Result<Vec<FoundPolicy>, Failure> {
+    until(deadline, || list(client, namespace)).await
+}
+
+async fn list(client: &Client, namespace: &str) -> kube::Result<Vec<FoundPolicy>> {
     let everything = ListParams::default();
-    let list = until(deadline, || api.list(&everything)).await?;
-    Ok(list.items)
+    let mut page = stream::list::<Policies>(client, Some(namespace), &everything).await?;
+    let mut found = Vec::new();
+    while let Ok(seen) = page.next::<Policies>().await? {
+        found.push(FoundPolicy {
+            name: seen.name(),
+            fingerprint: Fingerprint::of(&seen.value),
+            closed: stored::closed_policy(&seen.value),
+        });
+    }
+    Ok(found)
 }
 
 /// Asks until there is an answer, or the deadline has come.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::api::{Kind, Parts};
 use crate::convert::pod::IdentifiedPod;
 use crate::convert::{self, Converted};
+use crate::stored;
 use crate::warning::Matter;
 
 /// Namespaces.
@@ -97,9 +98,18 @@ impl Kind for Policies {
 
     const NAME: &'static str = "networkpolicies";
     const WRONG: Option<Matter> = Some(Matter::PolicyInvalid);
+    const CLOSED: &'static str = stored::CLOSED_POLICIES;
 
     fn convert(object: &Self::Object) -> Converted<Self::Value> {
         convert::network_policy::convert(object).map(|named| named.policy)
+    }
+
+    fn bytes(policy: &Self::Value) -> usize {
+        stored::of_policy(policy)
+    }
+
+    fn closed(policy: &Self::Value) -> Self::Value {
+        stored::closed_policy(policy)
     }
 
     /// Whom it selects and what it allows is not known: it isolates every pod of its namespace, and allows nothing.
@@ -209,9 +219,18 @@ impl Kind for EndpointSlices {
     type Value = Arc<EndpointSlice>;
 
     const NAME: &'static str = "endpointslices";
+    const CLOSED: &'static str = stored::CLOSED_ENDPOINT_SLICES;
 
     fn convert(object: &Self::Object) -> Converted<Self::Value> {
         convert::endpoint_slice::convert(object).map(|named| named.slice)
+    }
+
+    fn bytes(slice: &Self::Value) -> usize {
+        stored::of_slice(slice)
+    }
+
+    fn closed(slice: &Self::Value) -> Self::Value {
+        stored::closed_slice(slice)
     }
 
     fn salvage(parts: &Parts) -> Self::Value {

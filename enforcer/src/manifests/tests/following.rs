@@ -11,11 +11,12 @@ use tokio::sync::watch::Receiver;
 
 use super::namespace;
 use crate::manifests::{self, Snapshot, WatchError};
+use crate::stored::Rooms;
 
 /// Follows a directory that nobody followed before.
 fn watch(path: PathBuf) -> Result<Receiver<Snapshot>, WatchError> {
     let kept = directory();
-    manifests::watch(path, kept.path().join("kept"))
+    manifests::watch(path, kept.path().join("kept"), Rooms::default())
 }
 
 /// Waits until a snapshot fits; panics if none does in time.
@@ -219,7 +220,7 @@ async fn what_a_file_last_said_outlives_the_enforcer() {
     let (directory, run) = (directory(), directory());
     let path = directory.path();
     let start = || {
-        manifests::watch(path.to_owned(), run.path().join("kept"))
+        manifests::watch(path.to_owned(), run.path().join("kept"), Rooms::default())
             .expect("the directory can be watched")
     };
     for name in ["a", "b", "c"] {

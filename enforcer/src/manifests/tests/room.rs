@@ -1,0 +1,72 @@
+//! Files of which not all is kept.
+
+use std::path::Path;
+
+use podgate_policy::model::ObjectName;
+
+use super::super::Manifests;
+use super::{Snapshot, apply};
+use crate::stored::Rooms;
+
+/// What is kept of policies here: one of a hundred rules, and not two.
+const ROOMS: Rooms = Rooms {
+    policies: 20_000,
+    endpoint_slices: usize::MAX,
+};
+
+fn policy(namespace: &str, name: &str, rules: usize) -> String {
+    let ports: Vec<String> = (1..=rules)
+        .map(|port| format!("{{ports: [{{port: {port}}}]}}"))
+        .collect();
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{podSelector: {{}}, ingress: [{}]}}\n",
+        ports.join(", ")
+    )
+}
+
+fn rules(snapshot: &Snapshot, namespace: &str, name: &str) -> usize {
+    let policy = &snapshot.objects.policies[&ObjectName::new(namespace, name)];
+    assert!(policy.isolates_ingress);
+    policy.ingress.len()
+}
+
+fn closed(snapshot: &Snapshot) -> Vec<&str> {
+    let all = snapshot.closed.iter();
+    all.map(|it| it.about.as_ref().unwrap().0.name.name.as_str())
+        .collect()
+}
+
+#[test]
+fn policies_that_do_not_fit_allow_nothing_and_their_files_are_read_again_when_they_do() {
+    let mut manifests = Manifests::of(ROOMS);
+    let a = policy("large", "a", 100);
+    apply(&mut manifests, "small", &policy("small", "p", 10));
+    let snapshot = apply(&mut manifests, "a", &a);
+    assert_eq!(closed(&snapshot), [""; 0]);
+    assert_eq!(rules(&snapshot, "large", "a"), 100);
+
+    let snapshot = apply(&mut manifests, "b", &policy("large", "b", 100));
+    assert_eq!(closed(&snapshot), ["large"]);
+    assert_eq!(rules(&snapshot, "large", "a"), 0);
+    assert_eq!(rules(&snapshot, "large", "b"), 0);
+    assert_eq!(rules(&snapshot, "small", "p"), 10);
+    assert!(manifests.take_again().is_empty());
+
+    manifests.remove_file(Path::new("b"));
+    assert_eq!(manifests.take_again(), [Path::new("a").to_owned()].into());
+    assert_eq!(closed(&manifests.snapshot()), ["large"], "until it is read");
+    let snapshot = apply(&mut manifests, "a", &a);
+    assert_eq!(closed(&snapshot), [""; 0]);
+    assert_eq!(rules(&snapshot, "large", "a"), 100);
+}
+
+#[test]
+fn a_file_that_changes_takes_no_more_than_what_it_says_before_or_after() {
+    let mut manifests = Manifests::of(ROOMS);
+    for number in [100, 101, 99, 100] {
+        let snapshot = apply(&mut manifests, "a", &policy("large", "a", number));
+        assert_eq!(closed(&snapshot), [""; 0]);
+        assert_eq!(rules(&snapshot, "large", "a"), number);
+    }
+}

@@ -1,0 +1,324 @@
+//! What the objects of each namespace take of the enforcer's memory, and whose content does not fit beside the others'.
+//!
+//! ```text
+//! object ──► bytes of its content ──► its namespace's: within what all may take, smallest first?
+//!                                        yes: kept whole    no: kept closed, and read again when there is room
+//! ```
+//! Pure. It is decided where an object enters, whether or not it ever concerns a pod of this node: what select no pod weighs
+//! nothing in [`share`](crate::share), which is about compiling. Closed means that it allows nothing: a policy keeps whom it
+//! isolates and in which directions, and of an EndpointSlice no endpoint is known.
+
+use std::collections::BTreeSet;
+use std::mem::size_of;
+use std::sync::Arc;
+
+use podgate_policy::model::{
+    Endpoint, EndpointSlice, Members, NamedPort, Namespaces, NetworkPolicy, Operator, Peer, PodUid,
+    Port, Requirement, Rule, Selector,
+};
+
+use crate::share::Shares;
+
+/// MiB for both kinds of objects, unless something else is said: so much fits, beside the heaviest policies that are
+/// compiled, into 256 MB.
+pub const MIB: u32 = 64;
+
+/// What objects may take, of all namespaces together, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rooms {
+    /// Policies. Ten thousand of a few rules each need a half of what there is by default.
+    pub policies: usize,
+    /// EndpointSlices. What there is by default is enough for some forty thousand endpoints.
+    pub endpoint_slices: usize,
+}
+
+impl Rooms {
+    /// Half of so many MiB for each kind.
+    pub fn of_mib(mib: u32) -> Self {
+        let half = usize::try_from(mib)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(1 << 19);
+        Self {
+            policies: half,
+            endpoint_slices: half,
+        }
+    }
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self::of_mib(MIB)
+    }
+}
+
+/// What it means that policies are kept closed, and what a person can do.
+pub const CLOSED_POLICIES: &str = "its pods on this node are denied in the directions that its policies isolate, until these \
+     policies, or those of others, say less";
+
+/// The same of EndpointSlices.
+pub const CLOSED_ENDPOINT_SLICES: &str =
+    "isolated pods reach no Service of it, until it, or others, have fewer endpoints";
+
+/// A closed policy keeps a selector of no more than this. One that is longer selects every pod of its namespace.
+const SELECTOR: usize = 4 << 10;
+
+/// What an object takes beside its content: its names and its places in the maps that it is in.
+const OBJECT: usize = 768;
+
+/// What an endpoint takes beside itself: its places in the indices of who stands for what.
+const ENDPOINT: usize = 320;
+
+/// The same for each port of its slice.
+const ENDPOINT_PORT: usize = 96;
+
+/// Who takes how much, of one kind of objects.
+#[derive(Debug)]
+pub struct Ledger {
+    capacity: usize,
+    total: usize,
+    shares: Shares,
+}
+
+impl Ledger {
+    /// One in which all namespaces together may take so much.
+    pub fn of(capacity: usize) -> Self {
+        Self {
+            capacity,
+            total: 0,
+            shares: Shares::of(capacity),
+        }
+    }
+
+    /// An object of a namespace takes this much now, and took that much before. The namespaces that did not fit and do now,
+    /// or the other way round.
+    pub fn change(&mut self, namespace: &str, before: usize, now: usize) -> BTreeSet<String> {
+        if before == now {
+            return BTreeSet::new();
+        }
+        let weight = self.shares.weight_of(namespace);
+        self.shares
+            .weigh(namespace, (weight + now).saturating_sub(before));
+        self.total = (self.total + now).saturating_sub(before);
+        let fits = self.total <= self.capacity && self.shares.suspended().is_empty();
+        if fits {
+            BTreeSet::new()
+        } else {
+            self.shares.decide()
+        }
+    }
+
+    /// Whether what a namespace stores does not fit.
+    pub fn is_too_much(&self, namespace: &str) -> bool {
+        self.shares.is_suspended(namespace)
+    }
+
+    /// Why objects of this kind, of this namespace, are kept closed; for people.
+    pub fn why(&self, namespace: &str, kind: &str) -> String {
+        if !self.is_too_much(namespace) {
+            return format!("there is room for its {kind} again, and they are being read again");
+        }
+        let (takes, capacity) = (kib(self.shares.weight_of(namespace)), kib(self.capacity));
+        format!(
+            "its {kind} take {takes} KiB of memory, and those of all namespaces may take {capacity} KiB (--object-memory)"
+        )
+    }
+}
+
+fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 10)
+}
+
+/// What an allocation of this size takes.
+fn block(bytes: usize) -> usize {
+    match bytes {
+        0 => 0,
+        some => (some + 8).next_multiple_of(16).max(32),
+    }
+}
+
+fn list<T>(elements: &[T], of_element: impl Fn(&T) -> usize) -> usize {
+    block(size_of_val(elements)) + elements.iter().map(of_element).sum::<usize>()
+}
+
+/// What a policy takes.
+pub fn of_policy(policy: &NetworkPolicy) -> usize {
+    let rules = |rules: &[Rule]| {
+        list(rules, |rule| {
+            list(&rule.peers, of_peer) + list(&rule.ports, of_port)
+        })
+    };
+    let of_rules = rules(&policy.ingress) + rules(&policy.egress);
+    OBJECT + size_of::<NetworkPolicy>() + of_members(&policy.members) + of_rules
+}
+
+fn of_members(members: &Members) -> usize {
+    let listed = members.except.len() + members.listed.len();
+    let uids = listed * (size_of::<PodUid>() + block(52));
+    members.matching.as_ref().map_or(0, of_selector) + uids
+}
+
+fn of_peer(peer: &Peer) -> usize {
+    match peer {
+        Peer::Pods { namespaces, pods } => {
+            let namespaces = match namespaces {
+                Namespaces::Own => 0,
+                Namespaces::Matching(selector) => of_selector(selector),
+            };
+            namespaces + of_selector(pods)
+        }
+        Peer::Block { cidr: _, except } => list(except, |_| 0),
+        Peer::Listed(name) => block(name.0.len() + 16),
+        Peer::Invalid => 0,
+    }
+}
+
+fn of_port(port: &Port) -> usize {
+    match port {
+        Port::Named { name, .. } | Port::NamedWithin { name, .. } => block(name.len()),
+        Port::All(_) | Port::Range { .. } | Port::Invalid => 0,
+    }
+}
+
+fn of_selector(selector: &Selector) -> usize {
+    match selector {
+        Selector::Requirements(requirements) => list(requirements, of_requirement),
+        Selector::Invalid => 0,
+    }
+}
+
+fn of_requirement(requirement: &Requirement) -> usize {
+    let values = match &requirement.operator {
+        Operator::In(values) | Operator::NotIn(values) => list(values, |it| block(it.len())),
+        Operator::Exists | Operator::DoesNotExist => 0,
+    };
+    block(requirement.key.len()) + values
+}
+
+/// What is kept of a policy that does not fit: whom it isolates in which directions. It allows nothing.
+pub fn closed_policy(policy: &NetworkPolicy) -> Arc<NetworkPolicy> {
+    let members = if of_members(&policy.members) <= SELECTOR {
+        policy.members.clone()
+    } else {
+        Selector::Invalid.into()
+    };
+    Arc::new(NetworkPolicy {
+        members,
+        isolates_ingress: policy.isolates_ingress,
+        isolates_egress: policy.isolates_egress,
+        ingress: Vec::new(),
+        egress: Vec::new(),
+    })
+}
+
+/// What an EndpointSlice takes.
+pub fn of_slice(slice: &EndpointSlice) -> usize {
+    let of_endpoint = |endpoint: &Endpoint| {
+        let pod = endpoint.pod.as_ref().map_or(0, |pod| {
+            let uid = pod.uid.as_ref().map_or(0, |uid| block(uid.0.len() + 16));
+            block(pod.name.namespace.len()) + block(pod.name.name.len()) + uid
+        });
+        let node = endpoint.node.as_ref().map_or(0, |node| block(node.len()));
+        ENDPOINT + ENDPOINT_PORT * slice.ports.len() + pod + node
+    };
+    let ports = list(&slice.ports, |port: &NamedPort| block(port.name.len()));
+    OBJECT + size_of::<EndpointSlice>() + ports + list(&slice.endpoints, of_endpoint)
+}
+
+/// What is kept of an EndpointSlice that does not fit: that its Service has one.
+pub fn closed_slice(slice: &EndpointSlice) -> Arc<EndpointSlice> {
+    Arc::new(EndpointSlice {
+        service: slice.service.clone(),
+        ..EndpointSlice::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use podgate_policy::model::{EndpointState, Protocol};
+
+    use super::*;
+
+    fn policy(matching: Selector, rules: usize) -> NetworkPolicy {
+        let rule = |number: usize| Rule {
+            peers: vec![Peer::Block {
+                cidr: format!("198.51.{}.{}/32", number >> 8, number & 255)
+                    .parse()
+                    .unwrap(),
+                except: Vec::new(),
+            }],
+            ports: vec![Port::Named {
+                protocol: Protocol::Tcp,
+                name: "http".into(),
+            }],
+        };
+        NetworkPolicy {
+            members: matching.into(),
+            isolates_ingress: false,
+            isolates_egress: true,
+            ingress: Vec::new(),
+            egress: (0..rules).map(rule).collect(),
+        }
+    }
+
+    fn selector(values: usize) -> Selector {
+        Selector::Requirements(vec![Requirement {
+            key: "app".into(),
+            operator: Operator::In((0..values).map(|it| it.to_string()).collect()),
+        }])
+    }
+
+    #[test]
+    fn a_closed_policy_isolates_whom_it_did_and_allows_nothing() {
+        let whole = policy(selector(3), 100);
+        let closed = closed_policy(&whole);
+        let expected = policy(selector(3), 0);
+        assert_eq!(*closed, expected);
+        assert!(of_policy(&whole) > 100 * of_policy(&policy(selector(3), 1)) / 10);
+        assert!(of_policy(&closed) < 1_200, "{}", of_policy(&closed));
+    }
+
+    #[test]
+    fn a_closed_policy_whose_selector_is_long_isolates_every_pod() {
+        let whole = policy(selector(10_000), 1);
+        let closed = closed_policy(&whole);
+        assert_eq!(closed.members, Selector::Invalid.into());
+        assert!(closed.isolates_egress && !closed.isolates_ingress);
+        assert!(of_policy(&closed) < 1_200, "{}", of_policy(&closed));
+    }
+
+    #[test]
+    fn a_closed_slice_is_its_services_and_has_no_endpoint() {
+        let endpoint = |number: u8| Endpoint {
+            address: [198, 51, 100, number].into(),
+            state: EndpointState::Ready,
+            pod: None,
+            node: Some("node".into()),
+        };
+        let port = NamedPort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            number: 80,
+        };
+        let whole = EndpointSlice {
+            service: Some("web".into()),
+            ports: vec![port],
+            endpoints: (0..200).map(endpoint).collect(),
+        };
+        let closed = closed_slice(&whole);
+        assert_eq!(closed.service.as_deref(), Some("web"));
+        assert!(closed.endpoints.is_empty());
+        assert!(of_slice(&whole) > 200 * ENDPOINT);
+        assert!(of_slice(&closed) < 1_000, "{}", of_slice(&closed));
+    }
+
+    #[test]
+    fn the_heaviest_gives_way_and_who_takes_less_than_its_part_never() {
+        let mut ledger = Ledger::of(100);
+        assert!(ledger.change("a", 0, 60).is_empty());
+        assert!(ledger.change("b", 0, 40).is_empty());
+        assert_eq!(ledger.change("b", 40, 50), ["a".to_owned()].into());
+        assert!(ledger.is_too_much("a") && !ledger.is_too_much("b"));
+        assert_eq!(ledger.change("b", 50, 0), ["a".to_owned()].into());
+        assert!(!ledger.is_too_much("a"));
+    }
+}
