@@ -25,9 +25,18 @@ const KINDS: [(&str, &str, &str); 6] = [
 
 #[derive(Debug, Default)]
 struct State {
-    /// Kind and object, the newest last.
-    written: Vec<(&'static str, Value)>,
+    /// The newest last.
+    written: Vec<Written>,
     is_away: bool,
+}
+
+/// An object, as text: thousands of them that are large are no more than that.
+#[derive(Debug)]
+struct Written {
+    kind: &'static str,
+    namespace: String,
+    name: String,
+    text: Arc<str>,
 }
 
 /// The server. It ends with the process.
@@ -88,7 +97,12 @@ impl Api {
         if let (Some(object), Value::Object(rest)) = (object.as_object_mut(), rest) {
             object.extend(rest);
         }
-        state.written.push((kind, object));
+        state.written.push(Written {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            text: object.to_string().into(),
+        });
     }
 
     /// Every connection ends, and new ones get no answer, or no more.
@@ -137,21 +151,24 @@ impl Api {
 
     fn look_up(&self, kind: &str, namespace: Option<&str>, name: Option<&str>) -> (&str, String) {
         let state = self.state();
-        let items: Vec<&Value> = state
+        let items: Vec<&str> = state
             .written
             .iter()
-            .filter(|(of, object)| {
-                let metadata = &object["metadata"];
-                *of == kind
-                    && namespace.is_none_or(|namespace| metadata["namespace"] == namespace)
-                    && name.is_none_or(|name| metadata["name"] == name)
+            .filter(|it| {
+                it.kind == kind
+                    && namespace.is_none_or(|namespace| it.namespace == namespace)
+                    && name.is_none_or(|name| it.name == name)
             })
-            .map(|(_, object)| object)
+            .map(|it| it.text.as_ref())
             .collect();
         if name.is_none() {
-            let version = state.written.len().to_string();
-            let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items});
-            return ("200 OK", list.to_string());
+            let version = state.written.len();
+            let list = format!(
+                "{{\"kind\": \"List\", \"apiVersion\": \"v1\", \"metadata\": {{\"resourceVersion\": \"{version}\"}}, \
+                 \"items\": [{}]}}",
+                items.join(", ")
+            );
+            return ("200 OK", list);
         }
         match items.first() {
             Some(object) => ("200 OK", object.to_string()),
@@ -172,19 +189,19 @@ impl Api {
         )?;
         let mut seen = from;
         loop {
-            let news: Vec<Value> = {
+            let news: Vec<Arc<str>> = {
                 let state = self.state();
                 if state.is_away {
                     return Ok(());
                 }
                 let written = state.written.iter().skip(seen);
-                let of_kind = written.filter(|(of, _)| *of == kind);
-                let news = of_kind.map(|(_, object)| object.clone()).collect();
+                let of_kind = written.filter(|it| it.kind == kind);
+                let news = of_kind.map(|it| Arc::clone(&it.text)).collect();
                 seen = seen.max(state.written.len());
                 news
             };
             for object in news {
-                let event = format!("{}\n", json!({"type": "ADDED", "object": object}));
+                let event = format!("{{\"type\": \"ADDED\", \"object\": {object}}}\n");
                 write!(stream, "{:x}\r\n{event}\r\n", event.len())?;
                 stream.flush()?;
             }

@@ -51,10 +51,21 @@ impl Enforcer {
     /// Starts one that is killed when it takes more memory than so many bytes, and waits until it is ready.
     pub fn start_within(node: &Node, bytes: u64) -> Self {
         let mut enforcer = Self::begin(node, &[]);
-        let limit = MemoryLimit::new(&format!("enforcer-{}", next_number()), bytes);
-        limit.hold(enforcer.child.id());
-        enforcer.limit = Some(limit);
+        enforcer.confine(bytes);
         enforcer.when_ready(node)
+    }
+
+    /// Starts one within so many bytes of memory, whose API server has this URL, and waits until it is ready.
+    pub fn start_within_by_api_server(node: &Node, bytes: u64, url: &str) -> Self {
+        let mut enforcer = Self::begin_with_api_server(node, url);
+        enforcer.confine(bytes);
+        enforcer.when_ready(node)
+    }
+
+    fn confine(&mut self, bytes: u64) {
+        let limit = MemoryLimit::new(&format!("enforcer-{}", next_number()), bytes);
+        limit.hold(self.child.id());
+        self.limit = Some(limit);
     }
 
     fn when_ready(mut self, node: &Node) -> Self {

@@ -9,9 +9,9 @@ use podgate_abi::Direction;
 use podgate_demo::cni::Conflist;
 use podgate_tests::metrics::value_of;
 use podgate_tests::node::{
-    Enforcer, Node, Pod, in_force, is_lost, lets_in, namespace, pod, policy, wait_until,
+    Api, Enforcer, Node, Pod, in_force, is_lost, lets_in, namespace, pod, policy, wait_until,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// When a change is late: the guarantee.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -227,9 +227,53 @@ impl Tenants {
     }
 }
 
+/// Where the cluster's objects are.
+enum Source<'a> {
+    Files,
+    Server(&'a Api),
+}
+
+impl Source<'_> {
+    /// Says that there is a pod of this node, with this label.
+    fn announce(&self, node: &Node, namespace: &str, name: &str, app: &str) {
+        match self {
+            Self::Files => node.apply(name, &pod(name, &format!("app: {app}"))),
+            Self::Server(api) => api.create(
+                "pods",
+                namespace,
+                name,
+                json!({"app": app}),
+                json!({"spec": {"nodeName": "node", "containers": [{"name": "c", "image": "none"}]}}),
+            ),
+        }
+    }
+
+    /// Has the policy `p` of the namespace `default` let pods with this label in to `web`.
+    fn let_in(&self, node: &Node, app: &str) {
+        match self {
+            Self::Files => {
+                let spec = lets_in(&format!("app: {app}"));
+                node.apply("calm-policy", &policy("p", "app: web", &spec));
+            }
+            Self::Server(api) => {
+                let from = json!([{"podSelector": {"matchLabels": {"app": app}}}]);
+                let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": from}]});
+                api.create(
+                    "networkpolicies",
+                    "default",
+                    "p",
+                    json!({}),
+                    json!({"spec": spec}),
+                );
+            }
+        }
+    }
+}
+
 /// A namespace whose owner edits a policy and adds a pod again and again.
 struct Calm<'a> {
     node: &'a Node,
+    source: Source<'a>,
     conflist: Conflist,
     web: Pod,
     pods: Vec<Pod>,
@@ -247,13 +291,12 @@ impl Calm<'_> {
             word.generation()
         };
         let before = generation();
-        let spec = lets_in(&format!("app: a{}", self.edits));
         let began = Instant::now();
-        node.apply("calm-policy", &policy("p", "app: web", &spec));
+        self.source.let_in(node, &format!("a{}", self.edits));
         wait_until("the edit is in force", || generation() != before);
         let edit = began.elapsed();
         let name = format!("calm{}", self.edits);
-        node.apply(&name, &pod(&name, "app: calm"));
+        self.source.announce(node, "default", &name, "calm");
         let began = Instant::now();
         self.pods.push(Pod::start(node, &self.conflist, &name));
         edit.max(began.elapsed())
@@ -286,6 +329,7 @@ fn attack_27_what_one_tenant_writes_delays_no_other() {
     let tenants = announced.start(&node, &conflist);
     let mut calm = Calm {
         node: &node,
+        source: Source::Files,
         conflist,
         web,
         pods: Vec::new(),
@@ -328,5 +372,155 @@ fn attack_27_what_one_tenant_writes_delays_no_other() {
         node.withdraw("tenants-policies");
         wait_until("the tenant has its room again", || !is_suspended());
     }
+    assert!(enforcer.is_running());
+}
+
+/// Policies of the namespace `large` that select none of its pods, of a megabyte each.
+fn for_nobody(api: &Api, number: usize) {
+    for policy in 0..number {
+        let to: Vec<Value> = (0..24_000)
+            .map(|label| json!({"podSelector": {"matchLabels": {format!("k{label}"): format!("v{policy}")}}}))
+            .collect();
+        let spec = json!({"podSelector": {"matchLabels": {"app": "nobody"}}, "policyTypes": ["Egress"], "egress": [{"to": to}]});
+        let name = format!("nobody{policy}");
+        api.create(
+            "networkpolicies",
+            "large",
+            &name,
+            json!({}),
+            json!({"spec": spec}),
+        );
+    }
+}
+
+/// A pod with ten thousand ports of one name, and nine thousand rules that give that name.
+fn called_alike(api: &Api) {
+    let port = |number: usize| json!([{"name": "p", "containerPort": number}]);
+    let containers: Vec<Value> = (0..10_000)
+        .map(|number| json!({"name": format!("c{number}"), "image": "none", "ports": port(1 + 2 * number)}))
+        .collect();
+    let spec = json!({"nodeName": "node", "containers": containers});
+    api.create(
+        "pods",
+        "large",
+        "tenant",
+        json!({"app": "tenant"}),
+        json!({"spec": spec}),
+    );
+    let rules: Vec<Value> = (0..9_000)
+        .map(|number| {
+            let from = json!([{"ipBlock": {"cidr": block(number)}}]);
+            json!({"from": from, "ports": [{"port": "p"}, {"port": 1 + number, "protocol": "UDP"}]})
+        })
+        .collect();
+    let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": rules});
+    api.create(
+        "networkpolicies",
+        "large",
+        "alike",
+        json!({}),
+        json!({"spec": spec}),
+    );
+}
+
+/// A Service of so many endpoints.
+fn endpoints(api: &Api, slices: usize) {
+    let port = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
+    let spec = json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": port});
+    api.create(
+        "services",
+        "large",
+        "many",
+        json!({}),
+        json!({"spec": spec}),
+    );
+    for slice in 0..slices {
+        let endpoint = |number: usize| {
+            let number = 1_000 * slice + number;
+            let [_, high, middle, low] = (number as u32).to_be_bytes();
+            let pod = format!("pod-with-a-name-that-is-long-{number}");
+            json!({
+                "addresses": [format!("198.{}.{middle}.{low}", 18 + high)], "nodeName": format!("node-{number}"),
+                "targetRef": {"kind": "Pod", "namespace": "large", "name": pod, "uid": format!("{number:036}")},
+            })
+        };
+        let all: Vec<Value> = (0..1_000).map(endpoint).collect();
+        let rest = json!({"addressType": "IPv4", "ports": port, "endpoints": all});
+        let labels = json!({"kubernetes.io/service-name": "many"});
+        api.create(
+            "endpointslices",
+            "large",
+            &format!("many-{slice}"),
+            labels,
+            rest,
+        );
+    }
+}
+
+/// All of it comes to one node. How long that takes is a matter of how fast a build reads megabytes: the calm namespace's
+/// rounds begin when all of it has come.
+#[test]
+fn attack_27_what_one_tenant_has_the_enforcer_store_takes_no_memory_that_it_does_not_have() {
+    let node = Node::new();
+    let api = Api::start(&node);
+    for name in ["default", "large"] {
+        api.create("namespaces", "", name, json!({}), json!({}));
+    }
+    let source = Source::Server(&api);
+    for (namespace, name) in [
+        ("default", "web"),
+        ("default", "anybody"),
+        ("large", "tenant"),
+    ] {
+        source.announce(&node, namespace, name, name);
+    }
+    let mut enforcer = Enforcer::start_within_by_api_server(&node, MEMORY, &api.url());
+    let conflist = node.ptp(in_force(json!({})));
+    let [web, anybody] = ["web", "anybody"].map(|name| Pod::start(&node, &conflist, name));
+    let tenant = Pod::start_in(&node, &conflist, "large", "tenant");
+    let mut calm = Calm {
+        node: &node,
+        source,
+        conflist,
+        web,
+        pods: Vec::new(),
+        edits: 0,
+    };
+    let deadline = DEADLINE.max(BUSY * calm.slowest());
+    let warnings = |enforcer: &Enforcer, of: &str| {
+        let (status, text) = enforcer.readiness(&node);
+        assert_eq!(status, 200, "{text}");
+        let of = format!("warning: namespace large is suspended: its {of}");
+        text.lines().filter(|line| line.starts_with(&of)).count()
+    };
+    let is_long = std::env::var_os("PODGATE_LONG").is_some();
+    let at = tenant.addresses[0];
+    assert!(!is_lost(&anybody.netns, &tenant.netns, at));
+    called_alike(&api);
+    wait_until("its rules weigh too much", || {
+        warnings(&enforcer, "policies weigh") == 1
+    });
+    wait_until("the tenant is isolated", || {
+        is_lost(&anybody.netns, &tenant.netns, at)
+    });
+    for_nobody(&api, if is_long { 60 } else { 30 });
+    wait_until("its policies take too much", || {
+        warnings(&enforcer, "networkpolicies take") == 1
+    });
+    if is_long {
+        endpoints(&api, 280);
+        wait_until("its endpoints take too much", || {
+            warnings(&enforcer, "endpointslices take") == 1
+        });
+    }
+    // It comes after all of that.
+    calm.round();
+    let slowest = calm.slowest();
+    println!("{slowest:?} of {deadline:?}");
+    assert!(slowest <= deadline, "{slowest:?} of {deadline:?}");
+    assert!(
+        is_lost(&anybody.netns, &tenant.netns, at),
+        "it stays isolated"
+    );
     assert!(enforcer.is_running());
 }
