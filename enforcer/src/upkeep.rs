@@ -1,4 +1,5 @@
-//! The table of flows: what timed out goes, and each attachment's flows are counted against its budget.
+//! The table of flows: what timed out goes, and each attachment's flows are counted against its budget. And the memory that
+//! was freed, which goes back to the kernel.
 //!
 //! On a thread of its own: a full table takes tens of milliseconds, for which no ADD should wait. It touches nothing
 //! that decides a packet.
@@ -9,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use podgate_datapath::Paths;
 use podgate_datapath::flows::{self, Collected};
+use podgate_datapath::memory;
 use podgate_datapath::tables::TableSet;
 use tokio::sync::oneshot;
 
@@ -46,6 +48,7 @@ pub fn start(paths: Paths) -> Result<oneshot::Receiver<Infallible>> {
                         );
                     }
                 }
+                memory::give_back();
                 std::thread::sleep(EVERY);
             }
         })

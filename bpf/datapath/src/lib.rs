@@ -16,6 +16,7 @@ pub mod guard;
 pub mod isolated;
 pub mod lock;
 pub mod mark;
+pub mod memory;
 pub mod netlink;
 mod nft;
 mod object;
