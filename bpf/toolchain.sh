@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # The Rust toolchain of the scripts, for sourcing: the version that rust-toolchain.toml names.
 # A script that sources this has functions `say` and `fail`, the repository in `root`, and sets `install` to yes or no.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What ADD adds to a pod's start, beside what the start of any program costs.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What bulk TCP loses: between two pods that podgate polices, beside two that it does not know, in turns.
 //!
 //! ```text

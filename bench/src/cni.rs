@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Calls of a plugin, as a runtime makes them.
 
 use std::io::{Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! From an API server to the kernel of one node: how long it takes until something is in force, and what it costs.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A classifier that decides nothing: what a test run itself costs.
 #![expect(
     unsafe_code,

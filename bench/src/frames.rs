@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Frames between two addresses of one family.
 
 use std::net::IpAddr;

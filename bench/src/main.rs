@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The figures of podgate on this machine, as plain text. `bench/figures` and `bench/control-plane` build what they need
 //! and run it.
 //!

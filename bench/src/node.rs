@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where measurements happen: a bpffs, a run directory and a network namespace of their own, gone with the value.
 
 use std::fmt::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a packet costs: `BPF_PROG_TEST_RUN` of the programs of a real table set, beside an empty program.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What worlds cost that the owner of one namespace can write: compiler and planner alone, without a kernel.
 //!
 //! ```text

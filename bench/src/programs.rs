@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The programs: how large they are, and how long the kernel takes to accept them.
 
 use std::time::Instant;

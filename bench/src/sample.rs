@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Many measurements of one thing.
 
 use std::time::Duration;

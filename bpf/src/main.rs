@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! The eBPF programs: one pair for all pods.
 //!
 //! `from_pod` stands at the ingress of the host end of a pod's veth, `to_pod` at its egress. Which attachment a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! The kernel's tables. The sizes here are the smallest that make sense; whoever loads the object sets others.
 
 use aya_ebpf::bindings::{

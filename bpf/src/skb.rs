@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! What goes with a packet and stands neither in its bytes nor in `__sk_buff`: it is read from the kernel's `sk_buff`.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a container runtime does with a conflist: run its plugins in order for ADD, in reverse for DEL, and hand
 //! each the result of the one before, untouched.
 

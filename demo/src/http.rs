@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One HTTP GET over a connection of its own: what a probe is.
 
 use std::io;

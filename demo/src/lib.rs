@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods without a cluster: network namespaces, set up by a real CNI chain as a container runtime would do it.
 //!
 //! ```no_run

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The Stars demo: real pods policed on one machine.
 //!
 //! ```text

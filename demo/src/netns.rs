@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Network namespaces with a name: made, entered, and taken away again when dropped.
 //!
 //! A thread that changes its namespace is never given back to anybody: every entry uses a thread of its own, or

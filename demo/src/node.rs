@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The node: a process with network, mount and process namespaces of its own.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The management page: every edge is probed all the time, and the page asks for the state of all of it.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A pod as the demo keeps it: a network namespace, an attachment made by the CNI chain, and the process in it.
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The facts of the Stars demo: four pods, the policies that come one after another, and who may reach whom.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Everything that runs on the node: set up in order, looked at, and taken down in the reverse order.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The process in a pod: a real HTTP server, and a prober that asks other pods when its stdin says so.
 //!
 //! Orders and outcomes go through pipes, so no policy is in their way.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The demo in five steps: apply, look, print what is expected beside what is seen.
 
 use std::collections::BTreeSet;

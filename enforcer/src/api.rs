@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The API server, for every source that reads from it: the client, and the watch of one kind of objects.
 //!
 //! ```text

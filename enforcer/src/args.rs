@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line: text to [`Config`], once.
 
 use std::collections::BTreeSet;

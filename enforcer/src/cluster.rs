@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The cluster as this node knows it: what the source says, beside what the node itself knows better.
 //!
 //! ```text

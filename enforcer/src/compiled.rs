@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The compiled policies of the node's own pods, kept as policies and pods change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

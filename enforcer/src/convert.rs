@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kubernetes objects to the policy model, one file per kind: the edge past which no Kubernetes type appears.
 //!
 //! ```text

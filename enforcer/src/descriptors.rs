@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The file descriptors that the process may have.
 //!
 //! Locks, netlink, the sockets of plugins and attachment files need descriptors to put policy in force. So the process

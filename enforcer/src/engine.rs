@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The one owner of what is known and of what is in force. Whatever happens comes here as an [`Event`].
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kubernetes Events: the owner of an object learns what the node says of it, without access to the node.
 //!
 //! ```text

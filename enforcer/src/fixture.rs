@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What tests of several modules begin with.
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Keeps the guard behind the filters standing ([`podgate_datapath::guard`]).
 //!
 //! `nft flush ruleset` takes away everybody's tables. The kernel would tell of every change of every rule, and where a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The lock that only one enforcer of a node has, for life.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The node daemon: watches policy and fills the kernel tables.
 
 use std::io::IsTerminal;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The source `networkpolicies`: everything that policies see, from the API server.
 //!
 //! ```text

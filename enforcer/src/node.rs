@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the node's kernel says: its addresses, interfaces that went away, filters that somebody removed or hung up.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! From compiled policy and facts to single writes of the kernel's tables, in the order that is safe.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The source `policyendpoints`: what a controller of the cluster has worked out of NetworkPolicies already, as EKS's
 //! does.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The wiring: who is started, in which order, and how it ends.
 
 use std::num::NonZeroU32;

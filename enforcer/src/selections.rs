@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which policies select which attachments, and with that the directions in which each of these is isolated or may be:
 //! kept as policies and pods change, without compiling anything.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the policies of each namespace cost this node, and which namespaces do not fit beside the others.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The Unix socket of the hand-off: one request and one reply a connection, root only.
 //!
 //! ```text

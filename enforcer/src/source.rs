@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a source says, whichever it is: objects that are now so, or gone.
 //!
 //! ```text

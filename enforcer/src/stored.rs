@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the objects of each namespace take of the enforcer's memory, and whose content does not fit beside the others'.
 //!
 //! ```text

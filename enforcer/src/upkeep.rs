@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table of flows: what timed out goes, and each attachment's flows are counted against its budget. And the memory that
 //! was freed, which goes back to the kernel.
 //!

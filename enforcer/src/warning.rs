@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What somebody should mend though it keeps no node from being ready, and the object that it is about.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the sources share that watch the API server: the kinds that both read, direct questions, and the loop.
 //!
 //! ```text

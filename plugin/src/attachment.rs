@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Attachments as the datapath knows them. The only place that calls it.
 
 use std::{collections::BTreeSet, net::IpAddr};

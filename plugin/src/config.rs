@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The network configuration on stdin: what the runtime inserts, and our own keys.
 
 use std::{fmt, path::PathBuf, time::Duration};

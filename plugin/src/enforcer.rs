@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The hand-off: one request to the enforcer, one reply, within a bound.
 
 use std::{

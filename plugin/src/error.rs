@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a runtime is told when something cannot be done. The only place with CNI error numbers.
 
 use std::error::Error;

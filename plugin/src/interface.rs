@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The pod's interface, and the other end of it on the node, by netlink.
 //!
 //! Names, order and `sandbox` of a result prove nothing, so the kernel is asked from both sides:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The `CNI_*` variables: who is asked for what, about which interface of which pod.
 
 use std::{collections::HashMap, ffi::OsString, path::PathBuf};

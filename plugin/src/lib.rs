@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The chained CNI plugin. It comes after a main plugin, polices the interface that this one made, and answers with
 //! the result that it was given, byte for byte.
 //!

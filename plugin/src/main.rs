@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The chained CNI plugin: see the library.
 
 use std::{env, io, process::ExitCode};

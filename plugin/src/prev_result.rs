@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The result of the plugin before us. Nobody promises what is in it (one plugin writes a route table's number as
 //! `mac`), so it is printed as it came, and only its addresses are looked at, as a hint.
 

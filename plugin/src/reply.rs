@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is printed: one JSON value on stdout, or nothing. Everything else goes to stderr.
 
 use std::io::{self, Write};

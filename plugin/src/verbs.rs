@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One file for each verb that does something.
 
 pub(crate) mod add;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # Gates over the crates of the workspace, for sourcing by tests/run.
 
 # crate | crates of ours below it, however deep | what must not be below it, however deep
@@ -144,4 +145,16 @@ scripts_are_sound() {
 # A link that leads nowhere, or markup that is none.
 documents_build() {
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet "$@"
+}
+
+# Whether every source file says its license: the eBPF programs theirs, all others the workspace's.
+files_say_their_license() {
+	local file license status=0
+	while read -r file; do
+		case $file in bpf/src/*) license='MIT OR GPL-2.0-only' ;; *) license='Apache-2.0 OR MIT' ;; esac
+		head -2 "$file" | grep -qE "^(//|#) SPDX-License-Identifier: $license\$" && continue
+		printf '%s does not say in its first two lines: SPDX-License-Identifier: %s\n' "$file" "$license"
+		status=1
+	done < <(git ls-files '*.rs' '*.go'; scripts)
+	return "$status"
 }

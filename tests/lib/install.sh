@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # What a level needs of the machine, for sourcing by tests/run.
 
 # Is the command on the path, or the file there, if it begins with a slash?

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # Steps of levels: run within the level's budget, shown, counted. For sourcing by tests/run.
 
 passed=0

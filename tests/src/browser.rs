@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Chromium without a screen, driven by chromedriver's HTTP (W3C WebDriver).
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table of cases, `tests/cases/*.yaml`, and its judges.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A real Kubernetes of two nodes, made by `tests/cluster/up`, and what tests do with it.
 //!
 //! One cluster serves all tests of a test binary. It is taken away when the process ends, however it ends; one that the

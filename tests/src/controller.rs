@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Plays the network policy controller of EKS on a cluster of `tests/cluster`: reads what there is, and writes
 //! PolicyEndpoints of its shape. What they say is worked out by what the enforcer's own tests use for that.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The demo as a process, and everything that it holds while it runs.
 
 mod traces;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Hand-made Ethernet frames, the impossible ones too.
 //!
 //! Everything is written out byte by byte: the odd frames are the point, and no library makes those. Checksums are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a process with `CAP_NET_ADMIN` in a pod's network namespace can do to the pod's own end, as data.
 //!
 //! Each operation is a script for `bash -e` in the pod's namespace that does the deed and then sends datagrams to the far

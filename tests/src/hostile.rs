@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets as an attacker makes them up: by chance, of pieces that read as more than one header; and what receivers take
 //! them for, by a reading of their own: [`Receiver`].
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The committed programs in the kernel under `BPF_PROG_TEST_RUN`, and `decide()` on the host beside them.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Harness, and every test that needs a kernel, a namespace or a runtime.
 
 pub mod browser;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A node of a test: a network namespace, a bpffs and a run directory of its own, and what runs there.
 //!
 //! Everything goes away when the value is dropped, a panicking test's too. Nothing has a name that two nodes could

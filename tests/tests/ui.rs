@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Level `ui`: the demo's management page in a browser, and what the demo leaves behind.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who fills the API server and changes what is there.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods that come to the node, and many that come and go elsewhere.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The enforcer that is measured, and what it says and costs.
 
 use std::fs::File;

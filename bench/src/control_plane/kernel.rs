@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is in force, by the pinned tables.
 
 use std::net::IpAddr;

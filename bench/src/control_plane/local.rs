@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods of the measured node: namespaces with an interface each, attached by the plugin.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The measurements, with one number of pods in the cluster.
 
 use std::net::IpAddr;

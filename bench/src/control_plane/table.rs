@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The figures, a column for each number of pods.
 
 /// What was measured, in the order in which it was said first.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is in the API server: namespaces, pods and policies by number, so that any of them can be made again.
 //!
 //! Pod `p` is in namespace `p mod namespaces`. The first pods are node1's, at most one in a namespace; in each namespace

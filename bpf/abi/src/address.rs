@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 /// An address of either family, 16 bytes in network order; IPv4 is mapped (`::ffff:a.b.c.d`).
 ///
 /// Held as four words so that it can stand at offset 4 of an LPM key, and is compared by word.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use crate::{Address, Direction, PolicyWord, Word};
 
 /// Key of `flows`, `embryonic` and `crowd`: oriented by the hook, so that both directions are one look-up.

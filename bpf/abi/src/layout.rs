@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Keys and values of the tables, and the words in them.
 //!
 //! The kernel uses a replaced hash element again at once, while a program may still hold a pointer to it. So

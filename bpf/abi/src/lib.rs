@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Layouts of the kernel tables, and the verdict.
 //!
 //! This crate is compiled twice: into the eBPF programs, where [`Tables`] is the kernel's maps, and into user

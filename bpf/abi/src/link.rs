@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an attachment is on its link: hardware address, broadcast addresses, the bridge that it is a port of.
 
 use crate::Address;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! From bytes to what a verdict needs of a packet. Every raw read is here.
 
 use core::hint::black_box;

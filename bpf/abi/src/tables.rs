@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use crate::{
     Address, Answer, Attachment, Budget, Case, Chunk, Class, Column, Event, FlowKey, FlowValue,
     FragmentKey, FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, WayWord, Word, ask,

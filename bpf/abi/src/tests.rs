@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The words say what was put into them, and reading a packet ends wherever the packet ends.
 
 use crate::packet::Content;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One aligned 64-bit word of a table, shared with the kernel or with user space.
 
 /// A word that others change while it is read; it is loaded and stored whole.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Attachments come and go: ADD, DEL and CHECK as the datapath sees them.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The bpffs directory: there or mounted, and the names of table sets in it.
 //!
 //! Names there must not hold a dot: the kernel keeps those for itself.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where the running kernel keeps what goes with a packet, as its own type information says (BTF:
 //! `Documentation/bpf/btf.rst`). Of it all, only the members of one structure are looked for.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One operation on one object that did not work.
 
 use std::{fmt::Display, io, path::Path};

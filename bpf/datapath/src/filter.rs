@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Our two filters on the host end of a veth, and who stands before them.
 //!
 //! They hang at [`PRIORITY`] with [`HANDLE`], match every protocol, and carry the slot as class ID. Priority 1 is

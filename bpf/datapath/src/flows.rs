@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Upkeep of the tables of flows: what timed out goes, what belongs to nobody goes, and what is left is counted.
 
 use std::{

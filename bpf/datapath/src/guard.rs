@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guard behind the filters: from a host end, nothing goes on that `from_pod` did not pass.
 //!
 //! tc at the host end can be walked past: whoever has `CAP_NET_ADMIN` in the pod leads packets through an `ifb` device,

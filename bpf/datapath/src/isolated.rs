@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which namespaces have policies that may isolate a pod, and in which directions: what the enforcer leaves for the
 //! plugin, in `<run>/isolated`.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Loads, pins, attaches, swaps, lists and updates: the only code that touches bpffs, maps or tc.
 //!
 //! ```text

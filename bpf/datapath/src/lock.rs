@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The lock under which attachments, pins and the addresses in `peers` change.
 
 use std::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The mark on a host end: a device group that carries the attachment's slot.
 //!
 //! A group belongs to the device: it follows it through renames and namespaces, dies with it, and nothing at the other end

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Memory that the process has freed, and its allocator has kept.
 #![expect(unsafe_code, reason = "no safe crate has this call of the C library")]
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Blocking `NETLINK_ROUTE`: links, addresses, namespaces, and whatever else is asked with [`Socket::request`].
 //!
 //! A netlink socket stays bound to the network namespace in which it was opened, so a pod's namespace is entered

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `NETLINK_NETFILTER`, as far as tables of nftables need it: attributes, atomic batches, dumps.
 
 use std::{io, time::Duration};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Loads the embedded programs with their tables, and pins both.
 
 use std::{

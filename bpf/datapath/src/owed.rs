@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who deleted an address from `peers` owes it to every attachment to judge its flows again, once a grace period is
 //! over: the next pod with the address would go on with the flows of the last one.
 //!

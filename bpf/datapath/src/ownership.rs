@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Whether an interface is still an attachment's.
 //!
 //! Only the host end is asked. What is known of the pod's end, its number, its name, its addresses and its namespace, is in

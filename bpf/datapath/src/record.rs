@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Attachments as they stand in their files, `<run>/attachments/<container id>:<ifname>.json`.
 //!
 //! A file is complete from the moment that it has its name, and is never changed. The name is for people: what an

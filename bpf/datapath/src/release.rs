@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The oldest kernel that podgate is tested on, and the refusal of older ones.
 //!
 //! Loading the object is the probe for what a kernel can do: the verifier refuses a helper or an instruction that it does

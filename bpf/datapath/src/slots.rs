@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which slot a new attachment gets.
 //!
 //! Slots are given out in a circle. The last one stands beside the counter of generations, so the never-used ones

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the enforcer does with attachments and sets that others left: swap, sweep, unpin.
 
 use std::{

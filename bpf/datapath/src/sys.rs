@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `bpf()` and `mmap()`, for what aya does not have, and for pins: aya asks about 25 questions to open three.
 #![expect(
     unsafe_code,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A table set, and the tables that all sets share: typed reads and writes.
 //!
 //! Tables are opened when they are first used, so that whoever needs three of them opens three.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A lock that is never free. In a process of its own: others would wait beside it.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The runner against plugins that are shell scripts: they write down how they were called.
 
 use super::*;

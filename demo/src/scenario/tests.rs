@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the demo expects, against the guide and against the oracle on the demo's own manifests.
 
 use std::net::Ipv4Addr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The protocol between the plugin and the enforcer, over a Unix socket: one request and one reply a connection.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Random worlds, policies and connections, over a universe so small that everything meets everything.
 //!
 //! Three namespaces of three pods, two label keys with few values, the addresses of one /28 and one /124, a few

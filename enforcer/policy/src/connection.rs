@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a verdict is asked about: a pod, and a connection that begins at it or reaches it.
 //!
 //! Like [`crate::model`], these are input types that the oracle and the compiler share.

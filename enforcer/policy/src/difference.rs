@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What differs between two versions of a map.
 
 use imbl::ordmap::DiffItem;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which directions of a pod policies isolate or may isolate, before anything is compiled.
 //!
 //! This reads selectors and `policyTypes` only, so it answers at once for a pod whose policy cannot be compiled,

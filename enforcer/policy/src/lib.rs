@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! NetworkPolicy semantics, pure: no Kubernetes client, no runtime, no kernel.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The world as NetworkPolicy sees it: the input of the compiler and of the oracle, and all that they share.
 //!
 //! Whatever reads policy from somewhere (files, the API server) converts into these types at its edge and keeps

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The oracle: what NetworkPolicy means, as plainly as it can be said.
 //!
 //! Linear scans, no index, no cache, and nothing in common with the compiler but the input types. The numbered

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The compiler and the oracle give the same verdict, over random worlds, policies and connections.
 
 use podgate_policy::arbitrary;

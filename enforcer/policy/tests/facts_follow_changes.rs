@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Facts that follow changes are the facts that would have been made of the outcome.
 
 use std::sync::Arc;

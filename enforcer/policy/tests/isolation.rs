@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What isolates a pod is known without compiling, and agrees with what is compiled.
 
 use podgate_policy::arbitrary;

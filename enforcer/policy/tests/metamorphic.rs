@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Properties of NetworkPolicy that hold without knowing any verdict: how verdicts move when policies move.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What rulesets are sure to allow of each other they allow with every peer.
 
 use podgate_policy::arbitrary;

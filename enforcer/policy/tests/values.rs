@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The compiler's values: port sets, the CIDR partition, rows.
 
 use std::collections::BTreeSet;

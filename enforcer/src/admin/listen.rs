@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The HTTP listeners. Each has a thread of its own and serves within [`Limits`]; what is beyond them is reset at once,
 //! so that the queue of connections stays short for those that are served.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The text of `/metrics`, within a budget: rendering it asks the engine to read the kernel's counters, and formats some
 //! hundreds of figures.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who may have a connection: the accounts of one listener.
 //!
 //! The node's own processes (the kubelet among them) and everybody else have budgets of their own, so that nothing that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How the enforcer reaches the API server.
 
 use std::path::{Path, PathBuf};

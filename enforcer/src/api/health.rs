@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is wrong with the kinds that a source follows, and with single objects of them.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A kind of objects, and one object of it as the API server sent it, trimmed to what is kept.
 //!
 //! An object is converted while it is parsed, so that a page of a list never holds what nobody reads. One that does

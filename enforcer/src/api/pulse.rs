@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What wakes the watches of all kinds when the API server is heard again after it was away: the first that hears it wakes
 //! the others, which need not wait until their own pause is over.
 

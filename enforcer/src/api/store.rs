@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the API server has of one kind, as far as it was said.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Answers of the API server, object by object: what is in memory of a list or a watch is one object and no more, however
 //! many come with it.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A kind of one field, and what a store makes of what is said of it.
 
 use std::collections::{BTreeMap, VecDeque};

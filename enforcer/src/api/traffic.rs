@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is asked of the API server and what comes from it, counted where every request passes.
 
 use std::future::Future;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who claims which address, looked up from either side.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What becomes of foreign addresses at this node's attachments: what the node's flags say, and what a Namespace says
 //! where the node obeys it. A pod cannot say it: who may write pods could take any address.
 

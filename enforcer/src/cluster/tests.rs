@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::Generation;
 use podgate_policy::model::{Namespace, PodUid};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use imbl::OrdMap;
 use podgate_policy::compile::ruleset::Ruleset;
 use podgate_policy::connection::Baseline;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Addresses and blocks, in every spelling that an API server may have stored.
 //!
 //! Older API servers accepted leading zeros (which Kubernetes reads as decimal), host bits in a block, and IPv4 in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! EndpointSlices (discovery.k8s.io/v1), as kube-proxy reads them.
 
 use std::sync::Arc;

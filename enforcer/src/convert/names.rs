@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The syntax of names, labels and protocols, as the API server checks it.
 
 use podgate_policy::model::Protocol;

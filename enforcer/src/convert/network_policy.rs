@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! NetworkPolicies (networking.k8s.io/v1).
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Nodes: of them only the addresses.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Services (v1), as kube-proxy reads them.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What becomes of single fields. Objects are written as JSON, as the API server sends them.
 
 use podgate_policy::model::{

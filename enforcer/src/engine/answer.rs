@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an ADD is answered, and when.
 
 use podgate_datapath::record::Identity;

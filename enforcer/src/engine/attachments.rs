@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Attachments as they stand on the node: their files, their interfaces, and who else is on those.
 
 use std::collections::BTreeSet;

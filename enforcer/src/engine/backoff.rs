@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! When something that failed is tried again.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The time before the source is synced: what an earlier enforcer put in force stays, and ADDs wait.
 //!
 //! An ADD is not judged by half of what the source has. But two questions have answers that stay true: which policies

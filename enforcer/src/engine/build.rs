@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Start, restart, upgrade, and tables that must grow: one procedure (`docs/adr/0011`).
 //!
 //! ```text

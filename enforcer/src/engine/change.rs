@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a new view changes of the facts.
 
 use imbl::OrdMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods that come near to what they may have of the table of flows: named before it bites.
 
 use std::collections::BTreeMap;

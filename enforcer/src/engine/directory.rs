@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Whether the attachment files are those that were read last: known by their directory's time of change, so that an
 //! event does not read as many files as the node has pods.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A table set that is made beside the one in force: because tables must be larger, or may be smaller.
 //!
 //! ```text

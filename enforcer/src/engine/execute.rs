@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A plan on its way into the kernel, one write after the other, each tried until it works.
 
 use std::collections::BTreeSet;

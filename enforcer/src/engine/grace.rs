@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Grace periods, waited for on a thread of their own: each takes 8 to 20 ms, for which no ADD should wait.
 
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What has come since the engine last looked: all of it at once, so that what matters most goes first.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! No attachment is open while a policy that is known may isolate it and is not in force: its words say "deny" until then.
 //!
 //! ```text

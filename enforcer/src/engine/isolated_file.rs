@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the enforcer leaves for a plugin that finds no enforcer: the file of isolated namespaces, kept up to date.
 
 use podgate_datapath::Paths;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Interfaces of the node that no attachment explains, and host ends that somebody changed.
 //!
 //! A pod with `CAP_NET_ADMIN` in the node's own user namespace can name the node's network namespace by

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Whether the API server has a Node of this one's name. Under a wrong name all that it says of this node is taken for
 //! another's, and nothing else need show it.
 

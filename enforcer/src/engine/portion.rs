@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Portions of a change of facts: what many pods change at once is planned over several turns.
 
 use std::collections::{BTreeMap, BTreeSet};

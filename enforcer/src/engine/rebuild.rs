@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A table set in place of the one that is there: because a table is full or much too large, because a process took the pins
 //! away, or because nothing else works ([`super::build`]).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the engine says of itself: its condition, and figures.
 
 use std::collections::{BTreeMap, BTreeSet};

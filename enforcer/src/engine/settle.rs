@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! From what is known to what is in force.
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which addresses pods, nodes and Services have: no other pod may have them, whatever its attachment allows.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods of this node that have no attachment: nothing judges them, so somebody must be told.
 
 use std::collections::BTreeMap;

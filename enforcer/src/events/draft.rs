@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which Events a condition asks for, and what they say. Pure.
 
 use std::collections::BTreeMap;

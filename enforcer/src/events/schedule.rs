@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! When which Event is written. Pure: the time comes in.
 
 use std::collections::BTreeMap;

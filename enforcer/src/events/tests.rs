@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The task against a server that keeps Events by name.
 
 use std::sync::{Arc, Mutex};

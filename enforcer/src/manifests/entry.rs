@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Entries of the directory: which are manifests, and whether one has changed.
 
 use std::fs::{self, File};

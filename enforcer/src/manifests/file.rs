@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One file: its bytes to the objects that it holds, all of them or none.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What files last said, kept where the next start of the enforcer finds it: without it, a file that is wrong at a
 //! start would say nothing, and open what its policies had closed.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Large files are read on a thread of their own: reading is what takes time, and no other file waits for one.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A YAML or JSON document as a tree that knows where each of its parts stands.
 
 use std::fmt;

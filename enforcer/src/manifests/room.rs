@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the files' objects take of the enforcer's memory: those of a namespace that takes too much are closed
 //! ([`stored`](crate::stored)), and their files are read again when there is room.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a file that is wrong says all the same: whom its policies isolate.
 //!
 //! A new policy must not leave a pod open because somebody mistyped one of its rules. So of a NetworkPolicy in a file that

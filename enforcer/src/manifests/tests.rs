@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Files in, snapshots out; and the real watcher on a real directory.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! From a document's tree to a Kubernetes type, with every field accounted for.
 //!
 //! The Kubernetes types skip fields that they do not know (`ingres:` would leave a policy that denies everything).

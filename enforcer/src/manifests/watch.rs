@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The directory: when to read which file.
 //!
 //! A file is read when a writer closes it or when it is renamed into place, never while it is being written. Because

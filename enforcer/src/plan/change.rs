@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Changes of facts, as the order of their writes.
 
 use std::collections::{BTreeMap, BTreeSet};

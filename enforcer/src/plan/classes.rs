@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which signatures become classes, which classes a ruleset may say something of, and which rulesets of a class.
 //!
 //! Both are looked up by what a ruleset asks and a class answers, so that a new ruleset meets only the classes that it

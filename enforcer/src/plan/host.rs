@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A model of a table set on the host, on which `decide()` runs and plans are executed, write by write.
 
 use std::cell::{Cell, RefCell};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What nothing names any more. A program may hold it until a grace period is over that began later.
 
 use imbl::OrdMap;

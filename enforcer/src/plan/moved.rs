@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What differs between facts, as what the tables have: addresses and prefixes.
 
 use std::net::IpAddr;

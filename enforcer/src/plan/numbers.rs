@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Numbers for contents: the same content has one number while it is in use.
 
 use std::borrow::Borrow;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Port sets as the kernel has them: sixteen chunks of 4,096 ports, both shared by content.
 
 use std::sync::Arc;

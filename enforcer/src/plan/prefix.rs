@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Blocks and addresses of both families in one table of 128-bit prefixes.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a table set holds, and the writes that change it, each kind complete in itself.
 
 mod building;

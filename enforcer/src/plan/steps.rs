@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Changes of policy, and what is tidied after them, as the order of their writes: a portion at a time.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ways into tunnels at nodes, as writes of `ways`.
 //!
 //! No class tells of them, so they are written beside the words of addresses, in an order that opens nothing on the way:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kinds of which policy is made where a controller has worked it out.
 
 use std::sync::Arc;

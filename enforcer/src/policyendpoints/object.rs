@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The fields of a PolicyEndpoint (`networking.k8s.aws/v1alpha1`), as its controller writes them.
 //!
 //! Lists are read element by element, so that one element that cannot be read takes no other with it. Fields that are

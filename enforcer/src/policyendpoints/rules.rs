@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the slices of one policy allow, as rules and lists.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! When the slices of a policy belong together. Their controller writes them one by one, without a mark at the end.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One PolicyEndpoint in model types: a slice of what a policy means. The edge past which its JSON does not appear.
 
 use std::collections::BTreeSet;

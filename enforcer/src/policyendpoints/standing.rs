@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How far the controller has come with a NetworkPolicy, and whom its own selector may isolate meanwhile.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What PolicyEndpoints mean now: a state machine without client and clock. What is heard goes in, with the time;
 //! what the engine is to be told comes out.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! ClusterPolicyEndpoints (`networking.k8s.aws/v1alpha1`): what a controller has worked out of ClusterNetworkPolicies.
 //! Their tiers are not enforced, and whoever relies on them is told: each is an object with which something is wrong.
 

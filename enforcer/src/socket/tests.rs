@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as Blocking;
 use std::sync::mpsc::{Receiver, channel};

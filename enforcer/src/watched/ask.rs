@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Direct questions to the API server, about the pod of an ADD that the watch has not brought yet.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The questions of the engine that are being asked of the API server, and how their answers meet the watch.
 //!
 //! An answer never revives a pod that the watch has seen go, nor overrides what the watch has said since the question:

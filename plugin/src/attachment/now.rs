@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What decides on an attachment's packets at this moment, read from the words that its own filters obey.
 
 use std::{error::Error, fmt};

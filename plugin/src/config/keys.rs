@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which keys a configuration may have. A misspelled one would leave its default in force without a word; the CNI
 //! specification lets a plugin refuse keys that it does not know.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Configurations as runtimes write them, and as people mistype them.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The plugin as a runtime sees it: variables and stdin in, exit status and stdout out.
 
 use std::{collections::HashMap, fs, path::Path};

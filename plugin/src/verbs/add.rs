@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! ADD: police a new interface, then wait until its policy is in force.
 
 use podgate_handoff::{Reply, Request};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! DEL: forget an interface. It always succeeds, because an error would keep the plugins before us from theirs, and
 //! needs nothing but the identity: no namespace, no result, no enforcer.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! GC: forget every interface of this network that the runtime does not list.
 
 use crate::{

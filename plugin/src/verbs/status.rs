@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! STATUS: whether an ADD could be served now.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # The programs and images of a cluster, built once from Go modules and Debian packages. For sourcing by tests/cluster/up.
 
 # What the modules' go.mod files pin; kept here for the name of the cache and for what the programs say of themselves.

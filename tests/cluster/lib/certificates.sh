@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # Keys, certificates and kubeconfigs of a cluster. For sourcing by tests/cluster/up.
 
 # The machine's own openssl.cnf would add extensions.

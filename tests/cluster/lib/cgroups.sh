@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # The control groups of a node. For sourcing by the scripts of tests/cluster.
 
 # Every hierarchy of cgroups that the kubelet may write to: version 1 has one for each controller.

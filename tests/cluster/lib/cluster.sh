@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # Which cluster is meant, where it is, and how to get into its parts. For sourcing by the scripts of tests/cluster.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # etcd, API server, controller manager and scheduler. For sourcing.
 
 start_api_server() {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # Images without a registry: an OCI archive of one static program. For sourcing by tests/cluster/up.
 
 # Adds a file to the archive's blobs under its digest, and says its descriptor: blob LAYOUT FILE MEDIA-TYPE

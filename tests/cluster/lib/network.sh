@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # The addresses of a cluster. They are the same in every cluster: none leaves the cluster's own namespaces. For sourcing.
 
 api_address=192.168.50.1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # A node: its mounts, containerd, kubelet and kube-proxy. For sourcing by tests/cluster/up.
 
 # Runs in the new namespaces of a node, as its first and lasting process: sh -c "$node_mounts" sh DIRECTORY PROGRAMS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # Guests, for sourcing: what they are to run, and how they are started, watched and judged.
 
 # 1 in the long form.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # Initramfs images of guests, for sourcing: one with the programs, for all, and one with its modules for each kernel.
 # The kernel unpacks both, one behind the other.
 

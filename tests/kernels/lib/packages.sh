@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
 # Debian's packages of kernels, for sourcing: which are pinned, where they are kept, and how apt-get fetches them without
 # the system's sources, lists and status. A script that sources this has functions `say` and `fail`, sets `root`, and
 # sets `scratch` to a directory that goes away with it.

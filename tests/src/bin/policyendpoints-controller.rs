@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Plays the network policy controller of EKS on a cluster of `tests/cluster`, until it is ended.
 //!
 //! `policyendpoints-controller CLUSTER CHUNK-SIZE`

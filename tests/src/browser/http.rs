@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One HTTP POST over a connection of its own.
 
 use std::io::{Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A case: a world that begins as the standard one, and steps that change it.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The third judge: a real cluster. Pods are made once, or when a case wants one more; what a case says is written to the
 //! API server, and connections are opened in the pods' own network namespaces.
 

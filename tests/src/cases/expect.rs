@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table of a step: lines that say which connections can be opened, the later ones overriding the earlier.
 //!
 //! ```text

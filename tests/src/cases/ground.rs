@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Network namespaces that sockets are opened in, by a thread that enters them for it.
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a judge can do, and how it goes through a case.
 
 use std::fmt;

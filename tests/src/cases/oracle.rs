@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The first judge: the oracle, at both ends of a connection.
 
 use anyhow::Result;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The world of a case where there is no cluster: addresses are given out here, and the objects go through the reader
 //! of the source `manifests`, and so through the converters.
 

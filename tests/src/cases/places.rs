@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where everybody is: the addresses that tables and policies name by their owners.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Real connections, many at once: sockets in the namespaces of pods, nodes and the machine outside, and one thread that
 //! waits on all of them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reads cases, and refuses what it does not know. Every error says file and line.
 
 mod text;

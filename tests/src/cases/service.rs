@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Services of a case: their objects, and who stands behind them.
 
 use podgate_policy::model::{Labels, ObjectName, Protocol};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The world as it is at a step.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The second judge: `decide()` on the tables of both nodes, compiled and written as the enforcer does it, for every
 //! packet of a connection on its way there and back.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Every case, by the judges that need no cluster; and what the reader refuses.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A state as Kubernetes objects.
 
 use podgate_policy::model::{Labels, ObjectName};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The API server, asked by this process: who asks it a thousand times cannot wait for as many starts of `kubectl`.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a pod hears of the pods that talk to it: `modules/own/talker` says what they say.
 
 use std::io::{self, BufRead, BufReader, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! An enforcer on a node of the cluster.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `kubectl`, with what it says when it fails.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A Kubernetes namespace of a test.
 
 use std::net::IpAddr;

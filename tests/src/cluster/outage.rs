@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The API server gone, for as long as a test wants.
 
 use std::process::Command;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods of the cluster, and connections between them.
 
 use std::fmt::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The ClusterRole of `install/rbac.yaml`, which tests take permissions from.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What processes hold in the kernel: namespaces, BPF maps and programs.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Frames that a real stack takes: with hardware addresses and checksums.
 
 use std::net::IpAddr;

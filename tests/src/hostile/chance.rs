@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Chance that can be repeated.
 
 use std::time::SystemTime;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Parts of a datagram, as Linux puts them together (`inet_frag_queue_insert`, RFC 5722): what is there already is ignored,
 //! what overlaps ends it all.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a host takes a packet for, written from the RFCs and from what Linux does, without a look at the programs.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A router with connection tracking on the way, as a node with kube-proxy is one: it puts IPv6 datagrams together and cuts
 //! them up again.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Plans and attachments on the host's tables alone, where no kernel is needed.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Flows as they stand in both tables, and what a test may do to them.
 
 use podgate_abi::{FlowKey, FlowState, FlowValue, FlowWord, Put, Slot};

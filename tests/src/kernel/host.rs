@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The tables as plain memory, for the same `decide()` on the host.
 
 use std::cell::{Cell, RefCell};

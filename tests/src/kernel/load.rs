@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Loads the committed object with tables of its own.
 
 use std::cell::Cell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The pod under test: what its attachment says.
 
 use std::net::IpAddr;

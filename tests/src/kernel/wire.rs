@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets through real veth pairs, where `BPF_PROG_TEST_RUN` cannot say where a packet came from (before Linux 5.12).
 //!
 //! ```text

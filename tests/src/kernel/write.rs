@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Writes that go to the kernel's maps and to the host's tables alike.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! An API server small enough to be sent away and back at will: lists, watches and single objects over plain HTTP.
 
 use std::io::{BufRead, BufReader, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Raw sockets, which hear what a stack delivers to a protocol, whatever its port and its checksum.
 
 #![expect(unsafe_code, reason = "nix opens raw sockets of a few protocols only")]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The enforcer as a child process, and the directory of manifests that it follows.
 
 use std::ffi::OsString;

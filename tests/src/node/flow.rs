@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Traffic that runs beside a test, and is counted: what is always allowed must come back, what is always denied
 //! must not arrive.
 

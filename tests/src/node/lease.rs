@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A file that whoever opens it waits for.
 #![expect(unsafe_code, reason = "nix has no leases")]
 

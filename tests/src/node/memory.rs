@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A control group that limits the memory of what runs in it.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Our binaries, and one call of the plugin as a runtime makes it.
 
 use std::io::Write;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A pod: a network namespace with an interface that the chain made.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets that a real stack takes: hardware addresses and checksums as they must be.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

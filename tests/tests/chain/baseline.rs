@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What holds for a pod while no enforcer runs, with real packets.
 
 use podgate_abi::{Direction, Reason};

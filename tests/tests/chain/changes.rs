@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Attack 11 and the order of writes: policies, labels and addresses change a thousand times under traffic.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! No pod starts, or stays, open under a policy that the node knows, whatever is the matter: a table of ways in which
 //! knowledge, asking or writing fails, each with a pod that is added during it and one that runs.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Plugin and enforcer together: pods start with their policy, and changes take effect.
 
 use std::io::{Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How many flows a pod may have, what is said before that bites, and flows that either end may begin.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Addresses that are not a pod's own: VPN, routers, keepalived, virtual machines.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A pod's own end is hostile ground: nothing that is done there changes a verdict or removes a filter.
 //!
 //! Each operation is first done in a pod without podgate, where its datagrams must reach the far side, and then in one that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A larger table set is made beside the one in force: what changes meanwhile comes into force, and is not undone when the
 //! other set takes over.
 

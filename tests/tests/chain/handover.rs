@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! An address that passes from pod to pod while policies change, and a swap that comes too late.
 
 use std::net::{SocketAddr, UdpSocket};

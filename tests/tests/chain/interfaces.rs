@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Interfaces that cannot be policed: a clear error, and nothing left behind.
 
 use podgate_demo::netns::NetNs;

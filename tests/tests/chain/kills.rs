@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A plugin that is killed at any instant.
 
 use std::net::{SocketAddr, UdpSocket};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a pod's link needs beside policy: DHCP, and groups that a snooping bridge tells apart.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};

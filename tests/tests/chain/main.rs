@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Level `chain`: pods in network namespaces, set up by real CNI plugins and our binaries.
 
 mod attacks;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who else stands on a pod's interface, and whether we are heard.
 
 use aya::programs::LinkOrder;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Plugins that run at the same time.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kernels that are too old, as `setarch --uname-2.6` makes this one say that it is.
 
 use std::process::{Command, Output};

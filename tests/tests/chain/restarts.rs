@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Enforcers that are killed, started again, started twice, and healed.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What pods have of the tables of flows: counted by the programs, set right by upkeep.
 
 use std::net::UdpSocket;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Tables of flows that get another size, or come from another version: what is open stays open where it can.
 
 use std::io::{Read, Write};

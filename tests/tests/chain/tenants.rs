@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Attack 27 and its kind: what the owner of one namespace writes delays no other namespace, and takes no memory that the
 //! enforcer does not have.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The verbs of CNI, on the real binary.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table of cases between real pods, through each source that can express them.
 
 use std::time::Instant;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods and namespaces that are being deleted.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods that come and go in numbers, talking from their first instruction to their last.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Level `cluster`: pods of a real Kubernetes of two nodes, with our plugin in their conflist.
 
 mod cases;

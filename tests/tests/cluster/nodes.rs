@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The cluster itself, and our plugin in its chain, without an enforcer or with one that reads manifests.
 
 use std::net::IpAddr;

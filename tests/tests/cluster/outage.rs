@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The API server is killed, and comes back.
 
 use std::io::{Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The ClusterRole of `install/rbac.yaml`: the enforcer needs each permission, and says which one it lacks.
 
 use std::time::Duration;

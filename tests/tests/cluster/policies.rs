@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Policies from the API server, on pods of both nodes.
 
 use std::time::Duration;

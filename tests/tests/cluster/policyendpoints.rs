@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The source `policyendpoints`, with a controller that the test plays: it acts when the test says so.
 
 use std::net::IpAddr;

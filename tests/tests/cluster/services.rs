@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Services, through kube-proxy's own translation, in both families.
 
 use std::io;

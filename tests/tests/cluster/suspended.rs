@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A namespace whose policies do not fit.
 
 use std::time::Duration;

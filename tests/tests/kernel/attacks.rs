@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The attacks of `docs/` that need neither bytes of their own nor a namespace: reused slots, evicted flows,
 //! floods. (1 is in `fragments`, 2 in `headers`, 3 in `rulesets` and `torn`, 5 in `node`, 17 in `rulesets`, 18 in
 //! `neighbors`.)

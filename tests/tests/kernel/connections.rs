@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Connections: the first packet is judged, and what belongs to it passes.
 
 use podgate_abi::{Direction, Reason, Ruleset};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods that begin many flows: where these stand, and that nobody else pays for it.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Flows that either end may begin: they live for the end that is still allowed.
 
 use podgate_abi::{Direction, Reason, Ruleset};

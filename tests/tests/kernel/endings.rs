@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ends of TCP connections: a segment that the receiver ignores ends nothing, and what has ended is no way in.
 
 use podgate_abi::{Direction, Reason, Ruleset};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Addresses that are not the pod's own and that no pod, node or Service has.
 
 use std::net::{IpAddr, Ipv6Addr};

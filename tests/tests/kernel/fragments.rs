@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Fragments, and ICMP errors: packets that are about other packets.
 
 use podgate_abi::{Direction, Reason, Ruleset};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What each pod is sure to have of the tables of flows, and what no number of other pods takes from it.
 
 use std::net::IpAddr;

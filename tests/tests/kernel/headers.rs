@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a packet is made of: ethertypes and tags, options, extension headers, what is cut short.
 
 use podgate_abi::{Direction, Reason};

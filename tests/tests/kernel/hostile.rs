@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets by chance, judged, and what passed given to receivers that read by themselves: none finds in it anything but
 //! what the policy allows.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The programs and `decide()` on the host, on frames that nobody would send: the two say the same.
 //!
 //! [`podgate_tests::kernel::Kernel::run`] compares them. What else is asserted here is what must hold of any frame.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What passes without a rule because a link needs it, and how much of it: hardware addresses, options of neighbor
 //! discovery, group membership, DHCP; and which destinations are a pod's.
 

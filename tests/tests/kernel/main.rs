@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Level `kernel`: the committed object under `BPF_PROG_TEST_RUN`, and `decide()` on the host in step with it.
 
 mod attacks;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who a pod says that it is: source addresses, ARP, neighbor discovery.
 
 use podgate_abi::{Direction, Reason};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The node itself: what it may send to its pods, and which tunnels may lead to it.
 
 use std::net::IpAddr;

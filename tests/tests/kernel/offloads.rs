@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Checksums that the kernel is still to write, on the host: a test run in the kernel cannot have any.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Orders of IPv6 extension headers that receivers read in different ways.
 
 use podgate_abi::{Direction, PortSet, Reason, RowSets, Ruleset};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pods that have more answered flows than they may: what passes, and what room they leave to themselves.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an adversarial reading of the datapath found.
 
 use std::net::IpAddr;

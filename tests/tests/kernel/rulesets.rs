@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a ruleset says: class, broad class, default; port sets; and words that are another's.
 
 use podgate_abi::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The scene of most tests: one pod, peers of one family, and the packets between them.
 
 use std::net::IpAddr;

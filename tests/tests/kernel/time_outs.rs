@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How long a flow lasts without a packet, and what counts as one.
 
 use podgate_abi::{Direction, Reason, Ruleset};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Attack 3 for real: elements are replaced on one CPU while the programs read them on another.
 //!
 //! The kernel uses a replaced element again at once, for whatever key comes next, while a program may still hold a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What upkeep deletes of the tables of flows, beside what timed out.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What Linux 5.10 would refuse in the object, as far as the instructions tell without it.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Random worlds, through the real compiler and the real plans into the kernel's tables: what the programs say of
 //! hand-made packets is what the oracle says of the connections that they open.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Devices and tunnels that a pod makes on its own end. Those that most kernels have are operations of `ground`, which level
 //! `chain` does; these need modules that a machine may not have.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Real SCTP associations, policed by peer and port.
 
 use std::io::{ErrorKind, Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets that tc lets skip tc: from any kernel with an `ifb`, and without the hook of nftables at the egress, which level
 //! `chain` takes and Linux has from 5.16 on.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Foreign addresses: a pod may have what no pod, node or Service has, as far as the mode of its attachment goes.
 //!
 //! Only packets with an address that is not the pod's own come here.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the rulesets say of a flow: classes, rows, port sets.
 
 use core::hint::black_box;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What hosts on a link tell each other: ARP, neighbor discovery, group membership, DHCP.
 //!
 //! None of it asks a policy, because no interface works without it. So it must say who the pod is and nothing else, stay

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Flows: which one a packet belongs to, who began it, and how far it has come.
 
 use core::hint::black_box;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! ICMP of both families: echoes, errors about other packets, what neighbors say to each other.
 
 use super::link::{read_options, weigh_listener};

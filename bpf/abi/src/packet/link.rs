@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a host tells its link: options of neighbor discovery, group membership, DHCP.
 
 use super::{Bytes, Content, ETHERNET, Packet, Transport, port};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What goes with a packet beside its bytes, and has the kernel change them after the verdict.
 
 use super::{ICMP, ICMPV6, Packet, Part, SCTP, TCP, UDP};

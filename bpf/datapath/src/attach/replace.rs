@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! ADD repeated on an interface that is attached already: what stood stands until the new one does, or stands on.
 
 use std::{io, os::fd::AsFd};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! CHECK: whether an attachment is as ADD left it, and whether the kernel listens to us.
 
 use podgate_abi::Direction;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Tables of flows of another size: what the sets before know goes over into the new set's.
 
 use std::cmp::Reverse;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Whose a flow is: an attachment's that is there, in any table set that is pinned.
 
 use std::{collections::BTreeSet, io};

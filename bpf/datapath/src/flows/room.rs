@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What pods have of `flows` beyond what they are sure of, and which flows go first where there is no room.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Network interfaces, and the numbers of namespaces that they speak of.
 
 use std::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Network namespaces, and entering one for a moment.
 
 use std::{

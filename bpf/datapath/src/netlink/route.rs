@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Routes of the table `local`: what the node takes for itself, beside its addresses.
 
 use std::net::IpAddr;

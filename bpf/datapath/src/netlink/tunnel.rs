@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Devices that take tunnels by UDP, and at which ports.
 
 use std::collections::BTreeSet;

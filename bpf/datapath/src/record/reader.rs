@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reads attachment files again and again, each only when it may say something new.
 //!
 //! A file is never changed, but another may take its name. So it is known by what the file system says of it; and as

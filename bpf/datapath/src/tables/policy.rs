@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Rulesets, rows, port sets, peers and prefixes.
 
 use std::collections::BTreeSet;

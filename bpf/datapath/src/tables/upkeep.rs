@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Budgets, counters, sizes, and the grace period.
 
 use std::{

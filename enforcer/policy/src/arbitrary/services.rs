@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Random Services and EndpointSlices, over the same addresses as everything else.
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A value in one form only, which may be long and is compared and hashed often.
 
 use std::cmp::Ordering;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Facts: the signature of every known address under a set of questions.
 //!
 //! ```text

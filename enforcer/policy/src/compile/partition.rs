@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The CIDR partition: for every boundary of the blocks in use, which blocks hold just inside it.
 //!
 //! The longest prefix that contains an address then answers for all blocks at once, so that an exception takes

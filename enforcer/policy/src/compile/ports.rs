@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Sets of ports, as values: canonical, so that equal sets are equal values.
 
 use crate::connection::Transport;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What policies ask about a peer's address, and the answers that an address gives.
 
 use std::cmp::Ordering;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Rulesets: the compiled policy of one direction, as content that pods share when it is equal.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

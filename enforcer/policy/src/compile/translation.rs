@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an address stands for before the node translates it, in terms of signatures: its part of a class.
 
 use std::collections::BTreeSet;

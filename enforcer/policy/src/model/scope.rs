@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Addresses that say where they may be sent rather than who has them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Services and their endpoints, as kube-proxy sees them: what an egress connection to a Service stands for.
 
 use std::net::IpAddr;

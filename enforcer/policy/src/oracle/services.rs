@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an address and port stand for before the node translates them (items 18, 36, 38; `docs/adr/0060`).
 //!
 //! A Service port stands for endpoints, and so do a NodePort and a hostPort at the own node. Where several Services

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One small cluster, and a vocabulary to put policies on it.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Items 2, 4, 8, 9, 13: who is isolated, and how policies combine.
 
 use podgate_policy::connection::Direction::{Egress, Ingress};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The specification's items, each as a named case, judged by the oracle and by the compiler.
 
 mod fixture;

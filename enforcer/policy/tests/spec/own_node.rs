@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Item 36: a pod and its own node, and the tunnels that would leave the node as somebody else's traffic.
 
 use std::sync::Arc;

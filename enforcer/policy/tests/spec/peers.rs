@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Items 5, 14 to 19, 28 to 32: who a peer is.
 
 use std::sync::Arc;

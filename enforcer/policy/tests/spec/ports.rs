@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Items 20 to 26: ports.
 
 use std::sync::Arc;

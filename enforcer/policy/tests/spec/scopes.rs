@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Blocks and addresses that stand for many receivers, or for another one on each link or host (attack 30).
 
 use podgate_policy::connection::Direction::{Egress, Ingress};

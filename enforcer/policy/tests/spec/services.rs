@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Items 18 and 38 (`docs/adr/0060`): what a Service's address stands for.
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Item 36: Services that lead into a tunnel that ends at a node (`docs/adr/0077`).
 
 use std::sync::Arc;

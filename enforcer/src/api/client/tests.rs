@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Credentials that are replaced under a running client, against a server that says who asks.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Watches that begin and then break, against a server that answers so.
 
 use std::sync::{Arc, Mutex};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A server that does not have a kind, has it later, and loses it.
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the API server is asked, and as whom.
 
 use std::sync::{Arc, Mutex};

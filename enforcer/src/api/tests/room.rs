@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A kind of which no more than so much is kept.
 
 use std::sync::Arc;

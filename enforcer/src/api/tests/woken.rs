@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A kind that waits for the API server is woken by the first that hears it.
 
 use std::sync::Arc;

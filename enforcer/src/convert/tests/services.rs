@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Services, EndpointSlices and host ports.
 
 use std::net::IpAddr;

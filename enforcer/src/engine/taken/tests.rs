@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::sync::Arc;
 
 use podgate_policy::model::{Endpoint, EndpointState, ListName, ObjectName, Pod, PodReference};

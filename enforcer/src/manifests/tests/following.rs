@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The watcher, on directories of its own.
 
 use std::fs;

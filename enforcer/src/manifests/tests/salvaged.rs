@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the API server takes otherwise than YAML's text says, and what a file that is wrong says all the same.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Rulesets that come, and those that go, a portion at a time: however much one asks, what is planned at once is bounded.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who began a flow. A datagram does not say it: a flow whose beginner may not send any more goes on for the other end, if
 //! that one may begin it.
 

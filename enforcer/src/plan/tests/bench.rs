@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Executes plans on the model, and compares what passes with the oracle after every write.
 
 use std::collections::{BTreeMap, BTreeSet};

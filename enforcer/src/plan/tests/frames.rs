@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets of a connection, as bytes, at the host end of the pod that is judged.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Nothing that a packet can come to is ever rewritten, and nothing is stored that no packet can come to.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! No write, and no packet on its way during some, gives a verdict that neither the state before nor the state
 //! after gives.
 

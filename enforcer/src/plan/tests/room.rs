@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Tables that are too small: what does not fit is refused as a whole, and what was in force stays.
 
 use podgate_policy::arbitrary::{self, Edit};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Single cases, each with its story.
 
 use std::net::IpAddr;

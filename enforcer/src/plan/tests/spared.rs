@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Established flows to Services, when what stands behind them changes: only what is known denies them.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A stand-in for the EKS controller: from a world to the PolicyEndpoints that it writes, object by object.
 //!
 //! Facts of its behavior, defects included, are those of its sources at the commit that the tests' documentation

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which pods a policy applies to, before and after the controller has listed them.
 
 use podgate_policy::connection::Direction::{Egress, Ingress};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the controller makes of policies means, read here, what the policies mean.
 
 use podgate_policy::arbitrary;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A set of slices acts as a whole: neither half written nor half replaced.
 
 use podgate_policy::connection::Direction::Ingress;

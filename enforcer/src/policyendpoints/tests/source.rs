@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The source as a whole: what it hears of every kind, and when and what the engine is told.
 
 use podgate_policy::connection::Direction::Egress;

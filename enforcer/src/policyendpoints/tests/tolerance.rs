@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is accepted, and what is wrong and allows nothing.
 
 use super::super::kinds::{OwnerPolicies, PolicyEndpoints};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Questions to an API server that has a few pods.
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is kept of objects that do not fit their types.
 
 use serde_json::{Value, json};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is written last, and says when all of it is in force: *the mark*. A pod, its namespace and a policy get the number
 //! of the turn, in this order behind all else, and only together they let a datagram through, to a pod on each node.
 //! Every watch brings its objects in the order in which they were written.

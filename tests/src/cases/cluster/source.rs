@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Through which source a case is judged.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Makes the API server say what a state says, and waits until pods are there.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The part of a line that names connections: `x/b, y/* → x/a : 80/TCP over ipv4`.
 
 use std::collections::BTreeSet;

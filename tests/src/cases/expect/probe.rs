@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A single connection: from whom, to whom, what, and by which addresses.
 
 use std::fmt;

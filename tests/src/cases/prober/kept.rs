@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Connections that are opened and kept, and what becomes of them.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A connection that is tried: from which namespace, and to whom.
 
 use std::net::{IpAddr, SocketAddr};

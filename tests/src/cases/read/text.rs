@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What stands in a file, as it is written.
 
 use std::collections::BTreeMap;

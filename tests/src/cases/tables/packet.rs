@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The packets of a connection.
 
 use std::net::IpAddr;

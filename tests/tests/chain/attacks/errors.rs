@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! ICMP errors about packets that the pod never saw.
 
 use std::net::{IpAddr, SocketAddr};

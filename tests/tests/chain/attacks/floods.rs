@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Floods: what one pod opens costs no other pod its answers.
 
 use std::net::{IpAddr, UdpSocket};

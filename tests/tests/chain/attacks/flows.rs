@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Tables of flows: what pods that may reach nobody do to others' connections, and what a spoofed end does.
 
 use std::io::{Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is left of a packet's origin when the node has put it together and cut it up again.
 
 use std::net::{IpAddr, Ipv6Addr};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Frames that a process with `CAP_NET_RAW` in a pod can send.
 
 use podgate_abi::{Direction, Reason};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets by chance through real namespaces, and what real stacks deliver of them.
 
 use std::net::IpAddr;

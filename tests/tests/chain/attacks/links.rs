@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who a pod is on its link: hardware addresses, duplicate address detection, which link it is.
 
 use std::net::{IpAddr, Ipv6Addr};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What answers the network takes nothing from enforcement: connections and scrapes of a pod that may reach nobody but, as
 //! every pod, its own node.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Lies about who is where.
 
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Interface numbers that are used again.
 
 use std::net::{SocketAddr, UdpSocket};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a sender tells the kernel of a packet, beside its bytes.
 
 use std::net::{IpAddr, SocketAddr};

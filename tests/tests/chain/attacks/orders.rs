@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! IPv6 headers that the programs and a receiver with connection tracking read in different ways.
 
 use std::net::{IpAddr, SocketAddr};

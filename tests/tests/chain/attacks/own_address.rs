@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets for an address that is not the receiver's.
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a process with `CAP_NET_ADMIN` in the pod's network namespace does to the pod's own end of its interface.
 
 use std::time::{Duration, Instant};

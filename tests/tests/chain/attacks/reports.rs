@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reports of multicast membership.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

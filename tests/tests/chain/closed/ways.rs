@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table: the ways in which knowledge, asking or writing fails.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which address and port lead to which endpoints: what Services, EndpointSlices and host ports say, before anybody
 //! asks about classes.
 //!

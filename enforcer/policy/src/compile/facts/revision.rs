@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! From some facts to others: only what the difference can have changed is worked out anew.
 
 use std::cmp::Reverse;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where Services lead datagrams into a tunnel that ends at a node.
 //!
 //! What a pod sends to a Service, its node translates; and what goes on to the tunnel of a node comes out of it as a packet of

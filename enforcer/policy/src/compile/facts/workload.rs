@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Workloads: pods of one namespace with the same labels and named ports, which answer every selector alike.
 
 use std::cmp::Ordering;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
 // Waits until it is told to end. It is the first process of a pod, so it takes in the orphans of the others.
 package main
 

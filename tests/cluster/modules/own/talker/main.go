@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
 // A client that talks from its first instruction until it is told to end, and says what became of it.
 //
 // Everything it sends begins with its name, the first argument. To each `udp:HOST:PORT` it sends a numbered datagram every
