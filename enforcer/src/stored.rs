@@ -57,8 +57,8 @@ pub const CLOSED_POLICIES: &str = "its pods on this node are denied in the direc
      policies, or those of others, say less";
 
 /// The same of EndpointSlices.
-pub const CLOSED_ENDPOINT_SLICES: &str =
-    "isolated pods reach no Service of it, until it, or others, have fewer endpoints";
+pub const CLOSED_ENDPOINT_SLICES: &str = "isolated pods reach no Service of it, and other pods none by UDP, until it, or \
+     others, have fewer endpoints";
 
 /// A closed policy keeps a selector of no more than this. One that is longer selects every pod of its namespace.
 const SELECTOR: usize = 4 << 10;
@@ -229,6 +229,7 @@ pub fn of_slice(slice: &EndpointSlice) -> usize {
 pub fn closed_slice(slice: &EndpointSlice) -> Arc<EndpointSlice> {
     Arc::new(EndpointSlice {
         service: slice.service.clone(),
+        is_closed: true,
         ..EndpointSlice::default()
     })
 }
@@ -304,6 +305,7 @@ mod tests {
             service: Some("web".into()),
             ports: vec![port],
             endpoints: (0..200).map(endpoint).collect(),
+            is_closed: false,
         };
         let closed = closed_slice(&whole);
         assert_eq!(closed.service.as_deref(), Some("web"));

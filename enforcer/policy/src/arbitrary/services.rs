@@ -122,12 +122,16 @@ pub fn slice() -> impl Strategy<Value = EndpointSlice> {
         protocol,
         number,
     });
-    (service, vec(port, 1..=3), vec(endpoint(), 0..=3)).prop_map(|(service, ports, endpoints)| {
-        EndpointSlice {
-            service,
-            ports,
-            endpoints,
-        }
+    let whole = (vec(port, 1..=3), vec(endpoint(), 0..=3));
+    let content = prop_oneof![
+        15 => whole.prop_map(|(ports, endpoints)| (ports, endpoints, false)),
+        1 => Just((Vec::new(), Vec::new(), true)),
+    ];
+    (service, content).prop_map(|(service, (ports, endpoints, is_closed))| EndpointSlice {
+        service,
+        ports,
+        endpoints,
+        is_closed,
     })
 }
 

@@ -57,6 +57,8 @@ pub struct EndpointSlice {
     pub ports: Vec<NamedPort>,
     /// The endpoints, of either family.
     pub endpoints: Vec<Endpoint>,
+    /// Ports and endpoints are more than is kept, so there are none here. Nobody knows where the Service leads.
+    pub is_closed: bool,
 }
 
 /// One endpoint.

@@ -442,6 +442,14 @@ fn links(world: &World) -> Vec<Link> {
             for (slice_name, slice) in &world.endpoint_slices {
                 let is_its = slice_name.namespace == name.namespace
                     && slice.service.as_ref() == Some(&name.name);
+                if is_its && slice.is_closed {
+                    // Nobody knows where it leads.
+                    links.extend(ways.iter().map(|way| Link {
+                        way: *way,
+                        target: (unspecified(way.0), 0),
+                        here: true,
+                    }));
+                }
                 for of_slice in slice.ports.iter().filter(|of_slice| {
                     is_its && of_slice.name == port.name && of_slice.protocol == port.protocol
                 }) {
@@ -481,7 +489,9 @@ fn links(world: &World) -> Vec<Link> {
 /// Whom a tunnel at a place is closed to, if a node takes what is sent there.
 fn tunnel_at(world: &World, (address, port): Place) -> Closed {
     let mut scopes = SCOPES.iter().chain(&world.node_scopes);
-    if !Transport::Port(Protocol::Udp, port).is_tunnel(&world.tunnel_ports) {
+    if port == 0 {
+        Closed::ToAll
+    } else if !Transport::Port(Protocol::Udp, port).is_tunnel(&world.tunnel_ports) {
         Closed::Nobody
     } else if is_node(world, address) {
         Closed::ToOpen

@@ -57,6 +57,7 @@ fn endpoints(world: &mut World, endpoints: impl IntoIterator<Item = Endpoint>) {
             number: 8080,
         }],
         endpoints: endpoints.into_iter().collect(),
+        is_closed: false,
     };
     world
         .endpoint_slices

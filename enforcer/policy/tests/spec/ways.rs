@@ -51,6 +51,7 @@ fn serve(
             pod: None,
             node: None,
         }],
+        is_closed: false,
     };
     let name = ObjectName::new("y", name);
     world.services.insert(name.clone(), Arc::new(service));
@@ -210,4 +211,26 @@ fn attack_05_the_address_of_a_pod_may_be_a_way_as_well() {
         serve(&mut world, "first", &[CLUSTER], None, (OTHER, 53));
         assert_eq!(judge(&world, Egress, SECOND, udp(53)), Allow);
     }
+}
+
+/// The enforcer keeps no more of it than that there is one.
+#[test]
+fn attack_05_a_service_of_which_nobody_knows_where_it_leads_is_closed() {
+    let named = with_ports([range(Protocol::Udp, VXLAN, VXLAN)]);
+    for mut world in open().into_iter().chain([with_nodes([egress([named])])]) {
+        serve(&mut world, "s", &[CLUSTER], Some(30053), (OTHER, 53));
+        let name = ObjectName::new("y", "s");
+        let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap());
+        *slice = EndpointSlice {
+            service: slice.service.clone(),
+            is_closed: true,
+            ..EndpointSlice::default()
+        };
+        for (peer, port) in [(CLUSTER, 53), (EXTERNAL, 53), (OTHER, 30053)] {
+            assert_eq!(judge(&world, Egress, peer, udp(port)), Deny, "{peer}");
+        }
+    }
+    let [mut world, _] = open();
+    serve(&mut world, "s", &[CLUSTER], None, (OTHER, 53));
+    assert_eq!(judge(&world, Egress, CLUSTER, tcp(53)), Allow);
 }

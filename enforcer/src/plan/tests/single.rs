@@ -470,6 +470,7 @@ fn a_flow_to_a_service_ends_when_that_leads_into_a_tunnel() {
                 pod: None,
                 node: None,
             }],
+            is_closed: false,
         }
     };
     let name = ObjectName::new("y", "s");

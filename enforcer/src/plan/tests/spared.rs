@@ -119,6 +119,7 @@ fn endpoints(world: &mut World, endpoints: &[(&str, &str)]) {
             number: 80,
         }],
         endpoints: endpoints.iter().map(endpoint).collect(),
+        is_closed: false,
     };
     world.endpoint_slices.insert(name("s-1"), Arc::new(slice));
 }

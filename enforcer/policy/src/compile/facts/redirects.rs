@@ -17,7 +17,7 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::Facts;
-use super::ways::{Candidate, Link, Links, Way, at_nodes};
+use super::ways::{Candidate, Link, Links, NOWHERE_KNOWN, Way, at_nodes};
 use crate::compile::translation::{Meaning, Standing};
 use crate::model::{
     Endpoint, EndpointState, ExternalAddresses, HostPort, ObjectName, Pod, PodReference, Protocol,
@@ -360,7 +360,9 @@ impl Facts {
                 ways.extend(number.map(|number| at_nodes(family, number)));
             }
             let mut targets: BTreeSet<Way> = BTreeSet::new();
+            let mut is_known = true;
             for slice in self.slices_of(name) {
+                is_known &= !slice.is_closed;
                 let numbers = slice.ports.iter().filter(|of_slice| {
                     of_slice.name == port.name && of_slice.protocol == port.protocol
                 });
@@ -370,6 +372,13 @@ impl Facts {
                     });
                     targets.extend(usable.map(|endpoint| (endpoint.address, number)));
                 }
+            }
+            if !is_known {
+                links.extend(ways.iter().map(|way| Link {
+                    way: *way,
+                    target: at_nodes(way.0, NOWHERE_KNOWN),
+                    here: true,
+                }));
             }
             if targets.is_empty() {
                 continue;

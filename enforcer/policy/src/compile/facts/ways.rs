@@ -42,6 +42,9 @@ pub enum Closed {
     ToAll,
 }
 
+/// No port of an endpoint: nobody knows where the way leads, which is taken for into a tunnel.
+pub(super) const NOWHERE_KNOWN: u16 = 0;
+
 /// The NodePort of this number at all nodes, in the family of `address`.
 pub(super) fn at_nodes(address: IpAddr, number: u16) -> Way {
     let unspecified: IpAddr = match address {
@@ -113,6 +116,9 @@ impl Facts {
     /// Whom a tunnel at an address is closed to, if it may end at a node. What a node takes for itself without having it as an
     /// address (broadcasts, anycast, local routes) no rule names.
     fn tunnel_at(&self, (address, port): (IpAddr, u16)) -> Option<Closed> {
+        if port == NOWHERE_KNOWN {
+            return Some(Closed::ToAll);
+        }
         let transport = Transport::Port(Protocol::Udp, port);
         if !transport.is_tunnel(&self.world.tunnel_ports) {
             return None;
