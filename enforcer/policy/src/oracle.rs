@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use services::{is_redirected, may_be_redirected, needs_its_address};
+pub use services::{is_led_into_tunnel, is_redirected, may_be_redirected, needs_its_address};
 
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
 use services::Closed;

@@ -407,6 +407,11 @@ pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
     of_way((connection.peer, number)).max(as_node)
 }
 
+/// Whether nodes lead the connection into a tunnel that ends at one of them.
+pub fn is_led_into_tunnel(world: &World, connection: &Connection) -> bool {
+    connection.direction == Direction::Egress && closed(world, connection) != Closed::Nobody
+}
+
 /// An address and a UDP port; the unspecified address stands for every node's.
 type Place = (IpAddr, u16);
 

@@ -10,7 +10,9 @@ use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport};
 use podgate_policy::model::{NetworkPolicy, ObjectName, Protocol, World};
-use podgate_policy::oracle::{is_redirected, may_be_redirected, needs_its_address, spares};
+use podgate_policy::oracle::{
+    is_led_into_tunnel, is_redirected, may_be_redirected, needs_its_address, spares,
+};
 
 use super::beginners::{Beginners, Ways, ways};
 use super::frames::{Part, own_addresses, passes};
@@ -131,6 +133,9 @@ struct Probe {
     /// Whether a denial may not reach it, because nothing that is known denies it, on the way and in the end; and whether
     /// it needs its very address.
     lingers: [Option<bool>; 2],
+    /// Whether nodes lead the pod's packets into a tunnel: then what comes from there passes by itself, and tells nothing of a
+    /// flow.
+    is_led: bool,
 }
 
 impl Probe {
@@ -141,6 +146,7 @@ impl Probe {
             before,
             after,
             lingers: [None; 2],
+            is_led: false,
         }
     }
 }
@@ -290,6 +296,7 @@ impl Bench {
         let probes = self.probes(|bench, slot, connection| {
             let allowed = bench.attached[&slot].ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, allowed, allowed);
+            probe.is_led = is_led_into_tunnel(&bench.world, &connection);
             let needs = bench.lingering.get(&(slot, connection)).copied();
             probe.lingers = [needs, needs];
             probe
@@ -304,6 +311,10 @@ impl Bench {
             let was = attached.ways(&before, &connection);
             let after = attached.ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, was, after);
+            let worlds = [&before, &bench.world];
+            probe.is_led = worlds
+                .iter()
+                .any(|world| is_led_into_tunnel(world, &connection));
             let lingered = bench.lingering.get(&(slot, connection)).copied();
             let needed = lingered.or_else(|| {
                 let is_redirected = is_redirected(&before, &connection);
@@ -346,6 +357,7 @@ impl Bench {
             let was = before[&slot].ways(&bench.world, &connection);
             let after = bench.attached[&slot].ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, was, after);
+            probe.is_led = is_led_into_tunnel(&bench.world, &connection);
             let lingered = bench.lingering.get(&(slot, connection)).copied();
             probe.lingers = [lingered, lingered.filter(|_| !after[0])];
             probe
@@ -514,7 +526,12 @@ impl Bench {
             .collect();
         for probe in flows {
             let flow = (probe.slot, probe.connection);
-            for part in [Part::Reply, Part::Request, Part::Reply] {
+            let parts = if probe.is_led {
+                &[Part::Request][..]
+            } else {
+                &[Part::Reply, Part::Request, Part::Reply]
+            };
+            for part in parts.iter().copied() {
                 let passed = passes(&self.tables, probe.slot, &probe.connection, part);
                 let known = self.began[&flow].once(part, passed, &[probe.after]);
                 let is_open = probe.lingers[1].is_some() || self.unaware.contains(&flow);
@@ -542,6 +559,9 @@ impl Bench {
 
     /// Takes note of how a packet of a flow fared on the way; whether that may be.
     fn sees(&mut self, probe: &Probe, part: Part, passed: bool) -> bool {
+        if probe.is_led && part == Part::Reply {
+            return true;
+        }
         let flow = (probe.slot, probe.connection);
         let may_be_either = probe.lingers[0].is_some() || self.unaware.contains(&flow);
         let began = if may_be_either {
