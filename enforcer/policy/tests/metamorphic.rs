@@ -15,6 +15,7 @@ use podgate_policy::model::{
     Members, Namespaces, NetworkPolicy, ObjectName, Operator, Peer, PodUid, Port, Protocol, Rule,
     Selector, World,
 };
+use podgate_policy::oracle::is_led_into_tunnel;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -345,7 +346,9 @@ proptest! {
         {
             let tunnel_to_node = connection.transport.is_tunnel(&world.tunnel_ports)
                 && (world.node_addresses.contains(&connection.peer) || world.cluster_nodes.contains(&connection.peer));
-            if connection.direction == Direction::Ingress || !tunnel_to_node {
+            // Nor does such a rule open a tunnel to which Services lead.
+            let is_tunnel = tunnel_to_node || is_led_into_tunnel(&world, connection);
+            if connection.direction == Direction::Ingress || !is_tunnel {
                 prop_assert_eq!(evaluate(&open, &subject, connection), Verdict::Allow);
             }
         }
