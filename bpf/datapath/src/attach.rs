@@ -17,7 +17,7 @@ use podgate_abi::{Address, Class, Direction, PeerWord};
 use crate::{
     Failed, Paths, Sizes,
     filter::{self, Put, Qdisc},
-    guard,
+    guard::{self, Family},
     isolated::{self, Isolated},
     lock::Lock,
     mark,
@@ -210,7 +210,7 @@ fn attach(
             source,
         }
     };
-    guard::ensure().map_err(|(family, source)| AddError::Guard {
+    let guarded = guard::ensure().map_err(|(family, source)| AddError::Guard {
         family: family.name(),
         source,
     })?;
@@ -220,7 +220,8 @@ fn attach(
         .map_err(netlink("mark"))?;
     record::write(paths, record)?;
     set.write_waiting_attachment(record, isolated_until_in_force(paths, record))?;
-    standing::store_master(socket, set, record, master)?;
+    let keeps_on_link = guarded.contains(&Family::Bridge);
+    standing::store_master(socket, set, record, (master, keeps_on_link))?;
     let own = socket
         .addresses_of(ifindex)
         .map_err(netlink("list addresses of"))?;

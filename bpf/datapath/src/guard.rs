@@ -382,21 +382,24 @@ pub fn stand() -> Vec<(Family, Stood)> {
     Family::ALL.map(|family| (family, stand(family))).into()
 }
 
-/// Has the guard stand before an interface is marked. That the kernel lacks one is no error: the enforcer says so.
+/// Has the guard stand before an interface is marked, and says of which families it does. That the kernel lacks one is no
+/// error: the enforcer says so.
 ///
 /// # Errors
 /// When the kernel refuses for another reason.
-pub(crate) fn ensure() -> Result<(), (Family, NftError)> {
+pub(crate) fn ensure() -> Result<Vec<Family>, (Family, NftError)> {
+    let mut standing = Vec::new();
     for family in Family::ALL {
         let stood = Socket::open()
             .and_then(|mut socket| is_hooked(&mut socket, family))
             .and_then(|stands| if stands { Ok(()) } else { put(family) });
         match stood {
+            Ok(()) => standing.push(family),
             Err(error) if error.is_unsupported() => {}
-            stood => stood.map_err(|error| (family, error))?,
+            Err(error) => return Err((family, error)),
         }
     }
-    Ok(())
+    Ok(standing)
 }
 
 /// Whether frames with [`ON_LINK_PRIORITY`] end where a bridge hands them to the node.

@@ -97,15 +97,21 @@ pub(super) fn standing_of(
 pub fn follow_master(set: &TableSet, record: &Record) -> Result<(), AddError> {
     let mut socket = open_socket(record.host_ifindex)?;
     let link = socket.link_by_index(record.host_ifindex)?;
-    store_master(&mut socket, set, record, link.master)
+    let keeps_on_link = link.master.is_some()
+        && guard::keeps_on_link().map_err(|source| AddError::Guard {
+            family: guard::Family::Bridge.name(),
+            source,
+        })?;
+    store_master(&mut socket, set, record, (link.master, keeps_on_link))
 }
 
-/// The same, of a master that is known. A bridge must not learn from frames that the guard does not see before.
+/// The same, of a master that is known, and of bridges' guard, whether that keeps frames on the link. A bridge must not learn from
+/// frames that the guard does not see before.
 pub(super) fn store_master(
     socket: &mut Socket,
     set: &TableSet,
     record: &Record,
-    master: Option<Ifindex>,
+    (master, keeps_on_link): (Option<Ifindex>, bool),
 ) -> Result<(), AddError> {
     let Some(ifindex) = master else {
         return Ok(set.store_master(record.slot, None, false)?);
@@ -121,12 +127,7 @@ pub(super) fn store_master(
         Err(LinkError::Missing(_)) => false,
         Err(LinkError::Netlink { source, .. }) => return Err(netlink(source)),
     };
-    let is_guarded = is_bridge
-        && guard::keeps_on_link().map_err(|source| AddError::Guard {
-            family: guard::Family::Bridge.name(),
-            source,
-        })?;
-    set.store_master(record.slot, master, is_guarded)?;
+    set.store_master(record.slot, master, is_bridge && keeps_on_link)?;
     socket
         .learn_nothing_link_local(ifindex)
         .map_err(|source| AddError::Netlink {
