@@ -190,14 +190,9 @@ impl Attachment {
     #[inline(always)]
     pub fn is_near(&self, address: Address) -> bool {
         let [network, _] = address.halves();
-        let mut is_near = false;
-        let mut place = 0;
-        while place < MAX_ADDRESSES {
-            let [own, _] = self.addresses[place].halves();
-            is_near |= own == network && own != 0;
-            place += 1;
-        }
-        is_near
+        let is_in = |own: &Address| own.halves()[0] == network;
+        let [a, b, c, d, e, f] = &self.addresses;
+        network != 0 && (is_in(a) || is_in(b) || is_in(c) || is_in(d) || is_in(e) || is_in(f))
     }
 
     /// Where it comes from.
@@ -361,8 +356,8 @@ impl WayKey {
     }
 }
 
-/// Value of `ways`: whom an address and port is closed to that leads into a tunnel at a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Value of `ways`: which pods an address and port is closed to that leads into a tunnel at a node; the greater is the stricter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct WayWord(pub u64);
 

@@ -48,12 +48,7 @@ pub fn way_word<T: Tables>(tables: &T, peer: Address, port: u16) -> WayWord {
     if word == PeerWord::TORN || word.is_other_node() {
         WayWord::TO_ALL
     } else if word.is_node() {
-        // The stricter of both.
-        WayWord(if itself.0 > at_nodes.0 {
-            itself.0
-        } else {
-            at_nodes.0
-        })
+        itself.max(at_nodes)
     } else if itself == WayWord::NONE {
         WayWord::TO_ALL_IF_HERE
     } else {
@@ -153,21 +148,22 @@ pub(super) fn judge<T: Tables>(
     }
     let case = black_box(case);
     let from_pod = case.initiator != Initiator::PEER;
-    // Nor does what the node translates lead there. What comes from such an address is no node's translation, and may
-    // come; the answer to it could be one, so it stands for itself.
+    // A Service leads no pod into a tunnel either. A packet from its address is no translation of this node's and passes, but makes
+    // no flow: the node could translate the answer, which is evaluated by itself.
     if column == Column::UDP {
         let way = tables.way_word(peer, peer_port);
-        let is_closed = way == WayWord::TO_ALL
-            || (way == WayWord::TO_OPEN && egress == Ruleset::ALLOW_ALL)
+        let is_closed =
+            way == WayWord::TO_ALL || (way == WayWord::TO_OPEN && egress == Ruleset::ALLOW_ALL);
+        if hook.is_to_pod() {
+            if is_closed {
+                case.makes_flow = 0;
+                return Reason::Allowed;
+            }
+        } else if is_closed
             || (way == WayWord::TO_ALL_IF_HERE
-                && !hook.is_to_pod()
-                && tables.is_delivered_here(subject.link, case.packet.source, peer));
-        if is_closed && !hook.is_to_pod() {
+                && tables.is_delivered_here(subject.link, case.packet.source, peer))
+        {
             return Reason::Tunnel;
-        }
-        if is_closed {
-            case.makes_flow = 0;
-            return Reason::Allowed;
         }
     }
     // Whoever is policed, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is
