@@ -19,8 +19,10 @@ pub(super) enum FactsChange {
 impl FactsChange {
     /// From one world to another; their policies are no facts.
     pub(super) fn between(old: &World, new: &World) -> Self {
-        let same_node =
-            old.node_name == new.node_name && old.service_options == new.service_options;
+        let same_node = old.node_name == new.node_name
+            && old.service_options == new.service_options
+            && old.tunnel_ports == new.tunnel_ports
+            && old.node_scopes == new.node_scopes;
         let same = old.pods == new.pods
             && old.namespaces == new.namespaces
             && old.services == new.services
@@ -28,15 +30,11 @@ impl FactsChange {
             && old.node_addresses == new.node_addresses
             && old.cluster_nodes == new.cluster_nodes
             && old.listed == new.listed
-            && old.tunnel_ports == new.tunnel_ports
-            && old.node_scopes == new.node_scopes
             && same_node;
         if same {
             return Self::None;
         }
         let kept = same_node
-            && old.tunnel_ports == new.tunnel_ports
-            && old.node_scopes == new.node_scopes
             && old.cluster_nodes == new.cluster_nodes
             && is_part(&new.pods, &old.pods)
             && is_part(&new.namespaces, &old.namespaces)

@@ -92,14 +92,9 @@ impl Room {
             return;
         };
         for found in file.all() {
-            let too_much = counted(found).map(|(kind, namespace, _)| {
-                let ledger = match kind {
-                    Kind::Policies => &self.policies,
-                    Kind::EndpointSlices => &self.endpoint_slices,
-                };
-                ledger.is_too_much(namespace)
-            });
-            if too_much == Some(true) {
+            if let Some((kind, namespace, _)) = counted(found)
+                && self.ledger(kind).is_too_much(namespace)
+            {
                 found.close();
             }
         }

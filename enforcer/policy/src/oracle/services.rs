@@ -165,14 +165,19 @@ impl Claim {
         }
     }
 
+    /// What becomes of a connection that this endpoint is chosen for.
+    fn connection_to(&self, target: &Target) -> Connection {
+        Connection {
+            direction: Direction::Egress,
+            peer: target.address,
+            transport: Transport::Port(self.protocol, target.port),
+        }
+    }
+
     /// Whether an endpoint is a tunnel at a node that no rule names.
     fn leads_into_tunnel(&self, policy: &Policy<'_>) -> bool {
         self.targets.iter().any(|target| {
-            let connection = Connection {
-                direction: Direction::Egress,
-                peer: target.address,
-                transport: Transport::Port(self.protocol, target.port),
-            };
+            let connection = self.connection_to(target);
             is_tunnel_to_node(policy.world, &connection) && !policy.allows_literally(&connection)
         })
     }
@@ -184,13 +189,9 @@ impl Claim {
             .iter()
             .partition(|target| target.known == Known::Contradicted);
         let is_contradicted = !contradicted.is_empty();
-        let mut allowed = counting.iter().map(|target| {
-            policy.allows_literally(&Connection {
-                direction: Direction::Egress,
-                peer: target.address,
-                transport: Transport::Port(self.protocol, target.port),
-            })
-        });
+        let mut allowed = counting
+            .iter()
+            .map(|target| policy.allows_literally(&self.connection_to(target)));
         match policy.world.service_options.egress {
             ServiceEgress::All => {
                 !is_contradicted && !counting.is_empty() && allowed.all(|allowed| allowed)

@@ -296,7 +296,6 @@ impl Bench {
         let probes = self.probes(|bench, slot, connection| {
             let allowed = bench.attached[&slot].ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, allowed, allowed);
-            probe.is_led = is_led_into_tunnel(&bench.world, &connection);
             let needs = bench.lingering.get(&(slot, connection)).copied();
             probe.lingers = [needs, needs];
             probe
@@ -311,10 +310,7 @@ impl Bench {
             let was = attached.ways(&before, &connection);
             let after = attached.ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, was, after);
-            let worlds = [&before, &bench.world];
-            probe.is_led = worlds
-                .iter()
-                .any(|world| is_led_into_tunnel(world, &connection));
+            probe.is_led = is_led_into_tunnel(&before, &connection);
             let lingered = bench.lingering.get(&(slot, connection)).copied();
             let needed = lingered.or_else(|| {
                 let is_redirected = is_redirected(&before, &connection);
@@ -357,7 +353,6 @@ impl Bench {
             let was = before[&slot].ways(&bench.world, &connection);
             let after = bench.attached[&slot].ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, was, after);
-            probe.is_led = is_led_into_tunnel(&bench.world, &connection);
             let lingered = bench.lingering.get(&(slot, connection)).copied();
             probe.lingers = [lingered, lingered.filter(|_| !after[0])];
             probe
@@ -429,10 +424,12 @@ impl Bench {
                 wanted.push((slot, connection));
             }
         }
-        wanted
-            .into_iter()
-            .map(|(slot, connection)| probe(self, slot, connection))
-            .collect()
+        let probe = |(slot, connection)| {
+            let mut probe = probe(self, slot, connection);
+            probe.is_led |= is_led_into_tunnel(&self.world, &connection);
+            probe
+        };
+        wanted.into_iter().map(probe).collect()
     }
 
     fn connection(&mut self) -> Connection {

@@ -20,8 +20,8 @@ use super::Facts;
 use super::ways::{Candidate, Link, Links, NOWHERE_KNOWN, Way, at_nodes};
 use crate::compile::translation::{Meaning, Standing};
 use crate::model::{
-    Endpoint, EndpointState, ExternalAddresses, HostPort, ObjectName, Pod, PodReference, Protocol,
-    Service, ServiceEgress, ServicePort, TrafficPolicy,
+    Endpoint, EndpointSlice, EndpointState, ExternalAddresses, HostPort, ObjectName, Pod,
+    PodReference, Protocol, Service, ServiceEgress, ServicePort, TrafficPolicy,
 };
 
 /// Before all others.
@@ -363,10 +363,7 @@ impl Facts {
             let mut is_known = true;
             for slice in self.slices_of(name) {
                 is_known &= !slice.is_closed;
-                let numbers = slice.ports.iter().filter(|of_slice| {
-                    of_slice.name == port.name && of_slice.protocol == port.protocol
-                });
-                for number in numbers.map(|of_slice| of_slice.number) {
+                for number in numbers_of(slice, port) {
                     let usable = slice.endpoints.iter().filter(|endpoint| {
                         endpoint.state != EndpointState::Unusable && counts(endpoint.address)
                     });
@@ -456,10 +453,7 @@ impl Facts {
         said
     }
 
-    fn slices_of(
-        &self,
-        service: &ObjectName,
-    ) -> impl Iterator<Item = &Arc<crate::model::EndpointSlice>> {
+    fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         let first = (service.clone(), ObjectName::new("", ""));
         let of_service = service.clone();
         self.redirects
@@ -515,10 +509,7 @@ impl Facts {
         let own = self.world.node_name.as_ref();
         let (mut ready, mut terminating) = (Vec::new(), Vec::new());
         for slice in self.slices_of(service) {
-            let numbers = slice.ports.iter().filter(|of_slice| {
-                of_slice.name == port.name && of_slice.protocol == port.protocol
-            });
-            for number in numbers.map(|of_slice| of_slice.number) {
+            for number in numbers_of(slice, port) {
                 for endpoint in &slice.endpoints {
                     let is_near = match traffic {
                         TrafficPolicy::Cluster => true,
@@ -558,6 +549,15 @@ impl Facts {
             Some(_) | None => Known::NotYet,
         }
     }
+}
+
+/// The numbers that a slice has for a port of its Service.
+fn numbers_of(slice: &EndpointSlice, port: &ServicePort) -> impl Iterator<Item = u16> {
+    let of_port = slice
+        .ports
+        .iter()
+        .filter(|of_slice| of_slice.name == port.name && of_slice.protocol == port.protocol);
+    of_port.map(|of_slice| of_slice.number)
 }
 
 /// A Service has NodePorts in the families of its cluster addresses. One without any may have them in either.
