@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use podgate_abi::{Direction, Reason};
+use podgate_demo::cni::Conflist;
 use podgate_demo::netns::NetNs;
 use podgate_tests::node::{
     Cable, Enforcer, Frames, LOST, Node, Pod, in_force, namespace, outside_addresses, pod, policy,
@@ -146,6 +147,37 @@ fn take_tunnels(other: &NetNs, port: u16) -> [u8; 6] {
 }
 
 /// Another node takes tunnels as this one does, and its pods are judged by what comes out of them.
+/// Another node, known by its object.
+fn apply_other_node(node: &Node) {
+    node.apply("namespace", &namespace("default"));
+    node.apply(
+        "nodes",
+        "apiVersion: v1\nkind: Node\nmetadata: {name: other}\n\
+         status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}\n",
+    );
+}
+
+/// A pod, and what isolates it for egress, if there is such a rule.
+fn apply_pod(node: &Node, name: &str, rule: Option<&str>) {
+    let labels = format!("app: {name}");
+    node.apply(name, &pod(name, &labels));
+    if let Some(rule) = rule {
+        let spec = format!("policyTypes: [Egress], egress: [{rule}]");
+        node.apply(&format!("of-{name}"), &policy(name, &labels, &spec));
+    }
+}
+
+/// Starts a pod with a socket of UDP; the one named `bare` is where podgate is not.
+fn sender<'a>(node: &Node, chain: &Conflist, name: &'a str) -> (&'a str, Pod, UdpSocket) {
+    let chain = match name {
+        "bare" => unpoliced(chain.clone()),
+        _ => chain.clone(),
+    };
+    let pod = Pod::start(node, &chain, name);
+    let socket = pod.netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    (name, pod, socket.unwrap())
+}
+
 #[test]
 fn attack_28_a_tunnel_to_another_node_needs_a_rule() {
     let node = Node::new();
@@ -218,12 +250,7 @@ fn attack_28_a_tunnel_by_a_port_of_the_nodes_own_device_needs_a_rule() {
     let other = node.outside();
     let of_other = take_tunnels(&other, PORT);
     let far = Receiver::new(&other, IpAddr::from([10, 77, 0, 1]));
-    node.apply("namespace", &namespace("default"));
-    node.apply(
-        "nodes",
-        "apiVersion: v1\nkind: Node\nmetadata: {name: other}\n\
-         status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}\n",
-    );
+    apply_other_node(&node);
     let nodes = "[{ipBlock: {cidr: 192.0.2.0/24}}, {ipBlock: {cidr: 10.96.0.1/32}}]";
     for (name, rule) in [
         ("open", None),
@@ -235,14 +262,7 @@ fn attack_28_a_tunnel_by_a_port_of_the_nodes_own_device_needs_a_rule() {
             )),
         ),
     ] {
-        node.apply(name, &pod(name, &format!("app: {name}")));
-        if let Some(rule) = rule {
-            let spec = format!("policyTypes: [Egress], egress: [{rule}]");
-            node.apply(
-                &format!("of-{name}"),
-                &policy(name, &format!("app: {name}"), &spec),
-            );
-        }
+        apply_pod(&node, name, rule.as_deref());
     }
     let enforcer = Enforcer::begin(&node, &[]);
     wait_until("the enforcer is ready", || {
@@ -251,15 +271,7 @@ fn attack_28_a_tunnel_by_a_port_of_the_nodes_own_device_needs_a_rule() {
     let chain = node.ptp(in_force(json!({})));
     let victim = Pod::start(&node, &chain, "victim");
     let near = Receiver::new(&victim.netns, victim.addresses[0]);
-    let pods = ["bare", "open", "wide", "named"].map(|name| {
-        let chain = match name {
-            "bare" => unpoliced(chain.clone()),
-            _ => chain.clone(),
-        };
-        let pod = Pod::start(&node, &chain, name);
-        let socket = pod.netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
-        (name, pod, socket.unwrap())
-    });
+    let pods = ["bare", "open", "wide", "named"].map(|name| sender(&node, &chain, name));
     let gateway = IpAddr::from([10, 96, 0, 1]);
     let reaches =
         |socket: &UdpSocket, to: IpAddr, mac: [u8; 6], receiver: &Receiver, name: &str| {
@@ -383,23 +395,13 @@ fn attack_05_a_service_that_leads_into_a_tunnel_at_a_node_needs_a_rule() {
             "echo 1 > /proc/sys/net/netfilter/nf_conntrack_{timeout}"
         ));
     }
-    node.apply("namespace", &namespace("default"));
-    node.apply(
-        "nodes",
-        "apiVersion: v1\nkind: Node\nmetadata: {name: other}\n\
-         status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}\n",
-    );
+    apply_other_node(&node);
     for (name, rule) in [
         ("open", None),
         ("all", Some("{}")),
         ("named", Some("{ports: [{protocol: UDP, port: 4789}]}")),
     ] {
-        node.apply(name, &pod(name, &format!("app: {name}")));
-        if let Some(rule) = rule {
-            let spec = format!("policyTypes: [Egress], egress: [{rule}]");
-            let policy = policy(name, &format!("app: {name}"), &spec);
-            node.apply(&format!("of-{name}"), &policy);
-        }
+        apply_pod(&node, name, rule);
     }
     led(&node, 5353);
     let enforcer = Enforcer::begin(&node, &[]);
@@ -407,15 +409,7 @@ fn attack_05_a_service_that_leads_into_a_tunnel_at_a_node_needs_a_rule() {
         enforcer.readiness(&node).0 == 200
     });
     let chain = node.ptp(in_force(json!({})));
-    let pods = ["bare", "open", "all", "named"].map(|name| {
-        let chain = match name {
-            "bare" => unpoliced(chain.clone()),
-            _ => chain.clone(),
-        };
-        let pod = Pod::start(&node, &chain, name);
-        let socket = pod.netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
-        (name, pod, socket.unwrap())
-    });
+    let pods = ["bare", "open", "all", "named"].map(|name| sender(&node, &chain, name));
     let ways = [
         SocketAddr::from(([10, 97, 0, 53], 53)),
         SocketAddr::from(([192, 0, 2, 1], 30053)),
