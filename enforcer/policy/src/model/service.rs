@@ -57,7 +57,7 @@ pub struct EndpointSlice {
     pub ports: Vec<NamedPort>,
     /// The endpoints, of either family.
     pub endpoints: Vec<Endpoint>,
-    /// Ports and endpoints are more than is kept, so there are none here. Nobody knows where the Service leads.
+    /// Ports and endpoints exceed what is kept, so there are none here: the endpoints of the Service are unknown.
     pub is_closed: bool,
 }
 

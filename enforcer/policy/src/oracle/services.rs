@@ -449,7 +449,7 @@ fn links(world: &World) -> Vec<Link> {
                 let is_its = slice_name.namespace == name.namespace
                     && slice.service.as_ref() == Some(&name.name);
                 if is_its && slice.is_closed {
-                    // Nobody knows where it leads.
+                    // Its endpoints are unknown.
                     links.extend(ways.iter().map(|way| Link {
                         way: *way,
                         target: (unspecified(way.0), 0),

@@ -2,7 +2,7 @@
 //! Where Services lead datagrams into a tunnel that ends at a node.
 //!
 //! What a pod sends to a Service, its node translates; and what goes on to the tunnel of a node comes out of it as a packet of
-//! another source, past the policies of whoever it is for. An endpoint may be such a way itself, as the NodePort of another
+//! another source, past the receiver's policies. An endpoint may be such a way itself, as the NodePort of another
 //! Service at another node, which translates once more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -42,7 +42,7 @@ pub enum Closed {
     ToAll,
 }
 
-/// No port of an endpoint: nobody knows where the way leads, which is taken for into a tunnel.
+/// Not a port of any endpoint: the endpoints are unknown, and the way counts as one into a tunnel.
 pub(super) const NOWHERE_KNOWN: u16 = 0;
 
 /// The NodePort of this number at all nodes, in the family of `address`.
