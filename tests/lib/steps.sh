@@ -14,31 +14,24 @@ trap clean_up EXIT
 trap 'stop INT' INT
 trap 'stop TERM' TERM
 
-# Whether a process is a test of this run that has not ended yet.
-is_ours() { tr '\0' '\n' 2>/dev/null <"/proc/$1/environ" | grep -qx "TMPDIR=$TMPDIR"; }
-
-# Takes away what is left: clusters, mounts and files, and the named namespaces of test processes that are gone.
+# Takes away what is left of this run, and of no other one: clusters, mounts (named namespaces among them) and files.
+# What cannot be taken away is said; what the tests have found stays what they have found.
 clean_up() {
-	local place name pid
+	local place
+	# Tests that were told to end still use it.
+	for _ in {1..50}; do
+		grep -qzsx "TMPDIR=$TMPDIR" /proc/[0-9]*/environ || break
+		sleep 0.1
+	done
 	for place in "$TMPDIR"/clusters/*/; do
-		[ ! -d "$place" ] || PODGATE_CLUSTERS=$TMPDIR/clusters "$root/tests/cluster/down" --name "$(basename "$place")"
+		[ -d "$place" ] || continue
+		PODGATE_CLUSTERS=$TMPDIR/clusters "$root/tests/cluster/down" --name "$(basename "$place")" ||
+			say "a cluster is left in $place"
 	done
 	while read -r place; do
-		umount -l "$place"
+		umount -l "$place" || say "$place is left mounted"
 	done < <(awk -v below="$scratch/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | sort -r)
-	for name in /run/netns/podgate-*; do
-		pid=${name#/run/netns/podgate-}
-		for _ in {1..50}; do
-			is_ours "${pid%%-*}" || break
-			sleep 0.1
-		done
-		# A process that nobody waits for stays, without a command line.
-		if [ -e "$name" ] && ! grep -qs . "/proc/${pid%%-*}/cmdline" && [ -w /run/netns ]; then
-			umount -l "$name" 2>/dev/null || true
-			rm -f "$name"
-		fi
-	done
-	rm -rf "$scratch"
+	rm -rf "$scratch" || say "files are left in $scratch"
 }
 
 # Ends what is running, with all its children, and waits until it has cleaned up.

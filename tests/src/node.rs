@@ -37,7 +37,7 @@ pub use flow::Traffic;
 pub use frames::{Frames, Offload};
 pub use lease::Lease;
 pub use plugin::{Answer, Call, binary};
-pub use pod::Pod;
+pub use pod::{Pod, namespaces};
 pub use traffic::{LOST, arrives, connects, is_lost, wait_until};
 pub use wire::{Cable, checksum};
 

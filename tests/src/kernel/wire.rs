@@ -23,7 +23,7 @@ use podgate_demo::netns::NetNs;
 
 use super::{Origin, context};
 use crate::frame;
-use crate::node::{Frames, sh};
+use crate::node::{Frames, namespaces, sh};
 
 /// The interfaces' numbers: of `host` and of `from`.
 const NUMBERS: [u32; 2] = [100, 101];
@@ -70,7 +70,7 @@ impl Wire {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
-        let netns = NetNs::create(format!("/run/netns/podgate-{process}-wire{number}"))
+        let netns = NetNs::create(namespaces().join(format!("{process}-wire{number}")))
             .expect("make a namespace for packets");
         let [host, from] = NUMBERS;
         sh(

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::memory::MemoryLimit;
-use super::{Node, binary, wait_until};
+use super::{Node, binary, namespaces, wait_until};
 
 const HEALTH: ([u8; 4], u16) = ([127, 0, 0, 1], 8163);
 const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 8162);
@@ -82,7 +82,10 @@ impl Enforcer {
     /// Starts one that sees what a pod of the host network sees: its own processes and mounts, and no namespaces of
     /// other pods, by name or by process. Waits until it is ready.
     pub fn start_in_a_pod(node: &Node) -> Self {
-        let hide = "mount -t tmpfs hidden /run/netns && exec \"$@\"";
+        let hide = format!(
+            "mount -t tmpfs hidden '{}' && exec \"$@\"",
+            namespaces().display()
+        );
         let unshare = [
             "unshare",
             "--mount",
@@ -92,10 +95,10 @@ impl Enforcer {
             "--mount-proc",
             "sh",
             "-c",
-            hide,
+            &hide,
             "sh",
         ];
-        fs::create_dir_all("/run/netns").expect("make the directory of namespaces");
+        fs::create_dir_all(namespaces()).expect("make the directory of namespaces");
         let enforcer = Self::begin_by(node, &unshare, Self::manifests_of(node), &[]);
         enforcer.when_ready(node)
     }

@@ -2,6 +2,7 @@
 //! A pod: a network namespace with an interface that the chain made.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use podgate_datapath::netlink::Socket;
@@ -13,6 +14,12 @@ use serde_json::value::RawValue;
 use super::{Node, sh};
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// Where the tests' named namespaces are: among the run's own files, so that the run that made them, and no other one,
+/// takes away what a test that was killed has left.
+pub fn namespaces() -> PathBuf {
+    std::env::temp_dir().join("podgate-netns")
+}
 
 /// A pod on a node. Dropping it takes its namespace away, and the interface with it; nobody calls DEL.
 #[derive(Debug)]
@@ -34,8 +41,7 @@ impl Pod {
     pub fn bare(namespace: &str, name: &str) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let container_id = format!("c{number}-{name}");
-        // Where container runtimes keep them.
-        let path = format!("/run/netns/podgate-{}-{container_id}", std::process::id());
+        let path = namespaces().join(format!("{}-{container_id}", std::process::id()));
         let netns = NetNs::create(path).expect("make a pod's namespace");
         let sandbox = Sandbox::new(&container_id, netns.path(), "eth0").of_pod(namespace, name);
         Self {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podgate_tests::cluster::{Cluster, Ear, Heard, Namespace, Pod, PodSpec, Said, wait_for};
+use podgate_tests::cluster::{Cluster, Ear, Heard, Namespace, Pod, PodSpec, Said, holds_within};
 
 const PODS: usize = 40;
 const ROUNDS: usize = 10;
@@ -166,20 +166,26 @@ fn forty_pods_ten_times_send_nothing_that_is_denied_and_lose_no_connection_that_
     for round in 1..=ROUNDS {
         scale(&near, PODS);
         let expected = round * PODS * 2;
-        wait_for("every talker is heard", ROUND, || {
+        let all_are_heard = holds_within(ROUND, || {
             open.take(ears[0].heard());
             chosen.take(ears[1].heard());
             open.opened.len() + open.wrong.len() >= expected && chosen.first.len() >= expected
         });
+        assert!(
+            all_are_heard,
+            "round {round}: {}",
+            unheard(&near, &open, &chosen)
+        );
         scale(&near, 0);
         are_gone(&near);
-        wait_for("every talker has said goodbye", ROUND, || {
+        let all_said_goodbye = holds_within(ROUND, || {
             open.take(ears[0].heard());
             open.closed.len() + open.wrong.len() >= expected
         });
         chosen.take(ears[1].heard());
         assert_eq!(open.wrong, [""; 0], "round {round}");
         assert_eq!(open.closed, open.opened, "round {round}");
+        assert!(all_said_goodbye, "round {round}");
         let first = open.first.iter();
         let late: Vec<_> = first.filter(|(_, (number, _))| *number != 1).collect();
         assert!(
@@ -189,6 +195,42 @@ fn forty_pods_ten_times_send_nothing_that_is_denied_and_lose_no_connection_that_
         assert_eq!(silence.packets(), 0, "round {round}");
     }
     report(&told, &chosen);
+}
+
+/// Who of the talkers that run now was not heard, by whom and by which family, and what the talkers themselves printed:
+/// what fails is not tried again.
+fn unheard(near: &Namespace<'_>, open: &Account, chosen: &Account) -> String {
+    let names = near.kubectl(&[
+        "get",
+        "pods",
+        "-l",
+        "app=talker",
+        "-o",
+        "jsonpath={.items[*].metadata.name}",
+    ]);
+    let whose = names
+        .split_whitespace()
+        .flat_map(|name| [true, false].map(|is_ipv4| (name.to_owned(), is_ipv4)));
+    let (connections, datagrams): (Vec<_>, Vec<_>) = whose
+        .map(|one| {
+            let connection = (!open.opened.contains(&one)).then(|| one.clone());
+            (
+                connection,
+                (!chosen.first.contains_key(&one)).then_some(one),
+            )
+        })
+        .unzip();
+    let logs = ["logs", "-l", "app=talker", "--prefix", "--tail=-1"];
+    format!(
+        "talkers (and whether by IPv4) without a connection: {:?}; without a datagram that was let in: {:?}; \
+         otherwise wrong: {:?}; their pods:\n{}\nwhat they printed:\n{}",
+        connections.iter().flatten().collect::<Vec<_>>(),
+        datagrams.iter().flatten().collect::<Vec<_>>(),
+        open.wrong,
+        near.kubectl(&["get", "pods", "-l", "app=talker", "-o", "wide"]),
+        near.try_kubectl(&[&logs[..], &["--max-log-requests=100"]].concat())
+            .unwrap_or_else(|error| error),
+    )
 }
 
 /// Says how long a far side of another node that selects by label took from a pod's addresses in its status.
