@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The compiled policies of the node's own pods, kept as policies and pods change.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use podgate_policy::isolation::Isolation;
 use podgate_policy::model::{NamedPort, NetworkPolicy, ObjectName};
 
 use crate::cluster::View;
-use crate::plan::Rulesets;
+use crate::plan::{Charges, Rulesets};
 use crate::selections::{Concerned, Selections};
 use crate::share::{self, CAPACITY, Load, Shares};
 
@@ -290,9 +290,10 @@ impl Compiled {
         &self.selections
     }
 
-    /// There is no room for all of this: the heaviest namespace gives way, from the next [`Self::update`] on. Whether one does;
-    /// no other does while the rules of one that did are still compiled in.
-    pub fn refuse_heaviest(&mut self, why: &str) -> bool {
+    /// There is no room for all of this: the namespace gives way, from the next [`Self::update`] on, whose rulesets are charged
+    /// most; of those that are charged alike, the heaviest. Whether one does; no other does while the rules of one that did are
+    /// still compiled in.
+    pub fn refuse(&mut self, why: &str, charges: &Charges) -> bool {
         let mut suspended = self.shares.suspended().keys();
         let is_under_way = suspended.any(|namespace| {
             let mut slots = self.selections.slots_in(namespace);
@@ -301,7 +302,14 @@ impl Compiled {
         if is_under_way {
             return true;
         }
-        if self.shares.refuse(why).is_none() {
+        let charge = |namespace: &str| {
+            let slots = self.selections.slots_in(namespace);
+            let both = slots.filter_map(|slot| self.rulesets.get(&slot.0));
+            let rulesets: HashSet<_> = both.flat_map(|it| [&it.ingress, &it.egress]).collect();
+            let charges = rulesets.iter().filter_map(|it| charges.get(*it));
+            charges.sum()
+        };
+        if self.shares.refuse(why, charge).is_none() {
             return false;
         }
         self.decide();

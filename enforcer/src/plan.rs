@@ -41,7 +41,7 @@ mod steps;
 mod tests;
 mod ways;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -252,6 +252,8 @@ pub enum PlanError {
         table: Table,
         /// For how many entries it has room.
         capacity: u32,
+        /// What each ruleset has of it, or is about to have.
+        charges: Charges,
     },
     /// Blocks hold inside each other in too many places.
     #[error("planning table writes: the blocks of all policies overlap in more than {most} places")]
@@ -264,6 +266,20 @@ pub enum PlanError {
         "planning table writes: the plan before this one is not finished; go on with it, or build a new table set"
     )]
     Unfinished,
+}
+
+/// What rulesets have of a table, in millionths of an entry: what several have, in equal parts.
+pub type Charges = HashMap<Arc<Compiled>, u64>;
+
+impl PlanError {
+    /// A table is full, of which it is not known yet who takes how much.
+    fn full(table: Table, capacity: u32) -> Self {
+        Self::Full {
+            table,
+            capacity,
+            charges: Charges::new(),
+        }
+    }
 }
 
 /// How full a table is.
@@ -366,7 +382,7 @@ impl Planner {
     /// # Errors
     /// Nothing is planned, and nothing forgotten: see [`PlanError`].
     pub fn policy_step(&mut self, attachments: &Rulesets, room: usize) -> Result<Plan, PlanError> {
-        self.plan(|installed| steps::of_policy(installed, attachments, room))
+        self.plan(|after| steps::of_policy(after, attachments, room))
     }
 
     /// The attachments that wait for rulesets that are still to be made complete.
@@ -395,7 +411,7 @@ impl Planner {
     /// # Errors
     /// Nothing is planned, and nothing forgotten: see [`PlanError`].
     pub fn facts_change(&mut self, world: &World) -> Result<Plan, PlanError> {
-        self.plan(|installed| change::of_facts(installed, world))
+        self.plan(|after| change::of_facts(after, world))
     }
 
     /// Whether something is to be done once a grace period is over, or could be.
@@ -423,7 +439,7 @@ impl Planner {
     /// # Errors
     /// Nothing is planned, and nothing forgotten: see [`PlanError`].
     pub fn tidy_step(&mut self, room: usize) -> Result<Plan, PlanError> {
-        self.plan(|installed| steps::after_grace(installed, room))
+        self.plan(|after| steps::after_grace(after, room))
     }
 
     /// Whether something is left to be done of what waited for the grace period that began last, which is over.
@@ -490,16 +506,27 @@ impl Planner {
         self.installed.record.occupancy()
     }
 
+    /// What fails is forgotten, but for who has how much of a table that is full.
     fn plan(
         &mut self,
-        make: impl FnOnce(&Installed) -> Result<(Installed, Plan), PlanError>,
+        make: impl FnOnce(&mut Installed) -> Result<Plan, PlanError>,
     ) -> Result<Plan, PlanError> {
         match self.progress {
             Progress::Idle => {}
             Progress::Executing => return Err(PlanError::Unfinished),
         }
-        let (installed, plan) = make(&self.installed)?;
-        self.installed = installed;
+        let mut after = self.installed.clone();
+        let plan = make(&mut after).map_err(|error| match error {
+            PlanError::Full {
+                table, capacity, ..
+            } => PlanError::Full {
+                table,
+                capacity,
+                charges: after.record.charges(table),
+            },
+            PlanError::Overlapping { .. } | PlanError::Unfinished => error,
+        })?;
+        self.installed = after;
         self.progress = Progress::Executing;
         Ok(plan)
     }

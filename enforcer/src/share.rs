@@ -4,7 +4,7 @@
 //! ```text
 //! policies that select pods of this node ──► weight of their namespace ─┐
 //!                                                                       ├──► namespaces that fit, smallest first;
-//! what the planner had no room for ──► the largest that was there ──────┘    the others are suspended
+//! what the planner had no room for ──► who has most of that ─────────────┘    the others are suspended
 //! ```
 //! Pure. A share is a guarantee and not a ceiling: a namespace may use all that the others leave, and a namespace that
 //! needs less than an equal part is never suspended for one that needs more. The pods of a suspended namespace are
@@ -141,20 +141,27 @@ impl Shares {
         switched
     }
 
-    /// There is no room for what is not suspended, for this reason: the heaviest namespace gives way. Its name; none if
-    /// there is none that could. [`Self::decide`] suspends it.
-    pub fn refuse(&mut self, why: &str) -> Option<String> {
+    /// There is no room for what is not suspended, for this reason: the namespace gives way that has most of what is full, as
+    /// `charge` says; of those that have as much, the heaviest. Its name; none if there is none that could.
+    /// [`Self::decide`] suspends it.
+    pub fn refuse(&mut self, why: &str, charge: impl Fn(&str) -> u64) -> Option<String> {
         let total: usize = self.weights.values().sum();
         let candidates = self
             .weights
             .iter()
             .filter(|(namespace, _)| !self.suspended.contains_key(*namespace))
             .filter(|(namespace, _)| !self.refused.contains_key(*namespace));
-        let (namespace, weight) = candidates.max_by_key(|(_, weight)| **weight)?;
+        let charged = candidates.map(|(namespace, weight)| (charge(namespace), weight, namespace));
+        let (charge, weight, namespace) = charged.max()?;
+        let most = if charge > 0 {
+            "have most of what is full".to_owned()
+        } else {
+            format!("weigh {weight}, more than any other's")
+        };
         let refused = Refused {
             weight: *weight,
             beside: total - weight,
-            why: format!("its policies weigh {weight}, more than any other's, and {why}"),
+            why: format!("its policies {most}: {why}"),
         };
         let namespace = namespace.clone();
         self.refused.insert(namespace.clone(), refused);
@@ -439,20 +446,20 @@ mod tests {
     fn what_has_no_room_gives_way_until_it_or_the_others_need_less() {
         let mut shares = shares(&[("a", 10), ("b", 60), ("c", 20)]);
         assert_eq!(suspended(&mut shares), [""; 0]);
-        assert_eq!(shares.refuse("rows are full").as_deref(), Some("b"));
+        assert_eq!(shares.refuse("rows are full", |_| 0).as_deref(), Some("b"));
         assert_eq!(suspended(&mut shares), ["b"]);
         shares.weigh("b", 61);
         assert_eq!(suspended(&mut shares), ["b"]);
         shares.weigh("b", 59);
         assert_eq!(suspended(&mut shares), [""; 0]);
-        shares.refuse("rows are full");
+        shares.refuse("rows are full", |_| 0);
         assert_eq!(suspended(&mut shares), ["b"]);
         shares.weigh("c", 0);
         assert_eq!(suspended(&mut shares), [""; 0]);
         for _ in 0..2 {
-            assert!(shares.refuse("rows are full").is_some());
+            assert!(shares.refuse("rows are full", |_| 0).is_some());
         }
-        assert_eq!(shares.refuse("rows are full"), None);
+        assert_eq!(shares.refuse("rows are full", |_| 0), None);
     }
 
     fn policy(blocks: &[(&str, &[&str])]) -> NetworkPolicy {

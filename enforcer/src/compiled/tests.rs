@@ -3,11 +3,21 @@ use imbl::OrdMap;
 use podgate_policy::compile::ruleset::Ruleset;
 use podgate_policy::connection::Baseline;
 use podgate_policy::model::{
-    Labels, Operator, Peer, Pod, Port, Protocol, Requirement, Rule, Selector,
+    Labels, Namespaces, Operator, Peer, Pod, Port, Protocol, Requirement, Rule, Selector,
 };
 
 use super::*;
 use crate::fixture::deny;
+use crate::plan::{Capacities, PlanError, Planner};
+
+const AMPLE: Capacities = Capacities {
+    rulesets: 1 << 10,
+    rows: 1 << 16,
+    peers: 1 << 16,
+    prefixes: 1 << 16,
+    port_sets: 1 << 16,
+    chunks: 1 << 16,
+};
 
 #[test]
 fn rulesets_follow_policies_labels_and_attachments() {
@@ -306,7 +316,7 @@ fn what_gives_way_is_suspended_though_nothing_else_changes_and_alone() {
 
     // Until it is compiled, plans go on to fail for its sake.
     for _ in 0..3 {
-        assert!(compiled.refuse_heaviest("chunks are full"));
+        assert!(compiled.refuse("chunks are full", &Charges::new()));
     }
     assert!(compiled.is_due(Slot(1)));
     compiled.update(&view);
@@ -316,9 +326,84 @@ fn what_gives_way_is_suspended_though_nothing_else_changes_and_alone() {
 
     // One after the other, until none is left.
     for _ in 0..3 {
-        assert!(compiled.refuse_heaviest("chunks are full"));
+        assert!(compiled.refuse("chunks are full", &Charges::new()));
         compiled.update(&view);
     }
     assert_eq!(compiled.suspended().len(), 4);
-    assert!(!compiled.refuse_heaviest("chunks are full"));
+    assert!(!compiled.refuse("chunks are full", &Charges::new()));
+}
+
+/// Pods of `namespace` with every combination of so many labels.
+fn add_pods_of_all_labels(view: &mut View, namespace: &str, labels: u32) {
+    for number in 0..1 << labels {
+        let of_bits = (0..labels).filter(|bit| number & (1 << bit) != 0);
+        let pod = Pod {
+            labels: of_bits
+                .map(|bit| (format!("l{bit}"), String::new()))
+                .collect::<Labels>(),
+            addresses: vec![address(number)],
+            ..Pod::default()
+        };
+        let name = ObjectName::new(namespace, format!("p{number}"));
+        view.world.pods.insert(name, Arc::new(pod));
+    }
+}
+
+#[test]
+fn who_fills_a_table_gives_way_and_not_who_weighs_most() {
+    let mut view = View::default();
+    let heavy = egress(vec![Rule {
+        peers: (0..100).map(block).collect(),
+        ports: ports([443]),
+    }]);
+    add_tenant(&mut view, "heavy", 1, vec![heavy]);
+    // Seven rules, and another port set for each combination of them.
+    let rule = |bit: u32| Rule {
+        peers: vec![Peer::Pods {
+            namespaces: Namespaces::Own,
+            pods: Selector::Requirements(vec![Requirement {
+                key: format!("l{bit}"),
+                operator: Operator::Exists,
+            }]),
+        }],
+        ports: ports([1 + bit]),
+    };
+    add_tenant(
+        &mut view,
+        "filler",
+        2,
+        vec![egress((0..7).map(rule).collect())],
+    );
+    add_pods_of_all_labels(&mut view, "filler", 7);
+    let mut compiled = Compiled::default();
+    compiled.update(&view);
+    assert!(compiled.shares.weight_of("heavy") > compiled.shares.weight_of("filler"));
+
+    for full in [
+        Capacities {
+            port_sets: 100,
+            ..AMPLE
+        },
+        Capacities {
+            chunks: 100,
+            ..AMPLE
+        },
+        Capacities { rows: 180, ..AMPLE },
+    ] {
+        let mut planner = Planner::new(full);
+        let facts = planner.facts_change(&view.world).unwrap();
+        planner.commit(facts);
+        let error = planner.policy_change(compiled.rulesets()).unwrap_err();
+        let PlanError::Full { charges, .. } = &error else {
+            panic!("{error}");
+        };
+        let mut compiled = Compiled::default();
+        compiled.update(&view);
+        assert!(compiled.refuse(&error.to_string(), charges), "{error}");
+        compiled.update(&view);
+        let suspended: Vec<_> = compiled.suspended().keys().collect();
+        assert_eq!(suspended, ["filler"], "{error}");
+        let plan = planner.policy_change(compiled.rulesets());
+        assert!(plan.is_ok(), "{error}: {plan:?}");
+    }
 }

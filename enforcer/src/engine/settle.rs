@@ -18,7 +18,7 @@ use super::portion::Size;
 use super::{Engine, Pending};
 use crate::cluster::View;
 use crate::compiled::Compiled;
-use crate::plan::{Plan, PlanError, Rulesets, STEP, Table};
+use crate::plan::{Charges, Plan, PlanError, Rulesets, STEP, Table};
 
 /// How long a turn plans and writes. What is left goes on in the next one, after whatever came meanwhile.
 const TURN: Duration = Duration::from_millis(15);
@@ -429,13 +429,17 @@ pub(super) fn take_lock(paths: &Paths) -> Result<Lock> {
 
 /// Whether a namespace was found that gives way to the others. It is suspended when policies are compiled next.
 pub(super) fn give_way(compiled: &mut Compiled, error: &PlanError) -> bool {
-    let asked_by_policies = match error {
+    let why = error.to_string();
+    match error {
         // Pods and Services fill this one, whatever the policies are.
-        PlanError::Full { table, .. } => *table != Table::Peers,
-        PlanError::Overlapping { .. } => true,
+        PlanError::Full {
+            table: Table::Peers,
+            ..
+        } => false,
+        PlanError::Full { charges, .. } => compiled.refuse(&why, charges),
+        PlanError::Overlapping { .. } => compiled.refuse(&why, &Charges::new()),
         PlanError::Unfinished => false,
-    };
-    asked_by_policies && compiled.refuse_heaviest(&error.to_string())
+    }
 }
 
 /// Compiles what may be other than before, until then.

@@ -22,8 +22,8 @@ use super::{Installed, Plan, PlanError};
 pub(super) const MOST_SPARED: usize = 16;
 
 /// Other facts under the same rulesets.
-pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, Plan), PlanError> {
-    let mut after = before.clone();
+pub(super) fn of_facts(after: &mut Installed, world: &World) -> Result<Plan, PlanError> {
+    let before = &after.clone();
     let mut writes = Vec::new();
     let (facts, evaluated) = before.facts.under(world, before.facts.questions());
     let mut moved = Moved::between(&before.facts, &facts, before.record.lacking());
@@ -47,7 +47,7 @@ pub(super) fn of_facts(before: &Installed, world: &World) -> Result<(Installed, 
     ways.write_before(&mut writes);
     after.move_some(&mut moved, usize::MAX, &mut Fresh::default(), &mut writes)?;
     ways.write_after(&mut writes);
-    Ok((after, Plan { writes, evaluated }))
+    Ok(Plan { writes, evaluated })
 }
 
 impl Installed {

@@ -71,12 +71,7 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
                 self.unused += 1;
                 self.unused - 1
             }
-            None => {
-                return Err(PlanError::Full {
-                    table: self.table,
-                    capacity: self.limit,
-                });
-            }
+            None => return Err(PlanError::full(self.table, self.limit)),
         };
         let entry = Entry { number, uses: 0 };
         self.numbers.insert(content.clone(), entry);
@@ -125,6 +120,12 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         Q: Eq + Hash + ?Sized,
     {
         self.numbers.get(content).map(|entry| entry.number)
+    }
+
+    /// How often a number is used.
+    pub(super) fn uses_of(&self, number: u32) -> u32 {
+        let entry = self.content_of(number).and_then(|it| self.numbers.get(it));
+        entry.map_or(0, |entry| entry.uses)
     }
 
     /// What has a number.

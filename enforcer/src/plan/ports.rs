@@ -9,6 +9,9 @@ use podgate_policy::compile::ports::{PortSet as Ports, Row};
 use super::numbers::{Given, Numbers};
 use super::{Capacities, PlanError, Table, Write};
 
+/// An entry of a table, in the parts in which it is charged.
+pub(super) const WHOLE: u64 = 1_000_000;
+
 /// The highest number of an array that 16 bits index, and one.
 const LIMIT: u32 = 1 << 16;
 
@@ -76,6 +79,29 @@ impl PortSets {
     /// How many sets and how many chunks are taken, each of how many.
     pub(super) fn used(&self) -> [(u32, u32); 2] {
         [self.sets.used(), self.chunks.used()]
+    }
+
+    /// What one use of a set is charged of a table, in millionths of an entry.
+    pub(super) fn charge(&self, table: Table, set: PortSet) -> u64 {
+        let part = |uses: u32| WHOLE / u64::from(uses.max(1));
+        let number = set.0.into();
+        let Some(ports) = self.sets.content_of(number) else {
+            return 0;
+        };
+        let of_set = if table == Table::Chunks {
+            let chunks = chunks_of(ports).into_iter();
+            let parts = chunks.map(|piece| match piece {
+                Piece::None | Piece::All => 0,
+                Piece::Some(chunk) => {
+                    let number = self.chunks.number_of(&chunk);
+                    number.map_or(0, |number| part(self.chunks.uses_of(number)))
+                }
+            });
+            parts.sum()
+        } else {
+            WHOLE
+        };
+        of_set / u64::from(self.sets.uses_of(number).max(1))
     }
 
     fn acquire_set(

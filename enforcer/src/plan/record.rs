@@ -3,14 +3,14 @@
 
 mod building;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use podgate_abi::{
-    Address, Class, Direction, PeerWord, PrefixWord, Row, RowKey, RowSets, Ruleset, Slot,
+    Address, Class, Direction, PeerWord, PortSet, PrefixWord, Row, RowKey, RowSets, Ruleset, Slot,
 };
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::predicate::{Predicate, Questions, Signature};
@@ -20,9 +20,9 @@ use super::classes::{Asking, Classes, is_of_prefix, parts_of};
 use super::left::{Era, Left};
 use super::moved::Moved;
 use super::numbers::{Given, Numbers};
-use super::ports::PortSets;
+use super::ports::{PortSets, WHOLE};
 use super::prefix::{all_of_ipv4, is_mapped, is_mapped_block, lowered};
-use super::{Capacities, Occupancy, PlanError, Table, Write, class_or_none};
+use super::{Capacities, Charges, Occupancy, PlanError, Table, Write, class_or_none};
 use building::Building;
 
 /// So many pairs of a ruleset and a class may always be worked out at once.
@@ -216,7 +216,7 @@ impl Record {
         let sets = self.ports.acquire(&allowed, writes)?;
         self.rows.insert(key, sets);
         if self.rows.len() > self.capacities.rows as usize {
-            return Err(self.full(Table::Rows, self.capacities.rows));
+            return Err(PlanError::full(Table::Rows, self.capacities.rows));
         }
         let row = Row::new(key, sets);
         writes.push(Write::Row { key, row });
@@ -255,7 +255,7 @@ impl Record {
             writes.push(Write::Peer { address, word });
         }
         if self.peers.len() > self.capacities.peers as usize {
-            return Err(self.full(Table::Peers, self.capacities.peers));
+            return Err(PlanError::full(Table::Peers, self.capacities.peers));
         }
 
         let mut prefixes = Vec::new();
@@ -285,7 +285,7 @@ impl Record {
             writes.push(Write::Prefix { key, word });
         }
         if self.prefixes.len() > self.capacities.prefixes as usize {
-            return Err(self.full(Table::Prefixes, self.capacities.prefixes));
+            return Err(PlanError::full(Table::Prefixes, self.capacities.prefixes));
         }
         Ok(())
     }
@@ -431,6 +431,40 @@ impl Record {
         ]
     }
 
+    /// What each ruleset has of a table, or is about to have.
+    pub(super) fn charges(&self, table: Table) -> Charges {
+        let mut of_sets: HashMap<PortSet, u64> = HashMap::new();
+        let charges = self.known.iter().map(|(number, known)| {
+            let charge = match table {
+                Table::Rulesets => WHOLE,
+                // Those for classes that it has not met are not less than they may become.
+                Table::Rows | Table::Classes => {
+                    (self.rows_of(*number).count() + self.still_to_meet(*number)) as u64 * WHOLE
+                }
+                Table::PortSets | Table::Chunks => {
+                    let rows = self.rows_of(*number).chain([&known.default_row]);
+                    let sets = rows.flat_map(|row| [row.tcp, row.udp, row.sctp, row.rest]);
+                    let charge = |set| self.ports.charge(table, set);
+                    sets.map(|set| *of_sets.entry(set).or_insert_with(|| charge(set)))
+                        .sum()
+                }
+                Table::Prefixes => {
+                    let asked = known.questions.predicates.iter();
+                    asked.map(|it| it.prefixes() as u64 * WHOLE).sum()
+                }
+                // Pods and Services fill this one, whatever the policies are.
+                Table::Peers => 0,
+            };
+            (Arc::clone(&known.compiled), charge)
+        });
+        charges.collect()
+    }
+
+    fn rows_of(&self, ruleset: Ruleset) -> impl Iterator<Item = &RowSets> {
+        let keys = RowKey::new(ruleset, Class::NONE)..=RowKey::new(ruleset, Class::MAX);
+        self.rows.range(keys).map(|(_, sets)| sets)
+    }
+
     fn discard_row(&mut self, key: RowKey, writes: &mut Vec<Write>) {
         if let Some(sets) = self.rows.remove(&key) {
             self.ports.release(sets);
@@ -482,13 +516,9 @@ impl Record {
     /// Pairs of a ruleset and a class that are worked out become rows, or come close.
     fn bounded(&self, pairs: usize) -> Result<(), PlanError> {
         if pairs > (self.capacities.rows as usize).max(PAIRS) * 2 {
-            return Err(self.full(Table::Rows, self.capacities.rows));
+            return Err(PlanError::full(Table::Rows, self.capacities.rows));
         }
         Ok(())
-    }
-
-    fn full(&self, table: Table, capacity: u32) -> PlanError {
-        PlanError::Full { table, capacity }
     }
 }
 

@@ -29,25 +29,25 @@ const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Towards other rulesets under the same facts: what of it has room.
 pub(super) fn of_policy(
-    before: &Installed,
+    after: &mut Installed,
     wanted: &Rulesets,
     room: usize,
-) -> Result<(Installed, Plan), PlanError> {
-    let mut after = before.clone();
+) -> Result<Plan, PlanError> {
+    let before = after.attachments.clone();
     let mut writes = Vec::new();
-    let mut differing = differing(&before.attachments, wanted);
+    let mut differing = differing(&before, wanted);
     let becoming = differing.iter().flat_map(Differing::becoming);
     after.record.want(becoming);
     let mut evaluated = 0;
-    let some_are_ready = differing.iter().any(|it| it.is_ready(&after));
+    let some_are_ready = differing.iter().any(|it| it.is_ready(after));
     if !some_are_ready || room == usize::MAX {
         evaluated = after.build(&differing, room, &mut writes)?;
     }
-    differing.retain(|it| it.is_ready(&after));
+    differing.retain(|it| it.is_ready(after));
     for differing in &differing {
         after.flip(differing, &mut writes);
     }
-    Ok((after, Plan { writes, evaluated }))
+    Ok(Plan { writes, evaluated })
 }
 
 /// The attachments that wait for rulesets that are not ready.
@@ -78,10 +78,9 @@ fn awaited<'a>(before: &'a Installed, wanted: &'a Rulesets) -> Vec<(Slot, &'a Co
 
 /// What waited for the grace period that is over: established flows are judged again by what may allow less, what
 /// nothing names goes, and classes get coarser. What of it has room.
-pub(super) fn after_grace(before: &Installed, room: usize) -> Result<(Installed, Plan), PlanError> {
-    let mut after = before.clone();
+pub(super) fn after_grace(after: &mut Installed, room: usize) -> Result<Plan, PlanError> {
     let mut writes = Vec::new();
-    let renewals = after.renewals.take_before(before.record.now(), usize::MAX);
+    let renewals = after.renewals.take_before(after.record.now(), usize::MAX);
     for (slot, direction) in renewals {
         if after.attachments.contains_key(&slot) {
             writes.push(Write::Renew { slot, direction });
@@ -90,7 +89,7 @@ pub(super) fn after_grace(before: &Installed, room: usize) -> Result<(Installed,
     after.record.discard_rulesets(room, &mut writes);
     let evaluated = after.coarsen(room, &mut writes)?;
     after.record.discard_classes(room, &mut writes);
-    Ok((after, Plan { writes, evaluated }))
+    Ok(Plan { writes, evaluated })
 }
 
 impl Installed {

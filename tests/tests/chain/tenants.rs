@@ -73,6 +73,7 @@ fn worlds() -> Vec<World> {
                 supersets(20_000),
             ),
             ("addresses in nine policies", Suspended, addresses(31_000)),
+            ("ports by every set of labels", Suspended, combining(11)),
         ]);
     }
     worlds
@@ -193,6 +194,40 @@ pub(crate) fn supersets(number: usize) -> Vec<String> {
         std::iter::once(rule),
     );
     (0..TENANTS).map(own).chain([provider]).collect()
+}
+
+/// A few rules, by a label each, and pods of other nodes with every set of these labels: each set may be reached at other
+/// ports, which takes 48 chunks of them. It weighs less than what [`heavier`] says.
+fn combining(labels: usize) -> Vec<String> {
+    let port = |label: usize, protocol: usize, chunk: usize| {
+        let name = ["TCP", "UDP", "SCTP"][protocol];
+        let number = 4_096 * chunk + 1 + label + labels * (16 * protocol + chunk);
+        format!("{{protocol: {name}, port: {number}}}")
+    };
+    let rule = |label| {
+        let ports = (0..48).map(|place| port(label, place / 16, place % 16));
+        let ports: Vec<String> = ports.collect();
+        let found = format!("{{key: l{label}, operator: Exists}}");
+        format!(
+            "{{to: [{{podSelector: {{matchExpressions: [{found}]}}}}], ports: [{}]}}",
+            ports.join(", ")
+        )
+    };
+    let policy = of_all("combining", (0..labels).map(rule));
+    let pods = elsewhere(1 << labels).enumerate().map(|(number, pod)| {
+        let has = (0..labels).filter(|label| number & (1 << label) != 0);
+        let has: Vec<String> = has.map(|label| format!(", l{label}: ''")).collect();
+        let app = format!("app: p{number}");
+        pod.replace(&app, &format!("{app}{}", has.concat()))
+    });
+    std::iter::once(policy).chain(pods).collect()
+}
+
+/// A policy of the calm namespace that weighs more than some that have no room.
+fn heavier() -> String {
+    let rule = format!("{{to: [{}]}}", blocks(0..600));
+    let labels = "matchLabels: {app: anybody}";
+    of_pods("heavier", labels, std::iter::once(rule)).replace("large", "default")
 }
 
 /// Nine policies of so many addresses each.
@@ -323,6 +358,7 @@ fn attack_27_what_one_tenant_writes_delays_no_other() {
     for name in ["web", "anybody"] {
         node.apply(name, &pod(name, &format!("app: {name}")));
     }
+    node.apply("heavier", &heavier());
     let announced = Tenants::announce(&node);
     let mut enforcer = Enforcer::start_within(&node, MEMORY);
     let conflist = node.ptp(in_force(json!({})));

@@ -48,6 +48,18 @@ pub enum Predicate {
 }
 
 impl Predicate {
+    /// How many prefixes it tells apart.
+    pub fn prefixes(&self) -> usize {
+        match self {
+            Self::Block { except, .. } => 1 + except.len(),
+            Self::OwnNode
+            | Self::OtherNode
+            | Self::ClusterPods { .. }
+            | Self::Pods { .. }
+            | Self::Listed(_) => 0,
+        }
+    }
+
     /// What `peer` asks, in a policy of `namespace` on a node with these scopes; nothing if nobody can match it.
     pub fn of_peer(peer: &Peer, namespace: &str, node_scopes: &BTreeSet<IpNet>) -> Option<Self> {
         match peer {

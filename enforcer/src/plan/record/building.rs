@@ -78,6 +78,14 @@ impl Record {
         self.idle_rulesets.remove(&number);
     }
 
+    /// How many classes a ruleset has still to meet.
+    pub(super) fn still_to_meet(&self, number: Ruleset) -> usize {
+        match self.building.coming.get(&number) {
+            Some(Coming::Meeting(classes)) => classes.len(),
+            Some(Coming::Asking(_)) | None => 0,
+        }
+    }
+
     /// Whether a ruleset is not gone yet.
     pub(in crate::plan) fn has_remains(&self) -> bool {
         !self.building.going.is_empty()
