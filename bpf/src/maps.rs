@@ -15,8 +15,8 @@ use aya_ebpf::programs::TcContext;
 use podgate_abi::{
     Address, Answer, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Column, Direction, Event,
     FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_TAKEN,
-    MAX_WAYS, PeerWord, PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset, Slot, Tables,
-    WayKey, WayWord, Word,
+    MAX_WAYS, NextHop, PeerWord, PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset,
+    Slot, Tables, WayKey, WayWord, Word,
 };
 
 #[map(name = "attachments")]
@@ -363,16 +363,21 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn leaves_link(&self, link: u32, source: Address, destination: Address) -> bool {
+    fn next_hop(&self, link: u32, source: Address, destination: Address) -> NextHop {
         let (result, next_hop, by) = self.route(link, source, destination);
         // Where the node forwards nothing, or not this, it stays; a lightweight tunnel may take it anywhere.
-        let stays = result == BPF_FIB_LKUP_RET_NOT_FWDED
+        if result == BPF_FIB_LKUP_RET_NOT_FWDED
             || result == BPF_FIB_LKUP_RET_FWD_DISABLED
             || result == BPF_FIB_LKUP_RET_BLACKHOLE
             || result == BPF_FIB_LKUP_RET_UNREACHABLE
-            || result == BPF_FIB_LKUP_RET_PROHIBIT;
-        let is_neighbors = is_forwarded(result) && next_hop == destination && by == link;
-        !stays && !is_neighbors
+            || result == BPF_FIB_LKUP_RET_PROHIBIT
+        {
+            NextHop::NONE
+        } else if is_forwarded(result) && next_hop == destination && by == link {
+            NextHop::ITSELF
+        } else {
+            NextHop::ROUTER
+        }
     }
 
     #[inline(always)]

@@ -185,8 +185,8 @@ impl Origin {
 }
 
 impl Attachment {
-    /// Whether an IPv6 address has the first 64 bits of one of the pod's: the longest prefix of a network is mostly as long,
-    /// and those that are longer lie within.
+    /// Whether an IPv6 address has the first 64 bits of one of the pod's: networks of hosts have prefixes of that length (RFC 4291
+    /// section 2.5.4). How long the prefix was that ADD gave is not known here.
     #[inline(always)]
     pub fn is_near(&self, address: Address) -> bool {
         let [network, _] = address.halves();

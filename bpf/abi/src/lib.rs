@@ -34,7 +34,7 @@ pub use layout::*;
 pub use link::{Broadcasts, Foreign, HardwareWord, LinkWord};
 pub use packet::{Bytes, Offload, Packet, ethertype, parse};
 pub use reason::{Reason, Verdict};
-pub use tables::{FlowEntry, FlowTable, Put, Tables};
+pub use tables::{FlowEntry, FlowTable, NextHop, Put, Tables};
 pub use word::Word;
 
 #[cfg(test)]

@@ -33,6 +33,21 @@ pub trait FlowEntry: Copy {
     fn value(&self) -> &FlowValue;
 }
 
+/// Where the node would forward a packet.
+///
+/// A number and no enum: see [`crate::Column`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop(u32);
+
+impl NextHop {
+    /// Nowhere: it is the node's own, or the node forwards nothing, or not this.
+    pub const NONE: Self = Self(0);
+    /// By the link that it came in by, to the destination itself.
+    pub const ITSELF: Self = Self(1);
+    /// By another link, or to a router.
+    pub const ROUTER: Self = Self(2);
+}
+
 /// The tables that decide a packet, as the programs see them.
 pub trait Tables {
     /// What a flow look-up gives.
@@ -107,8 +122,8 @@ pub trait Tables {
     /// "forwarded, as it is". So broadcast and anycast addresses count, of which `peers` knows nothing, and routes that
     /// take a packet apart.
     fn is_delivered_here(&self, link: u32, source: Address, destination: Address) -> bool;
-    /// Whether the node would forward what comes in by `link` for `destination` by another interface, or to a router.
-    fn leaves_link(&self, link: u32, source: Address, destination: Address) -> bool;
+    /// Where the node would forward what comes in by `link` for `destination`.
+    fn next_hop(&self, link: u32, source: Address, destination: Address) -> NextHop;
     /// What the first fragment was judged.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers what the first fragment was judged.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event,
     FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord, Limit,
-    MAX_ADDRESSES, Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put, Row,
-    RowKey, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, WayKey, WayWord, Word,
+    MAX_ADDRESSES, NextHop, Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put,
+    Row, RowKey, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, WayKey, WayWord, Word,
 };
 
 use super::Write;
@@ -368,8 +368,8 @@ impl<'a> Tables for &'a HostTables {
         false
     }
 
-    fn leaves_link(&self, _link: u32, _source: Address, _destination: Address) -> bool {
-        false
+    fn next_hop(&self, _link: u32, _source: Address, _destination: Address) -> NextHop {
+        NextHop::NONE
     }
 
     fn fragment(&self, _: &FragmentKey) -> Option<FragmentValue> {

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Event, FlowEntry, FlowKey,
-    FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, PeerWord, PortSetChunks, PrefixKey,
-    PrefixWord, Put, Row, RowKey, Ruleset, Slot, Tables, WayKey, WayWord, Word,
+    FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, NextHop, PeerWord, PortSetChunks,
+    PrefixKey, PrefixWord, Put, Row, RowKey, Ruleset, Slot, Tables, WayKey, WayWord, Word,
 };
 
 /// What the kernel's tables hold, held once more.
@@ -231,8 +231,8 @@ impl<'a> Tables for &'a HostTables {
         !self.forwards
     }
 
-    fn leaves_link(&self, _link: u32, _source: Address, _destination: Address) -> bool {
-        false
+    fn next_hop(&self, _link: u32, _source: Address, _destination: Address) -> NextHop {
+        NextHop::NONE
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use podgate_abi::Reason;
 use podgate_tests::frame::flag::SYN;
-use podgate_tests::frame::{self, Fragment, Payload, SENDER, packet, tcp, udp};
+use podgate_tests::frame::{
+    self, DESTINATION_OPTIONS, Fragment, Payload, SENDER, packet, tcp, udp,
+};
 use podgate_tests::kernel::{Origin, PolicyOf};
 
 use crate::setting::{FAMILIES, Family, RULESET, Scene};
@@ -314,6 +316,24 @@ fn attack_37_more_reports_than_a_pods_share() {
             let mut padded = report(1).hop_limit(1).frame();
             padded.extend([7; 200]);
             assert_eq!(scene.sends(&padded), Reason::TooManyReports);
+            // Headers in front of it are as good a place for data.
+            scene.kernel.age_flows(10_000);
+            let room = |packet: frame::Packet| match family {
+                Family::V4 => packet.options(&[&[30, 40][..], &[0; 38]].concat()),
+                Family::V6 => {
+                    let options = [&[171][..], &[0; 1_374]].concat();
+                    packet.extension(DESTINATION_OPTIONS, &options)
+                }
+            };
+            let most = match family {
+                Family::V4 => 128 / 6,
+                Family::V6 => 1,
+            };
+            let told = (0..200).filter(|_| {
+                let report = room(report(1).hop_limit(1)).frame();
+                scene.sends(&report) == Reason::Neighbor
+            });
+            assert_eq!(told.count(), most);
         }
     }
 }

@@ -7,7 +7,7 @@ use podgate_abi::{Reason, Ruleset};
 use podgate_tests::frame::{self, DESTINATION_OPTIONS, Fragment, flag, udp};
 use podgate_tests::kernel::{Origin, PolicyOf};
 
-use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
+use crate::setting::{End, FAMILIES, Family, RULESET, Scene, on_a_router};
 
 /// Headers that the stack reads to their end and the programs do not.
 fn hidden(packet: frame::Packet, family: Family) -> frame::Packet {
@@ -37,21 +37,32 @@ fn a_tunnel_to_the_node_cannot_hide_behind_headers_that_are_not_read() {
 /// the node has forgotten the first packet.
 #[test]
 fn a_tunnel_to_the_node_is_no_answer_either() {
+    on_a_router(|| FAMILIES.into_iter().for_each(answer_into_a_tunnel));
+    // What is not forwarded may be the node's.
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(Ruleset::ALLOW_ALL));
-        let node = scene.node;
-        assert_eq!(scene.peer_sends(node, udp(8472, 5000)), Reason::Tunnel);
-        assert_eq!(scene.pod_sends(node, udp(5000, 8472)), Reason::Tunnel);
-        assert_eq!(scene.node_sends(node, udp(8472, 5001)), Reason::Node);
         let friend = scene.friend;
-        assert_eq!(scene.peer_sends(friend, udp(8472, 5000)), Reason::Allowed);
-        // IPIP, 6in4, GRE. Nothing stops an outside host from sending with an IPv6 address of the node's.
-        for protocol in [4, 41, 47] {
-            let tunnel = || frame::other(protocol);
-            assert_eq!(scene.peer_sends(node, tunnel()), Reason::Tunnel);
-            assert_eq!(scene.pod_sends(node, tunnel()), Reason::Tunnel);
-            assert_eq!(scene.peer_sends(friend, tunnel()), Reason::Allowed);
+        for tunnel in [udp(8472, 5000), frame::other(47)] {
+            assert_eq!(scene.peer_sends(friend, tunnel), Reason::Tunnel);
         }
+    }
+}
+
+fn answer_into_a_tunnel(family: Family) {
+    let mut scene = Scene::new(family, PolicyOf::both(Ruleset::ALLOW_ALL));
+    scene.kernel.host.forwards = true;
+    let node = scene.node;
+    assert_eq!(scene.peer_sends(node, udp(8472, 5000)), Reason::Tunnel);
+    assert_eq!(scene.pod_sends(node, udp(5000, 8472)), Reason::Tunnel);
+    assert_eq!(scene.node_sends(node, udp(8472, 5001)), Reason::Node);
+    let friend = scene.friend;
+    assert_eq!(scene.peer_sends(friend, udp(8472, 5000)), Reason::Allowed);
+    // IPIP, 6in4, GRE. Nothing stops an outside host from sending with an IPv6 address of the node's.
+    for protocol in [4, 41, 47] {
+        let tunnel = || frame::other(protocol);
+        assert_eq!(scene.peer_sends(node, tunnel()), Reason::Tunnel);
+        assert_eq!(scene.pod_sends(node, tunnel()), Reason::Tunnel);
+        assert_eq!(scene.peer_sends(friend, tunnel()), Reason::Allowed);
     }
 }
 

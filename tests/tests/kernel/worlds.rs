@@ -96,7 +96,7 @@ fn is_taken_by_the_node(peer: IpAddr) -> bool {
 }
 
 /// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, a tunnel to whoever
-/// listens, and one from a node that this one did not make, which the pod could answer into.
+/// listens, and one from a node that this one did not make, or from what the node takes for its own, which the pod could answer into.
 fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) -> bool {
     let peer = connection.peer;
     match (connection.direction, connection.transport) {
@@ -107,7 +107,7 @@ fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) ->
         (Judged::Ingress, transport @ Transport::Other(_)) => {
             let is_nodes =
                 world.node_addresses.contains(&peer) || world.cluster_nodes.contains(&peer);
-            transport.is_tunnel(&world.tunnel_ports) && is_nodes
+            transport.is_tunnel(&world.tunnel_ports) && (is_nodes || is_taken_by_the_node(peer))
         }
         (Judged::Ingress, Transport::Port(..)) => false,
     }

@@ -148,27 +148,30 @@ pub(super) fn judge<T: Tables>(
     }
     let case = black_box(case);
     let from_pod = case.initiator != Initiator::PEER;
+    let own = if hook.is_to_pod() {
+        case.packet.destination
+    } else {
+        case.packet.source
+    };
     // A Service leads no pod into a tunnel either. A packet from its address is no translation of this node's and passes, but makes
     // no flow: the node could translate the answer, which is evaluated by itself.
     if column == Column::UDP {
         let way = tables.way_word(peer, peer_port);
-        let is_closed =
-            way == WayWord::TO_ALL || (way == WayWord::TO_OPEN && egress == Ruleset::ALLOW_ALL);
-        if hook.is_to_pod() {
-            if is_closed {
-                case.makes_flow = 0;
-                return Reason::Allowed;
-            }
-        } else if is_closed
-            || (way == WayWord::TO_ALL_IF_HERE
-                && tables.is_delivered_here(subject.link, case.packet.source, peer))
+        if way == WayWord::TO_ALL
+            || (way == WayWord::TO_OPEN && egress == Ruleset::ALLOW_ALL)
+            || (way == WayWord::TO_ALL_IF_HERE && tables.is_delivered_here(subject.link, own, peer))
         {
-            return Reason::Tunnel;
+            if !hook.is_to_pod() {
+                return Reason::Tunnel;
+            }
+            case.makes_flow = 0;
+            return Reason::Allowed;
         }
     }
     // Whoever is policed, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is
     // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the nodes' addresses.
-    // What comes from a tunnel at a node could be answered into the tunnel.
+    // What comes from a tunnel at a node could be answered into the tunnel, and so could what comes from an address that the
+    // node takes for its own without having it.
     let (set, port) = if column == Column::UDP {
         (PortSet::TUNNEL_PORTS, peer_port)
     } else if column == Column::REST {
@@ -182,10 +185,9 @@ pub(super) fn judge<T: Tables>(
     let leads_here = if tables.peer_word(peer).is_any_node() {
         !from_pod || egress == Ruleset::ALLOW_ALL
     } else {
-        from_pod
-            && (peer.is_multicast_or_broadcast()
-                || peer.is_ipv4_loopback()
-                || tables.is_delivered_here(subject.link, case.packet.source, peer))
+        peer.is_multicast_or_broadcast()
+            || peer.is_ipv4_loopback()
+            || tables.is_delivered_here(subject.link, own, peer)
     };
     if leads_here {
         Reason::Tunnel

@@ -7,7 +7,7 @@
 use super::foreign::may_claim;
 use super::{Hook, Subject};
 use crate::packet::{Content, Part, UDP, port};
-use crate::{Address, Attachment, Bytes, Packet, Reason, Tables};
+use crate::{Address, Attachment, Bytes, NextHop, Packet, Reason, Ruleset, Tables};
 
 /// The shortest Ethernet frame without its checksum: what is shorter is padded.
 const SHORTEST: u32 = 60;
@@ -100,18 +100,38 @@ pub(super) fn examine_neighbor<T: Tables>(
     if !is_honest || packet.is_plain == 0 {
         return Reason::ForgedNeighbor;
     }
-    // What the node would take to anybody else, out of the pod's policy, is not for it to have: on a bridge, which need not
-    // be the node's own way to the addresses of its ports, the neighbor is asked past the node. Other routers may be on the
-    // bridge, so that is for neighbors of the pod's own networks only, which no router takes anywhere.
     let to = packet.destination;
-    if to.is_of_link() {
+    if to.is_of_link() || subject.from_pod.ruleset() == Ruleset::ALLOW_ALL {
+        return Reason::Neighbor;
+    }
+    if to.is_multicast_or_broadcast() {
+        return Reason::ForgedNeighbor;
+    }
+    // What a router would take to anybody else, out of the pod's policy, is not for the pod to send. Where the host end is no
+    // bridge's port, the node is the only router.
+    let next_hop = tables.next_hop(subject.link, packet.source, to);
+    let link = attachment.link();
+    if link.master() == 0 {
+        return if next_hop == NextHop::ROUTER {
+            Reason::ForgedNeighbor
+        } else {
+            Reason::Neighbor
+        };
+    }
+    // On a bridge the neighbor is asked past the node, which need not be the way to the addresses of its ports, and other routers
+    // may be there, which forward what the node does not. So these are neighbors: those of the pod's own networks, which no router
+    // takes anywhere, those that the node itself has on this link, and the node.
+    let stays = next_hop != NextHop::ROUTER;
+    if attachment.is_near(to) {
+        if stays {
+            Reason::Neighbor
+        } else if link.is_guarded() {
+            Reason::OnLink
+        } else {
+            Reason::ForgedNeighbor
+        }
+    } else if next_hop == NextHop::ITSELF || (stays && tables.peer_word(to).is_node()) {
         Reason::Neighbor
-    } else if to.is_multicast_or_broadcast() {
-        Reason::ForgedNeighbor
-    } else if !tables.leaves_link(subject.link, packet.source, to) {
-        Reason::Neighbor
-    } else if attachment.link().is_guarded() && attachment.is_near(to) {
-        Reason::OnLink
     } else {
         Reason::ForgedNeighbor
     }

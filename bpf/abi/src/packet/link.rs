@@ -93,6 +93,16 @@ const fn option(first: u32, second: u32) -> (u8, u64) {
 /// More than anybody may tell at once.
 const TOO_HEAVY: u8 = u8::MAX;
 
+/// The weight of a message whose own header has eight bytes. What stands between it and the IP header, beyond the eight bytes of a
+/// router alert, is a place for data like the rest.
+#[inline(always)]
+fn weigh(packet: &Packet, transport: &Transport, unit: u32) -> u8 {
+    let header = if packet.source.is_ipv4() { 20 } else { 40 };
+    let between = transport.offset - (ETHERNET + header);
+    let between = if between > 8 { between - 8 } else { 0 };
+    units(transport.length - 8 + between, unit)
+}
+
 /// Group membership in IPv6. A record of a group has 20 bytes, and 16 more for each source: so there are no more
 /// groups and sources than units of 16 bytes.
 #[inline(always)]
@@ -102,7 +112,7 @@ pub(super) fn weigh_listener(
     transport: &Transport,
 ) {
     packet.weight = if ends_with_packet(bytes, transport) {
-        units(transport.length - 8, 16)
+        weigh(packet, transport, 16)
     } else {
         TOO_HEAVY
     };
@@ -120,7 +130,7 @@ pub(super) fn read_igmp(
     packet.detail = (start >> 24) as u8;
     packet.content = Content::LISTENER;
     packet.weight = if ends_with_packet(bytes, transport) {
-        units(transport.length - 8, 8)
+        weigh(packet, transport, 8)
     } else {
         TOO_HEAVY
     };
@@ -151,7 +161,7 @@ pub(super) fn read_dhcp(
     if !is_of_dhcp || !ends_with_packet(bytes, transport) {
         return;
     }
-    packet.weight = units(transport.length - 8, 16);
+    packet.weight = weigh(packet, transport, 16);
     let at = transport.offset + 8;
     if is_ipv4 {
         // A message has 236 bytes before its options; `chaddr` begins at 28.

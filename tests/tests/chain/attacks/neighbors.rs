@@ -162,7 +162,8 @@ fn attack_18_neighbor_discovery_on_a_bridge_by_which_the_node_routes_nothing() {
     let outside = node.outside();
     node.sh("ip -6 route add default via 2001:db8::2");
     let main = json!({"type": "bridge", "bridge": "cni1", "isGateway": false, "ipam": node.ipam()});
-    let chain = node.conflist(main, json!({}));
+    let chain = node.conflist(main.clone(), json!({}));
+    let shut = node.conflist(main, json!({"enforcingMode": "strict"}));
     let (one, two) = (
         Pod::start(&node, &chain, "one"),
         Pod::start(&node, &chain, "two"),
@@ -174,13 +175,25 @@ fn attack_18_neighbor_discovery_on_a_bridge_by_which_the_node_routes_nothing() {
         .unwrap();
     socket.send_to(b"hello", receiver.address()).unwrap();
     assert!(receiver.gets(b"hello"), "neighbors cannot be found");
+    let asking = Pod::start(&node, &shut, "asking");
+    let cable = Cable {
+        from: asking.mac(),
+        to: one.mac(),
+    };
+    let frame = solicitation(cable, ipv6(&asking), ipv6(&one));
+    let seen = Frames::on(&one.netns, "eth0");
+    Frames::on(&asking.netns, "eth0").send(&frame);
+    assert!(
+        seen.sees(25 * LOST, |seen| seen == frame),
+        "an isolated pod's solicitation"
+    );
     let counted = node.tables().counters(Direction::FromPod).unwrap();
-    assert!(counted[Reason::OnLink as usize] > 0, "the advertisement");
+    assert!(counted[Reason::OnLink as usize] > 0);
 
     // To an address of the pods' network, which the node would send on, and to one elsewhere, as to a router on the bridge.
     let seen = Frames::on(&outside, "eth0");
     let before = node.run(dropped_by_guard);
-    for chain in [unpoliced(chain.clone()), chain] {
+    for chain in [unpoliced(chain), shut] {
         let attacker = Pod::start(&node, &chain, "attacker");
         for (to, dropped) in [("fd96::99", 1), ("2001:db8:9::2", 1)] {
             let cable = Cable {
@@ -200,6 +213,43 @@ fn attack_18_neighbor_discovery_on_a_bridge_by_which_the_node_routes_nothing() {
     }
     let counted = node.tables().counters(Direction::FromPod).unwrap();
     assert_eq!(counted[Reason::ForgedNeighbor as usize], 1);
+}
+
+/// A router on the bridge forwards what the node does not: whatever the node's own routes are, an isolated pod hands it nothing for
+/// anybody else.
+#[test]
+fn attack_18_neighbor_discovery_of_an_isolated_pod_by_a_router_on_its_bridge() {
+    for is_gateway in [true, false] {
+        let node = Node::new();
+        let _outside = node.outside();
+        let main = json!({"type": "bridge", "bridge": "cni1", "isGateway": is_gateway, "ipam": node.ipam()});
+        let open = unpoliced(node.conflist(main.clone(), json!({})));
+        let shut = node.conflist(main, json!({"enforcingMode": "strict"}));
+        let router = Pod::start(&node, &open, "router");
+        let seen = Frames::on(&router.netns, "eth0");
+        let elsewhere: Ipv6Addr = "2001:db8:9::2".parse().unwrap();
+        let pods = [open, shut].map(|chain| Pod::start(&node, &chain, "attacker"));
+        for (forwards, has_route) in [("1", false), ("1", true), ("0", true), ("0", false)] {
+            node.sysctl("ipv6/conf/all/forwarding", forwards);
+            let verb = if has_route { "replace" } else { "flush" };
+            let via = if has_route { "via 2001:db8::2" } else { "" };
+            node.sh(&format!("ip -6 route {verb} default {via}"));
+            let arrives = pods.each_ref().map(|pod| {
+                let cable = Cable {
+                    from: pod.mac(),
+                    to: router.mac(),
+                };
+                let frame = solicitation(cable, ipv6(pod), elsewhere);
+                Frames::on(&pod.netns, "eth0").send(&frame);
+                seen.sees(LOST, |seen| seen == frame)
+            });
+            assert_eq!(
+                arrives,
+                [true, false],
+                "gateway {is_gateway}, forwarding {forwards}, default route {has_route}"
+            );
+        }
+    }
 }
 
 /// What the guard has dropped of what bridges have received and handed to the node.

@@ -109,6 +109,62 @@ fn attack_05_a_tunnel_to_a_broadcast_or_anycast_address_of_the_node() {
     assert_eq!(counted[Reason::Tunnel as usize], 2);
 }
 
+/// The pod sends nothing of its own accord: whoever reaches the node sends it a datagram from an address that the node takes for its
+/// own without having it, and the pod answers into the tunnel.
+#[test]
+fn attack_05_an_answer_into_a_tunnel_at_the_anycast_address_of_the_node() {
+    let node = Node::new();
+    let open = node.ptp(json!({}));
+    let victim = Pod::start(&node, &open, "victim");
+    let receiver = Receiver::new(&victim.netns, victim.addresses[0]);
+    let outside = node.outside();
+    node.sh(
+        "ip link add vx0 type vxlan id 7 dstport 8472 local :: nolearning && ip link set vx0 up",
+    );
+    for name in ["all", "vx0"] {
+        node.sysctl(&format!("ipv4/conf/{name}/rp_filter"), "0");
+    }
+    let anycast = SocketAddr::new("2001:db8::".parse().unwrap(), 8472);
+    for chain in [unpoliced(open.clone()), open] {
+        let attacker = Pod::start(&node, &chain, "attacker");
+        let socket = attacker
+            .netns
+            .run(|| UdpSocket::bind("[::]:5000").unwrap())
+            .unwrap();
+        let cable = Cable {
+            from: mac_of(&outside, "eth0"),
+            to: node.mac("wan"),
+        };
+        let first = cable.udp(
+            (anycast.ip(), anycast.port()),
+            (attacker.addresses[1], 5000),
+            b"first",
+        );
+        let sent = Frames::on(&attacker.netns, "eth0");
+        Frames::on(&outside, "eth0").send(&first);
+        let is_policed = chain.plugins.len() == 2;
+        let is_it = |seen: &[u8]| seen.ends_with(b"first");
+        assert_eq!(sent.sees(LOST, is_it), !is_policed, "the first datagram");
+        let data = attacker.container_id.as_bytes();
+        let answer = vxlan(node.mac("vx0"), &receiver, data);
+        socket.send_to(&answer, anycast).unwrap();
+        if is_policed {
+            assert!(receiver.misses(data));
+        } else {
+            assert!(receiver.gets(data), "the attack is none");
+        }
+    }
+}
+
+/// The hardware address of a link of a namespace.
+fn mac_of(netns: &NetNs, link: &str) -> [u8; 6] {
+    let mac = || {
+        let mut socket = podgate_datapath::netlink::Socket::open().unwrap();
+        socket.link_by_name(link).unwrap().mac.unwrap()
+    };
+    netns.run(mac).unwrap()
+}
+
 /// A VXLAN packet to the vxlan device `name` of a namespace, with a datagram for the receiver inside, from nobody.
 fn vxlan(mac: [u8; 6], receiver: &Receiver, data: &[u8]) -> Vec<u8> {
     let cable = Cable {
@@ -139,11 +195,7 @@ fn take_tunnels(other: &NetNs, port: u16) -> [u8; 6] {
         let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
         other.run(|| std::fs::write(path, "0").unwrap()).unwrap();
     }
-    let mac = || {
-        let mut socket = podgate_datapath::netlink::Socket::open().unwrap();
-        socket.link_by_name("vx0").unwrap().mac.unwrap()
-    };
-    other.run(mac).unwrap()
+    mac_of(other, "vx0")
 }
 
 /// Another node takes tunnels as this one does, and its pods are judged by what comes out of them.
