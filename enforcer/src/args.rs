@@ -103,7 +103,7 @@ pub struct Args {
     /// A Namespace may say so itself, for its pods: by the annotation `podgate.io/foreign-addresses`.
     #[arg(long, env = "PODGATE_FOREIGN_ADDRESSES_BY_NAMESPACE")]
     foreign_addresses_by_namespace: bool,
-    /// Where metrics are served; `:PORT` means every address, `0` nowhere.
+    /// Where metrics are served; `:PORT` means every address, `0` disables it.
     #[arg(
         long,
         env = "PODGATE_METRICS_BIND_ADDR",
@@ -111,7 +111,7 @@ pub struct Args {
         default_value = "127.0.0.1:8162"
     )]
     metrics_bind_addr: BindAddress,
-    /// Where `/readyz` and `/livez` are served; `:PORT` means every address, `0` nowhere.
+    /// Where `/readyz` and `/livez` are served; `:PORT` means every address, `0` disables it.
     #[arg(
         long,
         env = "PODGATE_HEALTH_PROBE_BIND_ADDR",
@@ -194,7 +194,7 @@ impl FromStr for BindAddress {
             None => text.parse().ok(),
         };
         address.map(Self::At).ok_or_else(|| {
-            "write HOST:PORT with an IP address, [IPV6]:PORT, :PORT, or 0 for nowhere".into()
+            "write HOST:PORT with an IP address, [IPV6]:PORT, :PORT, or 0 to disable it".into()
         })
     }
 }

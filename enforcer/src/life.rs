@@ -39,8 +39,8 @@ impl Asked {
             return error;
         }
         error.context(format!(
-            "another enforcer is running, as the lock {} says: end it first, or give this one other addresses, with which it \
-             waits for that",
+            "another enforcer is running, as the lock {} says: stop it first, or start this one with other \
+             --metrics-bind-addr and --health-probe-bind-addr; it then waits for the other to stop",
             self.path.display()
         ))
     }

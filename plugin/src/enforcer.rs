@@ -39,7 +39,7 @@ pub(crate) enum Patience {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandoffError {
     /// The socket, or its directory, is missing, refuses, or its queue is full.
-    #[error("connect to the enforcer at {}", path.display())]
+    #[error("connect to the enforcer at {} (is podgate-enforcer running?)", path.display())]
     Down {
         /// The socket.
         path: PathBuf,
@@ -57,7 +57,7 @@ pub(crate) enum HandoffError {
         source: io::Error,
     },
     /// Somebody else than the enforcer could answer there.
-    #[error("the enforcer's socket {} is not to be trusted: {why}", path.display())]
+    #[error("the enforcer's socket {} cannot be trusted: {why}", path.display())]
     Untrusted {
         /// The socket.
         path: PathBuf,

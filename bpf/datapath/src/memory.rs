@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Memory that the process has freed, and its allocator has kept.
-#![expect(unsafe_code, reason = "no safe crate has this call of the C library")]
+#![cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "no safe crate has this call of the C library")
+)]
 
 /// Gives it back to the kernel: glibc keeps what lies between what is in use, for each of its arenas. Takes some
 /// milliseconds for each hundred megabytes, in which one arena at a time waits. Another C library does so by itself.

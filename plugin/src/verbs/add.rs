@@ -95,7 +95,7 @@ fn wait_until_in_force(sandbox: &Sandbox, config: &Config<'_>) -> Result<InForce
 fn undo(sandbox: &Sandbox, config: &Config<'_>, why: String) -> PluginError {
     let error = PluginError::new(Code::TryAgainLater, why);
     match attachment::remove(&config.settings.paths, &sandbox.identity) {
-        Ok(()) => error.with_details("onTimeout is fail: the attachment was taken away again; see that podgate-enforcer runs"),
+        Ok(()) => error.with_details("onTimeout is fail: the attachment was taken away again; check that podgate-enforcer is running"),
         Err(cleanup) => error.with_details(format!("taking the attachment away again went wrong too: {}", cleanup.message)),
     }
 }
