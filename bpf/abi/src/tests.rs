@@ -92,8 +92,9 @@ fn a_flow_word_keeps_who_when_and_how_far() {
     }
 }
 
+/// A count is below its limit until it reaches it, and also when it strayed below zero.
 #[test]
-fn a_count_is_below_its_limit_until_it_reaches_it_and_when_it_strayed_below_zero() {
+fn a_count_is_below_its_limit_also_when_it_strayed_below_zero() {
     for (count, expected) in [
         (0, true),
         (6, true),
@@ -107,7 +108,7 @@ fn a_count_is_below_its_limit_until_it_reaches_it_and_when_it_strayed_below_zero
 }
 
 #[test]
-fn a_fragment_follows_its_first_for_thirty_seconds_and_only_its_own() {
+fn a_fragment_follows_only_its_own_first_for_thirty_seconds() {
     let key = FragmentKey {
         peer: ADDRESS,
         pod: ADDRESS,
@@ -130,8 +131,9 @@ fn a_fragment_follows_its_first_for_thirty_seconds_and_only_its_own() {
     assert!(!dropped.passed(&key, 5, 1_000, second));
 }
 
+/// A flow is older than an attachment only if it lies further back than the attachment's birth.
 #[test]
-fn a_flow_is_older_than_an_attachment_only_if_it_lies_further_back_than_its_birth() {
+fn a_flow_is_older_than_an_attachment_only_before_its_birth() {
     let half = 1 << 31;
     for start in [1, half, u32::MAX - 5] {
         let at = |age: u32| start.wrapping_add(age);

@@ -200,8 +200,9 @@ fn remove(directory: &Path) -> Result<(), Failed> {
 mod tests {
     use super::*;
 
+    /// No set gets the number of one that another process may still make.
     #[test]
-    fn no_set_gets_the_number_of_one_that_somebody_else_may_still_make() {
+    fn a_set_gets_no_number_that_another_process_may_still_use() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         let number = || next(&paths).unwrap().number;
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_sets_of_earlier_builds_share_go_with_the_last_such_set() {
+    fn shared_tables_of_earlier_builds_go_with_their_last_set() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         let at = |name: &str| paths.bpffs.join(name);

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_found_through_unions_and_structures_without_a_name() {
+    fn members_are_found_through_anonymous_unions_and_structs() {
         let expected = SkbLayout {
             ip_summed: 2,
             ip_summed_shift: 5,

@@ -287,8 +287,9 @@ mod tests {
         }
     }
 
+    /// A count that did not move meanwhile is set, and one that moves is only raised.
     #[test]
-    fn a_count_that_nobody_moved_is_set_and_one_that_moves_is_only_raised() {
+    fn an_idle_count_is_set_and_one_that_moves_is_only_raised() {
         for (began_at, is_now, found, expected) in [
             (7, 7, 3, 3),
             (7, 7, 9, 9),

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_found_as_it_was_written_and_another_one_is_not() {
+    fn a_namespace_is_found_as_it_was_written_and_no_other_is() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         let lock = Lock::take(&paths).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_cut_damaged_or_of_another_version_is_an_error() {
+    fn a_record_cut_damaged_or_of_another_version_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         fs::create_dir_all(&paths.run).unwrap();

@@ -98,8 +98,9 @@ mod tests {
         (dir, paths, lock)
     }
 
+    /// A debt is of one address, and lasts until the grace period that begins after it is paid.
     #[test]
-    fn a_debt_is_of_one_address_until_the_grace_period_after_it_is_paid() {
+    fn a_debt_of_one_address_lasts_until_a_later_grace_period() {
         let (_dir, paths, lock) = run();
         let is_owed = |address| is_any(&paths, &[address], &lock);
         note(&paths, Owed::ByEnforcer, ONE, &lock).unwrap();

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_they_were_written_and_default_without_a_file() {
+    fn sizes_are_read_as_written_and_default_without_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         assert_eq!(Sizes::read(&paths).unwrap(), Sizes::default());

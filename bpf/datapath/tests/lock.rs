@@ -9,7 +9,7 @@ use podgate_datapath::Paths;
 use podgate_datapath::lock::Lock;
 
 #[test]
-fn a_lock_that_is_never_free_leaves_no_more_and_more_threads_behind() {
+fn a_lock_that_is_never_free_does_not_pile_up_threads() {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths {
         run: dir.path().join("run"),

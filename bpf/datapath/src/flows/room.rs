@@ -145,8 +145,9 @@ mod tests {
         going.map(|flow| flow.seen).collect()
     }
 
+    /// What may have ended goes when there is a need for room, and the oldest goes first.
     #[test]
-    fn what_may_have_ended_goes_when_there_is_need_and_the_oldest_first() {
+    fn flows_that_may_have_ended_go_oldest_first_when_needed() {
         assert_eq!(going([0, 20, 0]), [0_u64; 0]);
         assert_eq!(going([0, 23, 0]), [0, 1, 2]);
         assert_eq!(going([54, 20, 0]).len(), 18);
@@ -174,8 +175,9 @@ mod tests {
         assert!(!now.lets_go(&half));
     }
 
+    /// What all attachments have beyond their guarantees is set right, and is never too low.
     #[test]
-    fn what_all_have_beyond_their_guarantees_is_set_right_and_never_too_low() {
+    fn the_common_count_is_corrected_and_is_never_too_low() {
         for (before, is_now, expected) in [(7, 7, 9), (7, 9, 11), (u64::MAX, u64::MAX, 9)] {
             let count = AtomicU64::new(before);
             let shared = Shared {

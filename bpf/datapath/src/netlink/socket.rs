@@ -272,8 +272,9 @@ mod tests {
         assert!(answer.iter().any(|message| matches!(message, RouteNetlinkMessage::NewLink(link) if link.header.index == 1)));
     }
 
+    /// A refusal carries the error number, and the socket is good for the next request.
     #[test]
-    fn a_refusal_carries_the_error_number_and_the_socket_is_good_for_the_next_request() {
+    fn a_refusal_carries_its_errno_and_the_socket_stays_usable() {
         let mut socket = Socket::open().unwrap();
         let mut nowhere = LinkMessage::default();
         nowhere.header.index = i32::MAX as u32;

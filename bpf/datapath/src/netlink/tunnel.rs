@@ -143,8 +143,9 @@ mod tests {
         is(InfoKind::Bridge, InfoData::Bridge(Vec::new()), &[]);
     }
 
+    /// A device that went to another network namespace is distinguished from one that is no more.
     #[test]
-    fn a_device_that_went_to_another_namespace_is_told_from_one_that_is_no_more() {
+    fn a_device_moved_to_another_netns_is_not_a_deleted_one() {
         let vxlan = InfoData::Vxlan(vec![InfoVxlan::Port(14789)]);
         let body = body(InfoKind::Vxlan, vxlan, &[LinkAttribute::NewNetnsId(3)]);
         let tunnel = Tunnel::of(&body).unwrap();

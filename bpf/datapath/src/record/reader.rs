@@ -133,8 +133,9 @@ mod tests {
         }
     }
 
+    /// Only a file that was read when its time stamp lay far enough back is not read again.
     #[test]
-    fn only_a_file_that_was_read_when_its_stamp_lay_back_is_not_read_again() {
+    fn only_a_file_read_well_after_its_stamp_is_not_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         write(&paths, &record("a")).unwrap();
