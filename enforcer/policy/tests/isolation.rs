@@ -40,8 +40,9 @@ proptest! {
         }
     }
 
+    /// A pod of unknown labels may be isolated wherever one of known labels is.
     #[test]
-    fn a_pod_of_unknown_labels_may_be_isolated_wherever_one_of_known_labels_is(world in arbitrary::world()) {
+    fn a_pod_of_unknown_labels_may_be_isolated_as_any_known_one(world in arbitrary::world()) {
         for subject in arbitrary::subjects(&world, Baseline::Standard) {
             let known = Isolation::of_subject(policies_of(&world, &subject), &subject);
             let unknown = Isolation::of_policies(policies_of(&world, &subject));

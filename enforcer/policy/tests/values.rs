@@ -149,8 +149,9 @@ proptest! {
         }
     }
 
+    /// A row allows at least what the broad class and every peer are allowed.
     #[test]
-    fn a_row_allows_at_least_what_the_broad_class_and_every_peer_are_allowed(world in arbitrary::world()) {
+    fn a_row_allows_at_least_what_its_broad_class_allows(world in arbitrary::world()) {
         let rulesets = compiled(&world);
         let facts = Facts::of(&world, &questions_of(both(&rulesets)));
         let signatures = facts.addresses().values().chain(facts.prefixes().values());

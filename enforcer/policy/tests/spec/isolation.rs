@@ -47,7 +47,7 @@ fn in_strict_mode_policies_decide_for_the_pods_that_they_select() {
 }
 
 #[test]
-fn a_policy_without_rules_denies_everything_in_its_direction_only() {
+fn a_policy_without_rules_denies_all_in_its_direction_only() {
     let world = world_with([ingress([])]);
     assert_ingress_from_exactly(&world, &[]);
     assert_eq!(judge(&world, Egress, STRANGER, tcp(80)), Allow);
@@ -65,7 +65,7 @@ fn rules_of_a_direction_that_is_not_isolated_are_ignored() {
 }
 
 #[test]
-fn an_empty_rule_allows_everybody_on_every_port_of_every_protocol() {
+fn an_empty_rule_allows_every_peer_port_and_protocol() {
     let world = world_with([ingress([Rule::default()]), egress([Rule::default()])]);
     for transport in [tcp(1), udp(65535), sctp(7), Transport::Other(1)] {
         assert_eq!(
@@ -101,7 +101,7 @@ fn a_policy_selects_pods_of_its_own_namespace_only() {
 }
 
 #[test]
-fn a_policy_whose_pod_selector_cannot_be_read_isolates_its_namespace() {
+fn an_unreadable_pod_selector_isolates_the_namespace() {
     let rules = [with_peers([own_pods(label("app", "db"))])];
     let world = world_with([NetworkPolicy {
         members: Selector::Invalid.into(),
@@ -111,7 +111,7 @@ fn a_policy_whose_pod_selector_cannot_be_read_isolates_its_namespace() {
 }
 
 #[test]
-fn an_element_that_cannot_be_read_matches_nothing_and_keeps_the_isolation() {
+fn an_unreadable_element_matches_nothing_and_keeps_isolation() {
     let unreadable = [
         Peer::Invalid,
         own_pods(Selector::Invalid),

@@ -116,8 +116,9 @@ fn attack_28_a_port_of_the_nodes_own_device_is_a_tunnels() {
     }
 }
 
+/// A rule that names the tunnel's port still opens the tunnel when it is beside a rule without ports.
 #[test]
-fn a_rule_that_names_the_port_beside_one_without_ports_still_opens_the_tunnel() {
+fn a_rule_with_the_port_beside_one_without_opens_the_tunnel() {
     let world = world_with([egress([
         Rule::default(),
         with_ports([range(Protocol::Udp, 8472, 8472)]),

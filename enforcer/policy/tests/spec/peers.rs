@@ -154,7 +154,7 @@ fn an_excepted_address_may_be_allowed_by_another_element() {
 }
 
 #[test]
-fn an_exception_inside_a_narrower_block_leaves_the_wider_one_alone() {
+fn an_except_in_a_narrower_block_leaves_the_wider_one_alone() {
     let narrow = block("10.0.0.0/30", &["10.0.0.2/32"]);
     let wide = block("10.0.0.0/29", &["10.0.0.1/32"]);
     assert_peers(
@@ -195,7 +195,7 @@ fn a_blocks_first_and_last_addresses_belong_to_it() {
 }
 
 #[test]
-fn pods_in_the_nodes_network_and_finished_pods_are_no_peers_of_selectors() {
+fn host_network_and_finished_pods_are_no_peers_of_selectors() {
     let everyone = [
         own_pods(Selector::everything()),
         pods_of(Selector::everything(), Selector::everything()),
@@ -216,9 +216,10 @@ fn the_address_of_a_finished_pod_is_its_next_owners() {
     assert_eq!(judge(&world, Ingress, X_DONE, tcp(80)), Deny);
 }
 
-/// A pod that is gone may be listed for a while with an address that is another's by now.
+/// An address that two pods claim belongs to the one that started last, whatever their names are. A pod that is gone
+/// may be listed for a while with an address that is another's by now.
 #[test]
-fn an_address_that_two_pods_claim_is_his_who_started_last_whatever_their_names() {
+fn an_address_belongs_to_the_pod_that_started_last() {
     let claims = |started: Option<i64>| {
         Arc::new(Pod {
             addresses: vec![STRANGER.parse().unwrap()],
@@ -262,8 +263,9 @@ fn an_address_of_the_own_node_is_no_pods() {
     assert_eq!(judge(&world, Ingress, NODE, tcp(80)), Deny);
 }
 
+/// A pod without an address is no peer, and any peer includes strangers.
 #[test]
-fn a_pod_without_an_address_is_no_peer_and_any_peer_includes_strangers() {
+fn any_peer_includes_strangers_and_no_pod_without_an_address() {
     let mut world = world_with([egress([Rule::default()])]);
     world
         .pods
@@ -272,8 +274,9 @@ fn a_pod_without_an_address_is_no_peer_and_any_peer_includes_strangers() {
     assert_eq!(judge(&world, Egress, "2001:db8::1", tcp(80)), Allow);
 }
 
+/// A list means its addresses, whatever has them, and an unknown list matches no peer.
 #[test]
-fn a_list_means_its_addresses_whoever_has_them_and_an_unknown_list_nobody() {
+fn a_list_means_its_addresses_and_an_unknown_list_no_peer() {
     let list = |name: &str| ListName(name.into());
     let mut world = world_with([ingress([with_peers([Peer::Listed(list("friends"))])])]);
     assert_ingress_from_exactly(&world, &[]);

@@ -158,7 +158,7 @@ fn a_name_is_looked_up_under_its_protocol() {
 }
 
 #[test]
-fn a_name_that_nobody_has_matches_no_port_and_keeps_the_isolation() {
+fn an_unknown_port_name_matches_nothing_and_keeps_isolation() {
     let world = ingress_ports([
         port_called(Protocol::Tcp, "metrics"),
         port_called(Protocol::Sctp, "http"),
@@ -227,8 +227,9 @@ fn named_http() -> Rule {
     with_ports([port_called(Protocol::Tcp, "http")])
 }
 
+/// A named port within bounds is the judged pod's own port of that name, and only if it is within them.
 #[test]
-fn a_named_port_within_bounds_is_the_judged_pods_and_within_them() {
+fn a_bounded_port_name_is_the_judged_pods_within_bounds() {
     let pod = &world().pods[&ObjectName::new("x", "web")].clone();
     let named = pod.ports.first().expect("x/web has a named port").clone();
     let within = |name: &str, first, last| Port::NamedWithin {

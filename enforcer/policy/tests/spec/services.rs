@@ -128,8 +128,9 @@ fn a_port_named_in_a_rule_is_that_of_each_endpoint() {
     assert_egress(&world, CLUSTER, tcp(80), Allow);
 }
 
+/// Every endpoint must be allowed, unless the options say that one is enough.
 #[test]
-fn every_endpoint_must_be_allowed_unless_one_is_said_to_be_enough() {
+fn every_endpoint_must_be_allowed_unless_one_is_enough() {
     let mut world = with_service([egress([to(db(), 8080)])]);
     assert_egress(&world, CLUSTER, tcp(80), Deny);
     assert_egress(&world, CLUSTER_V6, tcp(80), Allow);
@@ -138,7 +139,7 @@ fn every_endpoint_must_be_allowed_unless_one_is_said_to_be_enough() {
 }
 
 #[test]
-fn a_service_without_endpoints_is_denied_and_so_is_a_port_that_it_does_not_have() {
+fn a_service_without_endpoints_or_without_the_port_is_denied() {
     let mut world = with_service([egress([to(everyone(), 8080)])]);
     endpoints(&mut world, []);
     assert_egress(&world, CLUSTER, tcp(80), Deny);
@@ -320,8 +321,9 @@ fn under_a_local_policy_only_endpoints_of_this_node_count() {
     assert_egress(&world, CLUSTER, tcp(80), Deny);
 }
 
+/// A NodePort of the own node stands for its endpoints, and other ports are the node's.
 #[test]
-fn a_node_port_of_the_own_node_stands_for_its_endpoints_and_other_ports_are_the_nodes() {
+fn a_node_port_of_the_own_node_stands_for_its_endpoints() {
     let mut world = with_service([egress([to(db(), 8080)])]);
     assert_egress(&world, NODE, tcp(30080), Deny);
     assert_egress(&world, NODE, tcp(30081), Allow);
@@ -352,8 +354,9 @@ fn a_host_port_of_the_own_node_stands_for_its_pod() {
     assert_egress(&world, NODE, tcp(8000), Allow);
 }
 
+/// A cluster address is no address of the node, whichever interface has it.
 #[test]
-fn a_cluster_address_is_no_address_of_the_node_whatever_interface_has_it() {
+fn a_cluster_address_is_never_an_address_of_the_node() {
     let mut world = with_service([egress([])]);
     world.node_addresses.push(CLUSTER.parse().unwrap());
     assert_egress(&world, CLUSTER, tcp(80), Deny);
@@ -368,15 +371,17 @@ fn a_headless_service_changes_nothing() {
     assert_egress(&world, X_DB, tcp(8080), Allow);
 }
 
+/// A pod reaches itself through a Service as any pod with its labels does.
 #[test]
-fn a_pod_reaches_itself_through_a_service_as_any_pod_with_its_labels() {
+fn a_pod_reaches_itself_through_a_service_by_its_labels() {
     let mut world = with_service([egress([to(own_pods(label("app", "web")), 8080)])]);
     endpoints(&mut world, [endpoint(X_WEB, "web")]);
     assert_egress(&world, CLUSTER, tcp(80), Allow);
 }
 
+/// Services say nothing of ingress, nor of pods that are not isolated.
 #[test]
-fn services_say_nothing_of_ingress_nor_of_pods_that_are_not_isolated() {
+fn services_change_neither_ingress_nor_unisolated_pods() {
     let world = with_service([ingress([to(block("10.96.0.0/16", &[]), 80)])]);
     assert_eq!(judge(&world, Ingress, CLUSTER, tcp(80)), Allow);
     assert_egress(&world, CLUSTER, tcp(9999), Allow);

@@ -70,7 +70,7 @@ fn open() -> [World; 2] {
 }
 
 #[test]
-fn attack_05_a_service_leads_no_open_pod_into_a_tunnel_at_a_node() {
+fn attack_05_a_service_leads_no_open_pod_into_a_node_tunnel() {
     for mut world in open() {
         for node in [NODE, OTHER] {
             serve(&mut world, "s", &[CLUSTER], Some(30053), (node, 53));
@@ -105,7 +105,7 @@ fn attack_05_a_tunnel_at_somebody_else_is_an_ordinary_service() {
 }
 
 #[test]
-fn attack_05_one_service_leads_to_another_that_leads_into_a_tunnel() {
+fn attack_05_a_service_leads_to_one_that_leads_into_a_tunnel() {
     for to in [(OTHER, 30053), (NODE, 30053), (EXTERNAL, 53), (CLUSTER, 53)] {
         for mut world in open() {
             serve(&mut world, "first", &[CLUSTER], Some(30053), (OTHER, VXLAN));
@@ -133,8 +133,9 @@ fn two_services_that_lead_to_each_other_lead_nowhere_else() {
     }
 }
 
+/// A rule that names the tunnel's port opens the Service that leads there.
 #[test]
-fn a_rule_that_names_the_tunnels_port_opens_the_service_that_leads_there() {
+fn a_rule_with_the_tunnels_port_opens_the_service_to_it() {
     let named = |port| {
         let ports = with_ports([range(Protocol::Udp, port, port)]);
         [
@@ -152,7 +153,7 @@ fn a_rule_that_names_the_tunnels_port_opens_the_service_that_leads_there() {
 
 /// What the node takes for itself is no address of its own, and no rule can name it: broadcasts, anycast, local routes.
 #[test]
-fn attack_05_a_service_leads_to_no_tunnel_at_a_broadcast_of_the_node() {
+fn attack_05_no_service_leads_to_a_tunnel_at_a_broadcast() {
     let wide = || egress([with_peers([block("0.0.0.0/0", &[])])]);
     for target in ["192.0.2.255", "255.255.255.255", "127.0.0.1"] {
         for mut world in open().into_iter().chain([with_nodes([wide()])]) {
@@ -169,7 +170,7 @@ fn attack_05_a_service_leads_to_no_tunnel_at_a_broadcast_of_the_node() {
 
 /// Another node chooses otherwise: what is near is another, and what goes may be all that it has.
 #[test]
-fn attack_05_an_endpoint_that_only_another_node_would_choose_counts() {
+fn attack_05_an_endpoint_only_another_node_would_choose_counts() {
     for state in [EndpointState::Ready, EndpointState::Terminating] {
         for mut world in open() {
             world.node_name = Some("here".into());
@@ -213,9 +214,10 @@ fn attack_05_the_address_of_a_pod_may_be_a_way_as_well() {
     }
 }
 
-/// The enforcer keeps no more of it than that there is one.
+/// A Service of which it is not known where it leads is closed. The enforcer keeps no more of it than that there is
+/// one.
 #[test]
-fn attack_05_a_service_of_which_nobody_knows_where_it_leads_is_closed() {
+fn attack_05_a_service_with_unknown_endpoints_is_closed() {
     let named = with_ports([range(Protocol::Udp, VXLAN, VXLAN)]);
     for mut world in open().into_iter().chain([with_nodes([egress([named])])]) {
         serve(&mut world, "s", &[CLUSTER], Some(30053), (OTHER, 53));
