@@ -153,8 +153,9 @@ fn try_lock(file: &File, path: &Path) -> Result<bool> {
 mod tests {
     use super::*;
 
+    /// A lock whose directory is removed is taken again, or the enforcer ends.
     #[tokio::test]
-    async fn a_lock_whose_directory_is_removed_is_taken_again_or_the_enforcer_ends() {
+    async fn a_lock_without_its_directory_is_retaken_or_the_process_ends() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         let mut life = Life::ask(&run).unwrap().granted().await.unwrap();

@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn another_master_is_noticed_once_and_a_flapping_interface_is_not() {
+    fn another_master_is_noticed_once_and_a_flapping_link_is_not() {
         let link = |interface: u32, master: Option<u32>| {
             let mut bytes = message(16, interface);
             bytes.extend([0; 8]);
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_somebody_else_hangs_up_is_noticed_and_ours_is_not() {
+    fn a_filter_of_another_process_is_noticed_and_ours_is_not() {
         let filter = |handle: u32, priority: u16| {
             let mut bytes = message(44, 7);
             for word in [handle, 0, u32::from(priority) << 16 | 0x300] {
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_cannot_be_read_are_read_again_without_another_message() {
+    fn unreadable_addresses_are_read_again_without_a_new_message() {
         let (out, told) = std::sync::mpsc::channel();
         let monitor = netlink_sys::Socket::new(NETLINK_ROUTE).unwrap();
         let address = Addresses {

@@ -310,8 +310,9 @@ fn asked_to_stop() -> Result<impl Future<Output = ()>> {
 mod tests {
     use super::*;
 
+    /// A pod may have a quarter of the flows, or what is configured, up to half.
     #[test]
-    fn a_pod_may_have_a_quarter_of_the_flows_or_what_is_said_up_to_half() {
+    fn a_pod_may_have_a_quarter_of_the_flows_or_up_to_half() {
         let flows = |table: u32, of_one: u32| {
             let sizes = with_flows(
                 Sizes::default(),
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_cannot_be_read_do_not_keep_the_enforcer_from_starting() {
+    fn unreadable_sizes_do_not_keep_the_enforcer_from_starting() {
         let run = tempfile::tempdir().unwrap();
         let paths = Paths {
             run: run.path().to_owned(),

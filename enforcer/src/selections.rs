@@ -220,8 +220,9 @@ mod tests {
         })
     }
 
+    /// Isolation follows policies and labels, and is that of the namespace while they are unknown.
     #[test]
-    fn isolation_follows_policies_and_labels_and_is_that_of_the_namespace_while_they_are_unknown() {
+    fn isolation_follows_policies_and_labels_or_the_namespace() {
         let subject = |app: &str| {
             let pod = Pod {
                 labels: Labels::from([("app".to_owned(), app.to_owned())]),

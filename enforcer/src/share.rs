@@ -533,8 +533,9 @@ mod tests {
         assert!(weigh(&nested) > 1_000_000, "{}", weigh(&nested));
     }
 
+    /// Rulesets weigh the boundaries inside their blocks, however long these are.
     #[test]
-    fn rulesets_weigh_the_boundaries_inside_their_blocks_however_long_these_are() {
+    fn rulesets_weigh_the_boundaries_inside_their_blocks() {
         let inside: Vec<String> = (0..200).map(|n| format!("10.0.{n}.0/32")).collect();
         let inside: Vec<(&str, &[&str])> = inside.iter().map(|it| (it.as_str(), &[][..])).collect();
         let many = policy(&inside);
@@ -556,8 +557,9 @@ mod tests {
         }
     }
 
+    /// A name weighs the ports that a pod calls by it, on ingress only.
     #[test]
-    fn a_name_weighs_the_ports_that_a_pod_calls_by_it_on_ingress_only() {
+    fn a_name_weighs_the_ports_called_by_it_on_ingress_only() {
         let rule = Rule {
             peers: Vec::new(),
             ports: vec![Port::Named {

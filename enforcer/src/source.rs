@@ -185,8 +185,9 @@ mod tests {
         }
     }
 
+    /// Differences lead from the old objects to the new ones, and are no more than needed.
     #[test]
-    fn differences_lead_from_the_old_objects_to_the_new_ones_and_are_no_more_than_needed() {
+    fn differences_lead_from_old_to_new_and_are_minimal() {
         let old = objects(&[("gone", "a"), ("same", "a"), ("other", "a")]);
         let new = objects(&[("same", "a"), ("other", "b"), ("new", "a")]);
         let changes = old.differences(&new);

@@ -314,8 +314,9 @@ mod tests {
         assert!(of_slice(&closed) < 1_000, "{}", of_slice(&closed));
     }
 
+    /// The heaviest gives way, and never one that takes less than its part.
     #[test]
-    fn the_heaviest_gives_way_and_who_takes_less_than_its_part_never() {
+    fn the_heaviest_gives_way_and_never_one_below_its_part() {
         let mut ledger = Ledger::of(100);
         assert!(ledger.change("a", 0, 60).is_empty());
         assert!(ledger.change("b", 0, 40).is_empty());

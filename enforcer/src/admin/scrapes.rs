@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn scrapes_beyond_the_budget_and_those_that_waited_get_the_last_text() {
+    async fn scrapes_over_budget_and_waiting_ones_get_the_last_text() {
         let scrapes = Scrapes::default();
         let rendered = std::sync::atomic::AtomicU32::new(0);
         let render = || async {

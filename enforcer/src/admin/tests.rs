@@ -42,8 +42,9 @@ fn ready() -> Condition {
     }
 }
 
+/// Readiness says how old the knowledge is, and ends when it is too old.
 #[tokio::test]
-async fn readiness_says_how_old_the_knowledge_is_and_ends_when_it_is_too_old() {
+async fn readiness_reports_the_age_of_data_and_ends_if_it_is_stale() {
     for (ages, status) in [
         (&[("pods", 7), ("services", 90)][..], 200),
         (&[("pods", 7), ("services", 4000)], 503),
@@ -99,7 +100,7 @@ async fn readiness_says_why_not() {
 }
 
 #[tokio::test]
-async fn an_enforcer_whose_engine_has_ended_is_neither_alive_nor_ready() {
+async fn an_enforcer_without_its_engine_is_neither_alive_nor_ready() {
     let (engine, condition) = watch::channel(ready());
     let address = served(health(condition, known(&[]))).await;
     drop(engine);
@@ -138,7 +139,7 @@ async fn readiness_names_no_more_warnings_than_somebody_reads() {
 }
 
 #[tokio::test]
-async fn a_connection_is_one_request_and_a_header_that_never_ends_ends_it() {
+async fn a_connection_is_one_request_and_an_endless_header_ends_it() {
     let (_engine, condition) = watch::channel(ready());
     let address = served(health(condition, known(&[]))).await;
     let answer = async |request: &[u8]| {

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_ended_makes_room_until_the_window_is_used_up() {
+    fn an_ended_connection_makes_room_until_the_window_is_used_up() {
         let mut now = Instant::now();
         let mut visitors = Visitors::new(LIMITS, now);
         let served = |visitors: &mut Visitors, visitor, now| {

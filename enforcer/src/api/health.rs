@@ -124,7 +124,7 @@ mod tests {
     use crate::warning::Matter;
 
     #[test]
-    fn what_is_said_of_one_namespace_leaves_room_for_what_is_said_of_others() {
+    fn warnings_of_one_namespace_leave_room_for_those_of_others() {
         let of = |namespace: &str, number: usize| {
             let name = ObjectName::new(namespace, number.to_string());
             let text = name.to_string();

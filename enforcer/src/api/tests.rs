@@ -75,8 +75,9 @@ fn gone(object: &str) -> Said<Maps> {
     Said::Gone(name(object), Some(object.to_owned()))
 }
 
+/// An object that does not fit its type is present beside the others.
 #[test]
-fn an_object_that_does_not_fit_its_type_is_present_beside_the_others() {
+fn an_object_of_the_wrong_form_is_present_beside_the_others() {
     let wrong = json!({
         "metadata": {"name": "wrong", "namespace": "ns", "uid": "u", "resourceVersion": "8",
             "labels": {"team": "a", "number": 1}},
@@ -116,7 +117,7 @@ fn what_is_the_same_for_us_is_no_change() {
 }
 
 #[test]
-fn a_list_that_is_begun_anew_forgets_nothing_before_it_is_complete() {
+fn a_restarted_list_forgets_nothing_before_it_is_complete() {
     let mut store = Store::<Maps>::default();
     let mut known = BTreeMap::new();
     let mut take = |said| {
@@ -155,8 +156,9 @@ fn a_failure_is_mended_by_whatever_the_server_says_next() {
     }
 }
 
+/// After an outage, a kind is in doubt until the server says something that was not known.
 #[test]
-fn after_an_outage_a_kind_is_in_doubt_until_something_is_said_that_was_not_known() {
+fn after_an_outage_a_kind_is_in_doubt_until_there_is_news() {
     for (ends, expected) in [
         (seen("a", "1"), false),
         (gone("a"), false),
@@ -290,8 +292,9 @@ fn an_answer_that_the_watch_has_overtaken_is_worth_nothing() {
     assert_eq!(store.take(seen("a", "1")), []);
 }
 
+/// What the watch still says of an earlier object of the same name is older than an answer.
 #[test]
-fn what_the_watch_still_says_of_the_namesake_before_it_is_older_than_an_answer() {
+fn late_news_of_a_namesake_is_older_than_an_answer() {
     let mut store = Store::<Maps>::default();
     let of = |uid: &str| Said::Gone(name("a"), Some(uid.to_owned()));
     store.take(Said::Object(Box::new(object("a", "old", "1"))));
@@ -311,8 +314,9 @@ fn what_the_watch_still_says_of_the_namesake_before_it_is_older_than_an_answer()
     assert_eq!(store.take(of("new")).len(), 1);
 }
 
+/// An object of a list that is not complete neither refreshes the knowledge nor ends a failure.
 #[test]
-fn an_object_of_a_list_that_is_not_complete_neither_refreshes_nor_mends() {
+fn an_object_of_an_incomplete_list_refreshes_nothing() {
     let mut store = Store::<Maps>::default();
     store.take(Said::Listing);
     store.take(Said::Listed);
@@ -327,8 +331,9 @@ fn an_object_of_a_list_that_is_not_complete_neither_refreshes_nor_mends() {
     assert_eq!(store.failure(), None);
 }
 
+/// An answer to an older question about the same name leaves no ghost.
 #[test]
-fn an_answer_to_an_older_question_of_the_same_name_leaves_no_ghost() {
+fn an_answer_to_an_older_question_leaves_no_ghost() {
     let of = |uid: &str, value: &str| Said::Object(Box::new(object("a", uid, value)));
     let mut store = Store::<Maps>::default();
     let first = store.ask(name("a"));
@@ -529,10 +534,11 @@ proptest! {
     }
 }
 
-/// The server answers a question that was asked when the first page of a list had arrived already: all pages are of an
-/// earlier moment, so neither a later page nor the end of the list says anything newer of the object.
+/// A list whose first page is older than an answer does not take the answer back. The server answers a question that
+/// was asked when the first page of a list had arrived already: all pages are of an earlier moment, so neither a later
+/// page nor the end of the list says anything newer of the object.
 #[test]
-fn a_list_whose_first_page_is_older_than_an_answer_does_not_take_the_answer_back() {
+fn a_list_older_than_an_answer_does_not_take_it_back() {
     let listing = || {
         let mut store = Store::<Maps>::default();
         store.take(Said::Object(Box::new(object("a", "old", "1"))));

@@ -177,8 +177,9 @@ fn documented() -> Vec<[String; 3]> {
     .collect()
 }
 
+/// The page on configuration has every flag with its variable and default, and no other flag.
 #[test]
-fn the_page_on_configuration_has_every_flag_with_its_variable_and_default_and_no_other() {
+fn the_configuration_page_has_every_flag_and_no_other() {
     let command = <Args as clap::CommandFactory>::command();
     let mut undocumented: BTreeSet<String> = BTreeSet::new();
     let mut rows = documented();

@@ -81,8 +81,9 @@ fn addresses(view: &View, name: &str) -> Vec<IpAddr> {
         .clone()
 }
 
+/// Addresses come from the attachment on this node, and from the pod's status on other nodes.
 #[test]
-fn addresses_come_from_the_attachment_here_and_from_the_status_elsewhere() {
+fn addresses_come_from_attachments_here_and_status_elsewhere() {
     let view = view(
         [
             pod("here", &["10.0.0.9"]),
@@ -117,8 +118,9 @@ fn of_two_attachments_with_one_address_the_younger_has_it() {
     }
 }
 
+/// Two interfaces of a pod are two attachments with all of the pod's addresses.
 #[test]
-fn two_interfaces_of_a_pod_are_two_attachments_with_all_its_addresses() {
+fn two_interfaces_are_two_attachments_with_all_addresses() {
     let records = vec![
         record("here", 1, &["10.0.0.1"]),
         record("here", 2, &["10.0.0.2"]),
@@ -161,8 +163,9 @@ fn a_static_pod_is_known_by_the_hash_of_its_file() {
     }
 }
 
+/// A pod that left the source is judged as it was, and is no peer.
 #[test]
-fn a_pod_that_left_the_source_is_judged_as_it_was_and_is_no_peer() {
+fn a_pod_gone_from_the_source_is_judged_as_before_and_no_peer() {
     let mut cluster = Cluster::default();
     cluster.set_source(source([pod("here", &[])]));
     cluster.set_attachments(vec![record("here", 1, &["10.0.0.1"])]);
@@ -175,7 +178,7 @@ fn a_pod_that_left_the_source_is_judged_as_it_was_and_is_no_peer() {
 }
 
 #[test]
-fn an_attachment_that_is_another_one_under_the_same_name_inherits_nothing() {
+fn another_attachment_under_the_same_name_inherits_nothing() {
     let mut cluster = Cluster::default();
     cluster.set_source(source([pod("here", &[])]));
     let first = record("here", 1, &["10.0.0.1"]);
@@ -319,8 +322,9 @@ fn pods_of_this_node_without_an_attachment_are_found() {
     assert_eq!(found(&cluster), ["namesake", "open"]);
 }
 
+/// Foreign addresses are what the node says, and what a namespace says where the node obeys it.
 #[test]
-fn foreign_addresses_are_what_the_node_says_and_what_a_namespace_says_where_the_node_obeys_it() {
+fn foreign_addresses_follow_the_node_and_its_namespaces() {
     use podgate_abi::Foreign::{Allow, Deny, Unisolated};
     let modes = |says: Option<&str>, node, by_namespace| {
         let mut cluster = Cluster::default();

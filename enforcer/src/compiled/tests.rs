@@ -54,8 +54,9 @@ fn rulesets_follow_policies_labels_and_attachments() {
     assert_eq!(compiled.of(Slot(2)).unwrap().ingress, Ruleset::Allowed);
 }
 
+/// A policy compiles the subjects that it selects before or after a change, and no others.
 #[test]
-fn a_policy_compiles_the_subjects_that_it_selects_before_or_after_and_no_other() {
+fn a_policy_compiles_subjects_selected_before_or_after_only() {
     let labeled = |app: &str| Labels::from([("app".to_owned(), app.to_owned())]);
     let subject = |namespace: &str, app: &str| {
         let pod = Pod {
@@ -230,7 +231,7 @@ fn peers_and_ports_that_multiply_are_suspended() {
 }
 
 #[test]
-fn subjects_that_differ_in_nothing_that_matters_are_compiled_once() {
+fn subjects_that_differ_in_nothing_relevant_compile_once() {
     let mut view = View::default();
     for slot in 1..=20 {
         add_tenant(&mut view, "ns", slot, Vec::new());
@@ -248,8 +249,9 @@ fn subjects_that_differ_in_nothing_that_matters_are_compiled_once() {
     }
 }
 
+/// Wide blocks of many rulesets are suspended when they are beside many blocks.
 #[test]
-fn wide_blocks_of_many_rulesets_beside_many_blocks_are_suspended() {
+fn wide_blocks_of_many_rulesets_are_suspended() {
     let app = |number: u32| {
         let requirement = Requirement {
             key: "app".into(),
@@ -296,8 +298,9 @@ fn wide_blocks_of_many_rulesets_beside_many_blocks_are_suspended() {
     assert!(!suspended(1, 8_000));
 }
 
+/// What gives way is suspended though nothing else changes, and it is the only one.
 #[test]
-fn what_gives_way_is_suspended_though_nothing_else_changes_and_alone() {
+fn what_gives_way_is_suspended_alone_without_other_changes() {
     let mut view = View::default();
     let rule = |peers| Rule {
         peers,

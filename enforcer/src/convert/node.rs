@@ -71,8 +71,9 @@ fn of_nodes(range: IpNet) -> Vec<IpAddr> {
 mod tests {
     use super::*;
 
+    /// A node has the addresses of its status and those that networks give it.
     #[test]
-    fn a_node_has_the_addresses_of_its_status_and_those_that_networks_give_it() {
+    fn a_node_has_its_status_addresses_and_those_of_networks() {
         let address = |kind: &str, address: &str| v1::NodeAddress {
             type_: kind.into(),
             address: address.into(),

@@ -61,8 +61,9 @@ fn texts(complaints: &[super::Complaint]) -> Vec<String> {
     complaints.iter().map(ToString::to_string).collect()
 }
 
+/// Policy types default to ingress, and to egress if there are egress rules.
 #[test]
-fn policy_types_default_to_ingress_and_to_egress_with_egress_rules() {
+fn policy_types_default_to_ingress_plus_egress_if_it_has_rules() {
     let cases = [
         (json!({}), (true, false)),
         (json!({"policyTypes": []}), (true, false)),
@@ -131,7 +132,7 @@ fn ports_get_their_protocol_and_range() {
 }
 
 #[test]
-fn ports_that_the_api_server_would_refuse_are_invalid_and_name_their_field() {
+fn ports_the_api_server_refuses_are_invalid_and_name_the_field() {
     let cases = [
         (json!({"port": 0}), "port"),
         (json!({"port": 65536}), "port"),
@@ -190,7 +191,7 @@ fn peers_tell_an_absent_selector_from_an_empty_one() {
 }
 
 #[test]
-fn peers_that_the_api_server_would_refuse_are_invalid_and_name_their_field() {
+fn peers_the_api_server_refuses_are_invalid_and_name_the_field() {
     let cases = [
         (json!({}), ": "),
         (
@@ -363,8 +364,9 @@ fn an_absent_pod_selector_means_every_pod() {
     );
 }
 
+/// Named ports are those of containers and of restartable init containers.
 #[test]
-fn named_ports_are_those_of_containers_and_of_restartable_init_containers() {
+fn named_ports_are_of_containers_and_restartable_inits() {
     let ports = |name: &str, number: u16| json!([{"name": name, "containerPort": number}, {"containerPort": 9}]);
     let converted = pod(
         json!({"containers": [{"name": "c", "ports": ports("web", 80)}], "initContainers": [
@@ -456,7 +458,7 @@ fn an_object_without_a_namespace_is_in_default() {
 }
 
 #[test]
-fn the_mirror_of_a_static_pod_has_the_hash_of_its_file_and_nobody_else_has() {
+fn only_the_mirror_of_a_static_pod_has_the_hash_of_its_file() {
     let hash = |annotations: Value| {
         let object = json!({"metadata": {"name": "p", "annotations": annotations}});
         let pod = super::pod::convert(&serde_json::from_value(object).unwrap());
@@ -483,8 +485,9 @@ fn a_namespace_gets_its_name_label() {
     assert!(converted.complaints.is_empty());
 }
 
+/// A namespace says what it wants of foreign addresses, and that is kept as it is written.
 #[test]
-fn a_namespace_says_what_it_wants_of_foreign_addresses_and_it_is_kept_as_written() {
+fn a_namespaces_foreign_addresses_are_kept_as_written() {
     for (annotations, says) in [
         (json!({"podgate.io/foreign-addresses": "Any"}), Some("Any")),
         (json!({"podgate.io/other": "allow"}), None),

@@ -86,8 +86,9 @@ mod tests {
         assert!(backoff.allows(now));
     }
 
+    /// While something fails, what is overdue waits for the next attempt.
     #[test]
-    fn while_something_fails_what_is_overdue_waits_for_the_next_attempt() {
+    fn after_a_failure_overdue_work_waits_for_the_next_attempt() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
         assert_eq!(backoff.due_or(Some(now)), Some(now));

@@ -402,8 +402,9 @@ mod tests {
         assert_eq!(peers.unwrap().used, 300);
     }
 
+    /// A table is too large when it has grown and is not filled to a quarter.
     #[test]
-    fn a_table_is_too_large_when_it_has_grown_and_is_not_filled_to_a_quarter() {
+    fn a_grown_table_filled_below_a_quarter_is_too_large() {
         let asked = Sizes::default();
         let grown = Sizes {
             rows: asked.rows * 2,

@@ -106,8 +106,9 @@ fn wait_for_each<E: Into<anyhow::Error>>(
 mod tests {
     use super::*;
 
+    /// The engine hears of every grace period that is refused, before it is over.
     #[test]
-    fn the_engine_hears_of_every_grace_period_that_is_refused_before_it_is_over() {
+    fn the_engine_hears_of_every_refused_grace_period() {
         let (begin, begun) = channel();
         let (engine, events) = channel();
         begin.send(()).unwrap();

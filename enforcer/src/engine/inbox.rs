@@ -192,8 +192,9 @@ mod tests {
         }
     }
 
+    /// Interfaces of others count as none, and where any interface may have changed, all have.
     #[test]
-    fn interfaces_of_others_are_none_and_where_any_may_have_changed_all_have() {
+    fn other_links_are_none_and_if_any_may_have_changed_all_have() {
         let ours = [Ifindex(7), Ifindex(8)].into();
         let some =
             |interfaces: &[u32]| Links::Some(interfaces.iter().copied().map(Ifindex).collect());
@@ -203,8 +204,9 @@ mod tests {
         assert_eq!(Links::All.among(&ours), Links::All);
     }
 
+    /// Everything that is there is taken at once, and changes of the source stay in order.
     #[test]
-    fn everything_that_is_there_is_taken_at_once_and_changes_of_the_source_stay_in_order() {
+    fn events_are_taken_at_once_and_source_changes_stay_in_order() {
         let (out, events) = channel();
         let addresses = Addresses {
             own: [IpAddr::from([192, 0, 2, 1])].into(),

@@ -264,8 +264,9 @@ mod tests {
         assert!(links.reports().is_empty());
     }
 
+    /// A host end that is not as it was is reported until it is so again.
     #[test]
-    fn a_host_end_that_is_not_as_it_was_is_told_of_until_it_is_again() {
+    fn a_changed_host_end_is_reported_until_it_is_restored() {
         let (mut links, now, record) = (Links::default(), Instant::now(), record());
         let before = link(7, Some(5));
         assert!(!links.judge(now, std::slice::from_ref(&before), [&record].into_iter()));

@@ -220,8 +220,9 @@ mod tests {
     }
 
     proptest! {
+        /// An address is what it was or what it will be, and those that go first are at once what they will be.
         #[test]
-        fn an_address_is_what_it_was_or_what_it_will_be_and_first_ones_are_that_at_once(
+        fn an_address_is_what_it_was_or_will_be_in_every_portion(
             (old, new) in (some_world(), some_world()),
             size in 1..4_usize,
             first in prop::collection::btree_set(0..8_u8, 0..2),
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_portion_shrinks_when_it_takes_long_and_grows_when_it_does_not() {
+    fn a_slow_portion_shrinks_and_a_fast_one_grows() {
         let mut portion = Portion(3);
         for (took, pods) in [(20, 1), (20, 1), (5, 1), (1, 2), (1, 4)] {
             portion.took(Duration::from_millis(took));

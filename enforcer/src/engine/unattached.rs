@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_is_told_once_it_has_been_without_an_attachment_for_some_time() {
+    fn a_pod_without_an_attachment_is_reported_after_a_while() {
         let names: Vec<_> = (0..7)
             .map(|number| ObjectName::new("ns", format!("p{number}")))
             .collect();

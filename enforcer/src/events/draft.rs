@@ -210,8 +210,9 @@ mod tests {
         said.collect()
     }
 
+    /// An object and a matter have one Event, which says what there is to say.
     #[test]
-    fn an_object_and_a_matter_have_one_event_which_says_what_there_is_to_say() {
+    fn an_object_and_a_matter_have_one_event() {
         let shop = Object::namespace("shop");
         let web = policy("shop", "web", "u1");
         let cluster_wide = Object {
@@ -275,8 +276,9 @@ mod tests {
         }
     }
 
+    /// The name of an Event is of the object and the matter, and not of what is said.
     #[test]
-    fn a_name_is_of_the_object_and_the_matter_and_not_of_what_is_said() {
+    fn an_event_name_is_of_object_and_matter_and_not_of_text() {
         let name = |object: &Object, matter| Place::of(object, matter).name;
         let web = policy("shop", "web", "u1");
         let all = [

@@ -173,8 +173,9 @@ mod tests {
         assert!((from..=from + more).contains(&time), "{time:?}");
     }
 
+    /// An Event that lasts is written again when it may be gone, and failed attempts come slower and slower.
     #[test]
-    fn one_that_lasts_is_written_again_when_it_may_be_gone_and_failures_come_slower_and_slower() {
+    fn an_event_that_lasts_is_renewed_and_failures_back_off() {
         let mut at = Instant::now();
         let mut schedule = Schedule::of("node1".to_owned());
         assert_eq!(schedule.follow(drafts(&[1]), at), 0);
@@ -201,8 +202,9 @@ mod tests {
         within(due(&schedule).unwrap() - at, FAILED * 128, FAILED * 128);
     }
 
+    /// What comes and goes is written once, and what goes at once is never written.
     #[test]
-    fn what_comes_and_goes_is_written_once_and_what_goes_at_once_never() {
+    fn what_comes_and_goes_is_written_once_and_a_brief_one_never() {
         let start = Instant::now();
         let mut schedule = Schedule::of("node1".to_owned());
         schedule.follow(drafts(&[1]), start);

@@ -106,8 +106,9 @@ fn read_all(jobs: &Receiver<(u64, PathBuf, Vec<u8>)>, done: impl Fn(Reading) -> 
 mod tests {
     use super::*;
 
+    /// What was read counts unless the file went, and is read again if the file changed.
     #[test]
-    fn what_was_read_counts_unless_the_file_went_and_is_read_again_if_it_changed() {
+    fn a_reading_counts_unless_the_file_went_or_changed() {
         let (done, readings) = channel();
         let mut large = LargeFiles::new(move |reading| done.send(reading).is_ok()).unwrap();
         let [a, b] = ["a.yaml", "b.yaml"].map(Path::new);

@@ -101,7 +101,7 @@ fn the_reader_ends_wherever_a_file_is_cut() {
 }
 
 #[test]
-fn a_document_that_is_nested_too_deep_is_an_error_and_not_the_end_of_the_process() {
+fn a_document_nested_too_deep_is_an_error_and_no_crash() {
     let chain: String = (1..200)
         .map(|i| format!("a{i}: &a{i} [*a{}]\n", i - 1))
         .collect();
@@ -193,7 +193,7 @@ fn a_duplicate_key_is_an_error_with_its_line() {
 }
 
 #[test]
-fn a_value_of_the_wrong_type_is_an_error_with_its_path_and_place() {
+fn a_value_of_the_wrong_type_is_an_error_with_path_and_place() {
     let cases = [
         (
             policy("  podSelector: {matchLabels: {v: 1.0}}\n"),
@@ -261,7 +261,7 @@ fn lists_hold_objects_and_name_the_item_that_is_wrong() {
 }
 
 #[test]
-fn an_object_twice_in_one_file_is_an_error_that_names_both_places() {
+fn an_object_twice_in_one_file_is_an_error_with_both_places() {
     let errors = errors(format!("{}---\n{}", namespace("a"), namespace("a")));
     assert!(
         errors.len() == 1
@@ -271,8 +271,9 @@ fn an_object_twice_in_one_file_is_an_error_that_names_both_places() {
     );
 }
 
+/// An object in two files is an error, and what was in force stays.
 #[test]
-fn an_object_in_two_files_is_an_error_and_what_was_in_force_stays() {
+fn an_object_in_two_files_is_an_error_and_changes_nothing() {
     let mut manifests = Manifests::default();
     apply(&mut manifests, "b.yaml", &namespace("first"));
     let snapshot = apply(
@@ -309,7 +310,7 @@ fn objects_may_change_places_between_files() {
 }
 
 #[test]
-fn a_bad_edit_keeps_all_that_the_file_said_until_it_is_right_again() {
+fn a_bad_edit_keeps_what_the_file_said_until_it_is_fixed() {
     let mut manifests = Manifests::default();
     apply(&mut manifests, "a.yaml", &namespace("old"));
     let snapshot = apply(

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_again_waits_for_a_grace_period_that_begins_later() {
+    fn what_is_left_again_waits_for_a_later_grace_period() {
         let (first, second) = (Era::default().next(), Era::default().next().next());
         let mut left = Left::new();
         left.insert('a', Era::default());

@@ -88,8 +88,9 @@ async fn an_event_that_cannot_be_read_leads_to_a_list() {
     assert_eq!(words, [round, round].concat());
 }
 
+/// That a watch begins after one that brought nothing is no news.
 #[tokio::test]
-async fn that_a_watch_begins_after_one_that_brought_nothing_is_no_news() {
+async fn a_watch_that_begins_after_an_empty_one_is_no_news() {
     let (mut said, _) = said_of(String::new()).await;
     let words = until_the_second_failure(&mut said).await;
     assert_eq!(words, ["listing", "listed", "good", "failed", "failed"]);

@@ -17,10 +17,10 @@ fn parameters(uri: &Uri) -> Vec<String> {
     query.map(str::to_owned).collect()
 }
 
-/// The second page is refused once, as too old by now. The watch that follows ends at once.
+/// A kind is listed page by page, once more from the first page when a page is too old, and then watched with
+/// bookmarks. Here the second page is refused once, as too old by now, and the watch that follows ends at once.
 #[tokio::test]
-async fn a_kind_is_listed_page_by_page_and_anew_when_a_page_is_too_old_then_watched_with_bookmarks()
-{
+async fn a_kind_is_listed_page_by_page_then_watched_with_bookmarks() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let requests = asked.clone();
     let answer = move |uri: Uri| {

@@ -87,8 +87,9 @@ impl Told {
     }
 }
 
+/// What a namespace has beyond the room is closed, all of it, and what its neighbors have is kept.
 #[test]
-fn what_a_namespace_has_beyond_the_room_is_closed_all_of_it_and_its_neighbors_is_kept() {
+fn a_namespace_beyond_the_room_is_closed_and_others_are_kept() {
     let mut told = Told::default();
     told.take(of("small", "a", 4));
     told.take(of("large", "a", 2));
@@ -132,8 +133,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    /// No more is kept than there is room for, and after a list all that there is room for.
     #[test]
-    fn no_more_is_kept_than_there_is_room_for_and_after_a_list_all_that_there_is_room_for(
+    fn no_more_is_kept_than_there_is_room_for(
         steps in prop::collection::vec(step(), 0..40)
     ) {
         let mut told = Told::default();

@@ -11,8 +11,9 @@ use tokio::time::timeout;
 
 use super::*;
 
+/// What waits for the server asks at once when the server is heard elsewhere.
 #[tokio::test]
-async fn what_waits_for_the_server_asks_at_once_when_it_is_heard_elsewhere() {
+async fn a_waiting_source_asks_at_once_when_the_server_is_heard() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = requests.clone();
     // One that the client does not ask again by itself.

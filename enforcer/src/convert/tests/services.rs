@@ -173,8 +173,9 @@ fn an_endpoint_slice_keeps_what_kube_proxy_acts_on() {
     assert_eq!((&second.pod, &second.node), (&None, &None));
 }
 
+/// Conditions that are not given are true, and a terminating endpoint may still serve.
 #[test]
-fn conditions_that_are_not_given_are_true_and_an_endpoint_that_goes_may_still_serve() {
+fn missing_conditions_are_true_and_terminating_may_serve() {
     let cases = [
         (json!(null), EndpointState::Ready),
         (json!({}), EndpointState::Ready),
@@ -210,7 +211,7 @@ fn conditions_that_are_not_given_are_true_and_an_endpoint_that_goes_may_still_se
 }
 
 #[test]
-fn an_endpoint_slice_that_kube_proxy_leaves_alone_has_no_endpoints() {
+fn a_slice_that_kube_proxy_ignores_has_no_endpoints() {
     let rest = |kind: &str| json!({"addressType": kind, "ports": [{"port": 80}], "endpoints": [{"addresses": ["10.0.0.1"]}]});
     let of = |label: &str| json!({"kubernetes.io/service-name": "s", label: ""});
     for (labels, rest) in [

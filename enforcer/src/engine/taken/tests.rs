@@ -124,8 +124,9 @@ fn every_address_of_a_pod_a_node_and_a_service_is_taken() {
     assert_eq!(taken.warning(), None);
 }
 
+/// What changes is written and nothing else, and what is gone stays until it may go.
 #[test]
-fn what_changes_is_written_and_nothing_else_and_what_is_gone_stays_until_it_may_go() {
+fn only_changes_are_written_and_what_is_gone_stays_for_a_while() {
     let (mut taken, mut table) = (Taken::default(), Table::with_room(99));
     let mut now = world();
     brought_up(&mut taken, &mut table, &now);

@@ -44,8 +44,9 @@ fn directory() -> TempDir {
         .expect("a temporary directory")
 }
 
+/// A file that is larger than any manifest keeps what it last said, and is not read whole.
 #[tokio::test]
-async fn a_file_larger_than_any_manifest_keeps_what_it_last_said_and_is_not_read_whole() {
+async fn a_huge_file_keeps_what_it_last_said_and_is_not_read_whole() {
     let directory = directory();
     let path = directory.path();
     write(path, "a.yaml", &namespace("a"));
@@ -150,7 +151,7 @@ async fn a_mounted_config_map_is_followed_through_its_links() {
 }
 
 #[tokio::test]
-async fn a_directory_that_vanishes_keeps_what_it_said_and_is_found_again() {
+async fn a_vanished_directory_keeps_what_it_said_and_is_found_again() {
     let parent = directory();
     let path = parent.path().join("manifests");
     fs::create_dir(&path).expect("made");
@@ -168,7 +169,7 @@ async fn a_directory_that_vanishes_keeps_what_it_said_and_is_found_again() {
 }
 
 #[test]
-fn a_directory_that_is_missing_at_the_start_is_an_error_that_says_so() {
+fn a_directory_missing_at_the_start_is_an_error_that_says_so() {
     let directory = directory();
     let error = watch(directory.path().join("none")).expect_err("there is no such directory");
     assert!(matches!(error, WatchError::Directory { .. }));
@@ -176,7 +177,7 @@ fn a_directory_that_is_missing_at_the_start_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_being_written_is_not_read_because_of_another_file() {
+async fn a_file_being_written_is_not_read_because_of_another_file() {
     let directory = directory();
     let path = directory.path();
     write(path, "a.yaml", &namespace("a"));
@@ -199,8 +200,9 @@ async fn a_file_that_is_being_written_is_not_read_because_of_another_file() {
     .await;
 }
 
+/// A directory in the place of a file keeps what the file said, and is reported.
 #[tokio::test]
-async fn a_directory_in_the_place_of_a_file_keeps_what_the_file_said_and_is_reported() {
+async fn a_directory_in_place_of_a_file_keeps_what_the_file_said() {
     let directory = directory();
     let path = directory.path().join("a.yaml");
     write(directory.path(), "a.yaml", &namespace("a"));

@@ -38,8 +38,9 @@ fn closed(snapshot: &Snapshot) -> Vec<&str> {
         .collect()
 }
 
+/// Policies that do not fit allow nothing, and their files are read again when they do.
 #[test]
-fn policies_that_do_not_fit_allow_nothing_and_their_files_are_read_again_when_they_do() {
+fn policies_that_do_not_fit_allow_nothing_until_they_do() {
     let mut manifests = Manifests::of(ROOMS);
     let a = policy("large", "a", 100);
     apply(&mut manifests, "small", &policy("small", "p", 10));
@@ -62,8 +63,9 @@ fn policies_that_do_not_fit_allow_nothing_and_their_files_are_read_again_when_th
     assert_eq!(rules(&snapshot, "large", "a"), 100);
 }
 
+/// A file that changes takes no more than what it says before or after the change.
 #[test]
-fn a_file_that_changes_takes_no_more_than_what_it_says_before_or_after() {
+fn a_changing_file_takes_no_more_than_one_of_its_versions() {
     let mut manifests = Manifests::of(ROOMS);
     for number in [100, 101, 99, 100] {
         let snapshot = apply(&mut manifests, "a", &policy("large", "a", number));

@@ -111,8 +111,9 @@ fn numbers_are_read_as_kubectl_reads_them() {
     }
 }
 
+/// Text that YAML takes for something else is an error, or the same.
 #[test]
-fn text_that_yaml_takes_for_something_else_is_an_error_or_the_same() {
+fn text_that_yaml_misreads_is_an_error_or_the_same() {
     for value in ["0120", "0x50", "1_000", "1.0", "yes", "off", "True", "1e3"] {
         let found = errors(policy(&format!(
             "  podSelector: {{matchLabels: {{v: {value}}}}}\n"
@@ -257,8 +258,9 @@ fn a_new_file_that_is_wrong_isolates_whom_it_names() {
     }
 }
 
+/// A wrong edit isolates by new policies only, and that ends with the mistake.
 #[test]
-fn a_wrong_edit_isolates_by_new_policies_only_and_ends_with_the_mistake() {
+fn a_wrong_edit_isolates_by_new_policies_until_it_is_fixed() {
     let lets_in = |name: &str| {
         policy(
             "  podSelector: {matchLabels: {app: web}}\n  ingress: [{from: [{podSelector: {}}]}]\n",

@@ -47,8 +47,9 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
 
+    /// No write of random edits gives a wrong verdict where the baseline allows.
     #[test]
-    fn no_write_of_random_edits_gives_a_wrong_verdict_where_the_baseline_allows(
+    fn no_write_gives_a_wrong_verdict_if_the_baseline_allows(
         world in arbitrary::world(),
         edits in vec(arbitrary::edit(), 100),
         seed in any::<u64>(),
@@ -56,8 +57,9 @@ proptest! {
         assert_no_verdict_is_wrong(world, Baseline::Standard, edits, seed)?;
     }
 
+    /// No write of random edits gives a wrong verdict where the baseline denies.
     #[test]
-    fn no_write_of_random_edits_gives_a_wrong_verdict_where_the_baseline_denies(
+    fn no_write_gives_a_wrong_verdict_if_the_baseline_denies(
         world in arbitrary::world(),
         edits in vec(arbitrary::edit(), 100),
         seed in any::<u64>(),
@@ -125,9 +127,10 @@ fn the_steps_as_they_are_give_no_wrong_verdict() {
     assert!(!some_verdict_is_wrong(|steps| steps));
 }
 
-/// Attack 11 with its defense taken out: addresses go straight to the classes of the new policy, then the words flip.
+/// Classes that only the new policy tells apart give wrong verdicts. This is attack 11 with its defense taken out:
+/// addresses go straight to the classes of the new policy, then the words flip.
 #[test]
-fn classes_that_only_the_new_policy_tells_apart_give_wrong_verdicts() {
+fn classes_that_are_not_refined_first_give_wrong_verdicts() {
     assert!(some_verdict_is_wrong(|steps| {
         let Some(last_flip) = steps.iter().rposition(is_flip) else {
             return steps;
@@ -144,12 +147,13 @@ fn classes_that_only_the_new_policy_tells_apart_give_wrong_verdicts() {
 }
 
 #[test]
-fn addresses_that_move_before_their_rows_stand_give_wrong_verdicts() {
+fn addresses_that_move_before_their_rows_give_wrong_verdicts() {
     assert!(some_verdict_is_wrong(|steps| first(steps, is_move)));
 }
 
+/// Words that flip before their rulesets are complete give wrong verdicts.
 #[test]
-fn words_that_flip_before_their_rulesets_are_complete_give_wrong_verdicts() {
+fn words_that_flip_before_their_rulesets_give_wrong_verdicts() {
     assert!(some_verdict_is_wrong(|steps| first(steps, is_flip)));
 }
 

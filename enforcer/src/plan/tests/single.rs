@@ -249,7 +249,7 @@ fn a_replaced_attachment_is_flipped_in_both_directions() {
 }
 
 #[test]
-fn an_attachment_that_was_denied_is_opened_again_where_nothing_isolates_it() {
+fn a_denied_attachment_opens_again_where_nothing_isolates_it() {
     let (tables, mut planner) = (tables(), Planner::new(AMPLE));
     let mut world = world(allowing(vec![with_label("1")], vec![]));
     let policies = std::mem::take(&mut world.policies);
@@ -314,10 +314,11 @@ fn only_the_direction_that_lost_something_is_judged_again() {
     assert_ne!(word(Direction::ToPod).generation(), before[0].generation());
 }
 
-/// No policy speaks of what comes from a tunnel that ends at a node: the programs drop it, and must do so of a flow that
-/// began while the address was not a node's.
+/// A flow that a peer began from a tunnel ends when the peer becomes a node. No policy speaks of what comes from a
+/// tunnel that ends at a node: the programs drop it, and must do so of a flow that began while the address was not a
+/// node's.
 #[test]
-fn a_flow_that_a_peer_began_from_a_tunnel_ends_when_the_peer_becomes_a_node() {
+fn a_flow_from_a_tunnel_ends_when_the_peer_becomes_a_node() {
     let peer = IpAddr::from([10, 0, 0, 9]);
     for transport in [Transport::Other(4), Transport::Port(Protocol::Udp, 4789)] {
         for ingress in [None, Some(allowing(vec![block("10.0.0.0/8")], vec![]))] {
@@ -354,7 +355,7 @@ fn a_flow_that_a_peer_began_from_a_tunnel_ends_when_the_peer_becomes_a_node() {
 }
 
 #[test]
-fn a_fact_that_only_allows_more_renews_nothing_and_waits_for_nothing() {
+fn a_fact_that_only_allows_more_renews_nothing_and_never_waits() {
     let (tables, mut planner) = (tables(), Planner::new(AMPLE));
     let mut world = world(allowing(vec![with_label("1")], vec![]));
     put_in_force(&tables, &mut planner, &world);
@@ -418,10 +419,11 @@ fn occupancy_counts_what_is_stored() {
     assert_eq!(used, expected.map(|(table, used)| (table.name(), used)));
 }
 
-/// `Engine::settle_what_is_known`: the facts of an ADD are `Full`, so the engine waits for a grace period and calls
-/// `after_grace` before it plans them again.
+/// What waited for a grace period says nothing of an address that the plugin deleted. `Engine::settle_what_is_known`:
+/// the facts of an ADD are `Full`, so the engine waits for a grace period and calls `after_grace` before it plans them
+/// again.
 #[test]
-fn what_waited_for_a_grace_period_says_nothing_of_an_address_that_the_plugin_deleted() {
+fn a_grace_period_leaves_a_deleted_address_alone() {
     let (tables, mut planner) = (tables(), Planner::new(AMPLE));
     let mut world = world(allowing(vec![with_label("1")], Vec::new()));
     put_in_force(&tables, &mut planner, &world);

@@ -157,8 +157,9 @@ impl Node {
     }
 }
 
+/// An address that is denied itself is not spared because its endpoints go.
 #[test]
-fn an_address_that_is_denied_itself_is_not_spared_because_its_endpoints_go() {
+fn a_denied_address_is_not_spared_because_its_endpoints_go() {
     let mut world = world();
     let mut node = Node::of(&world);
     // Both in one transaction.
@@ -168,7 +169,7 @@ fn an_address_that_is_denied_itself_is_not_spared_because_its_endpoints_go() {
 }
 
 #[test]
-fn an_address_that_is_denied_after_its_endpoints_went_is_not_spared() {
+fn an_address_denied_after_its_endpoints_went_is_not_spared() {
     for endpoints_left in [&[][..], &[("10.0.0.9", "never")]] {
         let mut world = world();
         let mut node = Node::of(&world);
@@ -180,7 +181,7 @@ fn an_address_that_is_denied_after_its_endpoints_went_is_not_spared() {
 }
 
 #[test]
-fn an_endpoint_in_doubt_cuts_nothing_until_it_is_known_to_be_denied() {
+fn an_endpoint_in_doubt_cuts_nothing_until_known_to_be_denied() {
     for (app, expected) in [("good", false), ("bad", true)] {
         let mut world = world();
         let mut node = Node::of(&world);
@@ -191,8 +192,9 @@ fn an_endpoint_in_doubt_cuts_nothing_until_it_is_known_to_be_denied() {
     }
 }
 
+/// An endpoint that is known to be denied cuts flows, whatever else is in doubt.
 #[test]
-fn an_endpoint_that_is_known_to_be_denied_cuts_whatever_else_is_in_doubt() {
+fn a_denied_endpoint_cuts_flows_whatever_else_is_in_doubt() {
     let mut world = world();
     let mut node = Node::of(&world);
     add_pod(&mut world, "bad", "10.0.0.8");
@@ -208,8 +210,9 @@ fn an_endpoint_that_is_known_to_be_denied_cuts_whatever_else_is_in_doubt() {
     assert!(node.renews(&world));
 }
 
+/// An address that is no Service's any more is judged by itself and forgotten.
 #[test]
-fn an_address_that_is_no_services_any_more_is_judged_by_itself_and_forgotten() {
+fn an_address_of_no_service_any_more_is_judged_and_forgotten() {
     for went_before in [false, true] {
         let mut world = world();
         let mut node = Node::of(&world);
@@ -223,8 +226,9 @@ fn an_address_that_is_no_services_any_more_is_judged_by_itself_and_forgotten() {
     }
 }
 
+/// What is remembered of an address is bounded, and its flows are judged again beyond that.
 #[test]
-fn what_is_remembered_of_an_address_is_bounded_and_its_flows_are_judged_again_beyond() {
+fn what_is_remembered_of_an_address_is_bounded() {
     let mut world = world();
     let mut node = Node::of(&world);
     let mut renewed = 0;

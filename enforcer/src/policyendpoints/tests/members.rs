@@ -26,8 +26,9 @@ fn slice_for(isolation: &[&str]) -> Value {
     )
 }
 
+/// A new pod starts with the whole policy, before the controller lists it.
 #[test]
-fn a_new_pod_starts_with_the_whole_policy_before_the_controller_lists_it() {
+fn a_new_pod_starts_with_the_whole_policy_before_it_is_listed() {
     let mut desk = settled();
     desk.pod("web-2", Some(pod("web-2", "u2", "web", None)));
     assert_eq!(desk.judge("web-2", Ingress, "10.0.0.7", 80), Allow);
@@ -37,8 +38,9 @@ fn a_new_pod_starts_with_the_whole_policy_before_the_controller_lists_it() {
     assert!(!desk.is_isolated("db", Ingress));
 }
 
+/// A new policy isolates new pods at once, and running ones with its slices.
 #[test]
-fn a_new_policy_isolates_new_pods_at_once_and_running_ones_with_its_slices() {
+fn a_new_policy_isolates_running_pods_only_with_its_slices() {
     let mut desk = Desk::new();
     desk.pod("old", Some(pod("old", "u", "web", Some("10.0.0.1"))));
     desk.policy("p", Some(policy("n", true, true)));
@@ -57,8 +59,9 @@ fn a_new_policy_isolates_new_pods_at_once_and_running_ones_with_its_slices() {
     assert_eq!(desk.warnings, [""; 0]);
 }
 
+/// A policy whose slices never come isolates after ten seconds, and says so.
 #[test]
-fn a_policy_whose_slices_never_come_isolates_after_ten_seconds_and_says_so() {
+fn a_policy_without_slices_isolates_after_ten_seconds() {
     let mut desk = Desk::new();
     desk.pod("old", Some(pod("old", "u", "web", Some("10.0.0.1"))));
     desk.policy("p", Some(policy("n", true, false)));
@@ -75,8 +78,9 @@ fn a_policy_whose_slices_never_come_isolates_after_ten_seconds_and_says_so() {
     assert_eq!(desk.warnings, [""; 0]);
 }
 
+/// An enforcer that starts exempts no pod from the policies that it finds.
 #[test]
-fn an_enforcer_that_starts_excuses_no_pod_from_policies_that_it_finds() {
+fn a_starting_enforcer_exempts_no_pod_from_known_policies() {
     let mut desk = Desk::new();
     let web = Arc::new(pod("web", "u", "web", Some("10.0.0.1")));
     for heard in [
@@ -133,8 +137,9 @@ fn slices_that_vanish_under_a_living_policy_open_no_pod() {
     assert_eq!(desk.warnings.len(), 1);
 }
 
+/// A policy that is gone or being deleted counts no more, whatever slices remain.
 #[test]
-fn a_policy_that_is_gone_or_going_counts_no_more_whatever_slices_remain() {
+fn a_policy_that_is_gone_counts_no_more_whatever_remains() {
     let deleting = OwnerPolicy {
         deleting: true,
         ..policy("n", true, false)
@@ -167,8 +172,9 @@ fn slices_of_a_policy_that_was_made_anew_wait_for_their_own() {
     assert_eq!(desk.judge("web", Ingress, "10.0.0.8", 80), Allow);
 }
 
+/// A pod that the controller lists is a member, whatever its labels are now.
 #[test]
-fn a_pod_that_the_controller_lists_is_a_member_whatever_its_labels_are_now() {
+fn a_listed_pod_is_a_member_whatever_its_labels_are_now() {
     let mut desk = settled();
     desk.pod("web", Some(pod("web", "u", "other", Some("10.0.0.1"))));
     assert!(desk.is_isolated("web", Ingress));

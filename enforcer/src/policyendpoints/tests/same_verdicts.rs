@@ -159,8 +159,9 @@ fn is_tunnel_to_a_node(world: &World, connection: &Connection) -> bool {
     *direction == Direction::Egress && is_nodes && transport.is_tunnel(&world.tunnel_ports)
 }
 
+/// A number beside a rule for all ports opens no tunnel by way of the controller.
 #[test]
-fn a_number_beside_a_rule_for_all_ports_opens_no_tunnel_by_way_of_the_controller() {
+fn a_number_beside_a_rule_for_all_ports_opens_no_tunnel() {
     let node: IpAddr = "192.0.2.1".parse().unwrap();
     let block = Peer::Block {
         cidr: "192.0.2.0/24".parse().unwrap(),
@@ -241,8 +242,9 @@ proptest! {
         }
     }
 
+    /// The order in which things are heard and the size of chunks change nothing.
     #[test]
-    fn the_order_in_which_things_are_heard_and_the_size_of_chunks_change_nothing(
+    fn neither_the_order_heard_nor_the_chunk_size_changes_anything(
         (world, one, other) in arbitrary::world().prop_flat_map(|world| {
             let world = expressible(&world);
             let (one, other) = (heard(&world, 1), heard(&world, 3));
@@ -286,8 +288,9 @@ proptest! {
     }
 }
 
+/// A Service's address is allowed at the ports that the controller lists.
 #[test]
-fn a_service_address_is_allowed_at_the_ports_that_the_controller_lists() {
+fn a_service_address_is_allowed_at_the_listed_ports() {
     let mut world = World::default();
     let backend = pod("db", "u", "db", Some("10.0.0.9")).pod;
     world.pods.insert(ObjectName::new("ns", "db"), backend);

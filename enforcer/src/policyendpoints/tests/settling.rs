@@ -106,9 +106,10 @@ fn an_address_that_comes_or_goes_changes_no_policy() {
     assert_eq!(desk.objects.policies, before);
 }
 
-/// Facts are written before policy, so a list of a policy that is being replaced must not be empty before the policy is.
+/// Between facts and policy, nothing is denied that is allowed before and after. Facts are written before policy, so a
+/// list of a policy that is being replaced must not be empty before the policy is.
 #[test]
-fn between_facts_and_policy_nothing_is_denied_that_is_allowed_before_and_after() {
+fn nothing_allowed_before_and_after_is_denied_in_between() {
     let with = |entry: Value| {
         let pods = [listed("web", "10.0.0.1")];
         Some(spec(&["Ingress"], &pods, json!([entry])))

@@ -139,8 +139,9 @@ fn an_endpoint_on_another_node_is_judged_as_an_address_in_lists() {
     }
 }
 
+/// A cluster-wide policy is reported, and nothing waits for the list of such policies.
 #[test]
-fn a_cluster_wide_policy_is_told_of_and_nothing_waits_for_the_list_of_them() {
+fn a_cluster_wide_policy_is_reported_and_not_waited_for() {
     let (mut source, now) = (source(), Instant::now());
     for message in listed_all() {
         source.take(message, now);
@@ -211,8 +212,9 @@ fn policies_that_come_all_the_time_hold_up_no_start() {
     assert_eq!(now, begin + settle::PATIENCE);
 }
 
+/// The engine learns that everything was listed, though there is nothing.
 #[test]
-fn the_engine_is_told_that_everything_was_listed_though_there_is_nothing() {
+fn the_engine_learns_that_all_is_listed_though_it_is_empty() {
     let (mut source, now) = (source(), Instant::now());
     assert!(matches!(source.news(None, now), Some(Event::NotSynced(_))));
     assert!(source.news(None, now).is_none());

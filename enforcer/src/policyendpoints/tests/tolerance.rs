@@ -157,7 +157,7 @@ fn an_empty_slice_is_a_slice_and_changes_nothing_of_the_others() {
 }
 
 #[test]
-fn slices_of_an_owner_that_is_not_there_do_nothing_until_it_comes() {
+fn slices_of_an_absent_owner_do_nothing_until_it_comes() {
     let mut desk = Desk::new();
     desk.pod("web", Some(pod("web", "u", "web", Some("10.0.0.1"))));
     let pods = [listed("web", "10.0.0.1")];
@@ -245,7 +245,7 @@ fn a_direction_that_cannot_be_read_isolates_both() {
 }
 
 #[test]
-fn an_object_that_cannot_be_read_is_its_owners_slice_and_allows_nothing() {
+fn an_unreadable_object_is_its_owners_slice_allowing_nothing() {
     for spec in [
         json!(null),
         json!(7),
@@ -265,8 +265,9 @@ fn an_object_that_cannot_be_read_is_its_owners_slice_and_allows_nothing() {
     }
 }
 
+/// An object that does not fit its type keeps its owner and its end.
 #[test]
-fn an_object_that_does_not_fit_its_type_keeps_its_owner_and_its_end() {
+fn an_object_of_the_wrong_form_keeps_its_owner_and_its_end() {
     fn salvaged<K: Kind>(metadata: Value) -> K::Value {
         let mut object =
             json!({"metadata": {"name": "p", "namespace": "ns", "uid": "n"}, "spec": {}});

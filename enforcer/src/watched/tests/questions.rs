@@ -82,8 +82,9 @@ async fn answer_for(asking: &mut Asking, pod: PodName) -> (Answer, bool) {
     (answer.unwrap().1, !changes.is_empty())
 }
 
+/// A pod of another node is none for a source that knows its own node.
 #[tokio::test]
-async fn a_pod_of_another_node_is_none_for_a_source_that_knows_its_own_nodes() {
+async fn a_pod_of_another_node_is_none_if_the_own_node_is_known() {
     for (node, expected, is_known) in [
         (None, Answer::Known, true),
         (Some("there"), Answer::Known, true),
@@ -94,9 +95,10 @@ async fn a_pod_of_another_node_is_none_for_a_source_that_knows_its_own_nodes() {
     }
 }
 
-/// Or every pod of the node would be unknown, and open under the standard baseline, and nobody would hear of it.
+/// A pod that is added here and is on another node shows that this node is misnamed. Otherwise every pod of the node
+/// would be unknown, and open under the standard baseline, and no error would say so.
 #[tokio::test]
-async fn a_pod_that_is_added_here_and_is_on_another_node_tells_that_this_one_is_misnamed() {
+async fn a_pod_added_here_but_on_another_node_shows_a_wrong_name() {
     for (uid, node, known, misnamed) in [
         ("u", "there", true, false),
         ("u", "here", false, true),

@@ -64,8 +64,9 @@ fn a_service_that_kube_proxy_leaves_alone_has_no_addresses() {
     }
 }
 
+/// A pod that may be in the node's network is no peer, and keeps its labels.
 #[test]
-fn a_pod_that_may_be_in_the_nodes_network_is_no_peer_and_keeps_its_labels() {
+fn a_pod_that_may_be_in_the_host_network_is_no_peer() {
     for spec in [
         json!({"hostNetwork": true, "containers": "new"}),
         json!({"hostNetwork": "new"}),
