@@ -204,8 +204,9 @@ mod tests {
         local: 110,
     };
 
+    /// The local pod of a namespace is selected by the policies of that namespace, and its peers are not.
     #[test]
-    fn the_local_pod_of_a_namespace_is_selected_by_its_policies_and_its_peers_are_not() {
+    fn policies_select_the_local_pods_and_not_their_peers() {
         for namespace in 0..WORLD.local {
             let [_, (name, peers), ..] = WORLD.policies(namespace);
             assert_eq!(name, World::EDITED);

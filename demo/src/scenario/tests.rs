@@ -107,8 +107,9 @@ fn oracle_allows(world: &World, edge: Edge, port: u16) -> bool {
     })
 }
 
+/// The oracle expects the same of the manifests, whichever of them are applied.
 #[test]
-fn the_oracle_expects_the_same_of_the_manifests_whatever_is_applied() {
+fn the_oracle_agrees_whatever_policies_are_applied() {
     for mask in 0..1_u32 << Policy::ALL.len() {
         let applied = (0..)
             .zip(Policy::ALL)

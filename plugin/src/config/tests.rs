@@ -63,7 +63,7 @@ fn a_key_of_cni_or_of_another_domain_passes() {
 }
 
 #[test]
-fn a_key_that_nobody_knows_is_code_2_with_its_value_and_what_may_be_meant() {
+fn an_unknown_key_is_code_2_with_its_value_and_a_suggestion() {
     let read = |keys: &str| refused(&format!(r#"{{"cniVersion":"1.1.0","name":"n",{keys}}}"#));
     let (code, message) = read(r#""onTimout": "fail""#);
     assert_eq!(code, 2);

@@ -169,7 +169,7 @@ fn an_unknown_version_is_code_1_for_every_verb_that_may_fail() {
 }
 
 #[test]
-fn stdin_that_is_no_object_is_code_6_for_every_verb_that_may_fail() {
+fn stdin_without_an_object_is_code_6_for_verbs_that_may_fail() {
     for verb in ["ADD", "CHECK", "GC", "STATUS"] {
         for stdin in ["", "garbage", "{", "7", "[]"] {
             assert_eq!(Call::new(verb, stdin).run().error().0, 6, "{verb} {stdin}");
@@ -213,8 +213,9 @@ fn a_wrong_key_is_code_7_in_the_callers_version() {
     }
 }
 
+/// A key that is not known is code 2 for every verb that may fail, and DEL succeeds.
 #[test]
-fn a_key_that_nobody_knows_is_code_2_for_every_verb_that_may_fail_and_del_succeeds() {
+fn an_unknown_key_is_code_2_and_del_succeeds() {
     let place = place();
     let stdin = with(
         config(place.path(), "1.1.0"),
@@ -247,8 +248,9 @@ fn add_and_check_name_every_bad_variable_at_once() {
     }
 }
 
+/// ADD without the result of a main plugin is code 7 in every version.
 #[test]
-fn add_without_the_result_of_a_main_plugin_is_code_7_in_every_version() {
+fn add_without_a_previous_result_is_code_7_in_every_version() {
     let place = place();
     for version in VERSIONS {
         for stdin in [
@@ -268,7 +270,7 @@ fn add_without_the_result_of_a_main_plugin_is_code_7_in_every_version() {
 }
 
 #[test]
-fn add_for_a_namespace_that_is_not_there_is_code_4_and_leaves_nothing() {
+fn add_for_a_missing_netns_is_code_4_and_leaves_nothing() {
     let place = place();
     let stdin = with(config(place.path(), "1.0.0"), json!({"prevResult": {}}));
     let (code, message, _) = Call::new("ADD", stdin).run().error();
@@ -346,8 +348,9 @@ fn check_of_an_attachment_that_is_not_there_fails() {
     }
 }
 
+/// GC without a list does nothing, and with an empty one finds nothing.
 #[test]
-fn gc_without_a_list_does_nothing_and_with_an_empty_one_finds_nothing() {
+fn gc_without_a_list_does_nothing_and_an_empty_one_finds_none() {
     let place = place();
     for keys in [
         json!({}),
@@ -410,7 +413,7 @@ fn a_result_is_kept_as_it_was_written() {
 }
 
 #[test]
-fn a_configuration_that_is_cut_anywhere_is_refused_and_del_still_succeeds() {
+fn a_configuration_cut_anywhere_is_refused_and_del_succeeds() {
     let place = place();
     let whole = with(
         config(place.path(), "1.1.0"),
