@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn another_reader_finds_the_headers_behind_options_and_extensions() {
+    fn another_reader_finds_headers_behind_options_and_extensions() {
         let frame = packet(V4[0], V4[1], udp(5, 6)).options(&[1, 1, 1]).frame();
         let read = SlicedPacket::from_ethernet(&frame).unwrap();
         assert!(matches!(read.transport, Some(TransportSlice::Udp(_))));

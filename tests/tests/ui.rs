@@ -105,7 +105,7 @@ fn what_it_holds(demo: &Demo) -> Traces {
 }
 
 #[test]
-fn the_page_follows_each_policy_and_the_demo_leaves_nothing_behind() {
+fn the_page_follows_each_policy_and_the_demo_cleans_up() {
     let mut demo = Demo::start(&["--ui", "--port", "0", "--ipv6"]);
     let browser = Browser::start().expect("start a browser");
     browser.open(&demo.page()).expect("open the page");

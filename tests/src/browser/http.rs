@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_comes_in_pieces_is_read_to_its_end_and_no_further() {
+    fn an_answer_in_pieces_is_read_to_its_end_and_no_further() {
         let mut answer = Trickle(b"HTTP/1.1 404 Not Found\r\ncontent-LENGTH: 3\r\n\r\nnonext");
         assert_eq!(read_answer(&mut answer).unwrap(), (404, "non".to_owned()));
     }

@@ -162,8 +162,9 @@ fn what_became_of_a_kept_connection_must_be_said() {
     assert!(said.contains("what became of it"), "{said}");
 }
 
+/// A judge that says otherwise is reported with case, step and connection.
 #[test]
-fn a_judge_that_says_otherwise_is_told_with_case_step_and_connection() {
+fn a_judge_that_disagrees_is_reported_with_its_case() {
     let text = table(&["* → * = allow", "x/a → x/b : 81/UDP over ipv6 = deny"]);
     let case = read::read(Path::new("f.yaml"), &text)
         .expect("a case")

@@ -29,7 +29,7 @@ fn admission(number: u32) -> String {
 }
 
 #[test]
-fn attack_11_a_thousand_changes_give_no_wrong_verdict_on_the_way() {
+fn attack_11_a_thousand_changes_give_no_wrong_verdict() {
     let node = Node::new();
     node.apply("namespace", &namespace("default"));
     for name in ["web", "friend", "stranger", "other"] {

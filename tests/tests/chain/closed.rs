@@ -141,8 +141,9 @@ fn closed_a_full_run_directory_keeps_no_policy_out_of_force() {
     drop(enforcer);
 }
 
+/// A policy that comes while no change can be made isolates at once.
 #[test]
-fn closed_a_policy_that_comes_while_no_change_can_be_made_isolates_at_once() {
+fn closed_a_new_policy_isolates_at_once_without_the_lock() {
     let (node, _small, enforcer, [web, stranger]) = scene();
     let words = || {
         let slot = stranger.record(&node).slot;
@@ -167,8 +168,9 @@ fn closed_a_policy_that_comes_while_no_change_can_be_made_isolates_at_once() {
     assert!(arrives(&web.netns, &stranger.netns, stranger.addresses[0]));
 }
 
+/// An unknown pod is as open as the policies of its namespace are.
 #[test]
-fn closed_an_unknown_pod_is_as_open_as_the_policies_of_its_namespace_are() {
+fn closed_an_unknown_pod_is_as_open_as_its_namespace() {
     let (node, _small, enforcer, [_web, stranger]) = scene();
     let late = Pod::start(&node, &node.ptp(json!({"waitMs": 10_000})), "unheard");
     let (into, out) = (late.addresses[0], stranger.addresses[0]);
@@ -219,8 +221,9 @@ fn deny_all(api: &Api) {
     );
 }
 
+/// An ADD after an outage is not answered by what was known before.
 #[test]
-fn closed_an_add_after_an_outage_is_not_answered_by_what_was_before() {
+fn closed_an_add_after_an_outage_gets_no_stale_answer() {
     let (node, api, enforcer, stranger) = scene_with_api_server();
     api.goes_away(true);
     // The pauses between attempts grow meanwhile.
@@ -243,8 +246,9 @@ fn closed_an_add_after_an_outage_is_not_answered_by_what_was_before() {
     });
 }
 
+/// A pod that cannot be asked for is denied where its namespace is isolated.
 #[test]
-fn closed_a_pod_that_cannot_be_asked_for_is_denied_where_its_namespace_is_isolated() {
+fn closed_a_pod_is_denied_while_it_cannot_be_asked_for() {
     let (node, api, enforcer, stranger) = scene_with_api_server();
     deny_all(&api);
     let late = Pod::start(&node, &node.ptp(in_force(json!({}))), "late");

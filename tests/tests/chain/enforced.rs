@@ -31,8 +31,9 @@ fn start(node: &Node, name: &str) -> Pod {
     Pod::start(node, &node.ptp(in_force(json!({}))), name)
 }
 
+/// An ADD answers when the policy is in force, and the first packet meets it.
 #[test]
-fn an_add_answers_when_the_policy_is_in_force_and_the_first_packet_meets_it() {
+fn an_add_answers_when_the_first_packet_meets_the_policy() {
     let (node, _enforcer) = scene();
     node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
     let [first, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
@@ -54,8 +55,9 @@ fn an_add_answers_when_the_policy_is_in_force_and_the_first_packet_meets_it() {
     }
 }
 
+/// In strict mode, a pod without a policy stays closed, and one with a policy is opened by it.
 #[test]
-fn in_strict_mode_a_pod_without_a_policy_stays_closed_and_one_with_a_policy_is_opened_by_it() {
+fn in_strict_mode_only_a_policy_opens_a_pod() {
     let node = Node::new();
     node.apply("namespace", &namespace("default"));
     for name in ["web", "friend"] {
@@ -112,8 +114,9 @@ impl Connection {
     }
 }
 
+/// Policies that come, change and go take effect on live connections.
 #[test]
-fn policies_that_come_change_and_go_take_effect_on_live_connections() {
+fn policies_take_effect_on_live_connections() {
     let (node, _enforcer) = scene();
     let web = start(&node, "web");
     let friend = start(&node, "friend");
@@ -180,8 +183,9 @@ impl Answered {
     }
 }
 
+/// A connection that was picked up in mid-stream is cut by a revocation all the same.
 #[test]
-fn attack_16_a_connection_picked_up_in_mid_stream_is_cut_by_a_revocation_all_the_same() {
+fn attack_16_a_picked_up_connection_is_cut_by_a_revocation() {
     let node = Node::new();
     node.apply("namespace", &namespace("default"));
     for name in ["web", "friend"] {
@@ -257,7 +261,7 @@ fn a_change_of_labels_takes_effect_in_both_directions() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_keeps_what_it_last_said_and_says_so() {
+fn an_unreadable_file_keeps_what_it_last_said_and_is_reported() {
     let (node, enforcer) = scene();
     node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));
     let web = start(&node, "web");
@@ -293,8 +297,9 @@ fn a_file_that_cannot_be_read_keeps_what_it_last_said_and_says_so() {
     );
 }
 
+/// A pod that the source does not know is answered at once, and keeps its baseline.
 #[test]
-fn a_pod_that_the_source_does_not_know_is_answered_at_once_and_keeps_its_baseline() {
+fn an_unknown_pod_is_answered_at_once_and_keeps_its_baseline() {
     let (node, _enforcer) = scene();
     let unknown = start(&node, "unknown");
     let web = start(&node, "web");
@@ -307,8 +312,9 @@ fn a_pod_that_the_source_does_not_know_is_answered_at_once_and_keeps_its_baselin
     });
 }
 
+/// An attachment file that cannot be read is reported, and stops no change.
 #[test]
-fn an_attachment_file_that_cannot_be_read_is_told_and_stops_no_change() {
+fn an_unreadable_attachment_file_is_reported_and_stops_nothing() {
     let (node, enforcer) = scene();
     let web = start(&node, "web");
     let friend = start(&node, "friend");
@@ -326,8 +332,9 @@ fn an_attachment_file_that_cannot_be_read_is_told_and_stops_no_change() {
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
 }
 
+/// While another process holds the lock, a change is reported as not in force.
 #[test]
-fn while_somebody_holds_the_lock_a_change_is_reported_as_not_in_force() {
+fn a_change_under_a_held_lock_is_reported_as_not_in_force() {
     let (node, enforcer) = scene();
     let (web, friend) = (start(&node, "web"), start(&node, "friend"));
     assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
@@ -341,8 +348,9 @@ fn while_somebody_holds_the_lock_a_change_is_reported_as_not_in_force() {
     assert!(is_lost(&friend.netns, &web.netns, web.addresses[0]));
 }
 
+/// A pod that was added under another mode than the enforcer's is reported.
 #[test]
-fn a_pod_that_was_added_under_another_mode_than_the_enforcers_is_told_of() {
+fn a_pod_added_under_another_mode_is_reported() {
     let node = Node::new();
     let enforcer = Enforcer::begin(&node, &["--enforcing-mode", "strict"]);
     let open = Pod::start(&node, &node.ptp(json!({})), "open");

@@ -82,8 +82,9 @@ fn isolates_the_router() -> String {
     policy("p", "app: router", &lets_in("app: friend"))
 }
 
+/// A route by way of an open pod works, and one by way of an isolated pod does not.
 #[test]
-fn a_route_by_way_of_an_open_pod_works_and_one_by_way_of_an_isolated_pod_does_not() {
+fn a_route_through_a_pod_works_unless_the_pod_is_isolated() {
     let (node, _enforcer, [router, friend, _]) = scene(&[]);
     for address in behind() {
         is_open(&friend, &router, address);
@@ -99,8 +100,9 @@ fn a_route_by_way_of_an_open_pod_works_and_one_by_way_of_an_isolated_pod_does_no
     }
 }
 
+/// Addresses of pods, nodes and Services are no other pod's until they are free.
 #[test]
-fn addresses_of_pods_nodes_and_services_are_nobody_elses_until_they_are_free() {
+fn taken_addresses_are_foreign_only_once_they_are_free() {
     let (node, _enforcer, [router, friend, other]) = scene(&["--foreign-addresses", "allow"]);
     for address in behind() {
         is_open(&friend, &router, address);
@@ -140,8 +142,9 @@ fn addresses_of_pods_nodes_and_services_are_nobody_elses_until_they_are_free() {
     is_open(&friend, &router, v4);
 }
 
+/// A node may deny foreign addresses, and a namespace may say otherwise where the node obeys it.
 #[test]
-fn a_node_may_deny_foreign_addresses_and_a_namespace_may_say_otherwise_where_the_node_obeys_it() {
+fn a_namespace_may_override_the_node_on_foreign_addresses() {
     let flags = [
         "--foreign-addresses",
         "deny",
@@ -171,8 +174,9 @@ fn a_node_may_deny_foreign_addresses_and_a_namespace_may_say_otherwise_where_the
     }
 }
 
+/// The annotation of a namespace counts only where the node obeys it.
 #[test]
-fn the_annotation_of_a_namespace_counts_only_where_the_node_obeys_it() {
+fn a_namespaces_annotation_counts_only_where_the_node_obeys() {
     let (node, _enforcer, [router, friend, _]) = scene(&["--foreign-addresses", "deny"]);
     let annotated =
         "metadata: {name: default, annotations: {podgate.io/foreign-addresses: allow}}\n";

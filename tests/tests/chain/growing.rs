@@ -26,7 +26,7 @@ fn flows(stream: &Traffic) -> bool {
 }
 
 #[test]
-fn what_changes_while_a_larger_table_set_is_made_is_not_undone_by_it() {
+fn a_larger_table_set_undoes_no_change_made_meanwhile() {
     let node = Node::new();
     node.apply("default", &namespace("default"));
     for name in ["web", "friend", "stranger"] {

@@ -11,8 +11,9 @@ use podgate_tests::node::{
 };
 use serde_json::json;
 
+/// An address that passes from a friend to a stranger is judged by the pod that has it.
 #[test]
-fn an_address_that_passes_from_friend_to_stranger_is_judged_by_who_has_it() {
+fn an_address_that_changes_hands_is_judged_by_its_holder() {
     let node = Node::new();
     node.apply("namespace", &namespace("default"));
     for name in ["web", "friend", "stranger"] {

@@ -83,8 +83,9 @@ fn is_dropped(node: &Node, pod: &Pod) {
     });
 }
 
+/// Wherever an ADD is killed, no filter lacks its record, and the next ADD works.
 #[test]
-fn wherever_an_add_is_killed_no_filter_lacks_its_record_and_the_next_add_works() {
+fn an_add_killed_anywhere_leaves_no_filter_without_a_record() {
     let node = Node::new();
     let _outside = node.outside();
     let alone = unpoliced(node.ptp(json!({})));
@@ -151,8 +152,9 @@ fn what_a_killed_add_left_of_a_pod_that_died_is_swept() {
     assert_eq!(node.tables().born().unwrap(), [left[0].slot]);
 }
 
+/// Wherever the first ADD of a node is killed, the next one works.
 #[test]
-fn wherever_the_first_add_of_a_node_is_killed_the_next_one_works() {
+fn after_a_first_add_killed_anywhere_the_next_one_works() {
     for instant in 0..12 {
         let node = Node::new();
         let alone = unpoliced(node.ptp(json!({})));
@@ -219,18 +221,20 @@ fn sweep_left_both_filters(filters: usize) {
     assert_eq!(node.tables().born().unwrap(), [new.slot]);
 }
 
+/// A repeated ADD that was killed between its filters leaves no direction open.
 #[test]
-fn a_repeated_add_that_was_killed_between_its_filters_leaves_no_direction_open() {
+fn a_repeated_add_killed_between_filters_opens_no_direction() {
     sweep_left_both_filters(1);
 }
 
+/// A repeated ADD that was killed before its filters leaves an attachment that still belongs to its pod.
 #[test]
-fn a_repeated_add_that_was_killed_before_its_filters_is_still_somebodys() {
+fn a_repeated_add_killed_before_its_filters_is_not_swept() {
     sweep_left_both_filters(0);
 }
 
 #[test]
-fn a_repeated_add_that_is_killed_is_finished_by_the_enforcer_that_runs() {
+fn a_killed_repeated_add_is_finished_by_a_running_enforcer() {
     for filters in [0, 1] {
         let node = Node::new();
         let conflist = node.ptp(in_force(json!({})));

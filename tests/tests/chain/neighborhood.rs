@@ -33,8 +33,9 @@ fn bandwidth() -> Value {
     })
 }
 
+/// Behind the bandwidth plugin, ADD says that podgate's filters would not be run.
 #[test]
-fn attack_07_behind_the_bandwidth_plugin_add_says_that_it_would_not_be_heard() {
+fn attack_07_behind_the_bandwidth_plugin_add_is_refused() {
     let node = Node::new();
     let mut conflist = node.ptp(json!({}));
     let bandwidth = bandwidth().as_object().unwrap().clone();
@@ -49,8 +50,9 @@ fn attack_07_behind_the_bandwidth_plugin_add_says_that_it_would_not_be_heard() {
     nothing_is_left(&node, &pod);
 }
 
+/// The bandwidth plugin behind us fails, and leaves us in force.
 #[test]
-fn attack_08_the_bandwidth_plugin_behind_us_fails_and_leaves_us_in_force() {
+fn attack_08_the_bandwidth_plugin_behind_us_leaves_us_in_force() {
     let node = Node::new();
     let mut conflist = node.ptp(json!({}));
     conflist
@@ -68,8 +70,9 @@ fn attack_08_the_bandwidth_plugin_behind_us_fails_and_leaves_us_in_force() {
     assert!(node.records().is_empty());
 }
 
+/// On an `ingress` qdisc, ADD says that podgate's filters would not be run.
 #[test]
-fn attack_09_on_an_ingress_qdisc_add_says_that_it_would_not_be_heard() {
+fn attack_09_on_an_ingress_qdisc_add_is_refused() {
     let node = Node::new();
     let (pod, add) = with_interface(&node);
     node.sh(&format!("tc qdisc add dev {} ingress", pod.host_end(&node)));
@@ -88,7 +91,7 @@ fn a_clsact_qdisc_of_somebody_else_is_as_good_as_ours() {
 }
 
 #[test]
-fn attack_10_behind_a_filter_that_takes_packets_away_add_says_so() {
+fn attack_10_behind_a_filter_that_takes_packets_add_is_refused() {
     let node = Node::new();
     let (pod, add) = with_interface(&node);
     let host_end = pod.host_end(&node);
@@ -130,8 +133,9 @@ fn hang_up(
     })
 }
 
+/// Behind a TCX program or the filter of another agent, ADD says so.
 #[test]
-fn attack_10_behind_a_tcx_program_or_the_filter_of_another_agent_add_says_so() {
+fn attack_10_behind_a_tcx_program_or_agent_add_is_refused() {
     let node = Node::new();
     // The first pod loads the programs.
     let _first = Pod::start(&node, &node.ptp(json!({})), "first");

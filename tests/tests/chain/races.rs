@@ -99,8 +99,9 @@ fn generations_that_many_draw_at_once_never_repeat() {
     assert!(!drawn.contains(&0));
 }
 
+/// Twenty ADDs race for an enforcer, and each answers when its own policy is in force.
 #[test]
-fn twenty_adds_race_for_an_enforcer_and_each_answers_when_its_own_policy_is_in_force() {
+fn twenty_racing_adds_each_answer_when_in_force() {
     let node = Node::new();
     node.apply("namespace", &namespace("default"));
     node.apply("policy", &policy("p", "app: web", &lets_in("app: friend")));

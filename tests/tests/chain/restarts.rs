@@ -90,8 +90,9 @@ fn nothing_is_orphaned(node: &Node, attachments: usize) {
     }
 }
 
+/// No verdict is wrong while enforcers crash and start with other policies.
 #[test]
-fn attack_12_no_verdict_is_wrong_while_enforcers_crash_and_start_with_other_policies() {
+fn attack_12_no_verdict_is_wrong_while_enforcers_crash() {
     let node = scene();
     let mut enforcer = Enforcer::start(&node);
     let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
@@ -123,9 +124,10 @@ fn attack_12_no_verdict_is_wrong_while_enforcers_crash_and_start_with_other_poli
     watch.is_right();
 }
 
-/// A killed enforcer may have left flows that nobody allows any more, and the next one may wait long for its source.
+/// A start has all flows judged again before its source answers, and those that are allowed go on. A killed enforcer
+/// may have left flows that no policy allows any more, and the next one may wait long for its source.
 #[test]
-fn a_start_has_all_flows_judged_again_before_its_source_answers_and_those_allowed_go_on() {
+fn a_start_has_all_flows_judged_again_before_its_source() {
     let node = scene();
     let enforcer = Enforcer::start(&node);
     let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
@@ -150,8 +152,9 @@ fn a_start_has_all_flows_judged_again_before_its_source_answers_and_those_allowe
     assert_eq!(node.tables().name(), set);
 }
 
+/// What changed while no enforcer ran is in force after the next start.
 #[test]
-fn what_changed_while_no_enforcer_ran_is_in_force_after_its_start() {
+fn changes_made_without_an_enforcer_are_in_force_after_a_start() {
     let node = scene();
     let enforcer = Enforcer::start(&node);
     let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
@@ -166,8 +169,9 @@ fn what_changed_while_no_enforcer_ran_is_in_force_after_its_start() {
     nothing_is_orphaned(&node, 3);
 }
 
+/// Pods that came and went while no enforcer ran are policed and swept.
 #[test]
-fn pods_that_came_and_went_while_no_enforcer_ran_are_policed_and_swept() {
+fn pods_changed_without_an_enforcer_are_policed_and_swept() {
     let node = scene();
     let enforcer = Enforcer::start(&node);
     let conflist = node.ptp(json!({}));
@@ -214,8 +218,10 @@ fn a_second_enforcer_waits_for_the_first_one_to_end() {
     });
 }
 
+/// A second enforcer at the addresses of the first one says first that another enforcer is running, and only then that
+/// an address is taken.
 #[test]
-fn a_second_enforcer_at_the_addresses_of_the_first_one_says_first_who_has_them() {
+fn a_second_enforcer_says_first_that_another_one_is_running() {
     let node = scene();
     let _first = Enforcer::start(&node);
     let mut second = Enforcer::begin(&node, &[]);
@@ -231,8 +237,9 @@ fn a_second_enforcer_at_the_addresses_of_the_first_one_says_first_who_has_them()
     );
 }
 
+/// A name that no Node of the API server has is reported until one has it.
 #[test]
-fn a_name_that_no_node_of_the_api_server_has_is_told_until_one_has_it() {
+fn a_name_of_no_node_is_reported_until_a_node_has_it() {
     let node = Node::new();
     let api = Api::start(&node);
     let nameless = json!({});
@@ -309,8 +316,9 @@ fn adds_that_meet_a_table_set_being_swapped_in_are_right() {
     nothing_is_orphaned(&node, 3);
 }
 
+/// Wherever a start is killed, no verdict is wrong, and the next start works.
 #[test]
-fn wherever_a_start_is_killed_no_verdict_is_wrong_and_the_next_one_works() {
+fn a_start_killed_anywhere_gives_no_wrong_verdict() {
     let node = scene();
     let mut enforcer = Enforcer::start(&node);
     let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
@@ -349,7 +357,7 @@ fn a_filter_or_a_qdisc_that_somebody_removed_is_put_back() {
 }
 
 #[test]
-fn attack_09_a_qdisc_that_comes_later_in_the_place_of_ours_is_told_of() {
+fn attack_09_a_later_qdisc_in_the_place_of_ours_is_reported() {
     let node = scene();
     let enforcer = Enforcer::start(&node);
     let web = start(&node, "web");
@@ -371,8 +379,9 @@ fn attack_09_a_qdisc_that_comes_later_in_the_place_of_ours_is_told_of() {
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
 }
 
+/// A policed pod that the source forgets while no enforcer runs is not opened by the next one.
 #[test]
-fn a_policed_pod_that_the_source_forgets_while_no_enforcer_runs_is_not_opened_by_the_next() {
+fn a_pod_forgotten_between_enforcers_is_not_opened() {
     let node = scene();
     let mut enforcer = Enforcer::start(&node);
     let (web, friend, stranger) = (
@@ -398,8 +407,9 @@ fn a_policed_pod_that_the_source_forgets_while_no_enforcer_runs_is_not_opened_by
     assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
 }
 
+/// A run directory that was removed is made again, with all that the next start needs.
 #[test]
-fn a_run_directory_that_somebody_removed_is_made_again_with_all_that_the_next_start_needs() {
+fn a_removed_run_directory_is_made_again() {
     let node = scene();
     let enforcer = Enforcer::start(&node);
     let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
@@ -431,7 +441,7 @@ fn a_run_directory_that_somebody_removed_is_made_again_with_all_that_the_next_st
 }
 
 #[test]
-fn a_filter_that_somebody_hangs_up_before_ours_is_told_of_at_once() {
+fn a_filter_attached_before_ours_is_reported_at_once() {
     let node = scene();
     let enforcer = Enforcer::start(&node);
     let web = start(&node, "web");

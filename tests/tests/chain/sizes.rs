@@ -80,7 +80,7 @@ fn connection(from: &Pod, to: &Pod) -> [TcpStream; 2] {
 }
 
 #[test]
-fn connections_outlive_a_restart_that_gives_the_table_of_flows_another_size() {
+fn connections_outlive_a_restart_that_resizes_the_flow_table() {
     let node = scene();
     let mut enforcer = with_room(&node, "1024");
     let [web, friend] = ["web", "friend"].map(|name| start(&node, name));
@@ -235,8 +235,9 @@ fn limits(set: &TableSet) -> [u64; 2] {
     [Limit::Flows, Limit::Embryonic].map(|limit| map.get(&(limit as u32), 0).unwrap())
 }
 
+/// A set that is being made leaves the limits of the one in force alone.
 #[test]
-fn a_set_that_is_being_made_leaves_the_limits_of_the_one_in_force_alone() {
+fn a_set_being_made_leaves_the_limits_in_force_alone() {
     let left = Left::new();
     let before = limits(&left.old);
     let new = left.next(64);
@@ -258,8 +259,9 @@ fn a_smaller_table_gets_the_flows_that_were_seen_last() {
     assert!(flows.iter().all(|new| new.seen >= flow.seen + 200 - 64));
 }
 
+/// A smaller table leaves connections behind that have ended, and not those that are silent.
 #[test]
-fn a_smaller_table_leaves_connections_behind_that_have_ended_and_not_those_that_are_silent() {
+fn a_smaller_table_drops_ended_connections_not_silent_ones() {
     let left = Left::new();
     let old = &left.old;
     let open = old.tracked(MapName::Flows).unwrap();
@@ -271,8 +273,9 @@ fn a_smaller_table_leaves_connections_behind_that_have_ended_and_not_those_that_
     assert!(open.iter().all(|flow| flows.contains(flow)));
 }
 
+/// A start beside flows of an unknown layout begins without any, and says so.
 #[test]
-fn a_start_beside_flows_of_an_unknown_layout_begins_without_any_and_says_so() {
+fn a_start_beside_flows_of_an_unknown_layout_begins_empty() {
     let Left {
         pods: [web, friend],
         old,

@@ -494,10 +494,11 @@ fn endpoints(api: &Api, slices: usize) {
     }
 }
 
-/// All of it comes to one node. How long that takes is a matter of how fast a build reads megabytes: the calm namespace's
-/// rounds begin when all of it has come.
+/// What one tenant has the enforcer store takes no memory that the enforcer does not have. All of it comes to one node.
+/// How long that takes is a matter of how fast a build reads megabytes: the calm namespace's rounds begin when all of
+/// it has come.
 #[test]
-fn attack_27_what_one_tenant_has_the_enforcer_store_takes_no_memory_that_it_does_not_have() {
+fn attack_27_one_tenants_objects_do_not_exhaust_memory() {
     let node = Node::new();
     let api = Api::start(&node);
     for name in ["default", "large"] {

@@ -186,8 +186,9 @@ fn check_says_what_is_missing() {
     check.make(&node).ok();
 }
 
+/// GC forgets what the runtime does not list, in its own network only.
 #[test]
-fn gc_forgets_what_the_runtime_does_not_list_in_its_own_network_only() {
+fn gc_forgets_what_is_not_listed_in_its_own_network_only() {
     let node = Node::new();
     let conflist = node.ptp(json!({}));
     let kept = Pod::start(&node, &conflist, "kept");
@@ -233,8 +234,9 @@ fn version_is_told_without_a_configuration() {
     );
 }
 
+/// An ADD that must not go on without the enforcer is undone, and is to be tried again.
 #[test]
-fn an_add_that_must_not_go_on_without_the_enforcer_is_undone_and_to_be_tried_again() {
+fn an_add_that_needs_the_enforcer_is_undone_without_it() {
     let node = Node::new();
     let (pod, call) = behind_ptp(&node, "1.0.0", "{}");
     let settings = json!({"onTimeout": "fail", "waitMs": 30});
@@ -245,8 +247,9 @@ fn an_add_that_must_not_go_on_without_the_enforcer_is_undone_and_to_be_tried_aga
     assert!(!node.has_filter(&pod.host_end(&node)));
 }
 
+/// An ADD whose policy may not be in force says what is in force in each direction.
 #[test]
-fn an_add_whose_policy_may_not_be_in_force_says_what_is_in_each_direction() {
+fn an_add_not_in_force_says_what_is_in_each_direction() {
     const OPEN: Ruleset = Ruleset::ALLOW_ALL;
     const DENIED: Ruleset = Ruleset::DENY_ALL;
     let node = Node::new();
@@ -350,8 +353,9 @@ fn an_add_repeated_that_fails_leaves_the_attachment_as_it_was() {
     assert_ne!(pod.record(&node).birth, record.birth);
 }
 
+/// A repeated ADD that fails leaves the filters of an attachment that cannot be put back.
 #[test]
-fn an_add_repeated_that_fails_leaves_the_filters_of_an_attachment_that_cannot_be_put_back() {
+fn a_failed_repeated_add_keeps_filters_it_cannot_put_back() {
     let node = Node::new();
     let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
     add.make(&node).ok();
@@ -373,8 +377,9 @@ fn an_add_repeated_that_fails_leaves_the_filters_of_an_attachment_that_cannot_be
     assert_eq!(node.tables().born().unwrap(), []);
 }
 
+/// An ADD that another filter stands in the way of forgets no address.
 #[test]
-fn an_add_that_somebody_stands_in_the_way_of_forgets_nobodys_address() {
+fn an_obstructed_add_forgets_no_address() {
     let node = Node::new();
     Pod::start(&node, &node.ptp(json!({})), "first");
     let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
@@ -395,9 +400,10 @@ fn an_add_that_somebody_stands_in_the_way_of_forgets_nobodys_address() {
     assert_eq!(node.tables().read_peer(address).unwrap(), None);
 }
 
-/// Whoever deleted it owes it to all attachments to judge their flows again, and may have died.
+/// An address whose entry is gone already is judged again all the same. The process that deleted the entry owes it to
+/// all attachments to judge their flows again, and may have died.
 #[test]
-fn an_address_whose_entry_is_gone_already_is_judged_anew_all_the_same() {
+fn an_address_whose_entry_is_gone_is_still_judged_again() {
     let node = Node::new();
     let victim = Pod::start(&node, &node.ptp(json!({})), "victim");
     let generation = || {

@@ -73,8 +73,9 @@ fn a_pod_that_is_ending_is_subject_and_peer_until_it_has_ended() {
     end(&namespace, &ending);
 }
 
+/// Pods of a namespace that is ending are its pods until they have ended.
 #[test]
-fn pods_of_a_namespace_that_is_ending_are_its_pods_until_they_have_ended() {
+fn pods_of_an_ending_namespace_are_its_pods_until_they_end() {
     let cluster = Cluster::enforced();
     let ending = cluster.namespace("ending");
     let staying = cluster.namespace("staying");

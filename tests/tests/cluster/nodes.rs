@@ -50,8 +50,9 @@ fn a_pod_gets_addresses_of_both_families_and_our_filters() {
     }
 }
 
+/// Pods of two nodes reach each other and a Service, in both families.
 #[test]
-fn pods_of_two_nodes_reach_each_other_and_a_service_in_both_families() {
+fn pods_of_two_nodes_reach_each_other_and_a_service() {
     let cluster = Cluster::alone();
     let namespace = cluster.namespace("reach");
     namespace.apply(

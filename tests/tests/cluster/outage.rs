@@ -59,9 +59,9 @@ fn is_in_force(server: &Pod<'_>, client: &Pod<'_>, stranger: &Pod<'_>) {
     }
 }
 
+/// Without the API server, what is in force stays, a known pod starts again, and changes follow later.
 #[test]
-fn without_the_api_server_what_is_in_force_stays_a_known_pod_starts_again_and_changes_follow_later()
-{
+fn without_the_api_server_what_is_in_force_stays() {
     let cluster = Cluster::alone();
     let enforcers = NODES.map(|node| cluster.enforcer(node));
     let namespace = cluster.namespace("outage");

@@ -24,8 +24,9 @@ fn with_definitions() -> Alone {
     cluster
 }
 
+/// Without one permission the enforcer is not ready and says which, and with it the enforcer is ready again.
 #[test]
-fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_is_ready_again() {
+fn a_missing_permission_is_named_and_ends_readiness() {
     let cluster = with_definitions();
     let role = Role::shipped(&cluster);
     for permission in role.permissions() {
@@ -52,9 +53,10 @@ fn without_one_permission_the_enforcer_is_not_ready_and_says_which_and_with_it_i
     }
 }
 
-/// What is the matter with an object without a namespace is told in the namespace `default`.
+/// Without the permission for Events the enforcer is ready and says that they are refused, and with it the enforcer
+/// writes one. What is the matter with an object without a namespace is reported in the namespace `default`.
 #[test]
-fn without_events_the_enforcer_is_ready_and_says_that_they_are_refused_and_with_them_writes_one() {
+fn without_events_the_enforcer_is_ready_and_reports_it() {
     let cluster = with_definitions();
     let role = Role::shipped(&cluster);
     cluster.apply(
@@ -88,9 +90,10 @@ fn without_events_the_enforcer_is_ready_and_says_that_they_are_refused_and_with_
     cluster.kubectl(&["delete", kind, "told"]);
 }
 
-/// Without the Services it never knows everything, so an ADD asks the API server for the one pod.
+/// A pod that starts before everything is known is isolated, and what is allowed follows. Without the Services the
+/// enforcer never knows everything, so an ADD asks the API server for the one pod.
 #[test]
-fn a_pod_that_starts_before_everything_is_known_is_isolated_and_what_is_allowed_follows() {
+fn a_pod_started_before_all_is_known_is_isolated_first() {
     let cluster = Cluster::alone();
     let role = Role::shipped(&cluster);
     let far = cluster.namespace("known");

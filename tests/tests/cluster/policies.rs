@@ -64,7 +64,7 @@ fn settles(what: &str, from: &[Pod<'_>; 2], to: &[Pod<'_>; 2], reached: bool) {
 }
 
 #[test]
-fn deny_all_and_then_an_allowance_take_effect_on_pods_of_both_nodes() {
+fn deny_all_and_then_an_allowance_take_effect_on_both_nodes() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("policies");
     let [web, friend, stranger] = scene(&namespace);

@@ -84,8 +84,9 @@ fn a_definition_that_is_missing_is_waited_for_and_said() {
     enforcer.wait_until_ready(COMES);
 }
 
+/// A cluster-wide policy is said to be unsupported as long as it is there.
 #[test]
-fn a_cluster_wide_policy_is_said_to_be_unsupported_as_long_as_it_is_there() {
+fn a_cluster_wide_policy_is_reported_as_unsupported() {
     let cluster = with_crd();
     cluster.define("clusterpolicyendpoints");
     let enforcer = Enforcer::start(&cluster, "node1", &FLAGS);
@@ -176,8 +177,9 @@ fn a_pod_starts_with_its_policy_before_the_controller_lists_it() {
     assert!(!listed.contains("second"), "{listed}");
 }
 
+/// A policy without slices isolates new pods at once and running ones in the end, and says so.
 #[test]
-fn a_policy_without_slices_isolates_new_pods_at_once_and_running_ones_in_the_end_and_says_so() {
+fn a_policy_without_slices_isolates_running_pods_in_the_end() {
     let cluster = with_crd();
     let [enforcer, _other] = enforcers(&cluster);
     let namespace = cluster.namespace("missing");
@@ -209,8 +211,9 @@ fn is_overdue(enforcer: &Enforcer) -> bool {
     }
 }
 
+/// An enforcer that starts isolates by policies without slices, and is ready.
 #[test]
-fn an_enforcer_that_starts_isolates_by_policies_without_slices_and_is_ready() {
+fn a_starting_enforcer_isolates_by_policies_without_slices() {
     let cluster = with_crd();
     let namespace = cluster.namespace("left");
     let [server, client] = {

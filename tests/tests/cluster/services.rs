@@ -58,8 +58,9 @@ fn lost(namespace: &Namespace<'_>, client: &Pod<'_>, service: &str, port: u16) {
     }
 }
 
+/// A Service is as open as its target ports are, by number and by name.
 #[test]
-fn a_service_is_as_open_as_its_target_ports_by_number_and_by_name() {
+fn a_service_is_as_open_as_its_target_ports() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("ports");
     for (name, port) in [("number", "80"), ("other", "81"), ("named", "web")] {
@@ -89,8 +90,9 @@ fn a_service_is_as_open_as_its_target_ports_by_number_and_by_name() {
     }
 }
 
+/// A Service is open when every backend is, and closed when there is none.
 #[test]
-fn a_service_is_open_when_every_backend_is_and_closed_when_there_is_none() {
+fn a_service_is_open_when_it_has_backends_and_all_are_open() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("backends");
     for (name, label) in [
@@ -117,7 +119,7 @@ fn a_service_is_open_when_every_backend_is_and_closed_when_there_is_none() {
 }
 
 #[test]
-fn a_backend_that_is_ending_is_a_backend_while_no_other_is_there() {
+fn a_terminating_backend_counts_while_there_is_no_other() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("ending");
     let spec = "selector: {tier: back}, ports: [{port: 8080, targetPort: 80}]";
@@ -151,8 +153,9 @@ fn a_backend_that_is_ending_is_a_backend_while_no_other_is_there() {
     namespace.kubectl(&["delete", "pod", &back.name, "--force", "--grace-period=0"]);
 }
 
+/// A headless Service and one without a selector are what stands behind them.
 #[test]
-fn a_headless_service_and_one_without_selector_are_what_stands_behind_them() {
+fn headless_and_selectorless_services_are_their_backends() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("manual");
     namespace.apply(&service(
@@ -221,8 +224,9 @@ fn slices(service: &str, slice: &str, port: u16, addresses: &[IpAddr], more: &st
     )
 }
 
+/// A backend that is no known pod is an address, also beside one that is known.
 #[test]
-fn a_backend_that_is_no_known_pod_is_an_address_beside_one_that_is_known_too() {
+fn a_backend_that_is_no_known_pod_is_an_address() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("unknown");
     let blocks = format!(
@@ -272,8 +276,9 @@ fn a_backend_that_is_no_known_pod_is_an_address_beside_one_that_is_known_too() {
     lost(&namespace, &client, name, 8080);
 }
 
+/// A pod reaches itself through a Service, and its own node, but no NodePort of others.
 #[test]
-fn a_pod_reaches_itself_through_a_service_and_its_own_node_but_no_node_port_of_others() {
+fn a_pod_reaches_itself_and_its_node_but_no_others_node_port() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("self");
     let ports = "ports: [{port: 8080, targetPort: 80}]";

@@ -47,8 +47,9 @@ fn events(enforcer: &Enforcer) -> [u64; 2] {
     })
 }
 
+/// A namespace that does not fit is denied on both nodes, and has one Event until it fits.
 #[test]
-fn a_namespace_that_does_not_fit_is_denied_on_both_nodes_and_has_one_event_until_it_fits() {
+fn a_namespace_that_does_not_fit_is_denied_until_it_fits() {
     let cluster = Cluster::enforced();
     let namespace = cluster.namespace("large");
     let name = namespace.name();

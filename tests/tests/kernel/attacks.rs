@@ -13,7 +13,7 @@ use podgate_tests::kernel::{Kernel, PolicyOf, SLOT, Sizes};
 use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
 
 #[test]
-fn attack_04_a_flow_of_the_slots_last_pod_is_no_flow_of_this_one() {
+fn attack_04_a_flow_of_the_slots_last_pod_is_not_this_pods() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let (friend, stranger) = (scene.friend, scene.stranger);
@@ -107,8 +107,9 @@ fn what_was_picked_up_is_the_pods_own_once_its_syn_is_seen() {
     }
 }
 
+/// A picked-up flow is judged again when either direction changes.
 #[test]
-fn a_picked_up_flow_is_judged_again_when_either_direction_changes() {
+fn a_picked_up_flow_is_judged_again_if_either_side_changes() {
     for family in FAMILIES {
         for changed in Direction::BOTH {
             let mut scene = Scene::new(family, PolicyOf::both(RULESET));
@@ -136,7 +137,7 @@ fn small(flows: u32, embryonic: u32, flows_per_attachment: u64) -> Kernel {
 }
 
 #[test]
-fn attack_06_a_flood_of_new_flows_evicts_no_established_flow_of_another_pod() {
+fn attack_06_a_flood_evicts_no_established_flow_of_another_pod() {
     let mut scene = Scene::with_kernel(small(256, 256, 64), Family::V4, PolicyOf::both(RULESET));
     scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
     let (pod, friend) = (scene.pod, scene.friend);
@@ -209,7 +210,7 @@ fn a_syn_flood_that_is_answered_does_not_enter_the_flows() {
 }
 
 #[test]
-fn attack_06_segments_that_are_answered_by_resets_do_not_enter_the_flows() {
+fn attack_06_segments_answered_by_resets_do_not_enter_flows() {
     for family in FAMILIES {
         let steps = [(End::Peer, ACK), (End::Pod, RST), (End::Peer, ACK)];
         begun_and_not_entered(family, &steps);

@@ -145,8 +145,9 @@ fn a_syn_from_the_other_side_is_another_connection() {
     }
 }
 
+/// A new generation has established flows judged again, by their first direction.
 #[test]
-fn a_new_generation_has_established_flows_judged_again_by_their_first_direction() {
+fn a_new_generation_has_flows_judged_by_their_first_direction() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
         let friend = scene.friend;
@@ -189,8 +190,9 @@ fn a_new_generation_has_established_flows_judged_again_by_their_first_direction(
     }
 }
 
+/// Replies to what went out under the baseline are not orphaned by the policy.
 #[test]
-fn replies_to_what_went_out_under_the_baseline_are_not_orphaned_by_the_policy() {
+fn replies_under_the_baseline_are_not_orphaned_by_a_policy() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::OPEN);
         let (friend, stranger) = (scene.friend, scene.stranger);
@@ -204,7 +206,7 @@ fn replies_to_what_went_out_under_the_baseline_are_not_orphaned_by_the_policy() 
 }
 
 #[test]
-fn the_deny_all_baseline_drops_and_the_allow_all_baseline_passes() {
+fn the_deny_all_baseline_drops_and_the_allow_all_one_passes() {
     for family in FAMILIES {
         for (policy, expected) in [
             (PolicyOf::SHUT, Reason::DenyAll),

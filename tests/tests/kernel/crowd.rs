@@ -40,7 +40,7 @@ fn asks(scene: &Scene, peers: u32) {
 }
 
 #[test]
-fn attack_06_flows_that_nobody_answers_take_no_place_from_another_pods() {
+fn attack_06_unanswered_flows_take_no_place_from_other_pods() {
     const ROOM: u32 = 1024;
     // As many pods as a node of this size has shares for, but one.
     const PODS: u16 = 7;
@@ -99,8 +99,9 @@ fn beyond_its_share_the_answers_of_a_pod_pass_all_the_same() {
     }
 }
 
+/// What others begin leaves half of the share to what the pod begins.
 #[test]
-fn what_others_begin_leaves_half_the_share_to_what_the_pod_begins() {
+fn flows_that_peers_begin_leave_half_the_share_to_the_pods() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::both(RULESET));
         let friend = scene.friend;
@@ -145,7 +146,7 @@ fn a_count_that_strayed_below_zero_stops_nobody() {
 }
 
 #[test]
-fn until_it_is_answered_a_flow_stays_in_the_table_in_which_it_was_begun() {
+fn an_unanswered_flow_stays_in_the_table_it_began_in() {
     for family in FAMILIES {
         let mut scene = shut_scene(family);
         let friend = scene.friend;
@@ -176,8 +177,9 @@ fn until_it_is_answered_a_flow_stays_in_the_table_in_which_it_was_begun() {
     }
 }
 
+/// A connection that the other end begins again is not found as it was before.
 #[test]
-fn a_connection_that_the_other_end_begins_anew_is_not_found_as_it_was_before() {
+fn a_connection_begun_again_by_the_peer_is_not_the_old_one() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::both(RULESET));
         let friend = scene.friend;
@@ -197,8 +199,9 @@ fn a_connection_that_the_other_end_begins_anew_is_not_found_as_it_was_before() {
     }
 }
 
+/// A flood of clients leaves the pod its half when the crowd forgets them.
 #[test]
-fn a_flood_of_clients_leaves_the_pods_half_when_the_crowd_forgets_them() {
+fn a_flood_of_clients_leaves_the_pods_half() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::OPEN);
         let friend = scene.friend;

@@ -27,8 +27,9 @@ fn isolated(family: Family, began: End, payload: &Payload, is_answered: bool) ->
     scene
 }
 
+/// A datagram that nothing isolates passes, whichever end began the flow.
 #[test]
-fn a_datagram_that_nothing_isolates_passes_whoever_began_the_flow() {
+fn an_unisolated_datagram_passes_whichever_end_began() {
     for (family, began) in FAMILIES
         .into_iter()
         .flat_map(|family| End::BOTH.map(|end| (family, end)))
@@ -57,8 +58,9 @@ fn a_datagram_that_nothing_isolates_passes_whoever_began_the_flow() {
     }
 }
 
+/// What a rule does not allow the other end to begin ends with the flow.
 #[test]
-fn what_a_rule_does_not_allow_the_other_end_to_begin_ends_with_the_flow() {
+fn what_the_other_end_may_not_begin_ends_with_the_flow() {
     for family in FAMILIES {
         for began in End::BOTH {
             for payload in symmetric() {

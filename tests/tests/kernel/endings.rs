@@ -53,7 +53,7 @@ fn attack_38_a_spoofed_reset_or_fin_shortens_no_flow() {
 }
 
 #[test]
-fn a_half_closed_connection_lives_until_the_other_end_closes_it_too() {
+fn a_half_closed_connection_lives_until_both_ends_close_it() {
     for family in FAMILIES {
         for closes in End::BOTH {
             let mut scene = connected(family, closes);

@@ -63,8 +63,9 @@ fn both_ways(scene: &mut Scene, at_pod: IpAddr, port: u16) -> [Reason; 2] {
     [scene.receives(&to_pod), scene.sends(&from_pod)]
 }
 
+/// Foreign addresses pass both ways as far as the mode goes, and those of others never.
 #[test]
-fn foreign_addresses_pass_both_ways_as_far_as_the_mode_goes_and_those_of_others_never() {
+fn foreign_addresses_pass_both_ways_as_the_mode_says() {
     for family in FAMILIES {
         for mode in MODES {
             for policy in POLICIES {
@@ -129,7 +130,7 @@ fn what_is_no_ordinary_address_is_nobodys() {
 }
 
 #[test]
-fn the_policy_of_the_pod_judges_foreign_addresses_that_are_allowed() {
+fn the_pods_policy_judges_allowed_foreign_addresses() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::both(RULESET), Foreign::Allow);
         let foreign = address(family, "172.30.0.7", "fd00:7::7");
@@ -178,7 +179,7 @@ fn discovery(kind: u8, target: &str) -> Payload {
 }
 
 #[test]
-fn a_pod_speaks_for_foreign_addresses_only_where_they_are_allowed() {
+fn a_pod_speaks_for_foreign_addresses_only_where_allowed() {
     let neighbor = |may| {
         if may {
             Reason::Neighbor

@@ -55,8 +55,9 @@ fn later_fragments_go_the_way_of_the_first() {
     }
 }
 
+/// A first fragment without its whole transport header is dropped, and so is all that follows.
 #[test]
-fn a_first_fragment_without_its_whole_transport_header_is_dropped_and_all_that_follows() {
+fn a_first_fragment_without_its_whole_header_is_dropped() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
         let (pod, friend) = (scene.pod, scene.friend);
@@ -70,7 +71,7 @@ fn a_first_fragment_without_its_whole_transport_header_is_dropped_and_all_that_f
 }
 
 #[test]
-fn a_first_fragment_that_is_dropped_shuts_out_those_of_an_earlier_one() {
+fn a_dropped_first_fragment_shuts_out_those_of_an_earlier_one() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
         let ports = scene.kernel.ports(&[53..=53]);
@@ -103,7 +104,7 @@ fn the_protocol_names_an_ipv4_datagram_and_not_an_ipv6_one() {
 }
 
 #[test]
-fn a_fragment_header_that_says_that_the_datagram_is_whole_changes_nothing() {
+fn a_fragment_header_of_a_whole_datagram_changes_nothing() {
     let mut scene = Scene::new(Family::V6, PolicyOf::to_pod(RULESET));
     let (pod, friend, stranger) = (scene.pod, scene.friend, scene.stranger);
     let whole = Fragment {
@@ -271,8 +272,9 @@ fn attack_34_an_error_about_anothers_packet_belongs_to_no_flow() {
     }
 }
 
+/// An error about a packet with an impossible header is a message.
 #[test]
-fn an_error_about_a_packet_with_an_impossible_header_is_a_message() {
+fn an_error_about_an_impossible_header_is_a_message() {
     let mut scene = Scene::new(Family::V4, PolicyOf::to_pod(RULESET));
     let (pod, stranger) = (scene.pod, scene.stranger);
     let out = packet(pod, stranger, udp(999, 53)).frame();

@@ -54,8 +54,9 @@ fn asks_the_node(scene: &mut Scene) {
     }
 }
 
+/// Pods that reach only their node take nothing from others.
 #[test]
-fn attack_33_pods_that_reach_only_their_node_take_nothing_from_others() {
+fn attack_33_pods_that_reach_only_their_node_take_nothing() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::from_pod(RULESET));
         // Whoever may reach nobody reaches the node (the compiler's rows say so).
@@ -81,8 +82,9 @@ fn attack_33_pods_that_reach_only_their_node_take_nothing_from_others() {
     }
 }
 
+/// What a pod is sure of is there when others have used the rest.
 #[test]
-fn attack_33_what_a_pod_is_sure_of_is_there_when_others_have_used_the_rest() {
+fn attack_33_a_pods_guarantee_is_there_when_the_rest_is_used() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::OPEN);
         let friend = scene.friend;
@@ -142,8 +144,9 @@ fn what_is_forgotten_of_flows_with_the_node_loses_nothing() {
     }
 }
 
+/// Where nothing leaves a pod, flows that the node begins are kept in the crowd.
 #[test]
-fn where_nothing_leaves_a_pod_flows_that_the_node_begins_are_kept_in_the_crowd() {
+fn flows_that_the_node_begins_to_a_shut_pod_are_in_the_crowd() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::SHUT);
         let node = scene.node;
@@ -182,9 +185,10 @@ fn first_fragments_that_are_dropped_take_no_place() {
     }
 }
 
-/// A limit that the document names: in reversed order the parts of a datagram are lost where a policy is.
+/// Fragments before their first one are dropped and counted where a policy is. This is a limit that the document names:
+/// in reversed order the parts of a datagram are lost.
 #[test]
-fn fragments_before_their_first_are_dropped_and_counted_where_a_policy_is() {
+fn fragments_before_their_first_are_dropped_under_a_policy() {
     for family in FAMILIES {
         for direction in Direction::BOTH {
             let part = |offset, more| Fragment {

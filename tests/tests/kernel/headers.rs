@@ -93,7 +93,7 @@ fn a_source_route_is_dropped_where_there_is_a_policy() {
 }
 
 #[test]
-fn ports_are_found_behind_six_extension_headers_and_not_behind_seven() {
+fn ports_are_found_behind_six_extension_headers_not_seven() {
     let mut scene = Scene::new(Family::V6, PolicyOf::both(RULESET));
     let ports = scene.kernel.ports(&[80..=80]);
     scene
@@ -155,8 +155,9 @@ fn extension_headers_have_the_length_that_they_say() {
     assert_eq!(scene.receives(&too_long), Reason::BadTransportHeader);
 }
 
+/// IPv6 that carries a mapped address is dropped, whichever policy the pod has.
 #[test]
-fn ipv6_that_carries_a_mapped_address_is_dropped_whoever_is_policed() {
+fn ipv6_with_a_mapped_address_is_dropped_for_every_pod() {
     for policy in [PolicyOf::OPEN, PolicyOf::both(RULESET)] {
         let mut scene = Scene::new(Family::V6, policy);
         let mapped = "::ffff:10.1.0.20".parse().expect("an address");
@@ -220,7 +221,7 @@ fn what_is_cut_short_never_passes_where_there_is_a_policy() {
 }
 
 #[test]
-fn an_ip_header_that_contradicts_itself_is_dropped_where_there_is_a_policy() {
+fn a_contradictory_ip_header_is_dropped_under_a_policy() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
         let whole = packet(scene.friend, scene.pod, tcp(999, 80, SYN)).frame();

@@ -272,8 +272,9 @@ fn kernel_and_host_agree_on_sequences_of_odd_packets() {
     }
 }
 
+/// Nothing at all passes a shut direction but what is always let through.
 #[test]
-fn nothing_at_all_passes_a_shut_direction_but_what_is_always_let_through() {
+fn nothing_passes_a_shut_direction_but_what_always_passes() {
     for family in FAMILIES {
         let mut runner = TestRunner::default();
         let mut scene = scene(family);

@@ -96,7 +96,7 @@ fn arp_passes_for_the_own_address_and_for_no_other() {
 }
 
 #[test]
-fn neighbor_discovery_passes_for_the_own_addresses_and_for_no_other() {
+fn neighbor_discovery_passes_for_the_own_addresses_only() {
     for policy in [PolicyOf::OPEN, PolicyOf::SHUT] {
         let mut scene = Scene::new(Family::V6, policy);
         for (frame, expected) in [
@@ -171,7 +171,7 @@ fn neighbor_discovery_passes_for_the_own_addresses_and_for_no_other() {
 }
 
 #[test]
-fn neighbor_discovery_that_came_through_a_router_is_dropped_in_both_directions() {
+fn neighbor_discovery_through_a_router_is_dropped_both_ways() {
     for policy in [PolicyOf::OPEN, PolicyOf::SHUT] {
         let mut scene = Scene::new(Family::V6, policy);
         let asks = discovery(SOLICITATION, "fd00:1::30");
@@ -209,7 +209,7 @@ fn a_policed_pod_hears_routers_and_neighbors() {
 }
 
 #[test]
-fn attack_18_a_pod_advertises_itself_as_router_or_redirects_others() {
+fn attack_18_a_pod_advertises_as_router_or_redirects_others() {
     for policy in [PolicyOf::OPEN, PolicyOf::both(RULESET), PolicyOf::SHUT] {
         let mut scene = Scene::new(Family::V6, policy);
         for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
@@ -274,7 +274,7 @@ fn what_a_pod_sends_to_itself_comes_back_and_never_leaves() {
 }
 
 #[test]
-fn attack_18_a_router_advertisement_behind_more_headers_than_are_followed() {
+fn attack_18_a_router_advertisement_behind_too_many_headers() {
     let mut scene = Scene::new(Family::V6, PolicyOf::OPEN);
     let frame = from(
         "fe80::10",

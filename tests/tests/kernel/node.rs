@@ -39,8 +39,9 @@ fn the_node_may_always_reach_its_pod_and_gets_answers() {
     }
 }
 
+/// A packet without an interface that it came from is the node's only by its address.
 #[test]
-fn without_an_interface_it_came_from_a_packet_is_the_nodes_only_by_its_address() {
+fn without_an_interface_a_packet_is_the_nodes_only_by_address() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::SHUT);
         for source in [scene.friend, scene.stranger] {

@@ -44,8 +44,9 @@ fn places(scene: &Scene, direction: Direction, packet: &Packet, transport: u16) 
     places
 }
 
+/// A checksum is written in its place, or behind what was read.
 #[test]
-fn attack_23_a_checksum_is_written_in_its_place_or_behind_what_was_read() {
+fn attack_23_a_checksum_is_written_to_its_place_or_beyond() {
     for family in FAMILIES {
         for direction in Direction::BOTH {
             let scene = Scene::new(family, PolicyOf::both(RULESET));

@@ -41,7 +41,7 @@ fn asks_and_answers(scene: &mut Scene) {
 }
 
 #[test]
-fn a_flow_that_is_answered_goes_to_the_crowd_and_passes_all_the_same() {
+fn an_answered_flow_goes_to_the_crowd_and_still_passes() {
     for family in FAMILIES {
         let mut scene = scene(family, 2);
         let friend = scene.friend;
@@ -70,8 +70,9 @@ fn a_flow_that_is_answered_goes_to_the_crowd_and_passes_all_the_same() {
     }
 }
 
+/// Answered flows over budget leave the share to what waits for an answer.
 #[test]
-fn answered_flows_over_budget_leave_the_share_to_what_waits_for_an_answer() {
+fn answered_flows_over_budget_leave_the_share_to_waiting_ones() {
     for family in FAMILIES {
         let mut scene = scene(family, 4);
         let friend = scene.friend;
@@ -98,9 +99,10 @@ fn connections_over_budget_keep_nothing_of_the_share() {
     }
 }
 
-/// Clients that are answered often use up what a server may have, and then the crowd is flooded.
+/// The answer to a server that was asked much passes. Clients that are answered often use up what a server may have,
+/// and then the crowd is flooded.
 #[test]
-fn attack_06_once_more_the_answer_to_a_server_that_was_asked_much_passes() {
+fn attack_06_the_answer_to_a_busy_server_still_passes() {
     let mut scene = scene(Family::V4, 4);
     let friend = scene.friend;
     asks_and_answers(&mut scene);

@@ -18,7 +18,7 @@ fn hidden(packet: frame::Packet, family: Family) -> frame::Packet {
 }
 
 #[test]
-fn a_tunnel_to_the_node_cannot_hide_behind_headers_that_are_not_read() {
+fn a_tunnel_to_the_node_cannot_hide_behind_unread_headers() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(Ruleset::ALLOW_ALL));
         let everybody: IpAddr = match family {
@@ -110,9 +110,10 @@ fn an_error_about_a_first_fragment_reaches_who_sent_it() {
     }
 }
 
-/// The packet inside is one of a connection that is allowed; what the pod has to say goes to somebody else.
+/// A pod sends an error only to the sender of the packet that it is about. That packet is one of a connection that is
+/// allowed; what the pod has to say goes to another peer.
 #[test]
-fn a_pod_sends_no_error_to_anybody_but_the_sender_of_what_it_is_about() {
+fn a_pod_sends_errors_only_to_the_sender_of_the_packet() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
         let (pod, friend, stranger, node) = (scene.pod, scene.friend, scene.stranger, scene.node);
@@ -127,9 +128,10 @@ fn a_pod_sends_no_error_to_anybody_but_the_sender_of_what_it_is_about() {
     }
 }
 
-/// 2^31 generations are a month of a busy node: 100 attachments, each renewed ten times a second.
+/// An attachment keeps its flows, however many generations were drawn since its birth. 2^31 generations are a month of
+/// a busy node: 100 attachments, each renewed ten times a second.
 #[test]
-fn an_attachment_keeps_its_flows_however_many_generations_were_drawn_since_its_birth() {
+fn an_attachment_keeps_its_flows_over_any_generations() {
     for age in [1 << 30, i32::MAX as u32, 1 << 31, u32::MAX - 100] {
         for end in End::BOTH {
             let mut scene = Scene::new(Family::V4, end.policy());
@@ -150,7 +152,7 @@ fn an_attachment_keeps_its_flows_however_many_generations_were_drawn_since_its_b
 }
 
 #[test]
-fn fragments_of_a_datagram_do_not_outlive_what_allowed_its_first() {
+fn fragments_do_not_outlive_what_allowed_their_first() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
         let (pod, friend) = (scene.pod, scene.friend);

@@ -17,8 +17,9 @@ fn friend_is_judged(scene: &mut Scene) -> Reason {
     scene.peer_sends(friend, tcp(999, 80, SYN))
 }
 
+/// The class decides before the broad class, and that before the default.
 #[test]
-fn the_class_decides_before_the_broad_class_and_that_before_the_default() {
+fn the_class_decides_before_the_broad_class_and_the_default() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
         let class = RowKey::new(RULESET, FRIENDS);
@@ -192,7 +193,7 @@ fn a_port_set_or_ruleset_that_was_never_written_allows_nothing() {
 }
 
 #[test]
-fn attack_03_a_word_that_was_written_for_another_key_decides_nothing() {
+fn attack_03_a_word_written_for_another_key_decides_nothing() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
         let (friend, stranger) = (scene.friend, scene.stranger);
@@ -223,7 +224,7 @@ fn attack_03_a_word_that_was_written_for_another_key_decides_nothing() {
 }
 
 #[test]
-fn a_block_that_goes_leaves_its_addresses_to_the_next_larger_one() {
+fn a_removed_block_leaves_its_addresses_to_the_next_larger() {
     let mut scene = Scene::new(Family::V4, PolicyOf::to_pod(RULESET));
     let stranger = scene.stranger;
     scene.kernel.put_row(RULESET, Class(70), ALL);

@@ -96,7 +96,7 @@ fn flows_of_an_attachment_that_is_gone_are_collected() {
 }
 
 #[test]
-fn a_slot_that_is_used_again_begins_with_nothing_of_its_last_pods() {
+fn a_reused_slot_begins_with_nothing_of_its_last_pod() {
     let (node, slot) = (Node::new(), Slot(7));
     let set = make(&node);
     connect(&set, slot, 999);
@@ -106,8 +106,9 @@ fn a_slot_that_is_used_again_begins_with_nothing_of_its_last_pods() {
     assert_kept(&set, slot, true);
 }
 
+/// An attachment that stayed with an older table set keeps its flows.
 #[test]
-fn an_attachment_that_stayed_with_an_older_table_set_keeps_its_flows() {
+fn an_attachment_left_with_an_older_set_keeps_its_flows() {
     let (node, slot) = (Node::new(), Slot(7));
     let older = make(&node);
     attach(&older, slot, 5);

@@ -17,7 +17,7 @@ fn with_address(node: &Node, address: &str) -> Conflist {
 }
 
 #[test]
-fn attack_20_a_new_pod_does_not_inherit_the_rights_of_its_address() {
+fn attack_20_a_new_pod_inherits_no_rights_of_its_address() {
     const FRIENDS: Class = Class(5);
     let node = Node::new();
     let victim = Pod::start(&node, &node.ptp(json!({})), "victim");

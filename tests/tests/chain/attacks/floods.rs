@@ -33,8 +33,9 @@ fn opens_flows(from: &Pod, target: IpAddr, flows: u16) {
     }
 }
 
+/// A pod that opens flows without end costs no other pod its slow answer.
 #[test]
-fn attack_06_a_pod_that_opens_flows_without_end_costs_no_other_its_slow_answer() {
+fn attack_06_a_pod_that_floods_costs_no_other_its_slow_answer() {
     let node = Node::with_tables(Sizes {
         embryonic: ROOM,
         crowd: ROOM,

@@ -91,8 +91,9 @@ fn asks_its_node(node: &Node, pod: &Pod, questions: u16) {
     pod.netns.run(flood).unwrap();
 }
 
+/// Pods that may reach no peer cost no other pod its connection.
 #[test]
-fn attack_33_pods_that_may_reach_nobody_cost_no_other_its_connection() {
+fn attack_33_shut_pods_cost_no_other_its_connection() {
     let node = Node::with_tables(Sizes {
         flows: ROOM.into(),
         flows_per_attachment: u32::from(ROOM) / 4,
@@ -168,7 +169,7 @@ fn spoof(from: &NetNs, cable: ([u8; 6], [u8; 6]), ends: [SocketAddr; 2], is_rese
 }
 
 #[test]
-fn attack_38_a_spoofed_end_does_not_cost_a_server_its_late_answer() {
+fn attack_38_a_spoofed_end_costs_no_server_its_late_answer() {
     let node = Node::new();
     let outside = node.outside();
     node.apply("namespace", &namespace("default"));

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use super::Receiver;
 
+/// What the node fragmented again is not taken for the node's own.
 #[test]
-fn attack_01_what_the_node_cut_up_again_is_not_taken_for_its_own() {
+fn attack_01_what_the_node_refragmented_is_not_its_own() {
     let node = Node::new();
     let outside = node.outside();
     // Connection tracking, as kube-proxy brings it, puts fragments together.

@@ -42,8 +42,9 @@ fn attack_02_two_priority_tags_do_not_lead_past_the_filter() {
     assert!(counted[Reason::NotIp as usize] >= 4);
 }
 
+/// A packet socket passes a filter at the pod end, and not ours.
 #[test]
-fn attack_host_end_not_pod_end_a_packet_socket_passes_a_filter_at_the_pod_end_and_not_ours() {
+fn attack_host_end_not_pod_end_skips_only_the_pod_end() {
     let node = Node::new();
     let open = node.ptp(json!({}));
     let victim = Pod::start(&node, &open, "victim");

@@ -195,8 +195,9 @@ fn takes_address(victim: &NetNs, address: &str, sender: &Frames, frames: &[Vec<u
     !state("dadfailed")
 }
 
+/// A pod asks for the address that another one is about to take.
 #[test]
-fn attack_35_a_pod_asks_for_the_address_that_another_is_about_to_take() {
+fn attack_35_a_pod_asks_for_an_address_about_to_be_taken() {
     let node = Node::new();
     let open = node.bridge(json!({}));
     let victim = Pod::start(&node, &unpoliced(open.clone()), "victim");

@@ -62,8 +62,9 @@ fn attack_18_no_router_advertisement_of_a_pod_reaches_a_bridge() {
     }
 }
 
+/// No advertisement or ARP for another pod's address leaves a pod.
 #[test]
-fn attack_18_no_advertisement_or_arp_for_anothers_address_leaves_a_pod() {
+fn attack_18_no_advertisement_or_arp_for_another_leaves_a_pod() {
     let node = Node::new();
     let open = node.bridge(json!({}));
     let victim = Pod::start(&node, &unpoliced(open.clone()), "victim");
@@ -90,9 +91,10 @@ fn attack_18_no_advertisement_or_arp_for_anothers_address_leaves_a_pod() {
     }
 }
 
-/// Neighbor discovery needs no rule, because it is for the link. With the hop limit that it has, a router takes it on.
+/// Neighbor discovery of an isolated pod reaches nothing behind a router. It needs no rule, because it is for the link.
+/// With the hop limit that it has, a router takes it on.
 #[test]
-fn attack_18_neighbor_discovery_of_an_isolated_pod_goes_to_nobody_behind_a_router() {
+fn attack_18_neighbor_discovery_stops_at_a_router() {
     let node = Node::new();
     let open = node.ptp(json!({}));
     let outside = node.outside();
@@ -121,9 +123,10 @@ fn attack_18_neighbor_discovery_of_an_isolated_pod_goes_to_nobody_behind_a_route
     }
 }
 
-/// As who looks whether a neighbor is still there does.
+/// An isolated pod asks its neighbors on a bridge by all their addresses, as a host does that checks whether a neighbor
+/// is still there.
 #[test]
-fn an_isolated_pod_asks_its_neighbors_on_a_bridge_by_all_their_addresses() {
+fn an_isolated_pod_asks_its_neighbors_by_all_their_addresses() {
     let node = Node::new();
     let _outside = node.outside();
     node.sh("ip -6 route add default via 2001:db8::2");
@@ -154,10 +157,11 @@ fn ipv6(pod: &Pod) -> Ipv6Addr {
     address.expect("an IPv6 address")
 }
 
-/// Between the ports of a bridge the node need not have a way of its own: it sends what is for them elsewhere, were it asked. What a
-/// pod says to a neighbor goes past the node, and what it hands to the node for a host behind it does not.
+/// The node routes nothing by way of this bridge. Between the ports of a bridge the node need not have a way of its
+/// own: it sends what is for them elsewhere, were it asked. What a pod says to a neighbor goes past the node, and what
+/// it hands to the node for a host behind it does not.
 #[test]
-fn attack_18_neighbor_discovery_on_a_bridge_by_which_the_node_routes_nothing() {
+fn attack_18_neighbor_discovery_on_a_bridge_without_routes() {
     let node = Node::new();
     let outside = node.outside();
     node.sh("ip -6 route add default via 2001:db8::2");
@@ -218,7 +222,7 @@ fn attack_18_neighbor_discovery_on_a_bridge_by_which_the_node_routes_nothing() {
 /// A router on the bridge forwards what the node does not: whatever the node's own routes are, an isolated pod hands it nothing for
 /// anybody else.
 #[test]
-fn attack_18_neighbor_discovery_of_an_isolated_pod_by_a_router_on_its_bridge() {
+fn attack_18_no_neighbor_discovery_by_a_router_on_the_bridge() {
     for is_gateway in [true, false] {
         let node = Node::new();
         let _outside = node.outside();

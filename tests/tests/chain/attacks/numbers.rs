@@ -47,7 +47,7 @@ fn exchange(peer: &UdpSocket, pod: &Pod, should_come: bool) -> [bool; 2] {
 }
 
 #[test]
-fn attack_04_a_new_pod_on_a_used_interface_number_inherits_nothing() {
+fn attack_04_a_new_pod_on_a_used_ifindex_inherits_nothing() {
     let node = Node::new();
     let outside = node.outside();
     let peer_address = SocketAddr::new(outside_addresses()[0], 6000);

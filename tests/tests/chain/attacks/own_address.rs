@@ -83,10 +83,10 @@ fn attack_29_what_is_for_another_address_enters_no_pod() {
     }
 }
 
-/// A Service may have any address as external one: here the pod's own. What the node makes of it is what kube-proxy
-/// makes of a Service of the tenant's.
+/// A Service at the pod's own address leads to a denied host. A Service may have any address as external one: here the
+/// pod's own. What the node makes of it is what kube-proxy makes of a Service of the tenant's.
 #[test]
-fn attack_29_a_service_at_the_own_address_leads_to_a_denied_host() {
+fn attack_29_a_service_at_the_own_address_to_a_denied_host() {
     let node = Node::new();
     let outside = node.outside();
     let denied = Receiver::at(&outside, SocketAddr::new(outside_addresses()[0], 5353));

@@ -90,13 +90,13 @@ fn attack_24_packets_that_skip_tc_at_the_host_end_go_nowhere() {
 }
 
 #[test]
-fn attack_24_packets_that_skip_tc_at_a_port_of_a_bridge_go_nowhere() {
+fn attack_24_packets_that_skip_tc_at_a_bridge_port_go_nowhere() {
     let node = scene();
     skips_tc(&node, &node.bridge(in_force(json!({}))), &["bridge"]);
 }
 
 #[test]
-fn attack_25_an_end_that_moves_to_another_namespace_stays_policed() {
+fn attack_25_an_end_moved_to_another_namespace_stays_policed() {
     let node = scene();
     let enforcer = Enforcer::start(&node);
     let [web, twin, friend] = ["web", "twin", "friend"].map(|name| start(&node, name));

@@ -29,8 +29,9 @@ fn group_v4(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(239, 7, high, low)
 }
 
+/// Reports of one pod do not fill a bridge's snooping table.
 #[test]
-fn attack_37_reports_of_one_pod_do_not_fill_a_bridges_snooping_table() {
+fn attack_37_one_pods_reports_do_not_fill_a_snooping_table() {
     for mode in ["strict", "standard"] {
         let node = Node::new();
         let chain = node.bridge(json!({"enforcingMode": mode}));

@@ -14,8 +14,9 @@ use serde_json::json;
 
 use super::Receiver;
 
+/// A tunnel to the own node carries nothing past the policies.
 #[test]
-fn attack_05_a_tunnel_to_the_own_node_carries_nothing_past_the_policies() {
+fn attack_05_a_tunnel_to_the_own_node_bypasses_no_policy() {
     let node = Node::new();
     let open = node.ptp(json!({}));
     let victim = Pod::start(&node, &open, "victim");
@@ -62,7 +63,7 @@ fn attack_05_a_tunnel_to_the_own_node_carries_nothing_past_the_policies() {
 /// The node takes for its own what goes to the broadcast address of one of its networks, and to the anycast address
 /// that every IPv6 router has (RFC 4291 section 2.6.1). No list of its addresses has them.
 #[test]
-fn attack_05_a_tunnel_to_a_broadcast_or_anycast_address_of_the_node() {
+fn attack_05_a_tunnel_to_a_broadcast_or_anycast_address() {
     let node = Node::new();
     let open = node.ptp(json!({}));
     let victim = Pod::start(&node, &open, "victim");
@@ -112,7 +113,7 @@ fn attack_05_a_tunnel_to_a_broadcast_or_anycast_address_of_the_node() {
 /// The pod sends nothing of its own accord: whoever reaches the node sends it a datagram from an address that the node takes for its
 /// own without having it, and the pod answers into the tunnel.
 #[test]
-fn attack_05_an_answer_into_a_tunnel_at_the_anycast_address_of_the_node() {
+fn attack_05_no_answer_into_a_tunnel_at_an_anycast_address() {
     let node = Node::new();
     let open = node.ptp(json!({}));
     let victim = Pod::start(&node, &open, "victim");
@@ -296,7 +297,7 @@ fn attack_28_a_tunnel_to_another_node_needs_a_rule() {
 /// A list of usual ports is not enough: a device of the node takes tunnels at the port that it was given, and nodes are
 /// alike.
 #[test]
-fn attack_28_a_tunnel_by_a_port_of_the_nodes_own_device_needs_a_rule() {
+fn attack_28_a_tunnel_by_a_port_of_a_node_device_needs_a_rule() {
     const PORT: u16 = 14789;
     let node = Node::new();
     let other = node.outside();
@@ -432,9 +433,10 @@ fn led(node: &Node, port: u16) {
     ));
 }
 
-/// Who may write Services leads any pod's datagrams to the tunnel of a node, out of which they come as packets of others.
+/// A tenant that may write Services leads any pod's datagrams to the tunnel of a node, out of which they come as
+/// packets of others.
 #[test]
-fn attack_05_a_service_that_leads_into_a_tunnel_at_a_node_needs_a_rule() {
+fn attack_05_a_service_into_a_tunnel_at_a_node_needs_a_rule() {
     let node = Node::new();
     let other = node.outside();
     let mac = take_tunnels(&other, 4789);
