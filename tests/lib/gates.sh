@@ -147,6 +147,20 @@ documents_build() {
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet "$@"
 }
 
+# Whether every name of a function, and so of a test, has at most 60 characters: what does not fit is for its doc comment.
+names_are_short() {
+	local files=() file line name status=0
+	mapfile -t files < <(find . \( -name target -o -name .git \) -prune -o -type f -name '*.rs' -print)
+	[ ${#files[@]} -gt 0 ] || { printf 'there are no .rs files below %s\n' "$PWD"; return 1; }
+	while IFS=: read -r file line name; do
+		name=${name##*[[:space:]]}
+		printf '%s:%s: %s has %d characters, and may have 60: shorten it, and say the rest in a doc comment\n' \
+			"$file" "$line" "$name" "${#name}"
+		status=1
+	done < <(grep -HnoE '\<fn[[:space:]]+[[:alnum:]_]{61,}' "${files[@]}")
+	return "$status"
+}
+
 # Whether every source file says its license: the eBPF programs theirs, all others the workspace's.
 files_say_their_license() {
 	local file license status=0
