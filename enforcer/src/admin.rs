@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 pub use self::listen::listen;
 use self::scrapes::Scrapes;
+use crate::figures;
 use crate::source::Freshness;
 use crate::warning::Warning;
 
@@ -76,6 +77,7 @@ pub fn install_recorder() -> Result<PrometheusHandle> {
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)
         .map_err(|error| anyhow::anyhow!("install the recorder of metrics: {error}"))?;
+    figures::describe();
     Ok(handle)
 }
 

@@ -17,6 +17,7 @@ pub mod convert;
 pub mod descriptors;
 pub mod engine;
 pub mod events;
+pub mod figures;
 #[cfg(test)]
 mod fixture;
 pub mod guard;
