@@ -11,6 +11,7 @@ mod client;
 mod follow;
 pub(crate) mod health;
 mod kind;
+mod parts;
 mod pulse;
 mod store;
 pub(crate) mod stream;
@@ -18,7 +19,8 @@ mod traffic;
 
 pub use client::{ConnectError, connect};
 pub use follow::{Failure, Said, follow, follow_selected};
-pub use kind::{Kind, Missing, Parts, Seen};
+pub use kind::{Kind, Missing, Seen};
+pub use parts::Parts;
 pub use pulse::{Pulse, Recall, Server};
 pub use store::{Changed, Store, Stored, Ticket};
 

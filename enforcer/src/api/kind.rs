@@ -2,18 +2,19 @@
 //! A kind of objects, and one object of it as the API server sent it, trimmed to what is kept.
 //!
 //! An object is converted while it is parsed, so that a page of a list never holds what nobody reads. One that does
-//! not fit its type is salvaged part by part: it is present as invalid, and the watch goes on for the others.
+//! not fit its type is salvaged part by part: it is present as invalid, and the watch goes on for the others. So is one
+//! of which nothing can be read, without a name.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::Resource;
 use kube::core::ObjectMeta;
 use podgate_policy::model::ObjectName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::parts::Parts;
 use crate::convert::{Complaint, Converted};
 use crate::warning::Matter;
 
@@ -66,93 +67,6 @@ pub enum Missing {
     Empty,
 }
 
-/// An object that does not fit its type, part by part.
-#[derive(Debug)]
-pub struct Parts {
-    object: Value,
-}
-
-impl Parts {
-    /// Its metadata, as far as they can be read.
-    pub fn metadata(&self) -> ObjectMeta {
-        let text = |field: &str| {
-            let value = self.object.pointer(&format!("/metadata/{field}"))?;
-            value.as_str().map(str::to_owned)
-        };
-        let texts = |field: &str| {
-            let all = self.object.pointer(&format!("/metadata/{field}"))?;
-            let readable = all.as_object()?.iter().filter_map(|(key, value)| {
-                value.as_str().map(|value| (key.clone(), value.to_owned()))
-            });
-            Some(readable.collect())
-        };
-        let time = |field: &str| {
-            let value = self.object.pointer(&format!("/metadata/{field}"))?;
-            Time::deserialize(value).ok()
-        };
-        let owners = self.object.pointer("/metadata/ownerReferences");
-        let owners = owners.and_then(Value::as_array);
-        ObjectMeta {
-            name: text("name"),
-            namespace: text("namespace"),
-            uid: text("uid"),
-            resource_version: text("resourceVersion"),
-            labels: texts("labels"),
-            annotations: texts("annotations"),
-            deletion_timestamp: time("deletionTimestamp"),
-            owner_references: owners.map(|owners| owners.iter().map(owner).collect()),
-            ..ObjectMeta::default()
-        }
-    }
-
-    /// A part, such as `spec`, if it can be read.
-    pub fn part<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        T::deserialize(self.object.get(name)?).ok()
-    }
-
-    /// What is at a JSON pointer, such as `/spec/clusterIP`; none if that is nothing or null.
-    pub fn at(&self, pointer: &str) -> Option<&Value> {
-        let found = self.object.pointer(pointer);
-        found.filter(|value| !value.is_null())
-    }
-
-    /// The text at a JSON pointer, if there is one.
-    pub fn text(&self, pointer: &str) -> Option<String> {
-        self.at(pointer)?.as_str().map(str::to_owned)
-    }
-
-    /// The elements of the list at a JSON pointer; none if there is no list.
-    pub fn elements(&self, pointer: &str) -> &[Value] {
-        let found = self.at(pointer).and_then(Value::as_array);
-        found.map_or(&[], Vec::as_slice)
-    }
-
-    /// Whether each of its labels can be read.
-    pub fn has_readable_labels(&self) -> bool {
-        self.at("/metadata/labels").is_none_or(|labels| {
-            let labels = labels.as_object();
-            labels.is_some_and(|labels| labels.values().all(Value::is_string))
-        })
-    }
-}
-
-/// An owner, as far as it can be read.
-fn owner(reference: &Value) -> OwnerReference {
-    let text = |field: &str| {
-        let value = reference.get(field).and_then(Value::as_str);
-        value.unwrap_or_default().to_owned()
-    };
-    let flag = |field: &str| reference.get(field)?.as_bool();
-    OwnerReference {
-        api_version: text("apiVersion"),
-        kind: text("kind"),
-        name: text("name"),
-        uid: text("uid"),
-        controller: flag("controller"),
-        block_owner_deletion: flag("blockOwnerDeletion"),
-    }
-}
-
 /// One object as it was seen.
 #[derive(Debug, Clone)]
 pub struct Seen<K: Kind> {
@@ -185,15 +99,17 @@ impl<K: Kind> Seen<K> {
         version.filter(|version| !version.is_empty())
     }
 
-    /// Reads one from its text.
-    ///
-    /// # Errors
-    /// When that is no JSON.
-    pub(super) fn read(text: &[u8]) -> serde_json::Result<Self> {
-        match serde_json::from_slice::<K::Object>(text) {
-            Ok(object) => Ok(Self::converted(&object)),
-            // A tree takes many times as much memory, so only what does not fit is made one.
-            Err(_) => Ok(Self::of(serde_json::from_slice(text)?)),
+    /// Reads one from its text, as far as that can be read.
+    pub(super) fn read(text: &[u8]) -> Self {
+        // Some of it is what clients wrote, byte by byte.
+        let text = String::from_utf8_lossy(text);
+        let parts = match Parts::of(&text) {
+            Ok(parts) => parts,
+            Err(error) => return Self::salvaged(&Parts::default(), &error),
+        };
+        match parts.whole::<K::Object>() {
+            Ok(object) => Self::converted(&object),
+            Err(why) => Self::salvaged(&parts, &why),
         }
     }
 
@@ -206,18 +122,11 @@ impl<K: Kind> Seen<K> {
         }
     }
 
-    fn of(object: Value) -> Self {
-        let error = match K::Object::deserialize(&object) {
-            Ok(object) => return Self::converted(&object),
-            Err(error) => error,
-        };
-        let parts = Parts { object };
+    fn salvaged(parts: &Parts, why: &dyn Display) -> Self {
         Self {
             metadata: identity(&parts.metadata()),
-            value: K::salvage(&parts),
-            complaints: vec![format!(
-                "cannot be read by this version of podgate: {error}"
-            )],
+            value: K::salvage(parts),
+            complaints: vec![format!("cannot be read by this version of podgate: {why}")],
         }
     }
 }
@@ -248,7 +157,8 @@ fn identity(metadata: &ObjectMeta) -> ObjectMeta {
 
 impl<'de, K: Kind> Deserialize<'de> for Seen<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Value::deserialize(deserializer).map(Self::of)
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(Self::read(text.get().as_bytes()))
     }
 }
 

@@ -382,6 +382,10 @@ impl<K: Kind> Store<K> {
     }
 
     fn forget_unlisted(&mut self, list: &Listing) -> Vec<Changed<K::Value>> {
+        // Any of them may be the one whose name cannot be read.
+        if list.named.iter().any(|name| name.name.is_empty()) {
+            return Vec::new();
+        }
         let is_gone =
             |name: &&ObjectName| !list.named.contains(name) && !list.answered.contains(name);
         let gone: Vec<ObjectName> = self.objects.keys().filter(is_gone).cloned().collect();

@@ -74,7 +74,7 @@ impl<R: AsyncBufRead + Unpin> Page<R> {
             if is_whole {
                 let seen = Seen::read(&self.splitter.element);
                 self.splitter.forget();
-                return seen.map(Ok).map_err(kube::Error::SerdeError);
+                return Ok(Ok(seen));
             }
         }
     }
@@ -230,12 +230,14 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
 }
 
 fn event<K: Kind>(line: &[u8]) -> serde_json::Result<WatchEvent<Seen<K>>> {
-    let Line { kind, object } = serde_json::from_slice(line)?;
+    // An object may have bytes in it that are no text.
+    let line = String::from_utf8_lossy(line);
+    let Line { kind, object } = serde_json::from_str(&line)?;
     let seen = || Seen::read(object.get().as_bytes());
     Ok(match kind.as_str() {
-        "ADDED" => WatchEvent::Added(seen()?),
-        "MODIFIED" => WatchEvent::Modified(seen()?),
-        "DELETED" => WatchEvent::Deleted(seen()?),
+        "ADDED" => WatchEvent::Added(seen()),
+        "MODIFIED" => WatchEvent::Modified(seen()),
+        "DELETED" => WatchEvent::Deleted(seen()),
         "BOOKMARK" => WatchEvent::Bookmark(serde_json::from_str::<Bookmark>(object.get())?),
         "ERROR" => WatchEvent::Error(Box::new(serde_json::from_str::<Status>(object.get())?)),
         other => {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::{core, discovery, networking};
 use podgate_policy::model::{EndpointSlice, Namespace, NetworkPolicy, Pod, Selector, Service};
-use serde_json::Value;
 
 use crate::api::{Kind, Parts};
 use crate::convert::pod::IdentifiedPod;
@@ -83,10 +82,9 @@ impl Kind for Pods {
 
 /// Whether a pod is in the node's network, or does not say in a way that can be read.
 fn may_be_in_the_nodes_network(parts: &Parts) -> bool {
-    match parts.at("/spec/hostNetwork") {
-        Some(value) => value.as_bool() != Some(false),
-        None => !parts.at("/spec").is_some_and(Value::is_object),
-    }
+    parts
+        .part::<Parts>("spec")
+        .is_none_or(|spec| spec.has("hostNetwork") && spec.part("hostNetwork") != Some(false))
 }
 
 /// NetworkPolicies.
@@ -181,26 +179,24 @@ impl Kind for Services {
 
 /// What the spec of a Service says of addresses, and whether they are kube-proxy's.
 fn addresses_in_spec(parts: &Parts) -> core::v1::ServiceSpec {
-    let texts = |pointer| {
-        let texts = parts.elements(pointer).iter().filter_map(Value::as_str);
-        Some(texts.map(str::to_owned).collect())
-    };
+    let spec: Parts = parts.part("spec").unwrap_or_default();
     core::v1::ServiceSpec {
-        type_: parts.text("/spec/type"),
-        cluster_ip: parts.text("/spec/clusterIP"),
-        cluster_ips: texts("/spec/clusterIPs"),
-        external_ips: texts("/spec/externalIPs"),
+        type_: spec.text("type"),
+        cluster_ip: spec.text("clusterIP"),
+        cluster_ips: Some(spec.elements("clusterIPs")),
+        external_ips: Some(spec.elements("externalIPs")),
         ..core::v1::ServiceSpec::default()
     }
 }
 
 /// What the status of a Service says of the addresses of load balancers.
 fn addresses_in_status(parts: &Parts) -> core::v1::ServiceStatus {
-    let text = |balancer: &Value, field| balancer.get(field)?.as_str().map(str::to_owned);
-    let balancers = parts.elements("/status/loadBalancer/ingress").iter();
+    let status: Parts = parts.part("status").unwrap_or_default();
+    let all: Parts = status.part("loadBalancer").unwrap_or_default();
+    let balancers = all.elements::<Parts>("ingress").into_iter();
     let ingress = balancers.map(|balancer| core::v1::LoadBalancerIngress {
-        ip: text(balancer, "ip"),
-        ip_mode: text(balancer, "ipMode"),
+        ip: balancer.text("ip"),
+        ip_mode: balancer.text("ipMode"),
         ..core::v1::LoadBalancerIngress::default()
     });
     core::v1::ServiceStatus {
