@@ -220,10 +220,10 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
                 Ok(event) => Ok(Some(event)),
                 // The rest of it will not come.
                 Err(error) if is_last && error.is_eof() => Ok(None),
-                Err(error) => match serde_json::from_slice::<Status>(&line) {
-                    Ok(status) => Err(kube::Error::Api(status.boxed())),
-                    Err(_) => Err(kube::Error::SerdeError(error)),
-                },
+                Err(error) => Err(match refusal(&line) {
+                    Some(status) => kube::Error::Api(status.boxed()),
+                    None => kube::Error::SerdeError(error),
+                }),
             };
         }
     }
@@ -245,6 +245,17 @@ fn event<K: Kind>(line: &[u8]) -> serde_json::Result<WatchEvent<Seen<K>>> {
             return Err(serde::de::Error::custom(unknown));
         }
     })
+}
+
+/// What the server says in place of a watch.
+fn refusal(line: &[u8]) -> Option<Status> {
+    #[derive(Deserialize)]
+    struct Kinded {
+        kind: String,
+    }
+    // Everything in a Status may be absent, so any object could be read as one.
+    let Kinded { kind } = serde_json::from_slice(line).ok()?;
+    (kind == "Status").then(|| serde_json::from_slice(line).ok())?
 }
 
 fn is_cut(error: &io::Error) -> bool {

@@ -159,3 +159,17 @@ fn a_list_with_an_object_whose_name_cannot_be_read_forgets_nothing() {
         assert_eq!(store.get(&name("a")).is_some(), is_known);
     }
 }
+
+#[tokio::test]
+async fn only_a_status_is_taken_for_one() {
+    let status = br#"{"kind":"Status","apiVersion":"v1","message":"too old","code":410}"#;
+    let error = watched(status).await.unwrap_err();
+    let kube::Error::Api(status) = error else {
+        panic!("{error}")
+    };
+    assert_eq!((status.code, &*status.message), (410, "too old"));
+    for line in [&b"{}"[..], br#"{"kind":"ConfigMap","code":410}"#] {
+        let error = watched(line).await.unwrap_err();
+        assert!(matches!(error, kube::Error::SerdeError(_)), "{error}");
+    }
+}
