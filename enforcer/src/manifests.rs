@@ -136,12 +136,24 @@ impl Manifests {
         self.room.take_again()
     }
 
+    /// Files of which what is in force was not kept whole, for which there is room now, and that say something else by now,
+    /// which is not in force: what they said before is to be [restored](Self::restore).
+    pub(crate) fn lacking(&self) -> BTreeSet<PathBuf> {
+        self.room.lacking(&self.files)
+    }
+
+    /// What is in force of the file `path` is whole again, as far as it is what `said` says.
+    pub(crate) fn restore(&mut self, path: &Path, said: &[u8]) {
+        if let (Some(file), Ok(said)) = (self.files.get_mut(path), file::read(path, said)) {
+            file.restore(said);
+            self.room.account(&mut self.files, path);
+        }
+    }
+
     /// Whether what the file `path` says now is in force.
     pub(crate) fn is_in_force(&self, path: &Path) -> bool {
-        matches!(
-            self.files.get(path).map(|file| &file.latest),
-            Some(Latest::InForce)
-        )
+        let file = self.files.get(path);
+        file.is_some_and(|file| file.latest.is_in_force())
     }
 
     /// Puts in force what can be, and says what is in force. Objects may move between files when both files are
@@ -267,6 +279,13 @@ impl Manifests {
 }
 
 impl Latest {
+    fn is_in_force(&self) -> bool {
+        match self {
+            Self::InForce => true,
+            Self::Waiting(_) | Self::Wrong(_) => false,
+        }
+    }
+
     /// What waits.
     fn waiting(&self) -> &[Found] {
         match self {

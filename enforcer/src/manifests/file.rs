@@ -82,7 +82,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// An object of a file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Object {
     /// A Namespace.
     Namespace(Namespace),

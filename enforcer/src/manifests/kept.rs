@@ -38,6 +38,11 @@ impl Kept {
         })
     }
 
+    /// What the file last said; none if that is not known.
+    pub(crate) fn said(&self, file: &Path) -> Option<Vec<u8>> {
+        fs::read(self.0.join(file.file_name()?)).ok()
+    }
+
     /// Keeps what the file said, in one step.
     pub(crate) fn keep(&self, file: &Path, said: &[u8]) {
         let Some(name) = file.file_name() else { return };

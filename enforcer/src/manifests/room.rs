@@ -18,8 +18,6 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::Policies, Self::EndpointSlices];
-
     fn name(self) -> &'static str {
         match self {
             Self::Policies => "networkpolicies",
@@ -80,6 +78,13 @@ impl Room {
         match kind {
             Kind::Policies => &mut self.policies,
             Kind::EndpointSlices => &mut self.endpoint_slices,
+        }
+    }
+
+    fn of_kind(&self, kind: Kind) -> &Ledger {
+        match kind {
+            Kind::Policies => &self.policies,
+            Kind::EndpointSlices => &self.endpoint_slices,
         }
     }
 
@@ -164,22 +169,44 @@ impl Room {
         std::mem::take(&mut self.again)
     }
 
+    /// Files that say something by now that is not in force, while of what is in force not all was kept, for which there is
+    /// room: reading them again does not bring it back.
+    pub(super) fn lacking(&self, files: &BTreeMap<PathBuf, FileState>) -> BTreeSet<PathBuf> {
+        let lacking = files.iter().filter(|(_, file)| {
+            let mut closed = file.closed();
+            closed.any(|(kind, namespace)| self.lacks(file, kind, namespace))
+        });
+        lacking.map(|(path, _)| path.clone()).collect()
+    }
+
+    fn lacks(&self, file: &FileState, kind: Kind, namespace: &str) -> bool {
+        !file.latest.is_in_force() && !self.of_kind(kind).is_too_much(namespace)
+    }
+
     /// What is said of the namespaces whose objects are closed.
-    pub(super) fn warnings(&mut self, files: &BTreeMap<PathBuf, FileState>) -> Vec<Warning> {
-        let mut closed: BTreeSet<(Kind, &str)> = BTreeSet::new();
-        for found in files.values().flat_map(|file| &file.in_force) {
-            if found.is_closed {
-                closed.extend(counted(found).map(|(kind, namespace, _)| (kind, namespace)));
+    pub(super) fn warnings(&self, files: &BTreeMap<PathBuf, FileState>) -> Vec<Warning> {
+        let mut closed: BTreeMap<(Kind, &str), Option<&Path>> = BTreeMap::new();
+        for (path, file) in files {
+            for (kind, namespace) in file.closed() {
+                let lacking = closed.entry((kind, namespace)).or_default();
+                if self.lacks(file, kind, namespace) {
+                    *lacking = Some(path);
+                }
             }
         }
-        let mut warnings = Vec::new();
-        for kind in Kind::ALL {
-            for (_, namespace) in closed.iter().filter(|(of, _)| *of == kind) {
-                let why = self.ledger(kind).why(namespace, kind.name());
-                warnings.push(Warning::suspended(namespace, &why, kind.meaning()));
-            }
-        }
-        warnings
+        let warning = |((kind, namespace), lacking): (&(Kind, &str), &Option<&Path>)| {
+            let why = match lacking {
+                None => self.of_kind(*kind).why(namespace, kind.name()),
+                Some(path) => format!(
+                    "there is room for its {} again, but {} says something now that is not in force, and no copy of \
+                     what it said before can be read: mend the file",
+                    kind.name(),
+                    path.display()
+                ),
+            };
+            Warning::suspended(namespace, &why, kind.meaning())
+        };
+        closed.iter().map(warning).collect()
     }
 }
 
@@ -201,6 +228,29 @@ impl FileState {
         takes
     }
 
+    /// Of what kinds and namespaces there are objects in force that are not kept whole.
+    fn closed(&self) -> impl Iterator<Item = (Kind, &str)> {
+        let closed = self.in_force.iter().filter(|found| found.is_closed);
+        let closed = closed.filter_map(counted);
+        closed.map(|(kind, namespace, _)| (kind, namespace))
+    }
+
+    /// Has whole again what is in force, if that is what `said` has whole.
+    pub(super) fn restore(&mut self, said: Vec<Found>) {
+        let mut said: BTreeMap<ObjectKey, Found> = said
+            .into_iter()
+            .map(|found| (found.key.clone(), found))
+            .collect();
+        for found in self.in_force.iter_mut().filter(|found| found.is_closed) {
+            if let Some(whole) = said.remove(&found.key)
+                && whole.bytes == found.bytes
+                && whole.object.closed() == found.object
+            {
+                *found = whole;
+            }
+        }
+    }
+
     fn all(&mut self) -> impl Iterator<Item = &mut Found> {
         let waiting = self.latest.waiting_mut();
         self.in_force.iter_mut().chain(waiting)
@@ -214,11 +264,7 @@ impl Found {
             return;
         }
         self.is_closed = true;
-        match &mut self.object {
-            Object::Policy(policy) => *policy = stored::closed_policy(policy),
-            Object::EndpointSlice(slice) => *slice = stored::closed_slice(slice),
-            Object::Namespace(_) | Object::Pod(_) | Object::Node(_) | Object::Service(_) => {}
-        }
+        self.object = self.object.closed();
     }
 
     /// What it takes.
@@ -227,6 +273,16 @@ impl Found {
             Object::Policy(policy) => stored::of_policy(policy),
             Object::EndpointSlice(slice) => stored::of_slice(slice),
             Object::Namespace(_) | Object::Pod(_) | Object::Node(_) | Object::Service(_) => 0,
+        }
+    }
+}
+
+impl Object {
+    fn closed(&self) -> Self {
+        match self {
+            Self::Policy(policy) => Self::Policy(stored::closed_policy(policy)),
+            Self::EndpointSlice(slice) => Self::EndpointSlice(stored::closed_slice(slice)),
+            Self::Namespace(_) | Self::Pod(_) | Self::Node(_) | Self::Service(_) => self.clone(),
         }
     }
 }

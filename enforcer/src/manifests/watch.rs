@@ -444,6 +444,15 @@ impl Follower {
             snapshot = self.manifests.snapshot();
             self.keep();
         }
+        let lacking = self.manifests.lacking();
+        for path in &lacking {
+            if let Some(said) = self.kept.said(path) {
+                self.manifests.restore(path, &said);
+            }
+        }
+        if !lacking.is_empty() {
+            snapshot = self.manifests.snapshot();
+        }
         if let Some(reason) = &self.directory_error {
             let reason =
                 format!("the directory cannot be read, what it last said stays in force: {reason}");

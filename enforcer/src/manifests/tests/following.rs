@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::watch::Receiver;
 
 use super::namespace;
+use super::room::{ROOMS, closed, policy, rules};
 use crate::manifests::{self, Snapshot, WatchError};
 use crate::stored::Rooms;
 
@@ -249,4 +250,69 @@ async fn what_a_file_last_said_outlives_the_enforcer() {
     assert!(names.keys().eq(["a", "d"]), "{names:?}");
     fs::remove_file(path.join("a.yaml")).expect("removed");
     assert!(start().borrow().objects.namespaces.keys().eq(["d"]));
+}
+
+/// What becomes of a file while what it said is not kept whole.
+#[derive(Debug, Clone, Copy)]
+enum Becomes {
+    Wrong,
+    Conflicting,
+    Unreadable,
+}
+
+/// A policy that is closed, and whose file says then what cannot be in force.
+async fn closed_and_then(becomes: Becomes) -> (TempDir, TempDir, Receiver<Snapshot>) {
+    let (directory, kept) = (directory(), self::directory());
+    let path = directory.path();
+    write(path, "a.yaml", &policy("large", "a", 100));
+    write(path, "small.yaml", &policy("small", "p", 1));
+    let copies = kept.path().join("kept");
+    let mut snapshots = manifests::watch(path.to_owned(), copies, ROOMS).unwrap();
+    assert_eq!(rules(&snapshots.borrow(), "large", "a"), 100);
+    write(path, "b.yaml", &policy("large", "b", 100));
+    until(&mut snapshots, "closed", |s| closed(s) == ["large"]).await;
+    let now = format!(
+        "{}---\n{}",
+        policy("large", "a", 90),
+        policy("small", "p", 1)
+    );
+    match becomes {
+        Becomes::Wrong => write(path, "a.yaml", "kind: ["),
+        Becomes::Conflicting => write(path, "a.yaml", &now),
+        Becomes::Unreadable => {
+            symlink("nowhere", path.join("link")).expect("linked");
+            fs::rename(path.join("link"), path.join("a.yaml")).expect("renamed");
+        }
+    }
+    until(&mut snapshots, "not in force", |s| s.errors.len() == 1).await;
+    (directory, kept, snapshots)
+}
+
+#[tokio::test]
+async fn a_closed_policy_whose_file_is_not_in_force_is_whole_again_when_there_is_room() {
+    for becomes in [Becomes::Wrong, Becomes::Conflicting, Becomes::Unreadable] {
+        let (directory, _kept, mut snapshots) = closed_and_then(becomes).await;
+        fs::remove_file(directory.path().join("b.yaml")).expect("removed");
+        let what = format!("whole again: {becomes:?}");
+        until(&mut snapshots, &what, |s| closed(s).is_empty()).await;
+        assert_eq!(rules(&snapshots.borrow(), "large", "a"), 100);
+        assert_eq!(snapshots.borrow().errors.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_closed_policy_of_which_there_is_no_copy_is_told_of_until_its_file_is_mended() {
+    let (directory, kept, mut snapshots) = closed_and_then(Becomes::Wrong).await;
+    fs::remove_dir_all(kept.path().join("kept")).expect("removed");
+    fs::remove_file(directory.path().join("b.yaml")).expect("removed");
+    until(&mut snapshots, "told", |s| {
+        let told = s.closed.iter().map(|warning| &warning.text);
+        let told: Vec<_> = told.filter(|text| text.contains("a.yaml")).collect();
+        matches!(told.as_slice(), [text] if !text.contains("being read again"))
+    })
+    .await;
+    assert_eq!(rules(&snapshots.borrow(), "large", "a"), 0);
+    write(directory.path(), "a.yaml", &policy("large", "a", 90));
+    until(&mut snapshots, "mended", |s| closed(s).is_empty()).await;
+    assert_eq!(rules(&snapshots.borrow(), "large", "a"), 90);
 }

@@ -10,12 +10,12 @@ use super::{Snapshot, apply};
 use crate::stored::Rooms;
 
 /// What is kept of policies here: one of a hundred rules, and not two.
-const ROOMS: Rooms = Rooms {
+pub(super) const ROOMS: Rooms = Rooms {
     policies: 20_000,
     endpoint_slices: usize::MAX,
 };
 
-fn policy(namespace: &str, name: &str, rules: usize) -> String {
+pub(super) fn policy(namespace: &str, name: &str, rules: usize) -> String {
     let ports: Vec<String> = (1..=rules)
         .map(|port| format!("{{ports: [{{port: {port}}}]}}"))
         .collect();
@@ -26,13 +26,13 @@ fn policy(namespace: &str, name: &str, rules: usize) -> String {
     )
 }
 
-fn rules(snapshot: &Snapshot, namespace: &str, name: &str) -> usize {
+pub(super) fn rules(snapshot: &Snapshot, namespace: &str, name: &str) -> usize {
     let policy = &snapshot.objects.policies[&ObjectName::new(namespace, name)];
     assert!(policy.isolates_ingress);
     policy.ingress.len()
 }
 
-fn closed(snapshot: &Snapshot) -> Vec<&str> {
+pub(super) fn closed(snapshot: &Snapshot) -> Vec<&str> {
     let all = snapshot.closed.iter();
     all.map(|it| it.about.as_ref().unwrap().0.name.name.as_str())
         .collect()
