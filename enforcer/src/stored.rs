@@ -9,7 +9,7 @@
 //! nothing in [`share`](crate::share), which is about compiling. Closed means that it allows nothing: a policy keeps whom it
 //! isolates and in which directions, and of an EndpointSlice no endpoint is known.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::size_of;
 use std::sync::Arc;
 
@@ -17,8 +17,6 @@ use podgate_policy::model::{
     Endpoint, EndpointSlice, Members, NamedPort, Namespaces, NetworkPolicy, Operator, Peer, PodUid,
     Port, Requirement, Rule, Selector,
 };
-
-use crate::share::Shares;
 
 /// MiB for both kinds of objects, unless something else is said: so much fits, beside the heaviest policies that are
 /// compiled, into 256 MB.
@@ -76,8 +74,20 @@ const ENDPOINT_PORT: usize = 96;
 #[derive(Debug)]
 pub struct Ledger {
     capacity: usize,
-    total: usize,
-    shares: Shares,
+    accounts: BTreeMap<String, Account>,
+    /// The lightest, as many as fit together.
+    fitting: BTreeSet<(usize, String)>,
+    /// What those take.
+    used: usize,
+    /// The others, each of which is heavier than each of those.
+    too_much: BTreeSet<(usize, String)>,
+}
+
+/// What the objects of a namespace take, and whether they fit.
+#[derive(Debug, Clone, Copy)]
+struct Account {
+    bytes: usize,
+    fits: bool,
 }
 
 impl Ledger {
@@ -85,8 +95,10 @@ impl Ledger {
     pub fn of(capacity: usize) -> Self {
         Self {
             capacity,
-            total: 0,
-            shares: Shares::of(capacity),
+            accounts: BTreeMap::new(),
+            fitting: BTreeSet::new(),
+            used: 0,
+            too_much: BTreeSet::new(),
         }
     }
 
@@ -96,21 +108,82 @@ impl Ledger {
         if before == now {
             return BTreeSet::new();
         }
-        let weight = self.shares.weight_of(namespace);
-        self.shares
-            .weigh(namespace, (weight + now).saturating_sub(before));
-        self.total = (self.total + now).saturating_sub(before);
-        let fits = self.total <= self.capacity && self.shares.suspended().is_empty();
-        if fits {
-            BTreeSet::new()
+        let taken = self.bytes_of(namespace);
+        let was_too_much = self.is_too_much(namespace);
+        self.close(namespace);
+        self.open(namespace, (taken + now).saturating_sub(before));
+        let mut switched = self.level();
+        if self.is_too_much(namespace) == was_too_much {
+            switched.remove(namespace);
         } else {
-            self.shares.decide()
+            switched.insert(namespace.to_owned());
         }
+        switched
+    }
+
+    fn close(&mut self, namespace: &str) {
+        let Some(Account { bytes, fits }) = self.accounts.remove(namespace) else {
+            return;
+        };
+        let entry = (bytes, namespace.to_owned());
+        if fits {
+            self.fitting.remove(&entry);
+            self.used -= bytes;
+        } else {
+            self.too_much.remove(&entry);
+        }
+    }
+
+    fn open(&mut self, namespace: &str, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let entry = (bytes, namespace.to_owned());
+        let lightest = self.too_much.first();
+        let fits = lightest.is_none_or(|lightest| entry < *lightest);
+        self.enter(entry, fits);
+    }
+
+    fn enter(&mut self, entry: (usize, String), fits: bool) {
+        let (bytes, namespace) = entry.clone();
+        self.accounts.insert(namespace, Account { bytes, fits });
+        if fits {
+            self.used += bytes;
+            self.fitting.insert(entry);
+        } else {
+            self.too_much.insert(entry);
+        }
+    }
+
+    /// Moves who does not fit any more, or does by now.
+    fn level(&mut self) -> BTreeSet<String> {
+        let mut moved = BTreeSet::new();
+        while self.used > self.capacity
+            && let Some(heaviest) = self.fitting.pop_last()
+        {
+            self.used -= heaviest.0;
+            moved.insert(heaviest.1.clone());
+            self.enter(heaviest, false);
+        }
+        while let Some((bytes, _)) = self.too_much.first()
+            && self.used + bytes <= self.capacity
+            && let Some(lightest) = self.too_much.pop_first()
+        {
+            moved.insert(lightest.1.clone());
+            self.enter(lightest, true);
+        }
+        moved
+    }
+
+    fn bytes_of(&self, namespace: &str) -> usize {
+        let account = self.accounts.get(namespace);
+        account.map_or(0, |account| account.bytes)
     }
 
     /// Whether what a namespace stores does not fit.
     pub fn is_too_much(&self, namespace: &str) -> bool {
-        self.shares.is_suspended(namespace)
+        let account = self.accounts.get(namespace);
+        account.is_some_and(|account| !account.fits)
     }
 
     /// Why objects of this kind, of this namespace, are kept closed; for people.
@@ -118,7 +191,7 @@ impl Ledger {
         if !self.is_too_much(namespace) {
             return format!("there is room for its {kind} again, and they are being read again");
         }
-        let (takes, capacity) = (kib(self.shares.weight_of(namespace)), kib(self.capacity));
+        let (takes, capacity) = (kib(self.bytes_of(namespace)), kib(self.capacity));
         format!(
             "its {kind} take {takes} KiB of memory, and those of all namespaces may take {capacity} KiB (--object-memory)"
         )
@@ -237,8 +310,10 @@ pub fn closed_slice(slice: &EndpointSlice) -> Arc<EndpointSlice> {
 #[cfg(test)]
 mod tests {
     use podgate_policy::model::{EndpointState, Protocol};
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::share::Shares;
 
     fn policy(matching: Selector, rules: usize) -> NetworkPolicy {
         let rule = |number: usize| Rule {
@@ -333,5 +408,25 @@ mod tests {
         assert!(ledger.is_too_much("a") && !ledger.is_too_much("b"));
         assert_eq!(ledger.change("b", 50, 0), ["a".to_owned()].into());
         assert!(!ledger.is_too_much("a"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_is_the_same_as_if_it_were_decided_of_all_at_once(
+            changes in prop::collection::vec((0..6_u8, 0..60_usize), 0..40)
+        ) {
+            let (mut ledger, mut shares) = (Ledger::of(100), Shares::of(100));
+            let mut takes = BTreeMap::new();
+            for (namespace, now) in changes {
+                let namespace = namespace.to_string();
+                let before = takes.insert(namespace.clone(), now).unwrap_or(0);
+                shares.weigh(&namespace, now);
+                prop_assert_eq!(ledger.change(&namespace, before, now), shares.decide());
+                for namespace in takes.keys() {
+                    let is_too_much = shares.is_suspended(namespace);
+                    prop_assert_eq!(ledger.is_too_much(namespace), is_too_much);
+                }
+            }
+        }
     }
 }
