@@ -88,7 +88,7 @@ async fn said_of(object: &[u8]) -> [Seen<Maps>; 2] {
 }
 
 #[tokio::test]
-async fn what_nobody_needs_of_an_object_may_be_whatever_a_client_wrote() {
+async fn unneeded_fields_of_an_object_may_hold_anything() {
     let nested = nested();
     let unknown = [br#","new":"#, nested.as_bytes()].concat();
     let in_both = [&unknown[..], br#","data":{"v":"x"}"#].concat();
@@ -129,7 +129,7 @@ async fn what_cannot_be_read_of_an_object_is_salvaged_by_what_can() {
 }
 
 #[tokio::test]
-async fn an_object_whose_name_cannot_be_read_is_told_of_beside_the_others() {
+async fn an_object_without_a_name_is_reported_beside_the_others() {
     for object in [
         r#"{"metadata":["new"],"data":{"v":"x"}}"#.to_owned(),
         format!(r#"{{"metadata":{{"name":{}}}}}"#, nested()),
@@ -146,7 +146,7 @@ async fn an_object_whose_name_cannot_be_read_is_told_of_beside_the_others() {
 }
 
 #[test]
-fn a_list_with_an_object_whose_name_cannot_be_read_forgets_nothing() {
+fn a_list_with_an_object_without_a_name_forgets_nothing() {
     let mut store = Store::<Maps>::default();
     store.take(seen("a", "1"));
     for (nameless, is_known) in [(true, true), (false, false)] {

@@ -289,7 +289,7 @@ async fn closed_and_then(becomes: Becomes) -> (TempDir, TempDir, Receiver<Snapsh
 }
 
 #[tokio::test]
-async fn a_closed_policy_whose_file_is_not_in_force_is_whole_again_when_there_is_room() {
+async fn a_closed_policy_of_a_wrong_file_is_restored_from_its_copy() {
     for becomes in [Becomes::Wrong, Becomes::Conflicting, Becomes::Unreadable] {
         let (directory, _kept, mut snapshots) = closed_and_then(becomes).await;
         fs::remove_file(directory.path().join("b.yaml")).expect("removed");
@@ -301,7 +301,7 @@ async fn a_closed_policy_whose_file_is_not_in_force_is_whole_again_when_there_is
 }
 
 #[tokio::test]
-async fn a_closed_policy_of_which_there_is_no_copy_is_told_of_until_its_file_is_mended() {
+async fn a_closed_policy_without_a_copy_is_reported_until_repaired() {
     let (directory, kept, mut snapshots) = closed_and_then(Becomes::Wrong).await;
     fs::remove_dir_all(kept.path().join("kept")).expect("removed");
     fs::remove_file(directory.path().join("b.yaml")).expect("removed");
