@@ -375,7 +375,7 @@ impl Rules {
         let mut row = Row::none();
         let of_udp = translation.ports().iter();
         for port in of_udp.filter(|port| port.protocol == Protocol::Udp) {
-            let mut endpoints = port.endpoints.iter().chain(&port.doubtful);
+            let mut endpoints = port.endpoints.iter().chain(port.doubtful.iter());
             let leads_on = endpoints.any(|(endpoint, target)| {
                 let is_tunnel = self
                     .tunnels_to(endpoint)
@@ -412,7 +412,7 @@ impl Rules {
         for port in translation.ports() {
             let number = PortSet::range(port.number, port.number);
             claimed.ports_mut(port.protocol).add(&number);
-            let mut counting = port.endpoints.iter().chain(&port.doubtful).peekable();
+            let mut counting = port.endpoints.iter().chain(port.doubtful.iter()).peekable();
             let is_none = counting.peek().is_none();
             let mut rows = counting.map(|(endpoint, target)| {
                 let row = self.literal_row(endpoint);

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::compile::canonical::Canonical;
 use crate::compile::predicate::{Predicate, Signature};
 use crate::model::{Protocol, ServiceEgress};
 
@@ -14,8 +15,9 @@ pub struct Translation {
     pub(super) meaning: Meaning,
     /// The predicates of this very address, which allow it whatever stands behind it; sorted.
     pub(super) by_name: Vec<Arc<Predicate>>,
-    /// The ports that stand for endpoints, sorted. Where a port is here twice, either may be meant.
-    pub(super) ports: Vec<TranslatedPort>,
+    /// The ports that stand for endpoints, sorted. Where a port is here twice, either may be meant. One allocation for all
+    /// addresses of a Service that are alike.
+    pub(super) ports: Arc<TranslatedPorts>,
     /// How many endpoints must be allowed.
     pub(super) egress: ServiceEgress,
 }
@@ -33,6 +35,12 @@ pub enum Meaning {
     OwnNode,
 }
 
+/// The ports of an address that stand for endpoints.
+pub(super) type TranslatedPorts = Canonical<Vec<TranslatedPort>>;
+
+/// What endpoints answer, each with its target port.
+pub(super) type Answers = Canonical<BTreeSet<(Arc<Signature>, u16)>>;
+
 /// A port that stands for endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TranslatedPort {
@@ -43,15 +51,23 @@ pub struct TranslatedPort {
     /// What is known of the endpoints.
     pub standing: Standing,
     /// The endpoints that are known, as what they answer and their target port.
-    pub(super) endpoints: BTreeSet<(Arc<Signature>, u16)>,
+    pub(super) endpoints: Arc<Answers>,
     /// Those that say that they are pods, of whom nobody is known: what their addresses answer. Where there are neither these
     /// nor those, nothing is allowed.
-    pub(super) doubtful: BTreeSet<(Arc<Signature>, u16)>,
+    pub(super) doubtful: Arc<Answers>,
 }
 
 impl TranslatedPort {
-    fn is_at(&self, other: &Self) -> bool {
-        (self.protocol, self.number) == (other.protocol, other.number)
+    fn place(&self) -> (Protocol, u16) {
+        (self.protocol, self.number)
+    }
+
+    /// What it has of endpoints, in two allocations that others may share.
+    #[cfg(test)]
+    pub(super) fn endpoints_stored(&self) -> impl Iterator<Item = &Answers> {
+        [&self.endpoints, &self.doubtful]
+            .into_iter()
+            .map(AsRef::as_ref)
     }
 
     fn is_certain(&self) -> bool {
@@ -75,41 +91,41 @@ impl Signature {
     /// included. None: there is no such port, or the address stands for nothing any more.
     pub fn sparing(&self, old: &Self) -> Option<Self> {
         let (before, now) = (old.translation()?, self.translation()?);
-        let mut ports: BTreeSet<TranslatedPort> = now.ports.iter().cloned().collect();
-        let mut is_same = true;
-        for port in &before.ports {
-            let here: Vec<&TranslatedPort> =
-                now.ports.iter().filter(|now| now.is_at(port)).collect();
+        let nobody: Arc<Answers> = Arc::new(BTreeSet::new().into());
+        let mut spared: BTreeSet<TranslatedPort> = BTreeSet::new();
+        let mut at: BTreeSet<(Protocol, u16)> = BTreeSet::new();
+        for said in before
+            .ports
+            .chunk_by(|one, other| one.place() == other.place())
+        {
+            let place = said[0].place();
+            let here = now.ports_at(place);
             if !here.is_empty() && here.iter().all(|now| now.is_certain()) {
                 continue;
             }
-            is_same = false;
+            at.insert(place);
             let known = here.iter().filter(|now| now.standing == Standing::Known);
             let known: Vec<TranslatedPort> = known
                 .map(|now| TranslatedPort {
-                    doubtful: BTreeSet::new(),
-                    ..(*now).clone()
+                    doubtful: Arc::clone(&nobody),
+                    ..now.clone()
                 })
                 .collect();
-            let spared = if known.is_empty() {
-                before
-                    .ports
-                    .iter()
-                    .filter(|old| old.is_at(port))
-                    .cloned()
-                    .collect()
+            if known.is_empty() {
+                spared.extend(said.iter().cloned());
             } else {
-                known
-            };
-            ports.retain(|other| !other.is_at(port));
-            ports.extend(spared);
+                spared.extend(known);
+            }
         }
-        if is_same {
+        if at.is_empty() {
             return None;
         }
+        let others = now.ports.iter().filter(|port| !at.contains(&port.place()));
+        spared.extend(others.cloned());
+        let ports: Vec<TranslatedPort> = spared.into_iter().collect();
         Some(self.translated(Translation {
             by_name: now.by_name.clone(),
-            ports: ports.into_iter().collect(),
+            ports: Arc::new(ports.into()),
             ..**now
         }))
     }
@@ -119,6 +135,13 @@ impl Translation {
     /// The ports that stand for endpoints, sorted.
     pub fn ports(&self) -> &[TranslatedPort] {
         &self.ports
+    }
+
+    /// Those of one number.
+    fn ports_at(&self, place: (Protocol, u16)) -> &[TranslatedPort] {
+        let first = self.ports.partition_point(|port| port.place() < place);
+        let of_place = self.ports[first..].partition_point(|port| port.place() == place);
+        &self.ports[first..first + of_place]
     }
 
     /// Whether this is its own broad part.
@@ -136,7 +159,7 @@ impl Translation {
                     .filter(|predicate| predicate.is_broad())
                     .cloned()
                     .collect(),
-                ports: Vec::new(),
+                ports: Arc::new(Vec::new().into()),
                 ..*self
             }),
             Meaning::External | Meaning::Translated | Meaning::OwnNode => None,

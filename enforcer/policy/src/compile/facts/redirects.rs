@@ -7,9 +7,11 @@
 //! host ports of a pod ─────────┼─► claims: address, port ─► addresses of endpoints ─► (their signatures)
 //! who has which address ───────┘
 //! ```
-//! A claim is worked out anew when its Service, one of its slices, or who is known at one of its endpoints changes.
+//! A claim is worked out anew when its Service, one of its slices, or who is known at one of its endpoints changes. A Service
+//! may have many addresses, many ports and many endpoints, and their product is never made: its addresses are of few kinds,
+//! which share what their ports lead to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -17,15 +19,13 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::Facts;
-use super::ways::{Candidate, Link, Links, NOWHERE_KNOWN, Way, at_nodes};
+use super::ways::{Lead, NOWHERE_KNOWN, Way, at_nodes};
+use crate::compile::canonical::Canonical;
 use crate::compile::translation::{Meaning, Standing};
 use crate::model::{
     Endpoint, EndpointSlice, EndpointState, ExternalAddresses, HostPort, ObjectName, Pod,
     PodReference, Protocol, Service, ServiceEgress, ServicePort, TrafficPolicy,
 };
-
-/// Before all others.
-const FIRST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Who says that an address leads to endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,15 +37,19 @@ pub(super) enum Claimant {
 }
 
 /// A port that leads to endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RedirectedPort {
     pub(super) protocol: Protocol,
     pub(super) number: u16,
-    pub(super) counting: Counting,
+    /// One allocation for all addresses of a Service for which they are the same.
+    pub(super) counting: Arc<Canonical<Counting>>,
 }
 
+/// The ports of an address that lead to endpoints, of one claimant: one allocation for all addresses of a kind.
+pub(super) type Ports = Canonical<BTreeSet<RedirectedPort>>;
+
 /// The endpoints that count, each with its target port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Counting {
     pub(super) standing: Standing,
     /// Those that are known.
@@ -57,11 +61,52 @@ pub(super) struct Counting {
 /// What one claimant says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Said {
-    ports: BTreeSet<(IpAddr, RedirectedPort)>,
+    /// Of each address that it claims. None is empty.
+    ports: BTreeMap<IpAddr, Arc<Ports>>,
     /// Every address that an endpoint has, usable or not: who is known there matters.
     endpoints: BTreeSet<IpAddr>,
-    /// What may be a way into a tunnel, with where it leads: of UDP, to an endpoint that no pod is known to have.
-    candidates: BTreeSet<Link>,
+    /// What may be ways into a tunnel, with where they lead: of UDP, to endpoints that no pod is known to have.
+    candidates: Arc<Vec<Lead>>,
+}
+
+impl Said {
+    /// Shares with `old` what is the same there. What is one allocation here is compared once.
+    fn share(&mut self, old: &Self) {
+        let known: HashSet<&Arc<Ports>> = old.ports.values().collect();
+        let mut kept: HashMap<*const Ports, Arc<Ports>> = HashMap::new();
+        let all: Vec<Arc<Ports>> = self.ports.values().cloned().collect();
+        for (ports, new) in self.ports.values_mut().zip(&all) {
+            let kept = kept.entry(Arc::as_ptr(new));
+            *ports = Arc::clone(kept.or_insert_with(|| {
+                let same = known.get(new).copied();
+                Arc::clone(same.unwrap_or(new))
+            }));
+        }
+        if self.candidates == old.candidates {
+            self.candidates = Arc::clone(&old.candidates);
+        }
+    }
+}
+
+/// By what an address is one of a Service, all that tells apart where its ports lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    is_ipv4: bool,
+    is_cluster: bool,
+    is_external: bool,
+    /// With the NodePorts.
+    is_own_node: bool,
+}
+
+impl Kind {
+    fn none(address: IpAddr) -> Self {
+        Self {
+            is_ipv4: address.is_ipv4(),
+            is_cluster: false,
+            is_external: false,
+            is_own_node: false,
+        }
+    }
 }
 
 /// All that is said.
@@ -76,10 +121,8 @@ pub(super) struct Redirects {
     cluster: OrdSet<(IpAddr, ObjectName)>,
     /// The Services that name an external address themselves.
     external: OrdSet<(IpAddr, ObjectName)>,
-    /// The addresses that lead to an endpoint, which comes first.
-    by_target: OrdSet<(IpAddr, IpAddr)>,
-    /// What may be ways into tunnels.
-    candidates: OrdSet<Candidate>,
+    /// What may be ways into tunnels, of those who say any.
+    candidates: OrdMap<Claimant, Arc<Vec<Lead>>>,
 }
 
 impl Redirects {
@@ -136,8 +179,8 @@ impl Redirects {
     }
 
     /// What may be ways into tunnels.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = &Candidate> {
-        self.candidates.iter()
+    pub(super) fn candidates(&self) -> impl Iterator<Item = &Lead> {
+        self.candidates.values().flat_map(|leads| leads.iter())
     }
 
     /// Whether what may be ways is the same as there.
@@ -150,93 +193,95 @@ impl Redirects {
         of_address(&self.by_endpoint, address)
     }
 
-    /// The addresses that lead to this one.
-    pub(super) fn leading_to(&self, target: IpAddr) -> impl Iterator<Item = IpAddr> {
-        self.by_target
-            .range((target, FIRST_ADDRESS)..)
-            .take_while(move |(of, _)| *of == target)
-            .map(|(_, address)| *address)
+    /// The addresses of which some port may lead to one of these.
+    pub(super) fn leading_to(&self, targets: &[IpAddr]) -> BTreeSet<IpAddr> {
+        let claimants = targets
+            .iter()
+            .flat_map(|target| self.with_endpoint(*target));
+        self.claimed_by(claimants.collect())
     }
 
-    /// The addresses that lead into a block.
-    pub(super) fn leading_into(&self, block: &IpNet) -> impl Iterator<Item = IpAddr> {
-        let block = *block;
-        self.by_target
-            .range((block.network(), FIRST_ADDRESS)..)
-            .take_while(move |(target, _)| block.contains(target))
-            .map(|(_, address)| *address)
+    /// The addresses of which some port may lead into a block.
+    pub(super) fn leading_into(&self, block: &IpNet) -> BTreeSet<IpAddr> {
+        let inside = self
+            .by_endpoint
+            .range((block.network(), first_claimant())..);
+        let inside = inside.take_while(|(endpoint, _)| block.contains(endpoint));
+        self.claimed_by(inside.map(|(_, claimant)| claimant).collect())
     }
 
-    /// The ports of an address that lead to endpoints, of whoever claims them.
-    pub(super) fn ports_of(&self, address: IpAddr) -> BTreeSet<&RedirectedPort> {
-        of_address(&self.by_address, address)
-            .filter_map(|claimant| self.said.get(claimant))
-            .flat_map(|said| said.ports.iter())
-            .filter(|(claimed, _)| *claimed == address)
-            .map(|(_, port)| port)
+    fn claimed_by(&self, claimants: BTreeSet<&Claimant>) -> BTreeSet<IpAddr> {
+        let claimants = claimants.into_iter();
+        claimants.flat_map(|it| self.addresses_of(it)).collect()
+    }
+
+    /// The addresses that a claimant claims.
+    pub(super) fn addresses_of(&self, claimant: &Claimant) -> impl Iterator<Item = IpAddr> {
+        let said = self.said.get(claimant).into_iter();
+        said.flat_map(|said| said.ports.keys().copied())
+    }
+
+    /// The ports of an address that lead to endpoints, by who claims them.
+    pub(super) fn ports_of(&self, address: IpAddr) -> Vec<(&Claimant, &Arc<Ports>)> {
+        let claimants = of_address(&self.by_address, address);
+        let ports = |claimant| self.said.get(claimant)?.ports.get(&address);
+        claimants
+            .filter_map(|claimant| Some((claimant, ports(claimant)?)))
             .collect()
     }
 
     /// What the claimant says is now this. The addresses of which something else is said than before.
-    fn says(&mut self, claimant: &Claimant, new: Said) -> BTreeSet<IpAddr> {
+    fn says(&mut self, claimant: &Claimant, mut new: Said) -> BTreeSet<IpAddr> {
         let old = self.said.get(claimant).cloned().unwrap_or_default();
+        new.share(&old);
         if *old == new {
             return BTreeSet::new();
         }
-        let differing = old.ports.symmetric_difference(&new.ports);
-        let touched: BTreeSet<IpAddr> = differing.map(|(address, _)| *address).collect();
+        let claimed = old.ports.keys().chain(new.ports.keys());
+        let touched: BTreeSet<IpAddr> = claimed
+            .filter(|address| old.ports.get(address) != new.ports.get(address))
+            .copied()
+            .collect();
         for address in &touched {
-            for target in self.targets_of(*address) {
-                self.by_target.remove(&(target, *address));
+            let entry = (*address, claimant.clone());
+            if new.ports.contains_key(address) {
+                self.by_address.insert(entry);
+            } else {
+                self.by_address.remove(&entry);
             }
         }
-        for (address, _) in &old.ports {
-            self.by_address.remove(&(*address, claimant.clone()));
-        }
-        for endpoint in &old.endpoints {
+        for endpoint in old.endpoints.difference(&new.endpoints) {
             self.by_endpoint.remove(&(*endpoint, claimant.clone()));
         }
-        for link in &old.candidates {
-            self.candidates.remove(&(*link, claimant.clone()));
-        }
-        for (address, _) in &new.ports {
-            self.by_address.insert((*address, claimant.clone()));
-        }
-        for endpoint in &new.endpoints {
+        for endpoint in new.endpoints.difference(&old.endpoints) {
             self.by_endpoint.insert((*endpoint, claimant.clone()));
         }
-        for link in &new.candidates {
-            self.candidates.insert((*link, claimant.clone()));
+        if new.candidates.is_empty() {
+            self.candidates.remove(claimant);
+        } else {
+            let candidates = Arc::clone(&new.candidates);
+            self.candidates.insert(claimant.clone(), candidates);
         }
         if new == Said::default() {
             self.said.remove(claimant);
         } else {
             self.said.insert(claimant.clone(), Arc::new(new));
         }
-        for address in &touched {
-            for target in self.targets_of(*address) {
-                self.by_target.insert((target, *address));
-            }
-        }
         touched
     }
+}
 
-    fn targets_of(&self, address: IpAddr) -> BTreeSet<IpAddr> {
-        let ports = self.ports_of(address).into_iter();
-        ports
-            .flat_map(|port| port.counting.known.iter().chain(&port.counting.doubtful))
-            .map(|(target, _)| *target)
-            .collect()
-    }
+/// Before all others.
+fn first_claimant() -> Claimant {
+    Claimant::Pod(ObjectName::new("", ""))
 }
 
 fn of_address(
     index: &OrdSet<(IpAddr, Claimant)>,
     address: IpAddr,
 ) -> impl Iterator<Item = &Claimant> {
-    let first = (address, Claimant::Pod(ObjectName::new("", "")));
     index
-        .range(first..)
+        .range((address, first_claimant())..)
         .take_while(move |(of, _)| *of == address)
         .map(|(_, claimant)| claimant)
 }
@@ -305,61 +350,111 @@ impl Facts {
         let mut said = Said::default();
         let endpoints = self.slices_of(name).flat_map(|slice| &slice.endpoints);
         said.endpoints = endpoints.map(|endpoint| endpoint.address).collect();
-        for port in &service.ports {
-            let mut claim = |address: IpAddr, number, traffic| {
-                let port = RedirectedPort {
-                    protocol: port.protocol,
-                    number,
-                    counting: self.counting(name, port, traffic, address),
-                };
-                said.ports.insert((address, port));
-            };
-            for address in &service.cluster_addresses {
-                claim(*address, port.number, service.internal_traffic);
-            }
-            let of_balancers = &service.balancer_addresses;
-            for address in service.external_addresses.iter().chain(of_balancers) {
-                claim(*address, port.number, TrafficPolicy::Cluster);
-            }
-            if let Some(number) = port.node_port {
-                for address in self.own_node_addresses() {
-                    if has_family(service, address) {
-                        claim(address, number, TrafficPolicy::Cluster);
-                    }
-                }
-            }
-        }
-        said.candidates = self.links_of(name, service, |address| {
+        said.ports = self.ports_of_service(name, service);
+        said.candidates = Arc::new(self.leads_of(name, service, |address| {
             self.holder(address).is_none()
                 || self.world.node_addresses.contains(&address)
                 || self.world.cluster_nodes.contains(&address)
-        });
+        }));
         said
+    }
+
+    fn ports_of_service(
+        &self,
+        name: &ObjectName,
+        service: &Service,
+    ) -> BTreeMap<IpAddr, Arc<Ports>> {
+        let mut kinds: BTreeMap<IpAddr, Kind> = BTreeMap::new();
+        let mut note = |address: IpAddr, note: fn(&mut Kind)| {
+            note(kinds.entry(address).or_insert_with(|| Kind::none(address)));
+        };
+        for address in &service.cluster_addresses {
+            note(*address, |kind| kind.is_cluster = true);
+        }
+        let of_balancers = &service.balancer_addresses;
+        for address in service.external_addresses.iter().chain(of_balancers) {
+            note(*address, |kind| kind.is_external = true);
+        }
+        if service.ports.iter().any(|port| port.node_port.is_some()) {
+            let own = self.own_node_addresses();
+            for address in own.filter(|own| has_family(service, own.is_ipv4())) {
+                note(address, |kind| kind.is_own_node = true);
+            }
+        }
+        let mut countings = BTreeMap::new();
+        let mut known: BTreeMap<Kind, Arc<Ports>> = BTreeMap::new();
+        let ports = kinds.into_iter().map(|(address, kind)| {
+            let ports = known.entry(kind).or_insert_with(|| {
+                let ports = self.ports_of_kind(name, service, kind, &mut countings);
+                Arc::new(ports.into())
+            });
+            (address, Arc::clone(ports))
+        });
+        ports.filter(|(_, ports)| !ports.is_empty()).collect()
+    }
+
+    fn ports_of_kind(
+        &self,
+        name: &ObjectName,
+        service: &Service,
+        kind: Kind,
+        countings: &mut BTreeMap<(usize, TrafficPolicy, bool), Arc<Canonical<Counting>>>,
+    ) -> BTreeSet<RedirectedPort> {
+        let mut ports = BTreeSet::new();
+        for (place, port) in service.ports.iter().enumerate() {
+            let of_cluster = kind.is_cluster.then_some(port.number);
+            let external = kind.is_external.then_some(port.number);
+            let of_node = port.node_port.filter(|_| kind.is_own_node);
+            let numbers = [
+                (of_cluster, service.internal_traffic),
+                (external, TrafficPolicy::Cluster),
+                (of_node, TrafficPolicy::Cluster),
+            ];
+            for (number, traffic) in numbers {
+                let Some(number) = number else { continue };
+                let counting = countings.entry((place, traffic, kind.is_ipv4));
+                let counting = counting.or_insert_with(|| {
+                    Arc::new(self.counting(name, port, traffic, kind.is_ipv4).into())
+                });
+                ports.insert(RedirectedPort {
+                    protocol: port.protocol,
+                    number,
+                    counting: Arc::clone(counting),
+                });
+            }
+        }
+        ports
     }
 
     /// Where a Service leads datagrams: each address and port of its, and NodePort, to each endpoint for which `counts` holds. Those
     /// that go, or are on another node, count whatever its traffic policies say: another node may choose otherwise than
     /// this one.
-    fn links_of(
+    fn leads_of(
         &self,
         name: &ObjectName,
         service: &Service,
         counts: impl Fn(IpAddr) -> bool,
-    ) -> BTreeSet<Link> {
-        let mut links = BTreeSet::new();
+    ) -> Vec<Lead> {
+        let mut leads = Vec::new();
+        let addresses = addresses_by_traffic(service);
         let of_udp = |port: &&ServicePort| port.protocol == Protocol::Udp;
         for port in service.ports.iter().filter(of_udp) {
-            let of_cluster = service.cluster_addresses.iter();
-            let elsewhere = service.external_addresses.iter();
-            let addresses = of_cluster
-                .chain(elsewhere)
-                .chain(&service.balancer_addresses);
-            let mut ways: Vec<Way> = addresses.map(|address| (*address, port.number)).collect();
+            let mut ways: Vec<(TrafficPolicy, Arc<BTreeSet<IpAddr>>, u16)> = Vec::new();
+            ways.extend(
+                addresses.iter().map(|((traffic, _), addresses)| {
+                    (*traffic, Arc::clone(addresses), port.number)
+                }),
+            );
             for family in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
-                let number = port.node_port.filter(|_| has_family(service, family));
-                ways.extend(number.map(|number| at_nodes(family, number)));
+                let number = port
+                    .node_port
+                    .filter(|_| has_family(service, IpAddr::is_ipv4(&family)));
+                ways.extend(number.map(|number| {
+                    let (nodes, number) = at_nodes(family, number);
+                    (TrafficPolicy::Cluster, Arc::new([nodes].into()), number)
+                }));
             }
-            let mut targets: BTreeSet<Way> = BTreeSet::new();
+            let [mut v4, mut v6] = [BTreeSet::new(), BTreeSet::new()];
             let mut is_known = true;
             for slice in self.slices_of(name) {
                 is_known &= !slice.is_closed;
@@ -367,56 +462,63 @@ impl Facts {
                     let usable = slice.endpoints.iter().filter(|endpoint| {
                         endpoint.state != EndpointState::Unusable && counts(endpoint.address)
                     });
-                    targets.extend(usable.map(|endpoint| (endpoint.address, number)));
+                    for Endpoint { address, .. } in usable {
+                        let targets = if address.is_ipv4() { &mut v4 } else { &mut v6 };
+                        targets.insert((*address, number));
+                    }
                 }
             }
-            if !is_known {
-                links.extend(ways.iter().map(|way| Link {
-                    way: *way,
-                    target: at_nodes(way.0, NOWHERE_KNOWN),
-                    here: true,
-                }));
-            }
-            if targets.is_empty() {
-                continue;
-            }
-            let mut chosen: BTreeMap<(TrafficPolicy, bool), BTreeSet<Way>> = BTreeMap::new();
-            for way in ways {
-                let traffic = if service.cluster_addresses.contains(&way.0) {
-                    service.internal_traffic
-                } else {
-                    TrafficPolicy::Cluster
+            let [v4, v6] = [Arc::new(v4), Arc::new(v6)];
+            let mut chosen: BTreeMap<(TrafficPolicy, bool), Arc<BTreeSet<Way>>> = BTreeMap::new();
+            for (traffic, addresses, number) in ways {
+                let Some(first) = addresses.first().copied() else {
+                    continue;
                 };
-                let chosen = chosen.entry((traffic, way.0.is_ipv4())).or_insert_with(|| {
-                    let usable = self.usable(name, port, traffic, way.0).into_iter();
-                    usable
-                        .map(|(endpoint, number)| (endpoint.address, number))
-                        .collect()
+                if !is_known {
+                    let nowhere = Arc::new(BTreeSet::from([at_nodes(first, NOWHERE_KNOWN)]));
+                    leads.push(Lead {
+                        addresses: Arc::clone(&addresses),
+                        number,
+                        targets: Arc::clone(&nowhere),
+                        chosen: nowhere,
+                    });
+                }
+                let targets = if first.is_ipv4() { &v4 } else { &v6 };
+                if targets.is_empty() {
+                    continue;
+                }
+                let chosen = chosen.entry((traffic, first.is_ipv4()));
+                let chosen = chosen.or_insert_with(|| {
+                    let usable = self.usable(name, port, traffic, first.is_ipv4());
+                    let usable = usable.into_iter();
+                    let chosen = usable.map(|(endpoint, number)| (endpoint.address, number));
+                    let chosen: BTreeSet<Way> = chosen.collect();
+                    if chosen == **targets {
+                        Arc::clone(targets)
+                    } else {
+                        Arc::new(chosen)
+                    }
                 });
-                let of_family = targets
-                    .iter()
-                    .filter(|(it, _)| it.is_ipv4() == way.0.is_ipv4());
-                links.extend(of_family.map(|target| Link {
-                    way,
-                    target: *target,
-                    here: chosen.contains(target),
-                }));
+                leads.push(Lead {
+                    addresses,
+                    number,
+                    targets: Arc::clone(targets),
+                    chosen: Arc::clone(chosen),
+                });
             }
         }
-        links
+        leads
     }
 
-    /// The links of a claimant to what pods have, by where they lead to.
-    pub(super) fn links_of_held(&self, claimant: &Claimant) -> Links {
-        let mut links = Links::new();
-        if let Claimant::Service(name) = claimant
-            && let Some(service) = self.world.services.get(name)
-        {
-            for link in self.links_of(name, service, |_| true) {
-                links.entry(link.target).or_default().push(link);
-            }
+    /// Where a claimant leads, to what pods have as well.
+    pub(super) fn leads_to_held(&self, claimant: &Claimant) -> Vec<Lead> {
+        match claimant {
+            Claimant::Service(name) => match self.world.services.get(name) {
+                Some(service) => self.leads_of(name, service, |_| true),
+                None => Vec::new(),
+            },
+            Claimant::Pod(_) => Vec::new(),
         }
-        links
     }
 
     /// A pod whose node is not known may be on this one.
@@ -430,24 +532,37 @@ impl Facts {
             return said;
         }
         let is_on = |port: &HostPort, host| port.address.is_none_or(|wanted| wanted == host);
+        let mut distinct: HashSet<Arc<Ports>> = HashSet::new();
         for host in self.own_node_addresses() {
+            let mut ports = BTreeSet::new();
             for port in pod.host_ports.iter().filter(|port| is_on(port, host)) {
                 let of_pod = pod.addresses.iter();
                 let of_family = of_pod.filter(|address| address.is_ipv4() == host.is_ipv4());
                 let endpoints: BTreeSet<_> =
                     of_family.map(|address| (*address, port.target)).collect();
                 if !endpoints.is_empty() {
-                    let port = RedirectedPort {
+                    said.endpoints
+                        .extend(endpoints.iter().map(|(address, _)| *address));
+                    let counting = Counting {
+                        standing: Standing::Known,
+                        known: endpoints,
+                        doubtful: BTreeSet::new(),
+                    };
+                    ports.insert(RedirectedPort {
                         protocol: port.protocol,
                         number: port.number,
-                        counting: Counting {
-                            standing: Standing::Known,
-                            known: endpoints,
-                            doubtful: BTreeSet::new(),
-                        },
-                    };
-                    said.ports.insert((host, port));
+                        counting: Arc::new(counting.into()),
+                    });
                 }
+            }
+            if !ports.is_empty() {
+                let ports: Arc<Ports> = Arc::new(ports.into());
+                let ports = match distinct.get(&ports) {
+                    Some(known) => Arc::clone(known),
+                    None => ports,
+                };
+                distinct.insert(Arc::clone(&ports));
+                said.ports.insert(host, ports);
             }
         }
         said
@@ -463,18 +578,18 @@ impl Facts {
             .filter_map(|(_, slice)| self.world.endpoint_slices.get(slice))
     }
 
-    /// The endpoints of a Service port that count, of the family of `address`: all that kube-proxy could choose. A
+    /// The endpoints of a Service port that count, of one family: all that kube-proxy could choose. A
     /// contradiction counts as known, and denies all where all must be allowed.
     fn counting(
         &self,
         service: &ObjectName,
         port: &ServicePort,
         traffic: TrafficPolicy,
-        address: IpAddr,
+        is_ipv4: bool,
     ) -> Counting {
         let (mut known, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
         let mut is_contradicted = false;
-        for (endpoint, target) in self.usable(service, port, traffic, address) {
+        for (endpoint, target) in self.usable(service, port, traffic, is_ipv4) {
             match self.known(endpoint) {
                 Known::Yes => drop(known.insert((endpoint.address, target))),
                 Known::NotYet => drop(doubtful.insert((endpoint.address, target))),
@@ -504,7 +619,7 @@ impl Facts {
         service: &ObjectName,
         port: &ServicePort,
         traffic: TrafficPolicy,
-        address: IpAddr,
+        is_ipv4: bool,
     ) -> Vec<(&Endpoint, u16)> {
         let own = self.world.node_name.as_ref();
         let (mut ready, mut terminating) = (Vec::new(), Vec::new());
@@ -515,7 +630,7 @@ impl Facts {
                         TrafficPolicy::Cluster => true,
                         TrafficPolicy::Local => own.is_none() || endpoint.node.as_ref() == own,
                     };
-                    if !is_near || endpoint.address.is_ipv4() != address.is_ipv4() {
+                    if !is_near || endpoint.address.is_ipv4() != is_ipv4 {
                         continue;
                     }
                     match endpoint.state {
@@ -561,10 +676,31 @@ fn numbers_of(slice: &EndpointSlice, port: &ServicePort) -> impl Iterator<Item =
 }
 
 /// A Service has NodePorts in the families of its cluster addresses. One without any may have them in either.
-fn has_family(service: &Service, address: IpAddr) -> bool {
+fn has_family(service: &Service, is_ipv4: bool) -> bool {
     let of_cluster = &service.cluster_addresses;
-    let same = |of_service: &IpAddr| of_service.is_ipv4() == address.is_ipv4();
+    let same = |of_service: &IpAddr| of_service.is_ipv4() == is_ipv4;
     of_cluster.is_empty() || of_cluster.iter().any(same)
+}
+
+/// The addresses of a Service, by which endpoints they stand for, and by family.
+fn addresses_by_traffic(
+    service: &Service,
+) -> BTreeMap<(TrafficPolicy, bool), Arc<BTreeSet<IpAddr>>> {
+    let mut sorted: BTreeMap<_, BTreeSet<IpAddr>> = BTreeMap::new();
+    let of_cluster: BTreeSet<IpAddr> = service.cluster_addresses.iter().copied().collect();
+    let elsewhere = service.external_addresses.iter();
+    let elsewhere = elsewhere.chain(&service.balancer_addresses).copied();
+    for address in elsewhere.chain(of_cluster.iter().copied()) {
+        let traffic = if of_cluster.contains(&address) {
+            service.internal_traffic
+        } else {
+            TrafficPolicy::Cluster
+        };
+        let alike = sorted.entry((traffic, address.is_ipv4())).or_default();
+        alike.insert(address);
+    }
+    let sorted = sorted.into_iter();
+    sorted.map(|(by, alike)| (by, Arc::new(alike))).collect()
 }
 
 /// Whether the pod of this name is the one that the endpoint says it is. Where both know its UID, a namesake is told
@@ -595,4 +731,166 @@ fn is_noted(noted: &OrdSet<(IpAddr, ObjectName)>, address: IpAddr) -> bool {
     let first = (address, ObjectName::new("", ""));
     let next = noted.range(first..).next();
     next.is_some_and(|(of_service, _)| *of_service == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr::from_ref;
+
+    use super::*;
+    use crate::compile::predicate::{Predicate, Questions};
+    use crate::model::{NamedPort, World};
+
+    const PORTS: u16 = 100;
+    const ENDPOINTS: u16 = 1_000;
+
+    fn name() -> ObjectName {
+        ObjectName::new("ns", "service")
+    }
+
+    fn external(number: u16) -> IpAddr {
+        let [high, low] = number.to_be_bytes();
+        [203, 0, high, low].into()
+    }
+
+    fn endpoint(number: u16) -> Endpoint {
+        let [high, low] = number.to_be_bytes();
+        Endpoint {
+            address: [198, 51, high, low].into(),
+            state: EndpointState::Ready,
+            pod: None,
+            node: None,
+        }
+    }
+
+    /// A world of one Service with so many external addresses.
+    fn world(protocol: Protocol, addresses: u16) -> World {
+        let service = Service {
+            cluster_addresses: vec![[10, 96, 0, 1].into()],
+            external_addresses: (0..addresses).map(external).collect(),
+            ports: (0..PORTS)
+                .map(|number| ServicePort {
+                    name: format!("p{number}"),
+                    protocol,
+                    number: 1_000 + number,
+                    node_port: None,
+                })
+                .collect(),
+            ..Service::default()
+        };
+        let slice = EndpointSlice {
+            service: Some(name().name),
+            ports: (0..PORTS)
+                .map(|number| NamedPort {
+                    name: format!("p{number}"),
+                    protocol,
+                    number: 4_789,
+                })
+                .collect(),
+            endpoints: (0..ENDPOINTS).map(endpoint).collect(),
+            is_closed: false,
+        };
+        let mut world = World::default();
+        world.services.insert(name(), Arc::new(service));
+        world.endpoint_slices.insert(name(), Arc::new(slice));
+        // Half of the endpoints are nodes, where the tunnels end.
+        for number in 0..ENDPOINTS / 2 {
+            world.cluster_nodes.insert(endpoint(number).address);
+        }
+        world
+    }
+
+    /// Asks for every external address apart, so that no two have one signature.
+    fn questions(addresses: u16) -> Questions {
+        let block = |number| Predicate::Block {
+            cidr: external(number).into(),
+            except: Vec::new().into(),
+        };
+        Questions {
+            predicates: (0..addresses).map(block).map(Arc::new).collect(),
+            translations: true,
+            ..Questions::default()
+        }
+    }
+
+    /// How many elements the facts have of what a Service says, each allocation counted once.
+    fn stored(facts: &Facts) -> usize {
+        let mut stored: BTreeMap<usize, usize> = BTreeMap::new();
+        for said in facts.redirects.said.values() {
+            for ports in said.ports.values() {
+                stored.insert(Arc::as_ptr(ports).addr(), ports.len());
+                for RedirectedPort { counting, .. } in ports.iter() {
+                    let all = counting.known.len() + counting.doubtful.len();
+                    stored.insert(Arc::as_ptr(counting).addr(), all);
+                }
+            }
+            for lead in said.candidates.iter() {
+                stored.insert(Arc::as_ptr(&lead.addresses).addr(), lead.addresses.len());
+                for ways in [&lead.targets, &lead.chosen] {
+                    stored.insert(Arc::as_ptr(ways).addr(), ways.len());
+                }
+            }
+        }
+        for signature in facts.addresses.values() {
+            if let Some(translation) = signature.translation() {
+                let ports = translation.ports();
+                stored.insert(ports.as_ptr().addr(), ports.len());
+                for port in ports {
+                    let endpoints = port.endpoints_stored();
+                    stored.extend(endpoints.map(|it| (from_ref(it).addr(), it.len())));
+                }
+            }
+        }
+        stored.values().sum()
+    }
+
+    #[test]
+    fn what_a_service_says_is_stored_once_for_all_of_its_addresses() {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let stored = |addresses| {
+                let facts = Facts::of(&world(protocol, addresses), &questions(addresses));
+                let translated = facts.addresses.values();
+                let translated = translated.filter(|it| it.translation().is_some());
+                assert_eq!(translated.count(), 1 + usize::from(addresses));
+                stored(&facts)
+            };
+            let [one, many] = [1, 200].map(stored);
+            let addresses = match protocol {
+                Protocol::Udp => 199,
+                Protocol::Tcp | Protocol::Sctp => 0,
+            };
+            assert_eq!(many, one + addresses, "{protocol:?}");
+        }
+    }
+
+    #[test]
+    fn ways_of_a_service_are_all_found() {
+        let facts = Facts::of(&world(Protocol::Udp, 200), &Questions::default());
+        assert_eq!(facts.ways.len(), 201 * usize::from(PORTS));
+    }
+
+    /// Addresses that come one after the other, and endpoints that answer what others do.
+    #[test]
+    fn addresses_alike_share_after_changes() {
+        let questions = questions(20);
+        let mut world = world(Protocol::Tcp, 0);
+        let mut facts = Facts::of(&world, &questions);
+        for number in (0..20).rev() {
+            let service = Arc::make_mut(world.services.get_mut(&name()).unwrap());
+            service.balancer_addresses.push(external(number));
+            facts = facts.under(&world, &questions).0;
+        }
+        let ports = |facts: &Facts| -> BTreeSet<usize> {
+            let translations = facts.addresses.values();
+            let translations = translations.filter_map(|it| it.translation());
+            translations.map(|it| it.ports().as_ptr().addr()).collect()
+        };
+        // The cluster's address, and all others.
+        let before = ports(&facts);
+        assert!(before.len() <= 2, "{before:?}");
+        let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name()).unwrap());
+        slice.endpoints.push(endpoint(ENDPOINTS));
+        facts = facts.under(&world, &questions).0;
+        assert_eq!(ports(&facts), before);
+    }
 }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
 use ipnet::IpNet;
 
-use super::redirects::Claimant;
+use super::redirects::{Claimant, Counting, Ports};
 use super::workload::Workload;
 use super::{Claim, Facts};
+use crate::compile::canonical::Canonical;
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
-use crate::compile::translation::{Meaning, TranslatedPort, Translation};
+use crate::compile::translation::{Answers, Meaning, TranslatedPort, TranslatedPorts, Translation};
 use crate::difference::parts;
 use crate::model::{ObjectName, Pod, Selector, World};
 
@@ -381,16 +382,28 @@ impl<'a> Revision<'a> {
             distinct,
         };
         let mut untranslated = self.next.untranslated.clone();
+        let mut differing = Vec::new();
         for address in &self.stale {
             let signature = classifier.signature_of(*address);
             if put(&mut untranslated, *address, signature) {
-                redirected.extend(self.next.redirects.leading_to(*address));
+                differing.push(*address);
             }
         }
+        redirected.extend(self.next.redirects.leading_to(&differing));
         self.stale.extend(redirected);
+        let mut translator = Translator {
+            before: self.before,
+            facts: &self.next,
+            untranslated: &untranslated,
+            answers: HashMap::new(),
+            ports: HashMap::new(),
+            recalled: BTreeSet::new(),
+            known: HashSet::new(),
+            distinct: classifier.distinct,
+        };
         let mut addresses = self.next.addresses.clone();
         for address in &self.stale {
-            let signature = classifier.translated(&untranslated, *address);
+            let signature = translator.translated(*address);
             put(&mut addresses, *address, signature);
         }
         self.next.untranslated = untranslated;
@@ -471,66 +484,6 @@ impl<'a> Classifier<'a> {
         Some(signature)
     }
 
-    /// The signature of an address before the node translates it; none if there is nothing to say of it. What the
-    /// node has translated it does not translate again, so endpoints are what they are themselves.
-    fn translated(
-        &mut self,
-        untranslated: &OrdMap<IpAddr, Arc<Signature>>,
-        address: IpAddr,
-    ) -> Option<Arc<Signature>> {
-        let facts = self.facts;
-        let itself = untranslated.get(&address);
-        let ports = facts.redirects.ports_of(address);
-        let meaning = facts.meaning_of(address);
-        let stands_for_itself = ports.is_empty() && meaning != Meaning::Cluster;
-        if !facts.questions.translations || stands_for_itself {
-            return itself.cloned();
-        }
-        let of_blocks = |address| {
-            let longest = facts.partition.longest(address);
-            longest.map_or(&facts.nothing, |(_, signature)| signature)
-        };
-        let signature_of =
-            |address: &IpAddr| untranslated.get(address).unwrap_or(of_blocks(*address));
-        let answering = |endpoints: &BTreeSet<(IpAddr, u16)>| {
-            let endpoints = endpoints.iter();
-            endpoints
-                .map(|(endpoint, target)| (Arc::clone(signature_of(endpoint)), *target))
-                .collect()
-        };
-        let ports: BTreeSet<TranslatedPort> = ports
-            .into_iter()
-            .map(|port| TranslatedPort {
-                protocol: port.protocol,
-                number: port.number,
-                standing: port.counting.standing,
-                endpoints: answering(&port.counting.known),
-                doubtful: answering(&port.counting.doubtful),
-            })
-            .collect();
-        let itself = signature_of(&address);
-        let options = &facts.world.service_options;
-        let speaks_of_it = |predicate: &&Arc<Predicate>| match predicate.as_ref() {
-            Predicate::Block { cidr, .. } => {
-                cidr.prefix_len() == cidr.max_prefix_len()
-                    || options.ranges.iter().any(|range| range.contains(cidr))
-            }
-            Predicate::Listed(_) => true,
-            Predicate::OwnNode
-            | Predicate::OtherNode
-            | Predicate::ClusterPods { .. }
-            | Predicate::Pods { .. } => false,
-        };
-        let by_name = itself.predicates().iter().filter(speaks_of_it);
-        let signature = itself.translated(Translation {
-            meaning,
-            by_name: by_name.cloned().collect(),
-            ports: ports.into_iter().collect(),
-            egress: options.egress,
-        });
-        Some(shared(&mut self.distinct, signature))
-    }
-
     /// What the pod that has an address answers, blocks and lists apart.
     fn workload_at(&self, address: IpAddr) -> Option<&'a Arc<Signature>> {
         let name = self.facts.holder(address)?;
@@ -549,6 +502,119 @@ impl<'a> Classifier<'a> {
                 facts.questions.predicates.get(&asked)
             })
             .collect()
+    }
+}
+
+/// Says what addresses stand for, each port's endpoints once for all addresses that share them.
+struct Translator<'a> {
+    before: &'a Facts,
+    facts: &'a Facts,
+    untranslated: &'a OrdMap<IpAddr, Arc<Signature>>,
+    /// What the endpoints that count answer, those that are known and those in doubt; by allocation.
+    answers: HashMap<*const Canonical<Counting>, [Arc<Answers>; 2]>,
+    /// By allocation of what each claimant says of an address.
+    ports: HashMap<Vec<*const Ports>, Arc<TranslatedPorts>>,
+    /// The claimants whose addresses are recalled.
+    recalled: BTreeSet<&'a Claimant>,
+    /// What their addresses stood for before: what is the same stays one allocation.
+    known: HashSet<Arc<TranslatedPorts>>,
+    distinct: HashSet<Arc<Signature>>,
+}
+
+impl<'a> Translator<'a> {
+    fn signature_of(&self, address: IpAddr) -> &'a Arc<Signature> {
+        let (facts, untranslated) = (self.facts, self.untranslated);
+        untranslated.get(&address).unwrap_or_else(|| {
+            let longest = facts.partition.longest(address);
+            longest.map_or(&facts.nothing, |(_, signature)| signature)
+        })
+    }
+
+    /// The signature of an address before the node translates it; none if there is nothing to say of it. What the
+    /// node has translated it does not translate again, so endpoints are what they are themselves.
+    fn translated(&mut self, address: IpAddr) -> Option<Arc<Signature>> {
+        let facts = self.facts;
+        let claims = facts.redirects.ports_of(address);
+        let meaning = facts.meaning_of(address);
+        let stands_for_itself = claims.is_empty() && meaning != Meaning::Cluster;
+        if !facts.questions.translations || stands_for_itself {
+            return self.untranslated.get(&address).cloned();
+        }
+        let ports = self.ports(&claims);
+        let itself = self.signature_of(address);
+        let options = &facts.world.service_options;
+        let speaks_of_it = |predicate: &&Arc<Predicate>| match predicate.as_ref() {
+            Predicate::Block { cidr, .. } => {
+                cidr.prefix_len() == cidr.max_prefix_len()
+                    || options.ranges.iter().any(|range| range.contains(cidr))
+            }
+            Predicate::Listed(_) => true,
+            Predicate::OwnNode
+            | Predicate::OtherNode
+            | Predicate::ClusterPods { .. }
+            | Predicate::Pods { .. } => false,
+        };
+        let by_name = itself.predicates().iter().filter(speaks_of_it);
+        let signature = itself.translated(Translation {
+            meaning,
+            by_name: by_name.cloned().collect(),
+            ports,
+            egress: options.egress,
+        });
+        Some(shared(&mut self.distinct, signature))
+    }
+
+    /// What the ports stand for that are claimed. Looked for in what was there before, so that addresses alike stay alike.
+    fn ports(&mut self, claims: &[(&'a Claimant, &'a Arc<Ports>)]) -> Arc<TranslatedPorts> {
+        let key = claims.iter().map(|(_, ports)| Arc::as_ptr(ports)).collect();
+        if let Some(known) = self.ports.get(&key) {
+            return Arc::clone(known);
+        }
+        for (claimant, _) in claims {
+            if self.recalled.insert(claimant) {
+                let addresses = self.facts.redirects.addresses_of(claimant);
+                let before = addresses.filter_map(|address| self.before.addresses.get(&address));
+                let before = before.filter_map(|signature| signature.translation());
+                self.known
+                    .extend(before.map(|translation| Arc::clone(&translation.ports)));
+            }
+        }
+        let claimed = claims.iter().flat_map(|(_, ports)| ports.iter());
+        let ports: BTreeSet<TranslatedPort> = claimed
+            .map(|port| {
+                let [endpoints, doubtful] = self.answers(&port.counting);
+                TranslatedPort {
+                    protocol: port.protocol,
+                    number: port.number,
+                    standing: port.counting.standing,
+                    endpoints,
+                    doubtful,
+                }
+            })
+            .collect();
+        let ports: TranslatedPorts = ports.into_iter().collect::<Vec<_>>().into();
+        let ports = match self.known.get(&ports) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(ports),
+        };
+        self.ports.insert(key, Arc::clone(&ports));
+        ports
+    }
+
+    fn answers(&mut self, counting: &Arc<Canonical<Counting>>) -> [Arc<Answers>; 2] {
+        let key = Arc::as_ptr(counting);
+        if let Some(known) = self.answers.get(&key) {
+            return known.clone();
+        }
+        let answers = [&counting.known, &counting.doubtful].map(|endpoints| {
+            let endpoints = endpoints.iter();
+            let answers: BTreeSet<(Arc<Signature>, u16)> = endpoints
+                .map(|(endpoint, target)| (Arc::clone(self.signature_of(*endpoint)), *target))
+                .collect();
+            Arc::new(answers.into())
+        });
+        self.answers.insert(key, answers.clone());
+        answers
     }
 }
 

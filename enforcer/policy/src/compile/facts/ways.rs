@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use imbl::OrdMap;
 
@@ -19,18 +20,20 @@ use crate::model::{Protocol, SCOPES};
 /// nodes have of it.
 pub type Way = (IpAddr, u16);
 
-/// One endpoint that a way leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Link {
-    pub(super) way: Way,
-    pub(super) target: Way,
-    /// Whether this node may choose it. Another may where this does not: traffic policies name what is near, and what goes is
+/// Some ways, each of which leads to each of some endpoints: what a Service says of one port, where family and traffic policy
+/// are the same. Their pairs are many, and are not written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lead {
+    /// The addresses of the ways: of one family, and not empty.
+    pub(super) addresses: Arc<BTreeSet<IpAddr>>,
+    /// Their port.
+    pub(super) number: u16,
+    /// Where they lead.
+    pub(super) targets: Arc<BTreeSet<Way>>,
+    /// What this node may choose. Another may choose other targets: traffic policies name what is near, and what goes is
     /// chosen where nothing else is there.
-    pub(super) here: bool,
+    pub(super) chosen: Arc<BTreeSet<Way>>,
 }
-
-/// What one claimant says.
-pub(super) type Candidate = (Link, Claimant);
 
 /// Whom a way into a tunnel is closed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,31 +86,33 @@ impl Facts {
     /// Works out the ways: those that lead to a tunnel, those that lead to these, and so on. Each is gone on from once.
     pub(super) fn find_ways(&mut self) {
         let mut search = Search::default();
-        for (link, _) in self.redirects.candidates() {
-            let target @ (address, port) = link.target;
-            search.links.entry(target).or_default().push(*link);
-            if self.is_node(address) {
-                let at_nodes = at_nodes(address, port);
-                search.links.entry(at_nodes).or_default().push(*link);
-            }
-            if let Some(closed) = self.tunnel_at(target) {
-                search.find(*link, closed);
+        for lead in self.redirects.candidates() {
+            let place = search.take(lead);
+            for target @ (address, port) in lead.targets.iter().copied() {
+                let here = lead.chosen.contains(&target);
+                let link = Link { lead: place, here };
+                if self.is_node(address) {
+                    search.add(at_nodes(address, port), link);
+                }
+                if let Some(closed) = self.tunnel_at(target) {
+                    search.find(link, closed);
+                }
             }
         }
+        let (mut asked, mut heard) = (BTreeSet::new(), BTreeSet::new());
         while let Some(found) = search.next.pop() {
+            // What a pod has may be a way as well, as the external address of another Service.
+            if asked.insert(found.0) {
+                for claimant in self.redirects.with_endpoint(found.0) {
+                    if heard.insert(claimant) {
+                        for lead in &self.leads_to_held(claimant) {
+                            search.take(lead);
+                        }
+                    }
+                }
+            }
             for link in search.links.get(&found).cloned().unwrap_or_default() {
                 search.find(link, Closed::ToAll);
-            }
-            // What a pod has may be a way as well, as the external address of another Service.
-            for claimant in self.redirects.with_endpoint(found.0) {
-                if !search.heard.contains_key(claimant) {
-                    let links = self.links_of_held(claimant);
-                    search.heard.insert(claimant.clone(), links);
-                }
-                let links = &search.heard[claimant];
-                for link in links.get(&found).cloned().unwrap_or_default() {
-                    search.find(link, Closed::ToAll);
-                }
             }
         }
         self.ways = search.closed.into_iter().collect();
@@ -138,15 +143,30 @@ impl Facts {
     }
 }
 
-/// Links by where they lead to.
-pub(super) type Links = HashMap<Way, Vec<Link>>;
+/// That a lead has this target.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    /// The place of the lead among those of the search.
+    lead: usize,
+    /// Whether this node may choose the target.
+    here: bool,
+}
+
+/// A lead that is known to end in a tunnel, or not.
+struct Followed {
+    lead: Lead,
+    /// Whether its ways are found.
+    is_found: bool,
+    /// Whom they are closed to, by targets that this node may choose and by others.
+    closed: [Option<Closed>; 2],
+}
 
 /// How far the search for ways has come.
 #[derive(Default)]
 struct Search {
-    links: Links,
-    /// The same, of claimants whose endpoints pods have.
-    heard: BTreeMap<Claimant, Links>,
+    leads: Vec<Followed>,
+    /// By where they lead to.
+    links: HashMap<Way, Vec<Link>>,
     /// What leads into a tunnel, at some node.
     found: BTreeSet<Way>,
     /// What does so here. Of a NodePort it is not known at which.
@@ -156,12 +176,48 @@ struct Search {
 }
 
 impl Search {
-    fn find(&mut self, link: Link, closed: Closed) {
-        if self.found.insert(link.way) {
-            self.next.push(link.way);
+    /// A lead takes part. Its place.
+    fn take(&mut self, lead: &Lead) -> usize {
+        let place = self.leads.len();
+        self.leads.push(Followed {
+            lead: lead.clone(),
+            is_found: false,
+            closed: [None; 2],
+        });
+        for target in lead.targets.iter() {
+            let here = lead.chosen.contains(target);
+            self.add(*target, Link { lead: place, here });
         }
-        if link.here || link.way.0.is_unspecified() {
-            let known = self.closed.entry(link.way).or_insert(closed);
+        place
+    }
+
+    fn add(&mut self, target: Way, link: Link) {
+        self.links.entry(target).or_default().push(link);
+    }
+
+    /// Each way of a lead is written down a few times at most, however many of its targets are found.
+    fn find(&mut self, link: Link, closed: Closed) {
+        let Followed {
+            lead,
+            is_found,
+            closed: known,
+        } = &mut self.leads[link.lead];
+        let ways = lead.addresses.iter().map(|address| (*address, lead.number));
+        if !*is_found {
+            *is_found = true;
+            for way in ways.clone() {
+                if self.found.insert(way) {
+                    self.next.push(way);
+                }
+            }
+        }
+        let known = &mut known[usize::from(link.here)];
+        if *known >= Some(closed) {
+            return;
+        }
+        *known = Some(closed);
+        for way in ways.filter(|way| link.here || way.0.is_unspecified()) {
+            let known = self.closed.entry(way).or_insert(closed);
             *known = closed.max(*known);
         }
     }
