@@ -11,7 +11,7 @@ use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::partition::Partition;
 use podgate_policy::compile::ports::{PortRange, PortSet, Row};
 use podgate_policy::compile::predicate::{Predicate, Signature};
-use podgate_policy::compile::ruleset::Ruleset;
+use podgate_policy::compile::ruleset::{Judge, Ruleset};
 use podgate_policy::compile::{SubjectRulesets, compile_subject, questions_of};
 use podgate_policy::connection::Baseline;
 use podgate_policy::model::World;
@@ -164,6 +164,18 @@ proptest! {
                 let (row, broad) = (ruleset.row(signature), ruleset.row(&signature.broad()));
                 prop_assert!(broad.without(&row).is_none());
                 prop_assert!(ruleset.default_row().without(&broad).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_judge_of_many_peers_says_of_each_what_its_ruleset_does(world in arbitrary::world()) {
+        let rulesets = compiled(&world);
+        let facts = Facts::of(&world, &questions_of(both(&rulesets)));
+        for ruleset in both(&rulesets) {
+            let mut judge = Judge::of(ruleset);
+            for signature in facts.addresses().values() {
+                prop_assert_eq!(judge.row(signature), ruleset.row(signature));
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use podgate_abi::{Direction as Side, Ruleset, Slot};
 use podgate_policy::compile::ports::{PortSet, Row};
 use podgate_policy::compile::predicate::{Predicate, Signature};
-use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::compile::ruleset::{Judge, Ruleset as Compiled};
 use podgate_policy::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
 use podgate_policy::model::World;
 
@@ -115,11 +115,12 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
             let has_lost = *lost.entry(side).or_insert_with(|| {
                 let compiled = before.ruleset_of(slot, side);
                 compiled.is_some_and(|(ruleset, direction)| {
+                    let judge = &mut Judge::of(ruleset);
                     changes.iter().any(|change| {
-                        let before = allowed(ruleset, direction, &change.old);
-                        let lost = before.without(&allowed(ruleset, direction, &change.new));
-                        let spared = change.spared_by(ruleset, direction);
-                        !lost.without(&spared).is_none() || change.ends_tunnels(ruleset, direction)
+                        let before = allowed(judge, direction, &change.old);
+                        let lost = before.without(&allowed(judge, direction, &change.new));
+                        let spared = change.spared_by(judge, direction);
+                        !lost.without(&spared).is_none() || change.ends_tunnels(judge, direction)
                     })
                 })
             });
@@ -161,9 +162,9 @@ impl Change {
 
     /// Whether flows may be among those that a ruleset lets the peer begin which the programs drop from now on, whatever the
     /// ruleset says: from a tunnel that ends at a node. Rows have the pod's ports and not the peer's, so any of UDP may be.
-    fn ends_tunnels(&self, ruleset: &Compiled, direction: Direction) -> bool {
+    fn ends_tunnels(&self, judge: &mut Judge<'_>, direction: Direction) -> bool {
         let row = match direction {
-            Direction::Ingress if self.becomes_node() => ruleset.row(&self.old),
+            Direction::Ingress if self.becomes_node() => judge.row(&self.old),
             Direction::Ingress | Direction::Egress => return false,
         };
         let mut protocols = TUNNEL_PROTOCOLS.iter();
@@ -171,9 +172,9 @@ impl Change {
     }
 
     /// What established flows may go on with, though a ruleset allows it no more: nothing that is known denies it.
-    fn spared_by(&self, ruleset: &Compiled, direction: Direction) -> Row {
+    fn spared_by(&self, judge: &mut Judge<'_>, direction: Direction) -> Row {
         match (direction, &self.spared) {
-            (Direction::Egress, Some(spared)) => allowed(ruleset, direction, spared),
+            (Direction::Egress, Some(spared)) => allowed(judge, direction, spared),
             (Direction::Egress, None) | (Direction::Ingress, _) => Row::none(),
         }
     }
@@ -212,9 +213,9 @@ fn only_gains(old: &Signature, new: &Signature) -> bool {
 
 /// What the kernel lets a ruleset allow with a peer: without any policy, all but tunnels from the pod to a node. Those that
 /// the node's devices take are not asked for here: an address that becomes a node's loses the usual ones with them.
-fn allowed(ruleset: &Compiled, direction: Direction, peer: &Signature) -> Row {
-    let row = ruleset.row(peer);
-    if *ruleset != Compiled::Allowed || direction == Direction::Ingress || !peer.is_node() {
+fn allowed(judge: &mut Judge<'_>, direction: Direction, peer: &Signature) -> Row {
+    let row = judge.row(peer);
+    if *judge.ruleset() != Compiled::Allowed || direction == Direction::Ingress || !peer.is_node() {
         return row;
     }
     let protocols = TUNNEL_PROTOCOLS.map(u16::from);

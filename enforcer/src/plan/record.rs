@@ -3,7 +3,7 @@
 
 mod building;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use podgate_abi::{
 };
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::predicate::{Predicate, Questions, Signature};
-use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::compile::ruleset::{Judge, Ruleset as Compiled};
 
 use super::classes::{Asking, Classes, is_of_prefix, parts_of};
 use super::left::{Era, Left};
@@ -178,36 +178,56 @@ impl Record {
         fresh: &Fresh,
         writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
-        let mut meeting: BTreeSet<(Ruleset, Class)> = BTreeSet::new();
+        let mut meeting: BTreeMap<Ruleset, Vec<Class>> = BTreeMap::new();
+        let mut pairs = 0;
         for class in &fresh.0 {
             if let Some(signature) = self.numbers.content_of(class.0) {
-                let rulesets = self.asking.about(signature);
-                meeting.extend(rulesets.into_iter().map(|ruleset| (ruleset, *class)));
+                for ruleset in self.asking.about(signature) {
+                    meeting.entry(ruleset).or_default().push(*class);
+                    pairs += 1;
+                }
             }
-            self.bounded(meeting.len())?;
+            self.bounded(pairs)?;
         }
-        for (ruleset, class) in meeting {
-            self.add_row(ruleset, class, writes)?;
+        for (ruleset, classes) in meeting {
+            self.add_rows(ruleset, classes, writes)?;
         }
         Ok(())
     }
 
-    /// Writes the row of a ruleset for a class, where it needs one.
+    /// Writes the rows of a ruleset for classes, where it needs them.
+    fn add_rows(
+        &mut self,
+        ruleset: Ruleset,
+        classes: impl IntoIterator<Item = Class>,
+        writes: &mut Vec<Write>,
+    ) -> Result<(), PlanError> {
+        let Some(known) = self.known.get(&ruleset) else {
+            return Ok(());
+        };
+        let compiled = Arc::clone(&known.compiled);
+        let mut judge = Judge::of(&compiled);
+        for class in classes {
+            self.add_row(ruleset, class, &mut judge, writes)?;
+        }
+        Ok(())
+    }
+
     fn add_row(
         &mut self,
         ruleset: Ruleset,
         class: Class,
+        judge: &mut Judge<'_>,
         writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
-        let signature = self.numbers.content_of(class.0);
-        let Some((known, signature)) = self.known.get(&ruleset).zip(signature) else {
+        let Some(signature) = self.numbers.content_of(class.0) else {
             return Ok(());
         };
-        let allowed = known.compiled.row(signature);
+        let allowed = judge.row(signature);
         let next = if signature.is_broad() {
-            known.compiled.default_row()
+            judge.ruleset().default_row()
         } else {
-            known.compiled.row(&signature.broad())
+            judge.row(&signature.broad())
         };
         let key = RowKey::new(ruleset, class);
         if allowed == next || self.rows.contains_key(&key) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::compile::canonical::HASHER;
 use crate::compile::ports::{PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
-use crate::compile::translation::{Meaning, Translation};
+use crate::compile::translation::{Meaning, TranslatedPorts, Translation};
 use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
 use crate::model::{Protocol, ServiceEgress};
 
@@ -258,11 +258,7 @@ impl Ruleset {
 
     /// What it allows with a peer of this signature. The signature must have been asked all of [`Self::questions`].
     pub fn row(&self, peer: &Signature) -> Row {
-        match self {
-            Self::Denied => Row::none(),
-            Self::Allowed => Row::all(),
-            Self::Rules(rules) => rules.row(peer),
-        }
+        Judge::of(self).row(peer)
     }
 
     /// What it allows with a peer for which nothing holds.
@@ -287,6 +283,55 @@ impl Ruleset {
     }
 }
 
+/// What a ruleset allows with one peer after the other: what many addresses of a Service stand for is judged once.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    ruleset: &'a Ruleset,
+    behind: Behind,
+}
+
+impl<'a> Judge<'a> {
+    /// One that has judged nothing.
+    pub fn of(ruleset: &'a Ruleset) -> Self {
+        Self {
+            ruleset,
+            behind: Behind::new(),
+        }
+    }
+
+    /// By what it judges.
+    pub fn ruleset(&self) -> &'a Ruleset {
+        self.ruleset
+    }
+
+    /// How often it has judged what addresses stand for.
+    #[cfg(test)]
+    pub(super) fn judged(&self) -> usize {
+        self.behind.len()
+    }
+
+    /// As [`Ruleset::row`].
+    pub fn row(&mut self, peer: &Signature) -> Row {
+        match self.ruleset {
+            Ruleset::Denied => Row::none(),
+            Ruleset::Allowed => Row::all(),
+            Ruleset::Rules(rules) => rules.row(peer, &mut self.behind),
+        }
+    }
+}
+
+/// What rules say of endpoints, by the ports of the addresses that stand for them.
+type Behind = HashMap<(Arc<TranslatedPorts>, ServiceEgress), ByEndpoints>;
+
+/// What rules say of the endpoints that an address stands for.
+#[derive(Debug)]
+enum ByEndpoints {
+    /// They allow everything but this: tunnels at nodes that they do not name.
+    Denied(Row),
+    /// The ports that stand for endpoints, and those of them that are allowed.
+    Judged { claimed: Row, allowed: Row },
+}
+
 impl Hash for Rules {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
@@ -308,9 +353,9 @@ impl Rules {
         }
     }
 
-    fn row(&self, peer: &Signature) -> Row {
+    fn row(&self, peer: &Signature, behind: &mut Behind) -> Row {
         match peer.translation().filter(|_| self.tunnels.is_some()) {
-            Some(translation) => self.translated_row(peer, translation),
+            Some(translation) => self.translated_row(peer, translation, behind),
             None => self.literal_row(peer),
         }
     }
@@ -348,26 +393,40 @@ impl Rules {
     }
 
     /// What is allowed with an address, some ports of which stand for endpoints.
-    fn translated_row(&self, peer: &Signature, translation: &Translation) -> Row {
+    fn translated_row(
+        &self,
+        peer: &Signature,
+        translation: &Translation,
+        behind: &mut Behind,
+    ) -> Row {
         let literal = self.literal_row(peer);
-        if self.any.everything {
-            return literal.without(&self.tunnels_behind(translation));
-        }
+        let behind = behind.entry((Arc::clone(&translation.ports), translation.egress));
+        let (claimed, allowed) = match behind.or_insert_with(|| self.by_endpoints(translation)) {
+            ByEndpoints::Denied(tunnels) => return literal.without(tunnels),
+            ByEndpoints::Judged { claimed, allowed } => (&*claimed, &*allowed),
+        };
         let by_name = self.row_by_name(peer, translation);
-        let (claimed, allowed) = self.row_by_endpoints(translation);
         let either = || {
             let mut either = by_name.clone();
-            either.add(&allowed);
+            either.add(allowed);
             either
         };
-        let mut row = literal.without(&claimed);
+        let mut row = literal.without(claimed);
         row.add(&match translation.meaning {
             Meaning::Cluster => return either(),
-            Meaning::External => literal.and(&claimed).and(&allowed),
+            Meaning::External => literal.and(claimed).and(allowed),
             Meaning::Translated => claimed.and(&either()),
-            Meaning::OwnNode => literal.and(&claimed).and(&either()),
+            Meaning::OwnNode => literal.and(claimed).and(&either()),
         });
         row
+    }
+
+    fn by_endpoints(&self, translation: &Translation) -> ByEndpoints {
+        if self.any.everything {
+            return ByEndpoints::Denied(self.tunnels_behind(translation));
+        }
+        let (claimed, allowed) = self.row_by_endpoints(translation);
+        ByEndpoints::Judged { claimed, allowed }
     }
 
     /// The ports that lead into tunnels at nodes that no rule names.

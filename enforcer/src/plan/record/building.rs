@@ -208,12 +208,10 @@ impl Record {
             };
             pairs += classes.len().min(room);
             self.bounded(pairs)?;
-            while room > 0
-                && let Some(class) = classes.pop_front()
-            {
-                room -= 1;
-                self.add_row(*number, class, writes)?;
-            }
+            let rest = classes.split_off(classes.len().min(room));
+            let met = std::mem::replace(&mut classes, rest);
+            room -= met.len();
+            self.add_rows(*number, met, writes)?;
             if classes.is_empty() {
                 self.building.coming.remove(number);
             } else {

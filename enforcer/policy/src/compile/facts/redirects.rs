@@ -738,7 +738,11 @@ mod tests {
     use std::ptr::from_ref;
 
     use super::*;
-    use crate::compile::predicate::{Predicate, Questions};
+    use crate::compile::ports::{PortSet, Row};
+    use crate::compile::predicate::{Predicate, Questions, Signature};
+    use crate::compile::ruleset::Ports as AllowedPorts;
+    use crate::compile::ruleset::{Judge, Ruleset, Tunnels};
+    use crate::connection::Direction;
     use crate::model::{NamedPort, World};
 
     const PORTS: u16 = 100;
@@ -813,6 +817,12 @@ mod tests {
         }
     }
 
+    /// What stands for something else.
+    fn translated(facts: &Facts) -> impl Iterator<Item = &Arc<Signature>> {
+        let all = facts.addresses.values();
+        all.filter(|signature| signature.translation().is_some())
+    }
+
     /// How many elements the facts have of what a Service says, each allocation counted once.
     fn stored(facts: &Facts) -> usize {
         let mut stored: BTreeMap<usize, usize> = BTreeMap::new();
@@ -849,9 +859,7 @@ mod tests {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let stored = |addresses| {
                 let facts = Facts::of(&world(protocol, addresses), &questions(addresses));
-                let translated = facts.addresses.values();
-                let translated = translated.filter(|it| it.translation().is_some());
-                assert_eq!(translated.count(), 1 + usize::from(addresses));
+                assert_eq!(translated(&facts).count(), 1 + usize::from(addresses));
                 stored(&facts)
             };
             let [one, many] = [1, 200].map(stored);
@@ -881,8 +889,7 @@ mod tests {
             facts = facts.under(&world, &questions).0;
         }
         let ports = |facts: &Facts| -> BTreeSet<usize> {
-            let translations = facts.addresses.values();
-            let translations = translations.filter_map(|it| it.translation());
+            let translations = translated(facts).filter_map(|it| it.translation());
             translations.map(|it| it.ports().as_ptr().addr()).collect()
         };
         // The cluster's address, and all others.
@@ -892,5 +899,29 @@ mod tests {
         slice.endpoints.push(endpoint(ENDPOINTS));
         facts = facts.under(&world, &questions).0;
         assert_eq!(ports(&facts), before);
+    }
+
+    #[test]
+    fn endpoints_are_judged_once_for_all_addresses() {
+        let questions = questions(200);
+        let facts = Facts::of(&world(Protocol::Tcp, 200), &questions);
+        let tcp = Row {
+            tcp: PortSet::range(1_000, 1_050),
+            ..Row::none()
+        };
+        let ports = Arc::new(AllowedPorts::of(tcp, BTreeSet::new()));
+        let allowed = questions.predicates.iter().cloned();
+        let allowed = allowed.map(|predicate| (predicate, Arc::clone(&ports)));
+        let ruleset = Ruleset::isolated(
+            Direction::Egress,
+            AllowedPorts::default(),
+            allowed.collect(),
+            &Tunnels::default(),
+        );
+        let mut judge = Judge::of(&ruleset);
+        for signature in translated(&facts) {
+            assert_eq!(judge.row(signature), ruleset.row(signature));
+        }
+        assert_eq!(judge.judged(), 1);
     }
 }
