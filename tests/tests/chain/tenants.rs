@@ -494,6 +494,23 @@ fn endpoints(api: &Api, slices: usize) {
     }
 }
 
+/// A Service whose addresses, ports and endpoints multiply to twenty million, in two objects of 44 KB.
+fn many_of_all(api: &Api) {
+    let ports = |first: usize| {
+        let port = |number| json!({"name": format!("p{number}"), "port": first + number, "protocol": "TCP"});
+        (0..100).map(port).collect::<Vec<Value>>()
+    };
+    let external: Vec<String> = (0..200).map(|it| format!("203.0.113.{it}")).collect();
+    let spec = json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "externalIPs": external, "ports": ports(1_000)});
+    api.create("services", "large", "all", json!({}), json!({"spec": spec}));
+    let endpoint =
+        |number: usize| json!({"addresses": [format!("198.20.{}.{}", number >> 8, number & 255)]});
+    let all: Vec<Value> = (0..1_000).map(endpoint).collect();
+    let rest = json!({"addressType": "IPv4", "ports": ports(2_000), "endpoints": all});
+    let labels = json!({"kubernetes.io/service-name": "all"});
+    api.create("endpointslices", "large", "all-0", labels, rest);
+}
+
 /// What one tenant has the enforcer store takes no memory that the enforcer does not have. All of it comes to one node.
 /// How long that takes is a matter of how fast a build reads megabytes: the calm namespace's rounds begin when all of
 /// it has come.
@@ -534,6 +551,7 @@ fn attack_27_one_tenants_objects_do_not_exhaust_memory() {
     let is_long = std::env::var_os("PODGATE_LONG").is_some();
     let at = tenant.addresses[0];
     assert!(!is_lost(&anybody.netns, &tenant.netns, at));
+    many_of_all(&api);
     called_alike(&api);
     wait_until("its rules weigh too much", || {
         warnings(&enforcer, "policies weigh") == 1
