@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use podgate_abi::{
     Address, Class, Direction, PeerWord, PolicyWord, PortSet, Reason, Row, RowKey, RowSets, Ruleset,
@@ -50,15 +50,17 @@ struct Bench {
 
 /// Prints what an established, a new and a denied packet cost.
 pub(crate) fn print(repeat: u32) -> Result<()> {
+    on_one_cpu(|| measure(repeat))
+}
+
+/// Measures on one CPU; threads that `measure` starts stay there too.
+pub(crate) fn on_one_cpu(measure: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut one = CpuSet::new();
     one.set(0)?;
-    let mut all = CpuSet::new();
-    for cpu in 0..std::thread::available_parallelism()?.get() {
-        all.set(cpu)?;
-    }
+    let before = sched_getaffinity(Pid::from_raw(0)).context("ask which CPUs there are")?;
     sched_setaffinity(Pid::from_raw(0), &one).context("stay on one CPU")?;
-    let measured = measure(repeat);
-    sched_setaffinity(Pid::from_raw(0), &all).context("use all CPUs again")?;
+    let measured = measure();
+    sched_setaffinity(Pid::from_raw(0), &before).context("use all CPUs again")?;
     measured
 }
 
