@@ -99,7 +99,7 @@ const TOO_HEAVY: u8 = u8::MAX;
 fn weigh(packet: &Packet, transport: &Transport, unit: u32) -> u8 {
     let header = if packet.source.is_ipv4() { 20 } else { 40 };
     let between = transport.offset - (ETHERNET + header);
-    let between = if between > 8 { between - 8 } else { 0 };
+    let between = between.saturating_sub(8);
     units(transport.length - 8 + between, unit)
 }
 
