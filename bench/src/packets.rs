@@ -114,7 +114,7 @@ fn measure(repeat: u32) -> Result<()> {
                 };
                 empty.push(run_once(&bench.empty, &frame)?);
                 new.push(run_once(
-                    &bench.programs[Direction::ToPod as usize],
+                    &bench.programs[Direction::Ingress as usize],
                     &frame,
                 )?);
             }
@@ -243,12 +243,12 @@ impl Bench {
             from: (pod.parse()?, 40_000),
             to: (friend.parse()?, 80),
         };
-        self.send(Direction::FromPod, &out.udp()?)?;
-        self.send(Direction::ToPod, &out.turned().udp()?)?;
-        self.send(Direction::FromPod, &out.udp()?)?;
-        self.send(Direction::FromPod, &out.tcp(true, false)?)?;
-        self.send(Direction::ToPod, &out.turned().tcp(true, true)?)?;
-        self.send(Direction::FromPod, &out.tcp(false, true)?)?;
+        self.send(Direction::Egress, &out.udp()?)?;
+        self.send(Direction::Ingress, &out.turned().udp()?)?;
+        self.send(Direction::Egress, &out.udp()?)?;
+        self.send(Direction::Egress, &out.tcp(true, false)?)?;
+        self.send(Direction::Ingress, &out.turned().tcp(true, true)?)?;
+        self.send(Direction::Egress, &out.tcp(false, true)?)?;
         let case = |name: &str, direction, frame, expected| Case {
             name: format!("{family} {name}"),
             direction,
@@ -264,37 +264,37 @@ impl Bench {
         Ok(vec![
             case(
                 "TCP established, from the pod",
-                Direction::FromPod,
+                Direction::Egress,
                 out.tcp(false, true)?,
                 established,
             ),
             case(
                 "TCP established, to the pod",
-                Direction::ToPod,
+                Direction::Ingress,
                 out.turned().tcp(false, true)?,
                 established,
             ),
             case(
                 "UDP established, from the pod",
-                Direction::FromPod,
+                Direction::Egress,
                 out.udp()?,
                 established,
             ),
             case(
                 "UDP established, to the pod",
-                Direction::ToPod,
+                Direction::Ingress,
                 out.turned().udp()?,
                 established,
             ),
             case(
                 "TCP denied, to the pod",
-                Direction::ToPod,
+                Direction::Ingress,
                 denied.tcp(true, false)?,
                 Reason::Policy,
             ),
             case(
                 "UDP denied, to the pod",
-                Direction::ToPod,
+                Direction::Ingress,
                 denied.udp()?,
                 Reason::Policy,
             ),

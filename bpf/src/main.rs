@@ -19,13 +19,13 @@ use podgate_abi::{Bytes, Direction, Hook, Offload, Reason, Verdict, decide};
 /// Judges what goes to the pod: its ingress policy.
 #[classifier]
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
-    run(&ctx, Direction::ToPod)
+    run(&ctx, Direction::Ingress)
 }
 
 /// Judges what comes from the pod: its egress policy.
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
-    run(&ctx, Direction::FromPod)
+    run(&ctx, Direction::Egress)
 }
 
 /// The bytes of the packet, wherever they lie.
@@ -69,7 +69,7 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
     };
     match decide(&maps::Maps(Some(ctx)), &Frame(ctx), &hook) {
         Verdict::Pass(reason) => {
-            if direction == Direction::FromPod {
+            if direction == Direction::Egress {
                 // The guard behind us lets nothing else through.
                 // SAFETY: as above.
                 unsafe { (*skb).priority = priority(reason) };

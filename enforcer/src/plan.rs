@@ -54,7 +54,6 @@ use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::predicate::Signature;
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
-use podgate_policy::connection::Direction as Judged;
 use podgate_policy::model::World;
 
 use left::Left;
@@ -334,13 +333,8 @@ struct Installed {
 
 impl Installed {
     /// What an attachment has in a direction.
-    fn ruleset_of(&self, slot: Slot, side: Direction) -> Option<(&Compiled, Judged)> {
-        let both = self.attachments.get(&slot)?;
-        let judged = match side {
-            Direction::ToPod => Judged::Ingress,
-            Direction::FromPod => Judged::Egress,
-        };
-        Some((both.of(judged), judged))
+    fn ruleset_of(&self, slot: Slot, direction: Direction) -> Option<&Compiled> {
+        Some(self.attachments.get(&slot)?.of(direction))
     }
 }
 
@@ -468,15 +462,15 @@ impl Planner {
             ..
         } = &mut self.installed;
         if let Some(known) = attachments.remove(&slot) {
-            for judged in [Judged::Ingress, Judged::Egress] {
-                record.give_up(known.of(judged), slot, kernel_direction(judged));
+            for direction in Direction::BOTH {
+                record.give_up(known.of(direction), slot, direction);
             }
         }
     }
 
     /// Takes note that the word of an attachment says "deny" now, if it had this ruleset. What it is to have follows with the
     /// next change of policy, also where that is the same.
-    pub fn attachment_was_denied(&mut self, slot: Slot, side: Direction, stood: &Compiled) {
+    pub fn attachment_was_denied(&mut self, slot: Slot, direction: Direction, stood: &Compiled) {
         let Installed {
             record,
             attachments,
@@ -485,20 +479,16 @@ impl Planner {
         let Some(known) = attachments.get_mut(&slot) else {
             return;
         };
-        let judged = match side {
-            Direction::ToPod => Judged::Ingress,
-            Direction::FromPod => Judged::Egress,
-        };
-        if known.of(judged) != stood {
+        if known.of(direction) != stood {
             return;
         }
         let known = Arc::make_mut(known);
-        *match judged {
-            Judged::Ingress => &mut known.ingress,
-            Judged::Egress => &mut known.egress,
+        *match direction {
+            Direction::Ingress => &mut known.ingress,
+            Direction::Egress => &mut known.egress,
         } = Compiled::Denied;
-        record.give_up(stood, slot, side);
-        record.take_up(&Compiled::Denied, slot, side);
+        record.give_up(stood, slot, direction);
+        record.take_up(&Compiled::Denied, slot, direction);
     }
 
     /// How full the tables are once the last plan was executed.
@@ -529,14 +519,6 @@ impl Planner {
         self.installed = after;
         self.progress = Progress::Executing;
         Ok(plan)
-    }
-}
-
-/// The direction of the kernel's word for a direction of policy.
-pub const fn kernel_direction(judged: Judged) -> Direction {
-    match judged {
-        Judged::Ingress => Direction::ToPod,
-        Judged::Egress => Direction::FromPod,
     }
 }
 

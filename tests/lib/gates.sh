@@ -4,16 +4,17 @@
 # crate | crates of ours below it, however deep | what must not be below it, however deep
 # The arrows of docs/adr/0018; tests may know everything, and nothing may know tests.
 arrows='
-podgate-abi      |                                                  | aya tokio kube k8s-openapi
-podgate-bpf      | podgate-abi                                      | aya tokio kube k8s-openapi
-podgate-handoff  |                                                  | aya tokio kube k8s-openapi
-podgate-policy   |                                                  | aya tokio kube k8s-openapi
-podgate-datapath | podgate-abi                                      | tokio kube k8s-openapi
-podgate          | podgate-abi podgate-datapath podgate-handoff     | tokio kube k8s-openapi
-podgate-enforcer | podgate-abi podgate-datapath podgate-handoff podgate-policy |
+podgate-core     |                                                  | aya tokio kube k8s-openapi
+podgate-abi      | podgate-core                                     | aya tokio kube k8s-openapi
+podgate-bpf      | podgate-abi podgate-core                         | aya tokio kube k8s-openapi
+podgate-handoff  | podgate-core                                     | aya tokio kube k8s-openapi
+podgate-policy   | podgate-core                                     | aya tokio kube k8s-openapi
+podgate-datapath | podgate-abi podgate-core                         | tokio kube k8s-openapi
+podgate          | podgate-abi podgate-core podgate-datapath podgate-handoff | tokio kube k8s-openapi
+podgate-enforcer | podgate-abi podgate-core podgate-datapath podgate-handoff podgate-policy |
 podgate-demo     |                                                  | aya kube k8s-openapi
-podgate-bench    | podgate-abi podgate-datapath podgate-demo podgate-enforcer podgate-handoff podgate-policy |
-podgate-tests    | podgate-abi podgate-datapath podgate-enforcer podgate-handoff podgate-policy podgate podgate-demo |
+podgate-bench    | podgate-abi podgate-core podgate-datapath podgate-demo podgate-enforcer podgate-handoff podgate-policy |
+podgate-tests    | podgate-abi podgate-core podgate-datapath podgate-enforcer podgate-handoff podgate-policy podgate podgate-demo |
 '
 
 lints_are_inherited() {

@@ -269,8 +269,8 @@ impl Kernel {
 /// The name of a direction's program.
 const fn name(direction: Direction) -> &'static str {
     match direction {
-        Direction::ToPod => "to_pod",
-        Direction::FromPod => "from_pod",
+        Direction::Ingress => "to_pod",
+        Direction::Egress => "from_pod",
     }
 }
 

@@ -50,7 +50,7 @@ impl Kernel {
     /// What the tables say now. While they are being changed that may be neither the old nor the new answer.
     pub(crate) fn allows(&self, question: Question) -> Result<bool> {
         let Question { slot, peer, port } = question;
-        let ruleset = self.set.read_word(slot, Direction::ToPod)?.ruleset();
+        let ruleset = self.set.read_word(slot, Direction::Ingress)?.ruleset();
         let (class, broad) = match self.set.read_peer(peer)? {
             Some(word) => (word.class(), word.broad()),
             None => {

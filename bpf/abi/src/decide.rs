@@ -47,7 +47,7 @@ pub struct Hook {
 impl Hook {
     #[inline(always)]
     const fn is_to_pod(&self) -> bool {
-        matches!(self.direction, Direction::ToPod)
+        matches!(self.direction, Direction::Ingress)
     }
 }
 
@@ -100,8 +100,8 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     if origin.birth() == 0 {
         return Reason::NoRecord;
     }
-    let to_pod = attachment.word(Direction::ToPod);
-    let from_pod = attachment.word(Direction::FromPod);
+    let to_pod = attachment.word(Direction::Ingress);
+    let from_pod = attachment.word(Direction::Egress);
     let judging = if hook.is_to_pod() { to_pod } else { from_pod };
     let subject = Subject {
         to_pod,

@@ -52,7 +52,7 @@ impl Initiator {
     /// Whether packets of `direction` are the initiator's.
     #[inline(always)]
     pub const fn sends(self, direction: Direction) -> bool {
-        (self.0 & 1 == 1) == matches!(direction, Direction::ToPod)
+        (self.0 & 1 == 1) == matches!(direction, Direction::Ingress)
     }
 }
 
@@ -124,7 +124,7 @@ impl FlowState {
     #[inline(always)]
     pub(crate) fn after(self, flags: u8, direction: Direction, is_answer: bool) -> Self {
         use crate::packet::tcp::{ACK, FIN, PSH, RST, SYN};
-        let is_pods = matches!(direction, Direction::FromPod);
+        let is_pods = matches!(direction, Direction::Egress);
         let [own, other] = if is_pods {
             [Self::POD_CLOSED, Self::PEER_CLOSED]
         } else {

@@ -5,6 +5,8 @@
 //! whatever decides is either in an array slot that nobody changes while something names it, or one aligned
 //! 64-bit word, read once, with a tag of its key.
 
+use podgate_core::Direction;
+
 use crate::{Address, Broadcasts, HardwareWord, LinkWord, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
@@ -60,30 +62,6 @@ pub const ATTACHMENT_HEAD: usize = 8;
 
 /// How many addresses of its own an attachment can have, link-local ones included.
 pub const MAX_ADDRESSES: usize = 6;
-
-/// Which way a packet goes, and which policy of the attachment judges it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Direction {
-    /// To the pod: leaves the host by the host end. Ingress policy.
-    ToPod = 0,
-    /// From the pod: enters the host by the host end. Egress policy.
-    FromPod = 1,
-}
-
-impl Direction {
-    /// Both, in the order of the words of an [`Attachment`].
-    pub const BOTH: [Self; 2] = [Self::ToPod, Self::FromPod];
-
-    /// The other one.
-    #[inline(always)]
-    pub const fn opposite(self) -> Self {
-        match self {
-            Self::ToPod => Self::FromPod,
-            Self::FromPod => Self::ToPod,
-        }
-    }
-}
 
 /// A compiled policy of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -414,14 +392,6 @@ impl PortSet {
     /// The lowest number for a compiled policy.
     pub const FIRST: Self = Self(4);
 }
-
-/// UDP ports that decapsulate at a node: L2TP, GTP-U, AMT, VXLAN (as IANA and as Linux have it), VXLAN-GPE, GUE,
-/// Geneve, MPLS.
-pub const TUNNEL_PORTS: [u16; 9] = [1701, 2152, 2268, 4789, 4790, 6080, 6081, 6635, 8472];
-
-/// IP protocols that decapsulate at a node: IPIP, 6in4, GRE, EtherIP, PIM (whose registers carry packets), IPComp, L2TP,
-/// MPLS, Ethernet (SRv6).
-pub const TUNNEL_PROTOCOLS: [u8; 9] = [4, 41, 47, 97, 103, 108, 115, 137, 143];
 
 /// One ruleset's answer for one class, complete in itself: a port set for each of TCP, UDP, SCTP and the rest.
 ///

@@ -194,7 +194,7 @@ fn a_packet_that_is_cut_anywhere_is_read_to_where_it_ends() {
     frame[47] = 2;
     let read = |bytes: &[u8]| {
         let mut packet = Packet::default();
-        let reason = parse(bytes, ethertype::IPV4, Direction::FromPod, &mut packet);
+        let reason = parse(bytes, ethertype::IPV4, Direction::Egress, &mut packet);
         (reason, packet)
     };
     let (reason, packet) = read(&frame);

@@ -260,7 +260,7 @@ fn attach(
         Standing::InForce => Ok(()),
         Standing::Shadowed { by } => Err(AddError::Shadowed { ifindex, by }),
         Standing::Gone { direction } => {
-            let why = format!("the filter of {direction:?} went away at once");
+            let why = format!("the filter of {} went away at once", error::hook(direction));
             Err(Failed::new("attach to interface", ifindex, io::Error::other(why)).into())
         }
     }

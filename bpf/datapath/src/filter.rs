@@ -26,7 +26,6 @@ use podgate_abi::Direction;
 use crate::{
     Failed,
     netlink::{Ifindex, NetlinkError, Socket},
-    object,
     record::Slot,
     sys,
 };
@@ -51,8 +50,8 @@ fn parent(direction: Direction) -> TcHandle {
     TcHandle {
         major: 0xffff,
         minor: match direction {
-            Direction::ToPod => TcHandle::MIN_EGRESS,
-            Direction::FromPod => TcHandle::MIN_INGRESS,
+            Direction::Ingress => TcHandle::MIN_EGRESS,
+            Direction::Egress => TcHandle::MIN_INGRESS,
         },
     }
 }
@@ -118,8 +117,8 @@ pub enum Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let side = |direction: &Direction| match direction {
-            Direction::ToPod => "egress",
-            Direction::FromPod => "ingress",
+            Direction::Ingress => "egress",
+            Direction::Egress => "ingress",
         };
         match self {
             Self::Qdisc(kind) => write!(f, "qdisc {kind} in the place of clsact"),
@@ -283,7 +282,7 @@ pub(crate) fn put(
     let options = [
         TcFilterBpfOption::ClassId(slot.0.into()),
         TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned()),
-        TcFilterBpfOption::ProgName(format!("podgate_{}", object::program(direction))),
+        TcFilterBpfOption::ProgName(format!("podgate_{}", direction.program())),
         TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
     ];
     request.attributes.push(TcAttribute::Options(
@@ -349,8 +348,8 @@ pub(crate) fn situation(
     }
     for direction in Direction::BOTH {
         let hook = match direction {
-            Direction::ToPod => sys::TCX_EGRESS,
-            Direction::FromPod => sys::TCX_INGRESS,
+            Direction::Ingress => sys::TCX_EGRESS,
+            Direction::Egress => sys::TCX_INGRESS,
         };
         let programs = sys::tcx_programs(ifindex.0, hook)
             .map_err(|e| Failed::new("list TCX programs of interface", ifindex, e))?;

@@ -65,8 +65,8 @@ impl Isolated {
     #[must_use]
     pub const fn of(self, direction: Direction) -> bool {
         match direction {
-            Direction::ToPod => self.to_pod,
-            Direction::FromPod => self.from_pod,
+            Direction::Ingress => self.to_pod,
+            Direction::Egress => self.from_pod,
         }
     }
 

@@ -21,14 +21,6 @@ use crate::{
 /// The programs, as `bpf/build` makes them.
 static OBJECT: &[u8] = include_bytes_aligned!("../../podgate.o");
 
-/// The name of the program that judges a direction, and of its pin.
-pub(crate) const fn program(direction: Direction) -> &'static str {
-    match direction {
-        Direction::ToPod => "to_pod",
-        Direction::FromPod => "from_pod",
-    }
-}
-
 /// Why the programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -114,7 +106,7 @@ pub(crate) fn load(paths: &Paths, name: SetName, sizes: &Sizes) -> Result<(), Lo
         found.pin(directory.join(map.name())).map_err(refused)?;
     }
     for direction in Direction::BOTH {
-        let symbol = program(direction);
+        let symbol = direction.program();
         let found: &mut SchedClassifier = ebpf
             .program_mut(symbol)
             .ok_or_else(|| Failed::new("find program", symbol, io::ErrorKind::NotFound.into()))?

@@ -383,7 +383,7 @@ impl TableSet {
 
     /// The program that judges a direction.
     pub(crate) fn program(&self, direction: Direction) -> Result<OwnedFd, Failed> {
-        let pin = self.directory.join(object::program(direction));
+        let pin = self.directory.join(direction.program());
         sys::obj_get(&pin).map_err(Failed::at("open program", &pin))
     }
 
@@ -393,20 +393,15 @@ impl TableSet {
     /// When the pin cannot be opened.
     pub fn program_id(&self, direction: Direction) -> Result<u32, Failed> {
         let fd = self.program(direction)?;
-        sys::prog_id(fd.as_fd()).map_err(|e| {
-            Failed::new(
-                "ask for the number of program",
-                object::program(direction),
-                e,
-            )
-        })
+        sys::prog_id(fd.as_fd())
+            .map_err(|e| Failed::new("ask for the number of program", direction.program(), e))
     }
 
     /// The kernel's numbers of both programs, of whatever layout the set is.
     pub(crate) fn program_ids(&self) -> Result<[u32; 2], Failed> {
         Ok([
-            self.program_id(Direction::ToPod)?,
-            self.program_id(Direction::FromPod)?,
+            self.program_id(Direction::Ingress)?,
+            self.program_id(Direction::Egress)?,
         ])
     }
 

@@ -97,16 +97,13 @@ pub fn transport() -> impl Strategy<Value = Transport> {
 
 /// A connection in either direction.
 pub fn connection() -> impl Strategy<Value = Connection> {
-    (
-        select(&[Direction::Ingress, Direction::Egress][..]),
-        peer_address(),
-        transport(),
-    )
-        .prop_map(|(direction, peer, transport)| Connection {
+    (select(&Direction::BOTH[..]), peer_address(), transport()).prop_map(
+        |(direction, peer, transport)| Connection {
             direction,
             peer,
             transport,
-        })
+        },
+    )
 }
 
 /// Either baseline.

@@ -6,16 +6,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::model::{Labels, NamedPort, ObjectName, Pod, PodUid, Protocol};
+pub use podgate_core::{Direction, tunnel};
 
-/// A direction, seen from the pod that is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// The peer opens the connection to the pod.
-    Ingress,
-    /// The pod opens the connection to the peer.
-    Egress,
-}
+use crate::model::{Labels, NamedPort, ObjectName, Pod, PodUid, Protocol};
 
 /// Where a connection goes at its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,24 +19,16 @@ pub enum Transport {
     Other(u8),
 }
 
-/// UDP ports of the tunnels that a node may terminate: L2TP, GTP-U, AMT, VXLAN (IANA, and Linux's old default),
-/// VXLAN-GPE, GUE, Geneve and MPLS.
-pub const TUNNEL_UDP_PORTS: [u16; 9] = [1701, 2152, 2268, 4789, 4790, 6080, 6081, 6635, 8472];
-
-/// IP protocols of the tunnels that a node may terminate: IPv4-in-IP, IPv6-in-IP, GRE, EtherIP, PIM, IPComp, L2TP, MPLS
-/// and Ethernet.
-pub const TUNNEL_PROTOCOLS: [u8; 9] = [4, 41, 47, 97, 103, 108, 115, 137, 143];
-
 impl Transport {
     /// Whether this is a tunnel that would come out at the node as another source (`docs/adr/0039`).
     /// `devices`: see [`World::tunnel_ports`](crate::model::World::tunnel_ports).
     pub fn is_tunnel(self, devices: &BTreeSet<u16>) -> bool {
         match self {
             Self::Port(Protocol::Udp, port) => {
-                TUNNEL_UDP_PORTS.contains(&port) || devices.contains(&port)
+                tunnel::UDP_PORTS.contains(&port) || devices.contains(&port)
             }
             Self::Port(Protocol::Tcp | Protocol::Sctp, _) => false,
-            Self::Other(number) => TUNNEL_PROTOCOLS.contains(&number),
+            Self::Other(number) => tunnel::PROTOCOLS.contains(&number),
         }
     }
 }

@@ -49,7 +49,7 @@ pub struct World {
     /// takes for itself (local routes).
     pub node_scopes: BTreeSet<IpNet>,
     /// UDP ports at which devices of this node take tunnels, beside the usual ones
-    /// ([`TUNNEL_UDP_PORTS`](crate::connection::TUNNEL_UDP_PORTS)). The other nodes are taken for like this one.
+    /// ([`tunnel::UDP_PORTS`](podgate_core::tunnel::UDP_PORTS)). The other nodes are taken for like this one.
     pub tunnel_ports: BTreeSet<u16>,
     /// Addresses of the cluster's nodes, from their objects. Those that are this node's are in
     /// [`Self::node_addresses`] too; one that is here only is another node's, or leads to this one by a detour.

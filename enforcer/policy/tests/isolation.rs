@@ -28,7 +28,7 @@ proptest! {
             let compiled = compile_subject(&world, &subject);
             let strict = Subject { baseline: Baseline::Strict, ..subject.clone() };
             let strict = compile_subject(&world, &strict);
-            for direction in [Direction::Ingress, Direction::Egress] {
+            for direction in Direction::BOTH {
                 if !known.of(direction) {
                     prop_assert_eq!(compiled.of(direction), &Ruleset::Allowed);
                     prop_assert_eq!(strict.of(direction), &Ruleset::Denied);

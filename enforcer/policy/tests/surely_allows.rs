@@ -34,7 +34,7 @@ proptest! {
             let compiled = worlds.each_ref().map(|world| compile_subject(world, subject));
             let questions = questions_of(compiled.iter().flat_map(|both| [&both.ingress, &both.egress]));
             let facts = Facts::of(&worlds[0], &questions);
-            for direction in [Direction::Ingress, Direction::Egress] {
+            for direction in Direction::BOTH {
                 for new in &compiled {
                     for old in &compiled {
                         let (new, old) = (new.of(direction), old.of(direction));

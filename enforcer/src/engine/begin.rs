@@ -213,8 +213,8 @@ fn try_to_isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> R
     let record = record::read(paths, identity)?.context("it has no file any more")?;
     let set = TableSet::open_current(paths)?.context("find the current table set")?;
     for (side, isolated) in [
-        (Direction::ToPod, isolation.ingress),
-        (Direction::FromPod, isolation.egress),
+        (Direction::Ingress, isolation.ingress),
+        (Direction::Egress, isolation.egress),
     ] {
         if isolated {
             set.deny(&record, side, Over::Open)?;

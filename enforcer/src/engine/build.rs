@@ -126,7 +126,7 @@ pub(super) fn put_in_force(
     unpin_others(paths, lock);
     tracing::info!(set = %set.name(), attachments = cluster.records().count(), "a new table set is in force");
     Ok(Built {
-        program: set.program_id(Direction::FromPod)?,
+        program: set.program_id(Direction::Egress)?,
         set,
         planner,
         sizes,

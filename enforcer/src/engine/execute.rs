@@ -214,7 +214,7 @@ mod tests {
         let overtaken = Overtaken {
             addresses: [IpAddr::from([10, 0, 0, 1])].into(),
             slots: [Slot(7)].into(),
-            denied: [(Slot(8), Direction::FromPod)].into(),
+            denied: [(Slot(8), Direction::Egress)].into(),
         };
         let flip = |slot, direction, ruleset| Write::Flip {
             slot,
@@ -222,7 +222,7 @@ mod tests {
             ruleset,
         };
         let address = |last| Address::from(IpAddr::from([10, 0, 0, last]));
-        let direction = Direction::ToPod;
+        let direction = Direction::Ingress;
         for (write, concerned) in [
             (
                 Write::RemovePeer {
@@ -236,10 +236,10 @@ mod tests {
                 },
                 false,
             ),
-            (flip(7, Direction::ToPod, Ruleset::FIRST), true),
-            (flip(8, Direction::FromPod, Ruleset::ALLOW_ALL), true),
-            (flip(8, Direction::ToPod, Ruleset::ALLOW_ALL), false),
-            (flip(8, Direction::FromPod, Ruleset::FIRST), false),
+            (flip(7, Direction::Ingress, Ruleset::FIRST), true),
+            (flip(8, Direction::Egress, Ruleset::ALLOW_ALL), true),
+            (flip(8, Direction::Ingress, Ruleset::ALLOW_ALL), false),
+            (flip(8, Direction::Egress, Ruleset::FIRST), false),
             (Write::Renew { slot: 7, direction }, true),
             (Write::Renew { slot: 8, direction }, false),
             (Write::RemoveRow { key: RowKey(7) }, false),

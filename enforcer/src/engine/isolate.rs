@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use podgate_abi::Direction as Side;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{self, PodName, Record, Slot};
 use podgate_datapath::tables::{Over, TableSet};
@@ -31,11 +30,8 @@ use super::answer::Inquiry;
 use super::settle::{self, take_lock};
 use crate::cluster::{self, Cluster, View};
 use crate::compiled::Compiled;
-use crate::plan::{Rulesets, kernel_direction};
+use crate::plan::Rulesets;
 use crate::source::{Answer, Question};
-
-/// Both directions of policy.
-const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// How long the lock is waited for before pods are isolated by what is known. An ADD holds it for a millisecond.
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -353,8 +349,7 @@ impl Engine {
     fn deny_in_place_of(&mut self, record: &Record, isolation: Isolation, over: Over) {
         let slot = record.slot;
         let mut failed = None;
-        for direction in BOTH.into_iter().filter(|it| isolation.of(*it)) {
-            let side = kernel_direction(direction);
+        for direction in Direction::BOTH.into_iter().filter(|it| isolation.of(*it)) {
             let stood = match over {
                 Over::Open => Ruleset::Allowed,
                 Over::Anything => match self.in_force.get(&slot.0) {
@@ -362,17 +357,17 @@ impl Engine {
                     None => Ruleset::Allowed,
                 },
             };
-            match deny(&self.paths, &self.built.set, record, side, over) {
+            match deny(&self.paths, &self.built.set, record, direction, over) {
                 Ok(was_open) => {
                     if was_open {
                         tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
                     }
                     self.built
                         .planner
-                        .attachment_was_denied(slot.0, side, &stood);
+                        .attachment_was_denied(slot.0, direction, &stood);
                     deny_in(&mut self.in_force, slot, direction, &stood);
                     if let Some(pending) = &mut self.pending {
-                        pending.execution.deny(slot, side);
+                        pending.execution.deny(slot, direction);
                         if let Some(rulesets) = &mut pending.rulesets {
                             deny_in(rulesets, slot, direction, &stood);
                         }
@@ -423,8 +418,8 @@ pub(super) fn isolate_standing(paths: &Paths, cluster: &Cluster, compiled: &Comp
             continue;
         };
         let isolated = |direction: &Direction| *wanted.of(*direction) != Ruleset::Allowed;
-        for direction in BOTH.into_iter().filter(isolated) {
-            match current.deny(record, kernel_direction(direction), Over::Open) {
+        for direction in Direction::BOTH.into_iter().filter(isolated) {
+            match current.deny(record, direction, Over::Open) {
                 Ok(true) => {
                     tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
                 }
@@ -438,10 +433,10 @@ pub(super) fn isolate_standing(paths: &Paths, cluster: &Cluster, compiled: &Comp
     }
 }
 
-fn sides_of(isolation: Isolation) -> impl Iterator<Item = Side> {
-    BOTH.into_iter()
+fn sides_of(isolation: Isolation) -> impl Iterator<Item = Direction> {
+    Direction::BOTH
+        .into_iter()
         .filter(move |direction| isolation.of(*direction))
-        .map(kernel_direction)
 }
 
 /// In the set that has the attachment: the engine's, or the one that has been put in its place.
@@ -449,12 +444,12 @@ fn deny(
     paths: &Paths,
     set: &TableSet,
     record: &Record,
-    side: Side,
+    direction: Direction,
     over: Over,
 ) -> Result<bool, Failed> {
-    match set.deny(record, side, over) {
+    match set.deny(record, direction, over) {
         Err(error) => match TableSet::open_current(paths) {
-            Ok(Some(current)) => current.deny(record, side, over),
+            Ok(Some(current)) => current.deny(record, direction, over),
             Ok(None) | Err(_) => Err(error),
         },
         done => done,

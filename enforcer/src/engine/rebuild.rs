@@ -35,10 +35,8 @@ impl Engine {
     /// # Errors
     /// When there are no descriptors or memory to look at it.
     pub(super) fn set_was_replaced(&self) -> Result<bool> {
-        let current = TableSet::open_current(&self.paths).and_then(|set| {
-            set.map(|set| set.program_id(Direction::FromPod))
-                .transpose()
-        });
+        let current = TableSet::open_current(&self.paths)
+            .and_then(|set| set.map(|set| set.program_id(Direction::Egress)).transpose());
         match current {
             Ok(program) => Ok(program != Some(self.built.program)),
             Err(error) if error.is_exhaustion() => Err(error.into()),

@@ -244,10 +244,7 @@ impl Engine {
 
     /// Adds what the kernel has counted since this was asked last.
     pub(super) fn count_packets(&mut self) {
-        for (direction, name) in [
-            (Direction::ToPod, "to_pod"),
-            (Direction::FromPod, "from_pod"),
-        ] {
+        for direction in Direction::BOTH {
             let now = match self.built.set.counters(direction) {
                 Ok(now) => now,
                 Err(error) => {
@@ -263,7 +260,7 @@ impl Engine {
             for &(reason, label) in REASONS {
                 let verdict = if reason.passes() { "pass" } else { "drop" };
                 let more = growth.get(reason as usize).copied().unwrap_or(0);
-                metrics::counter!("podgate_packets_total", "direction" => name, "verdict" => verdict, "reason" => label)
+                metrics::counter!("podgate_packets_total", "direction" => direction.program(), "verdict" => verdict, "reason" => label)
                     .increment(more);
             }
         }
@@ -328,11 +325,11 @@ mod tests {
     #[test]
     fn counters_grow_from_zero_and_begin_again_with_a_new_table_set() {
         let mut counted = Counted::default();
-        assert_eq!(counted.growth(Direction::ToPod, vec![3, 0]), [3, 0]);
-        assert_eq!(counted.growth(Direction::ToPod, vec![5, 1]), [2, 1]);
-        assert_eq!(counted.growth(Direction::FromPod, vec![7]), [7]);
+        assert_eq!(counted.growth(Direction::Ingress, vec![3, 0]), [3, 0]);
+        assert_eq!(counted.growth(Direction::Ingress, vec![5, 1]), [2, 1]);
+        assert_eq!(counted.growth(Direction::Egress, vec![7]), [7]);
         counted.forget();
-        assert_eq!(counted.growth(Direction::ToPod, vec![1, 1]), [1, 1]);
+        assert_eq!(counted.growth(Direction::Ingress, vec![1, 1]), [1, 1]);
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_abi::{Direction as Side, Ruleset, Slot};
+use podgate_abi::{Direction, Ruleset, Slot};
 use podgate_policy::compile::ports::{PortSet, Row};
 use podgate_policy::compile::predicate::{Predicate, Signature};
 use podgate_policy::compile::ruleset::{Judge, Ruleset as Compiled};
-use podgate_policy::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
+use podgate_policy::connection::tunnel;
 use podgate_policy::model::World;
 
 use super::moved::Moved;
@@ -91,7 +91,7 @@ impl Installed {
 /// The attachments and directions whose ruleset allows less than before with some address.
 ///
 /// Who has an address is not asked: what an established flow may do depends on the class of its peer alone.
-fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Side)> {
+fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Direction)> {
     let mut concerned: BTreeMap<Ruleset, BTreeSet<Change>> = BTreeMap::new();
     for change in changes {
         let Change { old, new, .. } = change;
@@ -110,11 +110,11 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
     }
     let mut losers = BTreeSet::new();
     for (ruleset, changes) in &concerned {
-        let mut lost: BTreeMap<Side, bool> = BTreeMap::new();
-        for (slot, side) in before.record.holders_of(*ruleset) {
-            let has_lost = *lost.entry(side).or_insert_with(|| {
-                let compiled = before.ruleset_of(slot, side);
-                compiled.is_some_and(|(ruleset, direction)| {
+        let mut lost: BTreeMap<Direction, bool> = BTreeMap::new();
+        for (slot, direction) in before.record.holders_of(*ruleset) {
+            let has_lost = *lost.entry(direction).or_insert_with(|| {
+                let compiled = before.ruleset_of(slot, direction);
+                compiled.is_some_and(|ruleset| {
                     let judge = &mut Judge::of(ruleset);
                     changes.iter().any(|change| {
                         let before = allowed(judge, direction, &change.old);
@@ -125,7 +125,7 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Sid
                 })
             });
             if has_lost {
-                losers.insert((slot, side));
+                losers.insert((slot, direction));
             }
         }
     }
@@ -167,7 +167,7 @@ impl Change {
             Direction::Ingress if self.becomes_node() => judge.row(&self.old),
             Direction::Ingress | Direction::Egress => return false,
         };
-        let mut protocols = TUNNEL_PROTOCOLS.iter();
+        let mut protocols = tunnel::PROTOCOLS.iter();
         !row.udp.is_empty() || protocols.any(|protocol| row.rest.contains((*protocol).into()))
     }
 
@@ -218,9 +218,9 @@ fn allowed(judge: &mut Judge<'_>, direction: Direction, peer: &Signature) -> Row
     if *judge.ruleset() != Compiled::Allowed || direction == Direction::Ingress || !peer.is_node() {
         return row;
     }
-    let protocols = TUNNEL_PROTOCOLS.map(u16::from);
+    let protocols = tunnel::PROTOCOLS.map(u16::from);
     row.without(&Row {
-        udp: PortSet::of(TUNNEL_UDP_PORTS),
+        udp: PortSet::of(tunnel::UDP_PORTS),
         rest: PortSet::of(protocols),
         ..Row::none()
     })

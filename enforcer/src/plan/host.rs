@@ -8,7 +8,7 @@ use podgate_abi::{
     Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event,
     FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord, Limit,
     MAX_ADDRESSES, NextHop, Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put,
-    Row, RowKey, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Tables, WayKey, WayWord, Word,
+    Row, RowKey, Ruleset, Slot, Tables, WayKey, WayWord, Word, tunnel,
 };
 
 use super::Write;
@@ -72,11 +72,11 @@ impl HostTables {
     /// A new table set, with room for attachments that have these slots and addresses.
     pub(super) fn new(slots: impl IntoIterator<Item = (Slot, [Address; 2])>) -> Self {
         let mut tunnel_ports = [Chunk::NONE, Chunk::NONE, Chunk::NONE];
-        for port in TUNNEL_PORTS {
+        for port in tunnel::UDP_PORTS {
             tunnel_ports[usize::from(port >> 12)].insert(port & 0xfff);
         }
         let mut protocols = Chunk::NONE;
-        for protocol in TUNNEL_PROTOCOLS {
+        for protocol in tunnel::PROTOCOLS {
             protocols.insert(protocol.into());
         }
         let [low, middle, high] = tunnel_ports;

@@ -335,7 +335,7 @@ impl Record {
     /// Who has a ruleset.
     pub(super) fn holders_of(&self, ruleset: Ruleset) -> impl Iterator<Item = (Slot, Direction)> {
         self.holders
-            .range((ruleset, Slot::MIN, Direction::ToPod)..)
+            .range((ruleset, Slot::MIN, Direction::Ingress)..)
             .take_while(move |(held, ..)| *held == ruleset)
             .map(|(_, slot, direction)| (*slot, *direction))
     }

@@ -19,13 +19,10 @@ use podgate_policy::difference::parts;
 
 use super::moved::Moved;
 use super::record::Fresh;
-use super::{Installed, Plan, PlanError, Rulesets, Write, kernel_direction};
+use super::{Installed, Plan, PlanError, Rulesets, Write};
 
 /// How many blocks may hold at all boundaries together; the blocks of one namespace are weighed before they come here.
 const MOST_OVERLAPS: usize = 600_000;
-
-/// Both directions of policy.
-const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Towards other rulesets under the same facts: what of it has room.
 pub(super) fn of_policy(
@@ -220,18 +217,17 @@ impl Installed {
 
     /// Puts in force what an attachment is to have, which is ready.
     fn flip(&mut self, differing: &Differing<'_>, writes: &mut Vec<Write>) {
-        for direction in BOTH {
-            let side = kernel_direction(direction);
+        for direction in Direction::BOTH {
             if let Some(ruleset) = differing.becomes(direction) {
-                let number = self.record.take_up(ruleset, differing.slot, side);
+                let number = self.record.take_up(ruleset, differing.slot, direction);
                 writes.push(Write::Flip {
                     slot: differing.slot,
-                    direction: side,
+                    direction,
                     ruleset: number.expect("a ruleset is ready before it is put in force"),
                 });
             }
             if let Some(ruleset) = differing.was(direction) {
-                self.record.give_up(ruleset, differing.slot, side);
+                self.record.give_up(ruleset, differing.slot, direction);
             }
         }
         match differing.new {
@@ -257,7 +253,8 @@ impl<'a> Differing<'a> {
 
     /// The same in both directions.
     fn becoming(&self) -> impl Iterator<Item = &'a Compiled> {
-        BOTH.into_iter()
+        Direction::BOTH
+            .into_iter()
             .filter_map(|direction| self.becomes(direction))
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use imbl::OrdMap;
-use podgate_abi::{Direction as Side, MAX_WAYS, Slot, WayKey, WayWord};
+use podgate_abi::{Direction, MAX_WAYS, Slot, WayKey, WayWord};
 use podgate_policy::compile::facts::{Closed, Facts, Way};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 use podgate_policy::difference::parts;
@@ -63,19 +63,19 @@ impl Ways {
 
     /// Whose flows may go on where they may not begin any more. One that the peer began counts: its answers may be all that is left
     /// of it.
-    pub(super) fn losers(&self, attachments: &Rulesets) -> BTreeSet<(Slot, Side)> {
+    pub(super) fn losers(&self, attachments: &Rulesets) -> BTreeSet<(Slot, Direction)> {
         let Some(closed) = self.closed else {
             return BTreeSet::new();
         };
         let mut losers = BTreeSet::new();
         for (slot, both) in attachments {
-            losers.insert((*slot, Side::ToPod));
+            losers.insert((*slot, Direction::Ingress));
             let is_concerned = match closed {
                 Closed::ToOpen => both.egress == Compiled::Allowed,
                 Closed::ToAll => true,
             };
             if is_concerned {
-                losers.insert((*slot, Side::FromPod));
+                losers.insert((*slot, Direction::Egress));
             }
         }
         losers

@@ -65,8 +65,8 @@ impl fmt::Display for Now {
 /// When filters or tables cannot be read, or are no longer this attachment's.
 pub(crate) fn now(paths: &Paths, record: &Record) -> Result<Now, PluginError> {
     Ok(Now {
-        ingress: ruleset(paths, record, Direction::ToPod)?.into(),
-        egress: ruleset(paths, record, Direction::FromPod)?.into(),
+        ingress: ruleset(paths, record, Direction::Ingress)?.into(),
+        egress: ruleset(paths, record, Direction::Egress)?.into(),
     })
 }
 

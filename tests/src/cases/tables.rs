@@ -219,10 +219,10 @@ impl Tables {
         let payload = payload(probe, source, client_port, part);
         let frame = frame::packet(source, destination, payload).frame();
         let (direction, origin) = match (end == sender, sender) {
-            (true, _) => (Direction::FromPod, Origin::Elsewhere),
-            (false, Party::OwnNode) => (Direction::ToPod, Origin::Node),
+            (true, _) => (Direction::Egress, Origin::Elsewhere),
+            (false, Party::OwnNode) => (Direction::Ingress, Origin::Node),
             (false, Party::Pod(_) | Party::OtherNode | Party::Outside | Party::Service(_)) => {
-                (Direction::ToPod, Origin::Elsewhere)
+                (Direction::Ingress, Origin::Elsewhere)
             }
         };
         let other = if end == sender { receiver } else { sender };

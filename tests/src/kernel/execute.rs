@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction, FIRST_CHUNK,
     HardwareWord, MAX_ADDRESSES, Origin as Birth, PolicyWord, PortSet, PortSetChunks, PrefixKey,
-    PrefixWord, Ruleset, Slot, TUNNEL_PORTS, TUNNEL_PROTOCOLS, Word,
+    PrefixWord, Ruleset, Slot, Word, tunnel,
 };
 use podgate_enforcer::plan::{Plan, Write};
 
@@ -127,10 +127,10 @@ pub(super) fn constants() -> Constants {
         (PortSet::NONE, PortSetChunks([CHUNK_NONE; 16])),
         (PortSet::ALL, PortSetChunks([CHUNK_ALL; 16])),
     ];
-    let protocols = TUNNEL_PROTOCOLS.map(u16::from);
+    let protocols = tunnel::PROTOCOLS.map(u16::from);
     let mut next = CHUNK_ALL + 1;
     for (set, members) in [
-        (PortSet::TUNNEL_PORTS, &TUNNEL_PORTS[..]),
+        (PortSet::TUNNEL_PORTS, &tunnel::UDP_PORTS[..]),
         (PortSet::TUNNEL_PROTOCOLS, &protocols[..]),
     ] {
         let mut numbers = [CHUNK_NONE; 16];

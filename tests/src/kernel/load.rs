@@ -138,7 +138,7 @@ impl Loaded {
             let program: &mut SchedClassifier = program.try_into().expect("it is a classifier");
             program.load().expect("the kernel accepts the program");
         }
-        let is_needed = Wire::is_needed(program(&ebpf, Direction::ToPod));
+        let is_needed = Wire::is_needed(program(&ebpf, Direction::Ingress));
         let wire = is_needed.then(|| Wire::new(&mut ebpf));
         Self { ebpf, wire, room }
     }

@@ -92,8 +92,8 @@ impl Wire {
         );
         netns
             .run(|| {
-                attach(ebpf, Direction::ToPod, "host", TcAttachType::Egress);
-                attach(ebpf, Direction::FromPod, "from", TcAttachType::Ingress);
+                attach(ebpf, Direction::Ingress, "host", TcAttachType::Egress);
+                attach(ebpf, Direction::Egress, "from", TcAttachType::Ingress);
             })
             .expect("enter the namespace");
         // The namespace's name goes with `netns`; it stays itself, for as long as these are open.
@@ -125,13 +125,13 @@ impl Wire {
         judged: impl Fn() -> bool,
     ) -> bool {
         let (entry, exit) = match (direction, origin) {
-            (Direction::FromPod, _) => (&self.sender, &self.far_out),
-            (Direction::ToPod, Origin::Elsewhere) => (&self.elsewhere, &self.pod),
-            (Direction::ToPod, Origin::Node) => (&self.node, &self.pod),
-            (Direction::ToPod, Origin::SameInterface) => (&self.pod, &self.pod),
+            (Direction::Egress, _) => (&self.sender, &self.far_out),
+            (Direction::Ingress, Origin::Elsewhere) => (&self.elsewhere, &self.pod),
+            (Direction::Ingress, Origin::Node) => (&self.node, &self.pod),
+            (Direction::Ingress, Origin::SameInterface) => (&self.pod, &self.pod),
         };
         // The stack takes one tag out of the data of what it receives, before any program sees it.
-        let is_received = direction == Direction::FromPod || origin != Origin::Node;
+        let is_received = direction == Direction::Egress || origin != Origin::Node;
         let ethertype = u16::from_be_bytes([frame[12], frame[13]]);
         if is_received && [frame::VLAN, frame::SERVICE_VLAN].contains(&ethertype) {
             entry.send(&frame::tagged(frame::VLAN, frame));

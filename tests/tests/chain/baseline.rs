@@ -49,7 +49,7 @@ fn a_closed_pod_reaches_nobody_and_is_reached_by_the_node_alone() {
     for address in outside_addresses() {
         assert!(is_lost(&closed.netns, &outside, address), "{address}");
     }
-    let dropped = node.tables().counters(Direction::FromPod).unwrap();
+    let dropped = node.tables().counters(Direction::Egress).unwrap();
     assert!(dropped[Reason::DenyAll as usize] > 0);
 }
 
@@ -111,6 +111,6 @@ fn a_pod_sends_from_its_own_addresses_only_whoever_is_policed() {
         a.sh(&format!("ip route del {target} dev eth0"));
         assert!(arrives(&a.netns, &b.netns, *target), "{target}");
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert!(counted[Reason::Spoofed as usize] >= 2);
 }

@@ -39,7 +39,7 @@ fn an_add_answers_when_the_first_packet_meets_the_policy() {
     let [first, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
     let ruleset = |pod: &Pod| {
         let slot = pod.record(&node).slot;
-        let word = node.tables().read_word(slot, Direction::ToPod).unwrap();
+        let word = node.tables().read_word(slot, Direction::Ingress).unwrap();
         word.ruleset()
     };
     wait_until("the policy is read", || ruleset(&first) >= Ruleset::FIRST);

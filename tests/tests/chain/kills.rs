@@ -68,7 +68,7 @@ fn filtered(node: &Node, host_end: &str) -> Vec<Direction> {
 /// Sends one datagram from the pod, and waits until the filter has dropped it.
 fn is_dropped(node: &Node, pod: &Pod) {
     let dropped = || -> u64 {
-        let counted = node.tables().counters(Direction::FromPod).unwrap();
+        let counted = node.tables().counters(Direction::Egress).unwrap();
         counted[podgate_abi::Reason::DenyAll as usize]
     };
     let before = dropped();
@@ -106,7 +106,7 @@ fn an_add_killed_anywhere_leaves_no_filter_without_a_record() {
 
         let directions = filtered(&node, &host_end);
         kinds[directions.len()] += 1;
-        if directions.contains(&Direction::FromPod) {
+        if directions.contains(&Direction::Egress) {
             is_dropped(&node, &pod);
         }
         if instant % 2 == 0 {

@@ -125,7 +125,7 @@ fn twenty_racing_adds_each_answer_when_in_force() {
                 node.run(|| chain.invoke(&conflist.plugins[1], verb, &pod.sandbox, result))
                     .unwrap_or_else(|error| panic!("{error}"));
                 let slot = pod.record(node).slot;
-                let word = node.tables().read_word(slot, Direction::ToPod).unwrap();
+                let word = node.tables().read_word(slot, Direction::Ingress).unwrap();
                 assert!(word.ruleset() >= Ruleset::FIRST, "{word:?}");
             });
         }

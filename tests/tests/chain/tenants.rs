@@ -323,7 +323,7 @@ impl Calm<'_> {
         self.edits += 1;
         let slot = self.web.record(node).slot;
         let generation = || {
-            let word = node.tables().read_word(slot, Direction::ToPod).unwrap();
+            let word = node.tables().read_word(slot, Direction::Ingress).unwrap();
             word.generation()
         };
         let before = generation();

@@ -408,7 +408,7 @@ fn an_address_whose_entry_is_gone_is_still_judged_again() {
     let victim = Pod::start(&node, &node.ptp(json!({})), "victim");
     let generation = || {
         let slot = victim.record(&node).slot;
-        let word = node.tables().read_word(slot, Direction::ToPod).unwrap();
+        let word = node.tables().read_word(slot, Direction::Ingress).unwrap();
         word.generation()
     };
     let (pod, add) = behind_ptp(&node, "1.0.0", "{}");

@@ -42,7 +42,7 @@ fn attack_04_who_began_an_old_pods_flow_is_forgotten_with_it() {
         let node = scene.node;
         assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::Node);
         // Flows that the node began need no generation: only the birth ends them.
-        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
         assert_eq!(
             scene.pod_sends(node, tcp(80, 999, ACK)),
             Reason::Established
@@ -66,7 +66,7 @@ fn attack_16_an_evicted_flow_is_picked_up_from_the_servers_side() {
             Reason::Established
         );
         // Ingress is revoked: that must end it, though egress allows everything.
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
         assert_eq!(scene.peer_sends(friend, tcp(999, 80, ACK)), Reason::DenyAll);
     }
@@ -85,7 +85,7 @@ fn what_was_picked_up_is_the_pods_own_once_its_syn_is_seen() {
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::Established
         );
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         assert_eq!(
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::DenyAll
@@ -99,7 +99,7 @@ fn what_was_picked_up_is_the_pods_own_once_its_syn_is_seen() {
             scene.peer_sends(friend, tcp(443, 2000, SYN | ACK)),
             Reason::Established
         );
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         assert_eq!(
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::Established
@@ -139,7 +139,7 @@ fn small(flows: u32, embryonic: u32, flows_per_attachment: u64) -> Kernel {
 #[test]
 fn attack_06_a_flood_evicts_no_established_flow_of_another_pod() {
     let mut scene = Scene::with_kernel(small(256, 256, 64), Family::V4, PolicyOf::both(RULESET));
-    scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+    scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
     let (pod, friend) = (scene.pod, scene.friend);
     // The victim's connections, and the same under another slot: the victim of the flood that this slot makes.
     for port in 0..32 {
@@ -147,7 +147,7 @@ fn attack_06_a_flood_evicts_no_established_flow_of_another_pod() {
     }
     let victims = scene.kernel.move_flows_to_slot(3);
     assert_eq!(victims, 32);
-    scene.kernel.flip(Direction::FromPod, Ruleset::ALLOW_ALL);
+    scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
     // Far more than both tables have room for. The host's model has no LRU, so this is the kernel's alone.
     for number in 0..20_000_u32 {
         let address = IpAddr::from([10, 200, (number >> 8) as u8, number as u8]);
@@ -163,12 +163,12 @@ fn attack_06_a_flood_evicts_no_established_flow_of_another_pod() {
         assert!(
             scene
                 .kernel
-                .run_in_kernel(Direction::FromPod, Elsewhere, &out)
+                .run_in_kernel(Direction::Egress, Elsewhere, &out)
         );
         assert!(
             scene
                 .kernel
-                .run_in_kernel(Direction::ToPod, Elsewhere, &back)
+                .run_in_kernel(Direction::Ingress, Elsewhere, &back)
         );
     }
     assert_eq!(scene.kernel.kernel_flows_of_slot(3), 32);
@@ -271,7 +271,7 @@ fn counters_and_events_carry_the_reason() {
             assert_eq!(event.peer, peer.into());
             assert_eq!((event.source_port, event.destination_port), ports);
             assert_eq!(u32::from(event.slot), SLOT);
-            assert_eq!(event.direction, Direction::ToPod as u8);
+            assert_eq!(event.direction, Direction::Ingress as u8);
             assert!(event.when > 0);
         }
         assert_eq!((allowed.protocol, denied.protocol), (6, 17));

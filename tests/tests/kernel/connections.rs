@@ -80,7 +80,7 @@ fn what_looks_like_an_answer_to_nothing_is_judged() {
 fn an_answer_with_other_ports_or_from_another_peer_is_none() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         let (friend, stranger) = (scene.friend, scene.stranger);
         assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
         for payload in [udp(53, 2001), udp(54, 2000), tcp(53, 2000, ACK)] {
@@ -167,7 +167,7 @@ fn a_new_generation_has_flows_judged_by_their_first_direction() {
         );
         assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::Allowed);
         // Ingress revoked: what the peer began ends, in both directions; what the pod began goes on.
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         assert_eq!(scene.peer_sends(friend, tcp(999, 80, ACK)), Reason::DenyAll);
         assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
         assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::DenyAll);
@@ -178,7 +178,7 @@ fn a_new_generation_has_flows_judged_by_their_first_direction() {
             Reason::Established
         );
         // Egress revoked too.
-        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
         assert_eq!(
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::DenyAll
@@ -198,8 +198,8 @@ fn replies_under_the_baseline_are_not_orphaned_by_a_policy() {
         let (friend, stranger) = (scene.friend, scene.stranger);
         assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
         assert_eq!(scene.pod_sends(stranger, udp(2000, 53)), Reason::Allowed);
-        scene.kernel.flip(Direction::FromPod, RULESET);
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, RULESET);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         assert_eq!(scene.peer_sends(friend, udp(53, 2000)), Reason::Allowed);
         assert_eq!(scene.peer_sends(stranger, udp(53, 2000)), Reason::Policy);
     }

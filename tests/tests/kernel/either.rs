@@ -110,7 +110,7 @@ fn an_answered_question_to_the_nodes_tunnel_port_stays_shut() {
                 assert_eq!(sent, Reason::Tunnel);
             }
         }
-        scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
         let sent = scene.peer_sends(node, udp(4789, 4789));
         assert_eq!(sent, Reason::Tunnel);
     }

@@ -79,12 +79,12 @@ fn what_has_ended_is_judged_anew_by_a_syn_and_by_another_policy() {
                 assert_eq!(scene.segment(end, 999, *flags), Reason::Established);
             }
             scene.kernel.age_flows(126);
-            scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+            scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
             for end in End::BOTH {
                 assert_eq!(scene.segment(end, 999, ACK), Reason::DenyAll);
             }
             assert_eq!(scene.segment(End::Peer, 999, SYN), Reason::DenyAll);
-            scene.kernel.flip(Direction::ToPod, RULESET);
+            scene.kernel.flip(Direction::Ingress, RULESET);
             assert_eq!(scene.segment(End::Peer, 999, SYN), Reason::Allowed);
         }
     }

@@ -154,7 +154,7 @@ fn a_policy_that_comes_ends_what_passed_at_a_foreign_address() {
         let foreign = address(family, "172.30.0.7", "fd00:7::7");
         let passes = both_ways(&mut scene, foreign, 8);
         assert!(passes.iter().all(|reason| reason.passes()));
-        scene.kernel.flip(Direction::ToPod, RULESET);
+        scene.kernel.flip(Direction::Ingress, RULESET);
         assert_eq!(
             both_ways(&mut scene, foreign, 8),
             [Reason::NotForPod, Reason::Spoofed]

@@ -127,7 +127,7 @@ fn without_a_policy_fragments_pass_and_the_nodes_pass_always() {
         assert_eq!(scene.receives(&later), Reason::Unpoliced);
         scene.attach(PolicyOf::SHUT);
         let later = packet(node, pod, middle()).fragment(LATER).frame();
-        let reason = scene.kernel.run(Direction::ToPod, Origin::Node, &later);
+        let reason = scene.kernel.run(Direction::Ingress, Origin::Node, &later);
         match family {
             Family::V4 => assert_eq!(reason, Reason::Node),
             Family::V6 => assert_eq!(reason, Reason::FragmentWithoutFirst),
@@ -160,7 +160,7 @@ fn attack_01_a_refragmented_ipv6_packet_seems_to_be_the_nodes() {
                 (behind_options, Reason::AmbiguousHeaders),
             ] {
                 let frame = packet.frame();
-                let reason = scene.kernel.run(Direction::ToPod, Origin::Node, &frame);
+                let reason = scene.kernel.run(Direction::Ingress, Origin::Node, &frame);
                 assert_eq!(reason, expected);
             }
         }
@@ -173,7 +173,7 @@ fn attack_01_a_refragmented_ipv6_packet_seems_to_be_the_nodes() {
         (routed, Reason::SourceRoute),
     ] {
         let frame = hidden.fragment(FIRST).frame();
-        let reason = scene.kernel.run(Direction::ToPod, Origin::Node, &frame);
+        let reason = scene.kernel.run(Direction::Ingress, Origin::Node, &frame);
         assert_eq!(reason, expected);
     }
     // Whole, the node's own passes.
@@ -198,9 +198,9 @@ fn an_error_about_a_tracked_flow_passes_and_any_other_is_judged() {
             assert_eq!(scene.peer_sends(stranger, error.clone()), Reason::Policy);
             assert_eq!(scene.sends(&out), Reason::Allowed);
             assert_eq!(scene.peer_sends(stranger, error.clone()), Reason::Related);
-            scene.kernel.flip(Direction::FromPod, Ruleset::DENY_ALL);
+            scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
             assert_eq!(scene.peer_sends(stranger, error), Reason::DenyAll);
-            scene.kernel.flip(Direction::FromPod, RULESET);
+            scene.kernel.flip(Direction::Egress, RULESET);
         }
         for request in [
             tcp(999, 80, SYN),
@@ -256,8 +256,8 @@ fn attack_34_an_error_about_anothers_packet_belongs_to_no_flow() {
             let (pod, friend, stranger) = (scene.pod, scene.friend, scene.stranger);
             // Inside is what the pod sent, or what the friend sent to the pod; or to, or from, another one.
             let (own, foreign) = match direction {
-                Direction::ToPod => ((pod, friend), (stranger, friend)),
-                Direction::FromPod => ((friend, pod), (friend, stranger)),
+                Direction::Ingress => ((pod, friend), (stranger, friend)),
+                Direction::Egress => ((friend, pod), (friend, stranger)),
             };
             let flow = packet(own.0, own.1, udp(999, 53)).frame();
             let error = |inside: (_, _)| {

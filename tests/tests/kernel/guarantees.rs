@@ -60,8 +60,8 @@ fn attack_33_pods_that_reach_only_their_node_take_nothing() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::from_pod(RULESET));
         // Whoever may reach nobody reaches the node (the compiler's rows say so).
-        scene.kernel.flip(Direction::FromPod, Ruleset::ALLOW_ALL);
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         for slot in 2..8 {
             asks_the_node(&mut scene);
             assert_eq!(
@@ -114,7 +114,7 @@ fn what_is_forgotten_of_flows_with_the_node_loses_nothing() {
     for family in FAMILIES {
         // Isolated both ways; the node's rows allow what the pod sends there.
         let mut scene = scene(family, PolicyOf::OPEN);
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         let node = scene.node;
         for port in 1..=4 * GUARANTEE {
             for (end, from, to, flags) in [
@@ -202,8 +202,8 @@ fn fragments_before_their_first_are_dropped_under_a_policy() {
             ] {
                 let mut scene = Scene::new(family, policy);
                 let (from, to) = match direction {
-                    Direction::FromPod => (scene.pod, scene.friend),
-                    Direction::ToPod => (scene.friend, scene.pod),
+                    Direction::Egress => (scene.pod, scene.friend),
+                    Direction::Ingress => (scene.friend, scene.pod),
                 };
                 let last = packet(from, to, frame::other(UDP)).fragment(part(4, false));
                 let first = packet(from, to, udp(999, 53)).fragment(part(0, true));

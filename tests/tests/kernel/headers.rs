@@ -171,7 +171,7 @@ fn ipv6_with_a_mapped_address_is_dropped_for_every_pod() {
             assert_eq!(scene.sends(&frame), Reason::MappedAddress);
         }
         let frame = packet(mapped, pod, tcp(999, 80, SYN)).frame();
-        let reason = scene.kernel.run(Direction::ToPod, Origin::Node, &frame);
+        let reason = scene.kernel.run(Direction::Ingress, Origin::Node, &frame);
         assert_eq!(reason, Reason::MappedAddress);
     }
 }

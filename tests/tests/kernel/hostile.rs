@@ -115,8 +115,8 @@ fn run(family: Family, direction: Direction) {
     let mut chance = Chance::new(&format!("{family:?}, {direction:?}"));
     let (mut scene, on_host) = (scene(family), self::scene(family));
     let (from, to): (IpAddr, IpAddr) = match direction {
-        Direction::ToPod => (scene.friend, scene.pod),
-        Direction::FromPod => (scene.pod, scene.friend),
+        Direction::Ingress => (scene.friend, scene.pod),
+        Direction::Egress => (scene.pod, scene.friend),
     };
     let hook = Hook {
         slot: SLOT,

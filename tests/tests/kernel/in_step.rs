@@ -173,8 +173,8 @@ fn payload(
         Content::Reply(identifier) => frame::echo_reply(peer, identifier),
         Content::Error(a, b) => {
             let (source, destination) = match direction {
-                Direction::ToPod => (scene.pod, scene.friend),
-                Direction::FromPod => (scene.friend, scene.pod),
+                Direction::Ingress => (scene.pod, scene.friend),
+                Direction::Egress => (scene.friend, scene.pod),
             };
             let inside = packet(source, destination, frame::tcp(a, b, flag::ACK));
             frame::unreachable(peer, &inside.frame())
@@ -253,8 +253,8 @@ fn kernel_and_host_agree_on_sequences_of_odd_packets() {
                     let peer = [scene.friend, scene.stranger, scene.node, scene.pod][peer];
                     let payload = payload(&scene, &content, direction, peer);
                     let (source, destination) = match direction {
-                        Direction::ToPod => (peer, scene.pod),
-                        Direction::FromPod => (scene.pod, peer),
+                        Direction::Ingress => (peer, scene.pod),
+                        Direction::Egress => (scene.pod, peer),
                     };
                     let packet = wrapped(packet(source, destination, payload), &wrapping, family);
                     let hop_limit = if matches!(content, Content::Message(..)) {

@@ -42,7 +42,7 @@ fn attack_29_destinations_that_are_not_the_pods() {
                 assert_eq!(scene.receives(&frame), Reason::NotForPod);
                 // Whoever sends it: the node, or the pod itself.
                 for origin in [Origin::Node, Origin::SameInterface] {
-                    let direction = podgate_abi::Direction::ToPod;
+                    let direction = podgate_abi::Direction::Ingress;
                     let reason = scene.kernel.run(direction, origin, &frame);
                     assert_eq!(reason, Reason::NotForPod);
                 }

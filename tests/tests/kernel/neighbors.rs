@@ -266,7 +266,7 @@ fn what_a_pod_sends_to_itself_comes_back_and_never_leaves() {
         let frame = packet(stranger, pod, udp(999, 53)).frame();
         let back = Origin::SameInterface;
         assert_eq!(
-            scene.kernel.run(Direction::ToPod, back, &frame),
+            scene.kernel.run(Direction::Ingress, back, &frame),
             Reason::Own
         );
         assert_eq!(scene.receives(&frame), Reason::DenyAll);

@@ -150,7 +150,7 @@ fn attack_28_a_tunnel_to_another_node() {
                 assert_eq!(scene.pod_sends(other, tunnel), Reason::Tunnel);
             }
             // It is no own node: what it sends is judged, also when the node seems to have made it.
-            scene.kernel.flip(podgate_abi::Direction::ToPod, RULESET);
+            scene.kernel.flip(podgate_abi::Direction::Ingress, RULESET);
             assert_eq!(scene.node_sends(other, udp(999, 53)), Reason::Policy);
         }
     });
@@ -196,7 +196,7 @@ fn attack_05_a_service_that_leads_into_a_tunnel() {
                 .kernel
                 .put_default_row(RULESET, Row::new(RowKey(0), ALL));
             scene.kernel.put_row(RULESET, FRIENDS, ALL);
-            scene.kernel.flip(Direction::FromPod, RULESET);
+            scene.kernel.flip(Direction::Egress, RULESET);
             assert_eq!(scene.pod_sends(service, udp(2002, 53)), Reason::Allowed);
             assert_eq!(scene.pod_sends(node, udp(2002, 53)), Reason::Allowed);
             assert_eq!(scene.pod_sends(other, udp(2002, 53)), Reason::Tunnel);
@@ -206,7 +206,7 @@ fn attack_05_a_service_that_leads_into_a_tunnel() {
             scene.kernel.remove_way(at_nodes);
             assert_eq!(scene.pod_sends(service, udp(2004, 53)), Reason::Allowed);
             scene.kernel.put_way(WayKey::ALL, WayWord::TO_OPEN);
-            scene.kernel.flip(Direction::FromPod, Ruleset::ALLOW_ALL);
+            scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
             assert_eq!(scene.pod_sends(service, udp(2005, 53)), Reason::Tunnel);
             assert_eq!(scene.pod_sends(service, sctp(2005, 53)), Reason::Allowed);
         }
@@ -246,7 +246,7 @@ fn the_nodes_word_torn_twice_drops_what_seems_to_be_its() {
             podgate_abi::PeerWord::new(scene.stranger.into(), Class::NONE, Class::NONE, true);
         scene.kernel.put_peer_word(node.into(), foreign);
         assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::Torn);
-        scene.kernel.flip(Direction::FromPod, Ruleset::ALLOW_ALL);
+        scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
         assert_eq!(scene.pod_sends(node, udp(2000, 8472)), Reason::Tunnel);
     }
 }

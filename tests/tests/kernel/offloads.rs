@@ -51,8 +51,8 @@ fn attack_23_a_checksum_is_written_to_its_place_or_beyond() {
         for direction in Direction::BOTH {
             let scene = Scene::new(family, PolicyOf::both(RULESET));
             let (from, to): (IpAddr, IpAddr) = match direction {
-                Direction::ToPod => (scene.friend, scene.pod),
-                Direction::FromPod => (scene.pod, scene.friend),
+                Direction::Ingress => (scene.friend, scene.pod),
+                Direction::Egress => (scene.pod, scene.friend),
             };
             let longer = |mut payload: Payload| {
                 payload.bytes.resize(26, 0);
@@ -102,15 +102,15 @@ fn attack_23_fragments_and_neighbors_have_no_checksum_to_come() {
                 ..Offload::NONE
             };
             for offload in [own, segments] {
-                let reason = judged(&scene, Direction::FromPod, &frame, offload);
+                let reason = judged(&scene, Direction::Egress, &frame, offload);
                 assert_eq!(reason, Reason::OffloadMetadata);
             }
-            let reason = judged(&scene, Direction::FromPod, &frame, Offload::NONE);
+            let reason = judged(&scene, Direction::Egress, &frame, Offload::NONE);
             assert!(reason.passes(), "{reason:?}");
         }
         let arp = frame::arp(1, [10, 1, 0, 10], [10, 1, 0, 20]);
         if family == Family::V4 {
-            let way = Direction::FromPod;
+            let way = Direction::Egress;
             assert_eq!(judged(&scene, way, &arp, Offload::NONE), Reason::Neighbor);
             for offload in [own, Offload::UNKNOWN] {
                 assert_eq!(judged(&scene, way, &arp, offload), Reason::OffloadMetadata);
@@ -118,7 +118,7 @@ fn attack_23_fragments_and_neighbors_have_no_checksum_to_come() {
         }
         // What cannot be read is nothing that is allowed.
         let plain = packet(pod, friend, udp(999, 53)).frame();
-        let reason = judged(&scene, Direction::FromPod, &plain, Offload::UNKNOWN);
+        let reason = judged(&scene, Direction::Egress, &plain, Offload::UNKNOWN);
         assert_eq!(reason, Reason::OffloadMetadata);
     }
 }

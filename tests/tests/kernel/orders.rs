@@ -115,6 +115,6 @@ fn mobility_hip_and_shim6_are_protocols_of_their_own() {
     scene.kernel.put_row(RULESET, FRIENDS, only_mobility);
     assert_eq!(scene.peer_sends(friend, frame::other(135)), Reason::Allowed);
     assert_eq!(scene.peer_sends(friend, frame::other(139)), Reason::Policy);
-    scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+    scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
     assert_eq!(scene.peer_sends(friend, frame::other(135)), Reason::DenyAll);
 }

@@ -22,7 +22,7 @@ fn scene(family: Family, flows_per_attachment: u64) -> Scene {
         ..Sizes::default()
     });
     let mut scene = Scene::with_kernel(kernel, family, PolicyOf::from_pod(RULESET));
-    scene.kernel.flip(Direction::ToPod, Ruleset::ALLOW_ALL);
+    scene.kernel.flip(Direction::Ingress, Ruleset::ALLOW_ALL);
     scene
 }
 
@@ -64,7 +64,7 @@ fn an_answered_flow_goes_to_the_crowd_and_still_passes() {
         assert_eq!(places(&scene, friend, 1005, 80, TCP), NOWHERE);
         assert_eq!(scene.kernel.flow_count(), 3);
         // Judged again, where it stands.
-        scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
         let cut = scene.peer_sends(friend, tcp(1006, 80, ACK));
         assert_eq!(cut, Reason::DenyAll);
     }
@@ -106,7 +106,7 @@ fn attack_06_the_answer_to_a_busy_server_still_passes() {
     let mut scene = scene(Family::V4, 4);
     let friend = scene.friend;
     asks_and_answers(&mut scene);
-    scene.kernel.flip(Direction::ToPod, Ruleset::DENY_ALL);
+    scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
     assert!(scene.pod_sends(friend, udp(2001, 53)).passes());
     // Another pod, far above its share.
     for port in 0..20 * 1024_u32 {
@@ -124,5 +124,5 @@ fn attack_06_the_answer_to_a_busy_server_still_passes() {
     }
     let answer = packet(friend, scene.pod, udp(53, 2001)).frame();
     let kernel = &scene.kernel;
-    assert!(kernel.run_in_kernel(Direction::ToPod, Origin::Elsewhere, &answer));
+    assert!(kernel.run_in_kernel(Direction::Ingress, Origin::Elsewhere, &answer));
 }

@@ -187,7 +187,7 @@ fn a_port_set_or_ruleset_that_was_never_written_allows_nothing() {
         assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Policy);
     }
     for ruleset in [Ruleset(900), Ruleset::MAX, Ruleset(u32::MAX)] {
-        scene.kernel.flip(Direction::ToPod, ruleset);
+        scene.kernel.flip(Direction::Ingress, ruleset);
         assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Policy);
     }
 }

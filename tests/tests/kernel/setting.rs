@@ -94,13 +94,14 @@ impl Scene {
     /// A packet to the pod from elsewhere.
     pub(crate) fn peer_sends(&mut self, source: IpAddr, payload: Payload) -> Reason {
         let frame = frame::packet(source, self.pod, payload).frame();
-        self.kernel.run(Direction::ToPod, Origin::Elsewhere, &frame)
+        self.kernel
+            .run(Direction::Ingress, Origin::Elsewhere, &frame)
     }
 
     /// A packet that the node itself sends to the pod, or so it seems.
     pub(crate) fn node_sends(&mut self, source: IpAddr, payload: Payload) -> Reason {
         let frame = frame::packet(source, self.pod, payload).frame();
-        self.kernel.run(Direction::ToPod, Origin::Node, &frame)
+        self.kernel.run(Direction::Ingress, Origin::Node, &frame)
     }
 
     /// A packet from the pod.
@@ -111,13 +112,13 @@ impl Scene {
 
     /// Any frame from the pod.
     pub(crate) fn sends(&mut self, frame: &[u8]) -> Reason {
-        self.kernel
-            .run(Direction::FromPod, Origin::Elsewhere, frame)
+        self.kernel.run(Direction::Egress, Origin::Elsewhere, frame)
     }
 
     /// Any frame to the pod.
     pub(crate) fn receives(&mut self, frame: &[u8]) -> Reason {
-        self.kernel.run(Direction::ToPod, Origin::Elsewhere, frame)
+        self.kernel
+            .run(Direction::Ingress, Origin::Elsewhere, frame)
     }
 
     /// A packet between the pod and a peer, from one of the two.
@@ -178,8 +179,8 @@ impl End {
     /// The direction of what it sends.
     pub(crate) const fn direction(self) -> Direction {
         match self {
-            Self::Pod => Direction::FromPod,
-            Self::Peer => Direction::ToPod,
+            Self::Pod => Direction::Egress,
+            Self::Peer => Direction::Ingress,
         }
     }
 

@@ -76,14 +76,14 @@ fn attack_03_elements_are_replaced_while_they_are_read() {
             (packet(stranger, pod, udp(999, 53)).frame(), Reason::Policy),
             (packet(friend, pod, timestamp).frame(), Reason::Allowed),
         ] {
-            let before = kernel.counts(Direction::ToPod);
+            let before = kernel.counts(Direction::Ingress);
             let end = Instant::now() + HOW_LONG;
             let mut runs = 0;
             while Instant::now() < end {
-                kernel.repeat_in_kernel(Direction::ToPod, &frame, 20_000);
+                kernel.repeat_in_kernel(Direction::Ingress, &frame, 20_000);
                 runs += 20_000;
             }
-            let after = kernel.counts(Direction::ToPod);
+            let after = kernel.counts(Direction::Ingress);
             let count = |reason| after[reason as usize] - before[reason as usize];
             // Torn twice running, a packet is dropped: seldom, and never remembered.
             let (right, torn) = (count(expected), count(Reason::Torn));

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podgate_abi::{Direction, Reason, Ruleset, Slot};
-use podgate_enforcer::plan::{Capacities, Plan, Planner, Write, kernel_direction};
+use podgate_enforcer::plan::{Capacities, Plan, Planner, Write};
 use podgate_policy::arbitrary;
 use podgate_policy::compile::compile_subject;
-use podgate_policy::connection::{Connection, Direction as Judged, Subject, Transport, Verdict};
+use podgate_policy::connection::{Connection, Subject, Transport, Verdict};
 use podgate_policy::evaluate;
 use podgate_policy::model::{Protocol, SCOPES, World};
 use podgate_tests::frame::{self, Payload, flag, packet};
@@ -100,16 +100,16 @@ fn is_taken_by_the_node(peer: IpAddr) -> bool {
 fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) -> bool {
     let peer = connection.peer;
     match (connection.direction, connection.transport) {
-        (Judged::Egress, transport) => {
+        (Direction::Egress, transport) => {
             own.contains(&peer)
                 || (is_taken_by_the_node(peer) && transport.is_tunnel(&world.tunnel_ports))
         }
-        (Judged::Ingress, transport @ Transport::Other(_)) => {
+        (Direction::Ingress, transport @ Transport::Other(_)) => {
             let is_nodes =
                 world.node_addresses.contains(&peer) || world.cluster_nodes.contains(&peer);
             transport.is_tunnel(&world.tunnel_ports) && (is_nodes || is_taken_by_the_node(peer))
         }
-        (Judged::Ingress, Transport::Port(..)) => false,
+        (Direction::Ingress, Transport::Port(..)) => false,
     }
 }
 
@@ -148,12 +148,12 @@ fn compare_random_worlds() {
 
         for (slot, subject) in (1..).zip(&subjects) {
             let own = addresses_of(&world, subject);
-            let of = |judged| policies[&(slot, kernel_direction(judged))];
+            let of = |direction| policies[&(slot, direction)];
             let pod_of_the_world = Pod {
                 addresses: own.clone(),
                 policy: PolicyOf {
-                    to_pod: of(Judged::Ingress),
-                    from_pod: of(Judged::Egress),
+                    to_pod: of(Direction::Ingress),
+                    from_pod: of(Direction::Egress),
                 },
             };
             for _ in 0..CONNECTIONS {
@@ -164,13 +164,12 @@ fn compare_random_worlds() {
                 let pod = own[usize::from(connection.peer.is_ipv6())];
                 let payload = opens(connection.transport);
                 let frame = match connection.direction {
-                    Judged::Ingress => packet(connection.peer, pod, payload),
-                    Judged::Egress => packet(pod, connection.peer, payload),
+                    Direction::Ingress => packet(connection.peer, pod, payload),
+                    Direction::Egress => packet(pod, connection.peer, payload),
                 };
                 // Two random connections may be one flow: a pod born now has none.
                 kernel.attach(&pod_of_the_world);
-                let direction = kernel_direction(connection.direction);
-                let reason = kernel.run(direction, Origin::Elsewhere, &frame.frame());
+                let reason = kernel.run(connection.direction, Origin::Elsewhere, &frame.frame());
                 let expected = evaluate(&world, subject, &connection);
                 assert_eq!(
                     Verdict::when(reason.passes()),

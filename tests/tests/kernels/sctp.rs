@@ -87,7 +87,7 @@ fn carries(from: &mut TcpStream, to: &mut TcpStream, limit: Duration) -> bool {
 fn change(node: &Node, web: &Pod, spec: &str) {
     let ruleset = || {
         let slot = web.record(node).slot;
-        let word = node.tables().read_word(slot, Direction::ToPod);
+        let word = node.tables().read_word(slot, Direction::Ingress);
         word.expect("the pod's word").ruleset()
     };
     let before = ruleset();

@@ -39,8 +39,8 @@ pub(super) fn read_icmp(
                 return;
             }
             let (near, far) = match direction {
-                Direction::ToPod => (source, destination),
-                Direction::FromPod => (destination, source),
+                Direction::Ingress => (source, destination),
+                Direction::Egress => (destination, source),
             };
             packet.near = Address::from_ipv4_word(near);
             packet.about = Address::from_ipv4_word(far);
@@ -82,8 +82,8 @@ pub(super) fn read_icmpv6(
                 return;
             }
             let (near, far) = match direction {
-                Direction::ToPod => ([a, b, c, d], [e, f, g, h]),
-                Direction::FromPod => ([e, f, g, h], [a, b, c, d]),
+                Direction::Ingress => ([a, b, c, d], [e, f, g, h]),
+                Direction::Egress => ([e, f, g, h], [a, b, c, d]),
             };
             packet.near = Address::from_words(near);
             packet.about = Address::from_words(far);

@@ -151,7 +151,7 @@ pub(super) fn read_dhcp(
     } else {
         (port::DHCPV6_CLIENT, port::DHCPV6_SERVER)
     };
-    let is_request = direction as u8 == Direction::FromPod as u8;
+    let is_request = direction as u8 == Direction::Egress as u8;
     let (from, to) = if is_request {
         (client, server)
     } else {

@@ -123,7 +123,7 @@ pub enum CheckError {
     #[error(transparent)]
     Interface(#[from] AddError),
     /// A filter is missing, or is another attachment's.
-    #[error("interface {ifindex} has no filter of this attachment for {direction:?}")]
+    #[error("interface {ifindex} has no filter of this attachment for {}", hook(*direction))]
     Gone {
         /// Which interface.
         ifindex: Ifindex,
@@ -133,4 +133,12 @@ pub enum CheckError {
     /// The table has no record, or another one.
     #[error("slot {} of the current table set has another birth than the attachment's file", .0.0)]
     NoRecord(record::Slot),
+}
+
+/// The hook of the host end that takes a direction, as messages name it.
+pub(super) const fn hook(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ToPod",
+        Direction::Egress => "FromPod",
+    }
 }

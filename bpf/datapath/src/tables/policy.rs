@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use podgate_abi::{
     Address, CHUNK_ALL, CHUNK_NONE, CHUNK_OF_PROTOCOLS, Chunk, Class, FIRST_CHUNK_OF_TUNNELS,
-    PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row, RowKey, RowSets, Ruleset,
-    TUNNEL_PORTS, TUNNEL_PROTOCOLS, WayKey, WayWord,
+    PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row, RowKey, RowSets, Ruleset, WayKey,
+    WayWord, tunnel,
 };
 
 use super::{MapName, TableSet, Unnamed};
@@ -42,7 +42,7 @@ impl TableSet {
         self.put_port_set(PortSet::NONE, PortSetChunks([CHUNK_NONE; 16]))?;
         self.put_port_set(PortSet::ALL, PortSetChunks([CHUNK_ALL; 16]))?;
         let mut protocols = Chunk::NONE;
-        for protocol in TUNNEL_PROTOCOLS {
+        for protocol in tunnel::PROTOCOLS {
             protocols.insert(protocol.into());
         }
         self.put_chunk(CHUNK_OF_PROTOCOLS, &protocols)?;
@@ -79,7 +79,7 @@ impl TableSet {
     /// nothing of the ports of another.
     pub fn store_tunnel_ports(&self, devices: &BTreeSet<u16>) -> Result<(), Failed> {
         let mut chunks = [Chunk::NONE; 16];
-        for port in devices.iter().copied().chain(TUNNEL_PORTS) {
+        for port in devices.iter().copied().chain(tunnel::UDP_PORTS) {
             chunks[usize::from(port >> 12)].insert(port & 0xfff);
         }
         for (number, chunk) in (FIRST_CHUNK_OF_TUNNELS..).zip(&chunks) {

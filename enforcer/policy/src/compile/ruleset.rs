@@ -9,7 +9,7 @@ use crate::compile::canonical::HASHER;
 use crate::compile::ports::{PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
 use crate::compile::translation::{Meaning, TranslatedPorts, Translation};
-use crate::connection::{Direction, TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS};
+use crate::connection::{Direction, tunnel};
 use crate::model::{Protocol, ServiceEgress};
 
 /// The UDP ports of tunnels, which need a rule that gives them as numbers.
@@ -26,7 +26,7 @@ impl Default for Tunnels {
 impl Tunnels {
     /// The usual ones, and those of the node's devices.
     pub fn with(devices: &BTreeSet<u16>) -> Self {
-        let ports = devices.iter().copied().chain(TUNNEL_UDP_PORTS);
+        let ports = devices.iter().copied().chain(tunnel::UDP_PORTS);
         Self(Arc::new(PortSet::of(ports)))
     }
 
@@ -34,7 +34,7 @@ impl Tunnels {
     fn none(&self) -> Row {
         Row {
             udp: self.0.complement(),
-            rest: PortSet::of(TUNNEL_PROTOCOLS.map(u16::from)).complement(),
+            rest: PortSet::of(tunnel::PROTOCOLS.map(u16::from)).complement(),
             ..Row::all()
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use podgate_policy::connection::Direction::{Egress, Ingress};
 use podgate_policy::connection::Verdict::{Allow, Deny};
-use podgate_policy::connection::{TUNNEL_PROTOCOLS, TUNNEL_UDP_PORTS, Transport};
+use podgate_policy::connection::{Transport, tunnel};
 use podgate_policy::model::{ObjectName, Port, Protocol, Rule};
 
 use crate::fixture::*;
@@ -59,10 +59,10 @@ fn a_tunnel_to_the_own_node_is_denied_whoever_is_policed() {
         world_with([egress([])]),
         world_with([egress([Rule::default()])]),
     ] {
-        for transport in TUNNEL_UDP_PORTS
+        for transport in tunnel::UDP_PORTS
             .map(udp)
             .into_iter()
-            .chain(TUNNEL_PROTOCOLS.map(Transport::Other))
+            .chain(tunnel::PROTOCOLS.map(Transport::Other))
         {
             assert_eq!(
                 judge(&world, Egress, NODE, transport),
@@ -167,7 +167,7 @@ fn no_rule_opens_a_tunnel_without_ports_to_the_own_node() {
         Rule::default(),
         with_ports([Port::All(Protocol::Udp)]),
     ])]);
-    for protocol in TUNNEL_PROTOCOLS {
+    for protocol in tunnel::PROTOCOLS {
         assert_eq!(
             judge(&world, Egress, NODE, Transport::Other(protocol)),
             Deny,

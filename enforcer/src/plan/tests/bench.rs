@@ -450,7 +450,7 @@ impl Bench {
                 ports[self.dice.below(ports.len())],
             ),
         };
-        let direction = [Direction::Ingress, Direction::Egress][self.dice.below(2)];
+        let direction = Direction::BOTH[self.dice.below(2)];
         // A tunnel to the pod is the kernel's own matter while its address is the node's, which changes.
         let transport = match (direction, transport) {
             (Direction::Ingress, Transport::Other(4 | 41 | 47)) => Transport::Other(50),

@@ -8,7 +8,6 @@ use podgate_policy::connection::{Connection, Transport};
 use podgate_policy::model::Protocol;
 
 use crate::plan::host::HostTables;
-use crate::plan::kernel_direction;
 
 /// The port of whoever opened the connection.
 pub(super) const CLIENT_PORT: u16 = 40_000;
@@ -36,7 +35,7 @@ pub(super) fn own_addresses(slot: Slot) -> [Address; 2] {
 
 /// Whether the kernel passes the packet.
 pub(super) fn passes(tables: &HostTables, slot: Slot, connection: &Connection, part: Part) -> bool {
-    let opens = kernel_direction(connection.direction);
+    let opens = connection.direction;
     let direction = match part {
         Part::Opening | Part::Request => opens,
         Part::Answer | Part::Reply => opens.opposite(),
@@ -69,8 +68,8 @@ fn frame(slot: Slot, connection: &Connection, part: Part, direction: Direction) 
     };
     let peer = Address::from(connection.peer);
     let (source, destination) = match direction {
-        Direction::ToPod => (peer.octets(), pod.octets()),
-        Direction::FromPod => (pod.octets(), peer.octets()),
+        Direction::Ingress => (peer.octets(), pod.octets()),
+        Direction::Egress => (pod.octets(), peer.octets()),
     };
     let (protocol, transport) = transport(connection.transport, part);
     let length = u16::try_from(transport.len()).expect("short");

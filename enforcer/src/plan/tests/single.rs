@@ -7,7 +7,7 @@ use std::sync::Arc;
 use podgate_abi::{Address, Direction, Ruleset, Slot};
 use podgate_policy::compile::ruleset::Ruleset as Compiled;
 use podgate_policy::compile::{SubjectRulesets, compile_subject};
-use podgate_policy::connection::{Baseline, Connection, Direction as Judged, Subject, Transport};
+use podgate_policy::connection::{Baseline, Connection, Subject, Transport};
 use podgate_policy::model::{
     Endpoint, EndpointSlice, EndpointState, Labels, NamedPort, Namespace, Namespaces,
     NetworkPolicy, ObjectName, Operator, Peer, Pod, Port, Protocol, Requirement, Rule, Selector,
@@ -118,7 +118,7 @@ fn put_in_force(tables: &HostTables, planner: &mut Planner, world: &World) {
 
 fn egress_passes(tables: &HostTables, peer: &str) -> bool {
     let connection = Connection {
-        direction: Judged::Egress,
+        direction: Direction::Egress,
         peer: peer.parse().expect("an address"),
         transport: Transport::Port(Protocol::Tcp, 80),
     };
@@ -259,10 +259,10 @@ fn a_denied_attachment_opens_again_where_nothing_isolates_it() {
     let deny = |planner: &mut Planner| {
         tables.execute(&Step::Write(Write::Flip {
             slot: SLOT,
-            direction: Direction::FromPod,
+            direction: Direction::Egress,
             ruleset: Ruleset::DENY_ALL,
         }));
-        planner.attachment_was_denied(SLOT, Direction::FromPod, &Compiled::Allowed);
+        planner.attachment_was_denied(SLOT, Direction::Egress, &Compiled::Allowed);
     };
     deny(&mut planner);
     assert!(!egress_passes(&tables, "10.0.0.1"));
@@ -300,7 +300,7 @@ fn only_the_direction_that_lost_something_is_judged_again() {
     });
     put_in_force(&tables, &mut planner, &world);
     let word = |direction| tables.word(SLOT, direction);
-    let before = [word(Direction::ToPod), word(Direction::FromPod)];
+    let before = [word(Direction::Ingress), word(Direction::Egress)];
 
     let pod = Pod {
         addresses: vec![[10, 0, 0, 1].into()],
@@ -309,9 +309,12 @@ fn only_the_direction_that_lost_something_is_judged_again() {
     world.pods.insert(ObjectName::new("x", "1"), Arc::new(pod));
     let plan = planner.facts_change(&world).expect("room");
     execute(&tables, &mut planner, plan);
-    assert_eq!(word(Direction::FromPod), before[1]);
-    assert_eq!(word(Direction::ToPod).ruleset(), before[0].ruleset());
-    assert_ne!(word(Direction::ToPod).generation(), before[0].generation());
+    assert_eq!(word(Direction::Egress), before[1]);
+    assert_eq!(word(Direction::Ingress).ruleset(), before[0].ruleset());
+    assert_ne!(
+        word(Direction::Ingress).generation(),
+        before[0].generation()
+    );
 }
 
 /// A flow that a peer began from a tunnel ends when the peer becomes a node. No policy speaks of what comes from a
@@ -327,7 +330,7 @@ fn a_flow_from_a_tunnel_ends_when_the_peer_becomes_a_node() {
             let mut world = World::default();
             put_in_force(&tables, &mut planner, &world);
             let connection = Connection {
-                direction: Judged::Egress,
+                direction: Direction::Egress,
                 peer,
                 transport,
             };
@@ -497,7 +500,7 @@ fn a_flow_to_a_service_ends_when_that_leads_into_a_tunnel() {
     };
     put_in_force(&tables, &mut planner, &lead_to(53));
     let connection = Connection {
-        direction: Judged::Egress,
+        direction: Direction::Egress,
         peer: service,
         transport: Transport::Port(Protocol::Udp, 53),
     };

@@ -49,7 +49,7 @@ fn attack_20_a_new_pod_inherits_no_rights_of_its_address() {
     let slot = victim.record(&node).slot;
     let generation = tables.draw_generation().unwrap();
     let policy = PolicyWord::new(Ruleset::FIRST, generation.0);
-    tables.store_word(slot, Direction::ToPod, policy).unwrap();
+    tables.store_word(slot, Direction::Ingress, policy).unwrap();
     assert!(arrives(&old.netns, &victim.netns, victim.addresses[0]));
 
     // It dies while no enforcer runs, and another pod gets its address.
@@ -59,7 +59,7 @@ fn attack_20_a_new_pod_inherits_no_rights_of_its_address() {
     assert_eq!(tables.read_peer(address).unwrap(), None);
     assert!(is_lost(&new.netns, &victim.netns, victim.addresses[0]));
     // Flows that the old pod had are judged again.
-    let word = tables.read_word(slot, Direction::ToPod).unwrap();
+    let word = tables.read_word(slot, Direction::Ingress).unwrap();
     assert_ne!(word.generation(), generation.0);
     assert_eq!(word.ruleset(), Ruleset::FIRST);
 }

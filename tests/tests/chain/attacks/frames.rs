@@ -38,7 +38,7 @@ fn attack_02_two_priority_tags_do_not_lead_past_the_filter() {
             }
         }
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert!(counted[Reason::NotIp as usize] >= 4);
 }
 
@@ -78,6 +78,6 @@ fn attack_host_end_not_pod_end_skips_only_the_pod_end() {
             assert!(receiver.gets(b"bypassing"), "the attack is none");
         }
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert!(counted[Reason::DenyAll as usize] > 0);
 }

@@ -53,7 +53,7 @@ fn attack_18_no_router_advertisement_of_a_pod_reaches_a_bridge() {
         if chain.plugins.len() == 2 {
             assert!(!seen.sees(LOST, is_advertisement));
             assert!(!has_route());
-            let counted = node.tables().counters(Direction::FromPod).unwrap();
+            let counted = node.tables().counters(Direction::Egress).unwrap();
             assert_eq!(counted[Reason::ForgedNeighbor as usize], 1);
         } else {
             assert!(seen.sees(25 * LOST, is_advertisement), "the attack is none");
@@ -115,7 +115,7 @@ fn attack_18_neighbor_discovery_stops_at_a_router() {
         let is_it = |seen: &[u8]| seen.get(22..) == frame.get(22..);
         if chain.plugins.len() == 2 {
             assert!(!seen.sees(LOST, is_it));
-            let counted = node.tables().counters(Direction::FromPod).unwrap();
+            let counted = node.tables().counters(Direction::Egress).unwrap();
             assert_eq!(counted[Reason::ForgedNeighbor as usize], 1);
         } else {
             assert!(seen.sees(25 * LOST, is_it), "the attack is none");
@@ -191,7 +191,7 @@ fn attack_18_neighbor_discovery_on_a_bridge_without_routes() {
         seen.sees(25 * LOST, |seen| seen == frame),
         "an isolated pod's solicitation"
     );
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert!(counted[Reason::OnLink as usize] > 0);
 
     // To an address of the pods' network, which the node would send on, and to one elsewhere, as to a router on the bridge.
@@ -215,7 +215,7 @@ fn attack_18_neighbor_discovery_on_a_bridge_without_routes() {
             }
         }
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert_eq!(counted[Reason::ForgedNeighbor as usize], 1);
 }
 

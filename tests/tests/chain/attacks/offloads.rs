@@ -129,6 +129,6 @@ fn attack_23_a_checksum_to_be_computed_changes_no_port() {
             }
         }
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert_eq!(counted[Reason::OffloadMetadata as usize], 2);
 }

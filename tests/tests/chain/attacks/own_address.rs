@@ -109,7 +109,7 @@ fn attack_29_a_service_at_the_own_address_to_a_denied_host() {
         Frames::on(&attacker.netns, "eth0").send(&frame);
         if chain.plugins.len() == 2 {
             assert!(denied.misses(data));
-            let counted = node.tables().counters(Direction::FromPod).unwrap();
+            let counted = node.tables().counters(Direction::Egress).unwrap();
             assert_eq!(counted[Reason::NotForPod as usize], 1);
         } else {
             assert!(denied.gets(data), "the attack is none");

@@ -56,7 +56,7 @@ fn attack_05_a_tunnel_to_the_own_node_bypasses_no_policy() {
             }
         }
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert_eq!(counted[Reason::Tunnel as usize], 2);
 }
 
@@ -106,7 +106,7 @@ fn attack_05_a_tunnel_to_a_broadcast_or_anycast_address() {
             }
         }
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert_eq!(counted[Reason::Tunnel as usize], 2);
 }
 
@@ -289,7 +289,7 @@ fn attack_28_a_tunnel_to_another_node_needs_a_rule() {
             assert!(receiver.misses(data), "{name}");
         }
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert_eq!(counted[Reason::Tunnel as usize], 1, "of the open pod");
     assert_eq!(counted[Reason::Policy as usize], 1, "of the isolated one");
 }
@@ -408,7 +408,7 @@ fn attack_28_a_segment_of_srv6_at_the_node_needs_a_rule() {
             assert!(receiver.misses(data));
         }
     }
-    let counted = node.tables().counters(Direction::FromPod).unwrap();
+    let counted = node.tables().counters(Direction::Egress).unwrap();
     assert_eq!(counted[Reason::Tunnel as usize], 1);
 }
 
@@ -481,7 +481,7 @@ fn attack_05_a_service_into_a_tunnel_at_a_node_needs_a_rule() {
     wait_until("the node forgets how it translated", || {
         !node.sh("cat /proc/net/nf_conntrack").contains("5353")
     });
-    let ended = || node.tables().counters(Direction::FromPod).unwrap()[Reason::Tunnel as usize];
+    let ended = || node.tables().counters(Direction::Egress).unwrap()[Reason::Tunnel as usize];
     for (_, _, socket) in pods
         .iter()
         .filter(|(name, ..)| ["open", "all"].contains(name))
