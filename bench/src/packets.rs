@@ -14,7 +14,7 @@ use podgate_abi::{
 use podgate_datapath::Sizes;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{Baseline, Generation, Identity, Record, Slot};
+use podgate_datapath::record::{AttachmentId, Baseline, Generation, Record, Slot};
 use podgate_datapath::tables::{TableSet, Unnamed};
 
 use crate::empty;
@@ -196,7 +196,7 @@ impl Bench {
         }
         let slot = Slot(0);
         set.write_attachment(&Record {
-            identity: Identity {
+            identity: AttachmentId {
                 container_id: "bench".into(),
                 ifname: "eth0".into(),
             },

@@ -6,7 +6,25 @@
 //! format says.
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
+#[cfg(feature = "alloc")]
+mod attachment;
 mod direction;
+mod isolation;
 pub mod tunnel;
 
+#[cfg(feature = "alloc")]
+pub use attachment::{AttachmentId, PodName};
 pub use direction::Direction;
+pub use isolation::Isolation;
+
+/// The verdict in a direction in which no known policy isolates the pod; fixed at ADD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Baseline {
+    /// Everything is allowed, as Kubernetes has it (enforcing mode `standard`).
+    Allow,
+    /// Nothing is allowed, not even the own node (enforcing mode `strict`).
+    Deny,
+}

@@ -281,10 +281,8 @@ impl Mode {
     /// The baseline of a pod in `namespace`.
     pub fn baseline(&self, namespace: &str) -> Baseline {
         match self.enforcing {
-            EnforcingMode::Strict if !self.exempt_namespaces.contains(namespace) => {
-                Baseline::Strict
-            }
-            EnforcingMode::Strict | EnforcingMode::Standard => Baseline::Standard,
+            EnforcingMode::Strict if !self.exempt_namespaces.contains(namespace) => Baseline::Deny,
+            EnforcingMode::Strict | EnforcingMode::Standard => Baseline::Allow,
         }
     }
 }

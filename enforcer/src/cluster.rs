@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use podgate_datapath::record::{self, Identity, PodName, Record, Slot};
-use podgate_policy::connection::{Baseline, Subject};
+use podgate_datapath::record::{AttachmentId, PodName, Record, Slot};
+use podgate_policy::connection::Subject;
 use podgate_policy::model::{ObjectName, Pod, ServiceOptions, World};
 
 use crate::convert::pod::IdentifiedPod;
@@ -33,7 +33,7 @@ pub use foreign::ForeignSetting;
 pub struct Cluster {
     source: Objects,
     node_addresses: BTreeSet<IpAddr>,
-    attachments: BTreeMap<Identity, Record>,
+    attachments: BTreeMap<AttachmentId, Record>,
     claims: Claims,
     view: View,
     foreign: ForeignSetting,
@@ -185,7 +185,7 @@ impl Cluster {
     }
 
     /// The attachment of this identity.
-    pub fn record(&self, identity: &Identity) -> Option<&Record> {
+    pub fn record(&self, identity: &AttachmentId) -> Option<&Record> {
         self.attachments.get(identity)
     }
 
@@ -209,7 +209,7 @@ impl Cluster {
         let pod = record.pod.as_ref()?;
         let name = name_of(pod);
         let identified = self.source.pods.get(&name)?;
-        is(pod, &name, identified).then(|| Subject::new(name, &identified.pod, baseline_of(record)))
+        is(pod, &name, identified).then(|| Subject::new(name, &identified.pod, record.baseline))
     }
 
     /// What the compiler reads now. An attachment whose pod has gone from the source is judged as what it was last.
@@ -242,7 +242,7 @@ impl Cluster {
 
     fn refresh_subjects(&mut self, name: &ObjectName, identified: &IdentifiedPod) {
         for record in attachments_of(&self.attachments, &self.claims, name, identified) {
-            let baseline = baseline_of(record);
+            let baseline = record.baseline;
             let subject = Subject::new(name.clone(), &identified.pod, baseline);
             let known = self.view.subjects.get(&record.slot);
             if known.is_none_or(|known| **known != subject) {
@@ -282,14 +282,6 @@ impl Cluster {
     }
 }
 
-/// What holds for the attachment in a direction in which nothing isolates it.
-pub fn baseline_of(record: &Record) -> Baseline {
-    match record.baseline {
-        record::Baseline::Allow => Baseline::Standard,
-        record::Baseline::Deny => Baseline::Strict,
-    }
-}
-
 /// Whether the runtime and the source mean the same pod. Where both know its UID, a namesake is told by it.
 pub(crate) fn is(runtime: &PodName, name: &ObjectName, source: &IdentifiedPod) -> bool {
     // The runtime knows a static pod by the hash of its file.
@@ -304,7 +296,7 @@ pub(crate) fn is(runtime: &PodName, name: &ObjectName, source: &IdentifiedPod) -
 
 /// The attachments of the pod that the source means.
 fn attachments_of<'a>(
-    attachments: &'a BTreeMap<Identity, Record>,
+    attachments: &'a BTreeMap<AttachmentId, Record>,
     claims: &'a Claims,
     name: &'a ObjectName,
     identified: &'a IdentifiedPod,

@@ -11,7 +11,7 @@ use podgate_datapath::record::Slot;
 use podgate_policy::compile::ruleset::Tunnels;
 use podgate_policy::compile::{SubjectRulesets, compile_selecting, isolate};
 use podgate_policy::connection::{Baseline, Subject};
-use podgate_policy::isolation::Isolation;
+use podgate_policy::isolation;
 use podgate_policy::model::{NamedPort, NetworkPolicy, ObjectName};
 
 use crate::cluster::View;
@@ -77,7 +77,7 @@ impl Basis {
     ) -> SubjectRulesets {
         let selecting: Vec<&NetworkPolicy> = self.policies.0.iter().map(AsRef::as_ref).collect();
         if self.suspended {
-            isolate(Isolation::of_policies(selecting), subject.baseline, tunnels)
+            isolate(isolation::of_policies(selecting), subject.baseline, tunnels)
         } else {
             compile_selecting(&selecting, subject, node_scopes, tunnels)
         }
@@ -192,7 +192,7 @@ impl Compiled {
             selecting: policies.iter().map(address_of).collect(),
             policies: Kept(policies),
             ports: subject.ports.clone(),
-            strict: subject.baseline == Baseline::Strict,
+            strict: subject.baseline == Baseline::Deny,
         };
         let rulesets = match self.known.get(&basis) {
             Some(known) => Arc::clone(known),

@@ -39,19 +39,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use imbl::OrdSet;
-use podgate_datapath::isolated::Isolated;
 use podgate_datapath::lock::Lock;
-use podgate_datapath::record::{Identity, PodName, Reader, Record, Slot};
+use podgate_datapath::record::{AttachmentId, PodName, Reader, Record, Slot};
 use podgate_datapath::{Paths, Sizes};
-use podgate_handoff::{AttachmentId, Reply};
+use podgate_handoff::Reply;
 use podgate_policy::compile::SubjectRulesets;
+use podgate_policy::isolation::Isolation;
 use podgate_policy::model::{ServiceOptions, World};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
 use crate::admin::Condition;
 use crate::args::Mode;
-use crate::cluster::{self, Cluster, ForeignSetting, View};
+use crate::cluster::{Cluster, ForeignSetting, View};
 use crate::compiled::Compiled;
 use crate::guard::Guard;
 use crate::node::Addresses;
@@ -195,7 +195,7 @@ struct Pending {
 /// An ADD that wants an answer.
 #[derive(Debug)]
 struct Waiting {
-    identity: Identity,
+    identity: AttachmentId,
     reply: oneshot::Sender<Reply>,
     /// Whether its pod was asked for.
     inquiry: Inquiry,
@@ -207,7 +207,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new(identity: Identity, reply: oneshot::Sender<Reply>) -> Self {
+    fn new(identity: AttachmentId, reply: oneshot::Sender<Reply>) -> Self {
         Self {
             identity,
             reply,
@@ -266,7 +266,7 @@ impl Engine {
         isolate::isolate_standing(&paths, &cluster, &compiled);
         let built = rebuild::draft_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
             .and_then(|drafted| {
-                let isolated = |_: &Record| Isolated::default();
+                let isolated = |_: &Record| Isolation::default();
                 build::put_in_force(&paths, &lock, drafted, &cluster, isolated)
             })
             .context("put the first table set in force")?;
@@ -442,9 +442,7 @@ impl Engine {
             self.links.look_soon(now);
         }
         if !adds.is_empty() {
-            let waiting = adds
-                .into_iter()
-                .map(|(id, reply)| Waiting::new(identity(id), reply));
+            let waiting = adds.into_iter().map(|(id, reply)| Waiting::new(id, reply));
             self.waiting.extend(waiting);
             self.settle();
             changed = false;
@@ -494,7 +492,7 @@ impl Engine {
     }
 
     /// Asks the source for the pod of an attachment.
-    fn inquire(&self, identity: &Identity) -> Inquiry {
+    fn inquire(&self, identity: &AttachmentId) -> Inquiry {
         let pod = self.cluster.record(identity).and_then(|r| r.pod.clone());
         let asked = self.questions.as_ref().zip(pod);
         let asked = asked.is_some_and(|(source, pod)| source.send(Question::Pod(pod)).is_ok());
@@ -594,14 +592,7 @@ impl Engine {
     fn has_another_baseline(&self, record: &Record) -> bool {
         let wanted = |pod: &PodName| self.mode.baseline(&pod.namespace);
         let pod = record.pod.as_ref();
-        pod.is_some_and(|pod| wanted(pod) != cluster::baseline_of(record))
-    }
-}
-
-fn identity(id: AttachmentId) -> Identity {
-    Identity {
-        container_id: id.container_id,
-        ifname: id.ifname,
+        pod.is_some_and(|pod| wanted(pod) != record.baseline)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{self, Generation, Identity, Record, Slot};
+use podgate_datapath::record::{self, AttachmentId, Generation, Record, Slot};
 use podgate_policy::model::{NetworkPolicy, Selector};
 
 /// A policy that lets nobody in to any pod of its namespace.
@@ -21,7 +21,7 @@ pub(crate) fn deny() -> Arc<NetworkPolicy> {
 /// An attachment in `slot`, of a pod without a name, as an ADD of a runtime leaves it.
 pub(crate) fn record(slot: u32) -> Record {
     Record {
-        identity: Identity {
+        identity: AttachmentId {
             container_id: format!("c{slot}"),
             ifname: "eth0".into(),
         },

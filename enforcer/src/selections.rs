@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use podgate_datapath::isolated::{Isolated, Namespaces};
+use podgate_datapath::isolated::Namespaces;
 use podgate_datapath::record::{Record, Slot};
 use podgate_policy::compile::applies;
 use podgate_policy::connection::Subject;
 use podgate_policy::difference::parts;
-use podgate_policy::isolation::Isolation;
+use podgate_policy::isolation::{self, Isolation};
 use podgate_policy::model::{NetworkPolicy, ObjectName};
 
 use crate::cluster::{Cluster, View};
@@ -49,7 +49,7 @@ impl Selections {
         self.policies = view.world.policies.clone();
         for namespace in namespaces {
             let policies = policies_of(&self.policies, &namespace);
-            let isolation = Isolation::of_policies(policies.map(|(_, policy)| policy.as_ref()));
+            let isolation = isolation::of_policies(policies.map(|(_, policy)| policy.as_ref()));
             let isolation = isolation.any().then_some(isolation);
             if self.of_namespaces.get(&namespace).copied() != isolation {
                 self.version += 1;
@@ -125,7 +125,7 @@ impl Selections {
     /// its namespace may; one of which the runtime did not say whose it is, is no pod that a policy selects.
     pub fn isolation_of(&self, record: &Record) -> Isolation {
         let known = self.selecting(record.slot);
-        let known = known.map(|policies| Isolation::of_policies(policies.map(AsRef::as_ref)));
+        let known = known.map(|policies| isolation::of_policies(policies.map(AsRef::as_ref)));
         let namespace = || Some(record.pod.as_ref()?.namespace.as_str());
         known
             .or_else(|| self.of_namespaces.get(namespace()?).copied())
@@ -140,8 +140,8 @@ impl Selections {
         let policies = policies_of(&self.policies, &pod.namespace);
         let policies = policies.map(|(_, policy)| policy.as_ref());
         match cluster.subject_of(record) {
-            Some(subject) => Isolation::of_subject(policies, &subject),
-            None => Isolation::of_policies(policies),
+            Some(subject) => isolation::of_subject(policies, &subject),
+            None => isolation::of_policies(policies),
         }
     }
 
@@ -154,16 +154,8 @@ impl Selections {
     pub fn namespaces(&self) -> Namespaces {
         let namespaces = self.of_namespaces.iter();
         namespaces
-            .map(|(name, isolation)| (name.clone(), as_record_has_it(*isolation)))
+            .map(|(name, isolation)| (name.clone(), *isolation))
             .collect()
-    }
-}
-
-/// In the terms of the node.
-pub fn as_record_has_it(isolation: Isolation) -> Isolated {
-    Isolated {
-        to_pod: isolation.ingress,
-        from_pod: isolation.egress,
     }
 }
 
@@ -229,7 +221,7 @@ mod tests {
                 ..Pod::default()
             };
             let name = ObjectName::new("ns", "p1");
-            Arc::new(Subject::new(name, &pod, connection::Baseline::Standard))
+            Arc::new(Subject::new(name, &pod, connection::Baseline::Allow))
         };
         let (mut selections, mut view) = (Selections::default(), View::default());
         let of = |selections: &Selections| {
@@ -277,7 +269,7 @@ mod tests {
         view.subjects.insert(Slot(1), subject("b"));
         selections.update(&view, &mut Concerned::default());
         assert_eq!(of(&selections), [both, both, none]);
-        assert_eq!(selections.namespaces()["ns"], Isolated::BOTH);
+        assert_eq!(selections.namespaces()["ns"], Isolation::BOTH);
         view.subjects.remove(&Slot(1));
         view.world.policies.clear();
         selections.update(&view, &mut Concerned::default());

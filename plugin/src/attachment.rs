@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 pub(crate) use podgate_datapath::{
     Paths,
-    record::{Baseline, Identity, PodName, Record},
+    record::{AttachmentId, Baseline, PodName, Record},
 };
 use podgate_datapath::{
     attach::{self, Request},
@@ -60,12 +60,12 @@ pub(crate) fn doubt(paths: &Paths, pod: Option<&PodName>) -> Option<PluginError>
 }
 
 /// Takes an attachment away. One that does not exist is no error.
-pub(crate) fn remove(paths: &Paths, identity: &Identity) -> Result<(), PluginError> {
+pub(crate) fn remove(paths: &Paths, identity: &AttachmentId) -> Result<(), PluginError> {
     attach::remove(paths, identity).map_err(|error| PluginError::from_error(Code::Attach, &error))
 }
 
 /// Whether an attachment is as ADD left it.
-pub(crate) fn check(paths: &Paths, identity: &Identity) -> Result<(), PluginError> {
+pub(crate) fn check(paths: &Paths, identity: &AttachmentId) -> Result<(), PluginError> {
     match attach::check(paths, identity) {
         Ok(_record) => Ok(()),
         Err(error) => Err(PluginError::from_error(Code::Check, &error)),
@@ -76,7 +76,7 @@ pub(crate) fn check(paths: &Paths, identity: &Identity) -> Result<(), PluginErro
 pub(crate) fn of_network(
     paths: &Paths,
     network: &str,
-) -> Result<(Vec<Identity>, Vec<String>), PluginError> {
+) -> Result<(Vec<AttachmentId>, Vec<String>), PluginError> {
     let (mut found, mut problems) = (Vec::new(), Vec::new());
     for file in record::list(paths).map_err(|error| PluginError::from_error(Code::Gc, &error))? {
         match file {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    attachment::{Baseline, Identity, Paths, PodName},
+    attachment::{AttachmentId, Baseline, Paths, PodName},
     error::{Code, PluginError},
 };
 
@@ -140,7 +140,7 @@ pub(crate) struct Config<'a> {
     /// The result of the plugin before us, as it was written.
     pub(crate) prev_result: Option<&'a RawValue>,
     /// GC: what is still in use; none where the runtime did not say.
-    pub(crate) valid_attachments: Option<Vec<Identity>>,
+    pub(crate) valid_attachments: Option<Vec<AttachmentId>>,
 }
 
 /// A configuration that cannot be used, and the version in which to say so.
@@ -254,13 +254,13 @@ struct ValidAttachment {
 fn read_valid_attachments(
     document: &Document<'_>,
     problems: &mut Vec<String>,
-) -> Option<Vec<Identity>> {
+) -> Option<Vec<AttachmentId>> {
     let (key, value) = match document.valid_attachments {
         Some(value) => ("cni.dev/valid-attachments", value),
         None => ("cni.dev/attachments", document.attachments?),
     };
     let listed: Vec<ValidAttachment> = read_key(key, Some(value), problems)?;
-    let identity = |listed: ValidAttachment| Identity {
+    let identity = |listed: ValidAttachment| AttachmentId {
         container_id: listed.container_id,
         ifname: listed.ifname,
     };

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, ffi::OsString, path::PathBuf};
 
 use crate::{
-    attachment::{Identity, PodName},
+    attachment::{AttachmentId, PodName},
     error::{Code, PluginError},
 };
 
@@ -63,7 +63,7 @@ fn set(getenv: Getenv<'_>, name: &str) -> Option<OsString> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sandbox {
     /// Container ID and interface name.
-    pub(crate) identity: Identity,
+    pub(crate) identity: AttachmentId,
     /// `CNI_NETNS`.
     pub(crate) netns: PathBuf,
     /// The pod, if the runtime is one of Kubernetes.
@@ -96,7 +96,7 @@ impl Sandbox {
 }
 
 /// Reads the identity alone, which is all that CHECK and DEL need.
-pub(crate) fn identity(getenv: Getenv<'_>) -> Result<Identity, PluginError> {
+pub(crate) fn identity(getenv: Getenv<'_>) -> Result<AttachmentId, PluginError> {
     let mut problems = Vec::new();
     read_identity(getenv, &mut problems).ok_or_else(|| refused(&problems))
 }
@@ -105,7 +105,7 @@ fn refused(problems: &[String]) -> PluginError {
     PluginError::new(Code::Environment, problems.join("; "))
 }
 
-fn read_identity(getenv: Getenv<'_>, problems: &mut Vec<String>) -> Option<Identity> {
+fn read_identity(getenv: Getenv<'_>, problems: &mut Vec<String>) -> Option<AttachmentId> {
     let mut checked = |name: &str, check: fn(&str) -> Result<(), &'static str>| {
         let problem = match set(getenv, name).map(OsString::into_string) {
             None => format!("{name} is not set"),
@@ -120,7 +120,7 @@ fn read_identity(getenv: Getenv<'_>, problems: &mut Vec<String>) -> Option<Ident
     };
     let container_id = checked("CNI_CONTAINERID", check_container_id);
     let ifname = checked("CNI_IFNAME", check_ifname);
-    Some(Identity {
+    Some(AttachmentId {
         container_id: container_id?,
         ifname: ifname?,
     })

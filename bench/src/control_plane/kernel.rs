@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use podgate_abi::{Class, Column, Direction, RowKey};
 use podgate_datapath::Paths;
-use podgate_datapath::record::{self, Identity, Slot};
+use podgate_datapath::record::{self, AttachmentId, Slot};
 use podgate_datapath::tables::{MapName, TableSet};
 
 /// How often is looked.
@@ -40,7 +40,7 @@ impl Kernel {
     }
 
     /// The slot of an attachment.
-    pub(crate) fn slot(&self, identity: &Identity) -> Result<Slot> {
+    pub(crate) fn slot(&self, identity: &AttachmentId) -> Result<Slot> {
         let record = record::read(&self.paths, identity)?;
         Ok(record
             .with_context(|| format!("attachment {identity} has no record"))?

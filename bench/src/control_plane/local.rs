@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use podgate_datapath::record::Identity;
+use podgate_datapath::record::AttachmentId;
 use podgate_demo::netns::NetNs;
 use serde_json::json;
 
@@ -103,8 +103,8 @@ impl Place {
 }
 
 /// The pod's attachment.
-pub(crate) fn identity(pod: &PodSpec) -> Identity {
-    Identity {
+pub(crate) fn identity(pod: &PodSpec) -> AttachmentId {
+    AttachmentId {
         container_id: format!("sandbox-of-{}", pod.name),
         ifname: INTERFACE.to_owned(),
     }

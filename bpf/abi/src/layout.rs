@@ -5,7 +5,7 @@
 //! whatever decides is either in an array slot that nobody changes while something names it, or one aligned
 //! 64-bit word, read once, with a tag of its key.
 
-use podgate_core::Direction;
+use podgate_core::{Baseline, Direction};
 
 use crate::{Address, Broadcasts, HardwareWord, LinkWord, Word};
 
@@ -76,6 +76,15 @@ impl Ruleset {
     pub const FIRST: Self = Self(2);
     /// The highest number: 14 bits of a [`RowKey`], of which the last is none.
     pub const MAX: Self = Self((1 << 14) - 2);
+
+    /// The ruleset that says the same as `baseline`.
+    #[must_use]
+    pub const fn of(baseline: Baseline) -> Self {
+        match baseline {
+            Baseline::Allow => Self::ALLOW_ALL,
+            Baseline::Deny => Self::DENY_ALL,
+        }
+    }
 }
 
 /// What the policies can tell apart in a peer; also a broad class, which draws from the same numbers.

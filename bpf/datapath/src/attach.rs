@@ -18,12 +18,12 @@ use crate::{
     Failed, Paths, Sizes,
     filter::{self, Put, Qdisc},
     guard::{self, Family},
-    isolated::{self, Isolated},
+    isolated::{self, Isolation},
     lock::Lock,
     mark,
     netlink::{Ifindex, Kind, Socket},
     owed::{self, Owed},
-    record::{self, Baseline, Identity, PodName, Record},
+    record::{self, AttachmentId, Baseline, PodName, Record},
     slots,
     tables::TableSet,
 };
@@ -43,7 +43,7 @@ use standing::{standing_of, would_be_heard};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Which attachment.
-    pub identity: Identity,
+    pub identity: AttachmentId,
     /// The name of the CNI network.
     pub network: String,
     /// Whose interface it is, if the runtime said it.
@@ -137,7 +137,7 @@ pub fn add(paths: &Paths, request: Request) -> Result<Record, AddError> {
     }
 }
 
-fn check_names(identity: &Identity) -> Result<(), Failed> {
+fn check_names(identity: &AttachmentId) -> Result<(), Failed> {
     let fine = |name: &str| !name.is_empty() && !name.contains(['/', '\0']);
     if fine(&identity.container_id) && fine(&identity.ifname) && !identity.ifname.contains(':') {
         return Ok(());
@@ -160,10 +160,10 @@ fn open_socket(ifindex: Ifindex) -> Result<Socket, AddError> {
 }
 
 /// The directions in which the pod waits closed for its policy. In doubt that is both; the plugin says so.
-fn isolated_until_in_force(paths: &Paths, record: &Record) -> Isolated {
+fn isolated_until_in_force(paths: &Paths, record: &Record) -> Isolation {
     let pod = record.pod.as_ref();
-    pod.map_or_else(Isolated::default, |pod| {
-        isolated::look_up(paths, &pod.namespace).unwrap_or(Isolated::BOTH)
+    pod.map_or_else(Isolation::default, |pod| {
+        isolated::look_up(paths, &pod.namespace).unwrap_or(Isolation::BOTH)
     })
 }
 

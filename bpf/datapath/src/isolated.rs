@@ -23,6 +23,7 @@ use std::{
 };
 
 use podgate_abi::{Direction, Ruleset};
+pub use podgate_core::Isolation;
 
 use crate::{
     Failed, Paths,
@@ -39,50 +40,21 @@ const EVERY: &str = "*";
 /// Blocks of the file systems that a run directory is on are no larger.
 const PAGE: usize = 4096;
 
-/// The directions in which policies may isolate a pod.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Isolated {
-    /// Towards the pod.
-    pub to_pod: bool,
-    /// From the pod.
-    pub from_pod: bool,
-}
-
-impl Isolated {
-    /// Both directions.
-    pub const BOTH: Self = Self {
-        to_pod: true,
-        from_pod: true,
-    };
-
-    /// Whether it is any direction.
-    #[must_use]
-    pub const fn any(self) -> bool {
-        self.to_pod || self.from_pod
-    }
-
-    /// Whether `direction` is among them.
-    #[must_use]
-    pub const fn of(self, direction: Direction) -> bool {
-        match direction {
-            Direction::Ingress => self.to_pod,
-            Direction::Egress => self.from_pod,
-        }
-    }
-
-    /// The ruleset that holds in a direction until the pod's policy is in force.
-    #[must_use]
-    pub const fn until_in_force(self, direction: Direction, baseline: Baseline) -> Ruleset {
-        if self.of(direction) {
-            Ruleset::DENY_ALL
-        } else {
-            baseline.ruleset()
-        }
+/// The ruleset that holds in a direction until the pod's policy is in force.
+pub(crate) const fn until_in_force(
+    isolated: Isolation,
+    direction: Direction,
+    baseline: Baseline,
+) -> Ruleset {
+    if isolated.of(direction) {
+        Ruleset::DENY_ALL
+    } else {
+        Ruleset::of(baseline)
     }
 }
 
 /// What the enforcer knows: the namespaces that have policies.
-pub type Namespaces = BTreeMap<String, Isolated>;
+pub type Namespaces = BTreeMap<String, Isolation>;
 
 /// How the file was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +68,12 @@ pub enum Written {
 /// The directions in which a pod of `namespace` waits closed for its policy.
 ///
 /// # Errors
-/// When the file is there and cannot be read: [`Isolated::BOTH`] is the answer then.
-pub fn look_up(paths: &Paths, namespace: &str) -> Result<Isolated, Failed> {
+/// When the file is there and cannot be read: [`Isolation::BOTH`] is the answer then.
+pub fn look_up(paths: &Paths, namespace: &str) -> Result<Isolation, Failed> {
     let path = paths.isolated();
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Isolated::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Isolation::default()),
         Err(error) => {
             return Err(Failed::at("read the record of isolated namespaces", &path)(
                 error,
@@ -115,13 +87,13 @@ pub fn look_up(paths: &Paths, namespace: &str) -> Result<Isolated, Failed> {
 }
 
 /// What the file says of a namespace; none if it is not a whole one of this version.
-fn find(bytes: &[u8], namespace: &str) -> Option<Isolated> {
+fn find(bytes: &[u8], namespace: &str) -> Option<Isolation> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut lines = text.lines();
     if lines.next()? != HEADER {
         return None;
     }
-    let (mut found, mut count) = (Isolated::default(), 0_usize);
+    let (mut found, mut count) = (Isolation::default(), 0_usize);
     loop {
         let line = lines.next()?;
         let mut words = line.split(' ');
@@ -132,11 +104,11 @@ fn find(bytes: &[u8], namespace: &str) -> Option<Isolated> {
         {
             return Some(found);
         }
-        let mut isolated = Isolated::default();
+        let mut isolated = Isolation::default();
         for word in words {
             match word {
-                "ingress" => isolated.to_pod = true,
-                "egress" => isolated.from_pod = true,
+                "ingress" => isolated.ingress = true,
+                "egress" => isolated.egress = true,
                 _ => return None,
             }
         }
@@ -145,17 +117,16 @@ fn find(bytes: &[u8], namespace: &str) -> Option<Isolated> {
         }
         count += 1;
         if name == namespace || name == EVERY {
-            found.to_pod |= isolated.to_pod;
-            found.from_pod |= isolated.from_pod;
+            found = found.or(isolated);
         }
     }
 }
 
-fn encode<'a>(namespaces: impl Iterator<Item = (&'a str, Isolated)>) -> Vec<u8> {
+fn encode<'a>(namespaces: impl Iterator<Item = (&'a str, Isolation)>) -> Vec<u8> {
     let (mut text, mut count) = (format!("{HEADER}\n"), 0);
     for (name, isolated) in namespaces.filter(|(_, isolated)| isolated.any()) {
-        let ingress = if isolated.to_pod { " ingress" } else { "" };
-        let egress = if isolated.from_pod { " egress" } else { "" };
+        let ingress = if isolated.ingress { " ingress" } else { "" };
+        let egress = if isolated.egress { " egress" } else { "" };
         text.push_str(&format!("{name}{ingress}{egress}\n"));
         count += 1;
     }
@@ -188,7 +159,7 @@ pub fn write(paths: &Paths, namespaces: &Namespaces, _lock: &Lock) -> Result<Wri
     if in_place(&whole).is_ok() {
         return Ok(Written::Whole);
     }
-    in_place(&encode([(EVERY, Isolated::BOTH)].into_iter()))
+    in_place(&encode([(EVERY, Isolation::BOTH)].into_iter()))
         .map(|()| Written::Coarse)
         .map_err(|_| Failed::at("write the record of isolated namespaces", &path)(why))
 }
@@ -209,16 +180,16 @@ fn replace(paths: &Paths, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const INGRESS: Isolated = Isolated {
-        to_pod: true,
-        from_pod: false,
+    const INGRESS: Isolation = Isolation {
+        ingress: true,
+        egress: false,
     };
 
     fn known() -> Namespaces {
-        let open = ("open".to_owned(), Isolated::default());
+        let open = ("open".to_owned(), Isolation::default());
         [
             ("default".to_owned(), INGRESS),
-            ("shop".to_owned(), Isolated::BOTH),
+            ("shop".to_owned(), Isolation::BOTH),
             open,
         ]
         .into()
@@ -229,14 +200,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         let lock = Lock::take(&paths).unwrap();
-        assert_eq!(look_up(&paths, "shop").unwrap(), Isolated::default());
+        assert_eq!(look_up(&paths, "shop").unwrap(), Isolation::default());
         assert_eq!(write(&paths, &known(), &lock).unwrap(), Written::Whole);
         for (namespace, isolated) in [
             ("default", INGRESS),
-            ("shop", Isolated::BOTH),
-            ("open", Isolated::default()),
-            ("sho", Isolated::default()),
-            ("end", Isolated::default()),
+            ("shop", Isolation::BOTH),
+            ("open", Isolation::default()),
+            ("sho", Isolation::default()),
+            ("end", Isolation::default()),
         ] {
             assert_eq!(look_up(&paths, namespace).unwrap(), isolated, "{namespace}");
         }
@@ -245,7 +216,7 @@ mod tests {
         write(&paths, &end, &lock).unwrap();
         assert_eq!(look_up(&paths, "end").unwrap(), INGRESS);
         write(&paths, &Namespaces::new(), &lock).unwrap();
-        assert_eq!(look_up(&paths, "shop").unwrap(), Isolated::default());
+        assert_eq!(look_up(&paths, "shop").unwrap(), Isolation::default());
     }
 
     #[test]
@@ -253,7 +224,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         fs::create_dir_all(&paths.run).unwrap();
-        let whole = encode([("a", INGRESS), ("b", Isolated::BOTH)].into_iter());
+        let whole = encode([("a", INGRESS), ("b", Isolation::BOTH)].into_iter());
         let end = whole.iter().rposition(|byte| *byte == b'2').unwrap();
         let mut broken: Vec<Vec<u8>> = (0..end).map(|at| whole[..at].to_vec()).collect();
         let text = String::from_utf8(whole.clone()).unwrap();
@@ -268,7 +239,7 @@ mod tests {
             assert!(found.is_err(), "{:?}", String::from_utf8_lossy(&bytes));
         }
         fs::write(paths.isolated(), whole).unwrap();
-        assert_eq!(look_up(&paths, "none").unwrap(), Isolated::default());
+        assert_eq!(look_up(&paths, "none").unwrap(), Isolation::default());
     }
 
     #[test]
@@ -288,9 +259,9 @@ mod tests {
         let many = (0..500).map(|number| (format!("namespace-{number}"), INGRESS));
         let many: Namespaces = many.collect();
         assert_eq!(write(&paths, &many, &lock).unwrap(), Written::Coarse);
-        assert_eq!(look_up(&paths, "anybody").unwrap(), Isolated::BOTH);
+        assert_eq!(look_up(&paths, "anybody").unwrap(), Isolation::BOTH);
         fs::remove_dir(&in_the_way).unwrap();
         assert_eq!(write(&paths, &many, &lock).unwrap(), Written::Whole);
-        assert_eq!(look_up(&paths, "anybody").unwrap(), Isolated::default());
+        assert_eq!(look_up(&paths, "anybody").unwrap(), Isolation::default());
     }
 }

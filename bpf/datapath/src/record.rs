@@ -5,7 +5,6 @@
 //! attachment is, its file says. No interface has a colon in its name, so no two attachments have one file.
 
 use std::{
-    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     net::{IpAddr, Ipv4Addr},
@@ -13,7 +12,7 @@ use std::{
     path::PathBuf,
 };
 
-use podgate_abi::Ruleset;
+pub use podgate_core::{AttachmentId, Baseline, PodName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -23,59 +22,13 @@ use crate::{
     netlink::Ifindex,
 };
 
+mod format;
 mod reader;
 
 pub use reader::Reader;
 
 /// The version of the files' format.
 const FORMAT: u32 = 1;
-
-/// Which attachment: one interface of one pod sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Identity {
-    /// The sandbox.
-    pub container_id: String,
-    /// The interface's name in it.
-    pub ifname: String,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.container_id, self.ifname)
-    }
-}
-
-/// A pod as the runtime named it at ADD.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct PodName {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its UID, if the runtime said it.
-    pub uid: Option<String>,
-}
-
-/// The verdict that holds until a policy is in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Baseline {
-    /// Everything passes.
-    Allow,
-    /// Nothing passes.
-    Deny,
-}
-
-impl Baseline {
-    /// The ruleset that says the same.
-    #[must_use]
-    pub const fn ruleset(self) -> Ruleset {
-        match self {
-            Self::Allow => Ruleset::ALLOW_ALL,
-            Self::Deny => Ruleset::DENY_ALL,
-        }
-    }
-}
 
 /// The number under which an attachment stands in the tables; 1 to 65,535.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,10 +45,12 @@ pub struct Generation(pub u32);
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// Which one.
-    pub identity: Identity,
+    #[serde(with = "format::AttachmentIdJson")]
+    pub identity: AttachmentId,
     /// The name of the CNI network.
     pub network: String,
     /// Whose interface it is, if the runtime said it.
+    #[serde(default, with = "format::pod")]
     pub pod: Option<PodName>,
     /// The pod's network namespace: its inode.
     pub netns_inode: u64,
@@ -116,6 +71,7 @@ pub struct Record {
     #[serde(default)]
     pub broadcasts: Vec<Ipv4Addr>,
     /// What holds until its policy is in force.
+    #[serde(with = "format::BaselineJson")]
     pub baseline: Baseline,
     /// Its place in the tables.
     pub slot: Slot,
@@ -133,8 +89,8 @@ struct Versioned<T> {
 impl Paths {
     /// The file of an attachment.
     #[must_use]
-    pub fn attachment(&self, identity: &Identity) -> PathBuf {
-        let Identity {
+    pub fn attachment(&self, identity: &AttachmentId) -> PathBuf {
+        let AttachmentId {
             container_id,
             ifname,
         } = identity;
@@ -186,7 +142,7 @@ fn files(paths: &Paths) -> Result<Vec<PathBuf>, Failed> {
 ///
 /// # Errors
 /// When its file cannot be read or understood, or is another attachment's.
-pub fn read(paths: &Paths, identity: &Identity) -> Result<Option<Record>, Failed> {
+pub fn read(paths: &Paths, identity: &AttachmentId) -> Result<Option<Record>, Failed> {
     let path = paths.attachment(identity);
     match read_file(path.clone()) {
         Ok(record) if record.identity == *identity => Ok(Some(record)),
@@ -251,7 +207,7 @@ pub(crate) fn write_private(path: &std::path::Path, bytes: &[u8]) -> io::Result<
 }
 
 /// Deletes the file of an attachment, if there is one.
-pub(crate) fn delete(paths: &Paths, identity: &Identity) -> Result<(), Failed> {
+pub(crate) fn delete(paths: &Paths, identity: &AttachmentId) -> Result<(), Failed> {
     let path = paths.attachment(identity);
     if_there(fs::remove_file(&path)).map_err(Failed::at("delete attachment", &path))
 }
@@ -262,7 +218,7 @@ mod tests {
 
     pub(super) fn record(container_id: &str) -> Record {
         Record {
-            identity: Identity {
+            identity: AttachmentId {
                 container_id: container_id.into(),
                 ifname: "eth0".into(),
             },
@@ -318,7 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         let of = |container_id: &str, ifname: &str| Record {
-            identity: Identity {
+            identity: AttachmentId {
                 container_id: container_id.into(),
                 ifname: ifname.into(),
             },
@@ -337,7 +293,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir);
         write(&paths, &record("a")).unwrap();
-        let other = Identity {
+        let other = AttachmentId {
             container_id: "b".into(),
             ifname: "eth0".into(),
         };
@@ -347,5 +303,49 @@ mod tests {
         )
         .unwrap();
         assert!(read(&paths, &other).is_err());
+    }
+
+    #[test]
+    fn the_files_format_is_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(&dir);
+        let text = |pod: &str| {
+            format!(
+                r#"{{"format":1,"attachment":{{"identity":{{"container_id":"a","ifname":"eth0"}},"network":"n",{pod}"netns_inode":7,"pod_ifindex":2,"host_ifindex":9,"host_mac":[2,0,0,0,0,1],"pod_mac":[2,0,0,0,0,2],"addresses":["10.0.0.1","fd00::1"],"broadcasts":["10.0.0.255"],"baseline":"deny","slot":3,"birth":4}}}}"#
+            )
+        };
+        let pod = |uid: Option<&str>| {
+            Some(PodName {
+                namespace: "ns".into(),
+                name: "web".into(),
+                uid: uid.map(str::to_owned),
+            })
+        };
+        for (pod, json) in [
+            (None, r#""pod":null,"#),
+            (
+                pod(Some("u")),
+                r#""pod":{"namespace":"ns","name":"web","uid":"u"},"#,
+            ),
+            (
+                pod(None),
+                r#""pod":{"namespace":"ns","name":"web","uid":null},"#,
+            ),
+        ] {
+            let record = Record { pod, ..record("a") };
+            write(&paths, &record).unwrap();
+            let path = paths.attachment(&record.identity);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text(json));
+            assert_eq!(read(&paths, &record.identity).unwrap(), Some(record));
+        }
+        let path = paths.attachment(&record("a").identity);
+        for (pod, json) in [
+            (None, ""),
+            (pod(None), r#""pod":{"namespace":"ns","name":"web"},"#),
+        ] {
+            fs::write(&path, text(json)).unwrap();
+            let expected = Record { pod, ..record("a") };
+            assert_eq!(read(&paths, &expected.identity).unwrap(), Some(expected));
+        }
     }
 }

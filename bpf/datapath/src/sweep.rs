@@ -46,7 +46,7 @@ pub enum SwapError {
         /// Which interface.
         ifindex: Ifindex,
         /// Which attachment.
-        identity: record::Identity,
+        identity: record::AttachmentId,
         /// What tells them apart.
         why: &'static str,
     },

@@ -97,7 +97,7 @@ fn oracle_allows(world: &World, edge: Edge, port: u16) -> bool {
     ];
     ends.into_iter().all(|(star, direction, peer)| {
         let name = ObjectName::new(star.namespace(), star.name());
-        let subject = Subject::new(name.clone(), &world.pods[&name], Baseline::Standard);
+        let subject = Subject::new(name.clone(), &world.pods[&name], Baseline::Allow);
         let connection = Connection {
             direction,
             peer: address(peer),

@@ -11,6 +11,7 @@
 
 use std::io::{self, Read, Write};
 
+pub use podgate_core::AttachmentId;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. An enforcer answers a request of another version with [`Reply::UnknownVersion`].
@@ -33,20 +34,19 @@ pub struct Envelope<T> {
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// This attachment has been made; answer when its policy is in force.
-    Add(AttachmentId),
+    Add(#[serde(with = "AttachmentIdJson")] AttachmentId),
     /// This attachment is going away.
-    Del(AttachmentId),
+    Del(#[serde(with = "AttachmentIdJson")] AttachmentId),
     /// Whether an ADD could be served now (CNI STATUS).
     Status,
 }
 
-/// The identity of an attachment: one interface of one pod sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct AttachmentId {
-    /// `CNI_CONTAINERID`.
-    pub container_id: String,
-    /// `CNI_IFNAME`.
-    pub ifname: String,
+/// An attachment's identity in a request.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "AttachmentId")]
+struct AttachmentIdJson {
+    container_id: String,
+    ifname: String,
 }
 
 /// What the enforcer answers.
@@ -123,4 +123,25 @@ pub fn read_frame<T: for<'de> Deserialize<'de>>(
     let mut body = vec![0; body_length(prefix)?];
     stream.read_exact(&mut body)?;
     decode(&body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_the_same_json_as_ever() {
+        let id = AttachmentId {
+            container_id: "c".into(),
+            ifname: "eth0".into(),
+        };
+        for (request, verb) in [(Request::Add(id.clone()), "add"), (Request::Del(id), "del")] {
+            let frame = encode(request.clone()).unwrap();
+            let json = format!(
+                r#"{{"version":1,"body":{{"{verb}":{{"container_id":"c","ifname":"eth0"}}}}}}"#
+            );
+            assert_eq!(&frame[4..], json.as_bytes());
+            assert_eq!(decode::<Request>(json.as_bytes()).unwrap().body, request);
+        }
+    }
 }

@@ -98,8 +98,8 @@ pub fn isolate(isolation: Isolation, baseline: Baseline, tunnels: &Tunnels) -> S
 
 fn not_isolated(baseline: Baseline) -> Ruleset {
     match baseline {
-        Baseline::Standard => Ruleset::Allowed,
-        Baseline::Strict => Ruleset::Denied,
+        Baseline::Allow => Ruleset::Allowed,
+        Baseline::Deny => Ruleset::Denied,
     }
 }
 

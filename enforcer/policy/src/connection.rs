@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-pub use podgate_core::{Direction, tunnel};
+pub use podgate_core::{Baseline, Direction, tunnel};
 
 use crate::model::{Labels, NamedPort, ObjectName, Pod, PodUid, Protocol};
 
@@ -42,15 +42,6 @@ pub struct Connection {
     pub peer: IpAddr,
     /// The destination port, or the protocol.
     pub transport: Transport,
-}
-
-/// What holds for a pod in a direction in which no policy isolates it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Baseline {
-    /// Everything is allowed, as Kubernetes has it.
-    Standard,
-    /// Nothing is allowed, not even the own node.
-    Strict,
 }
 
 /// The pod that is judged: a pod of this node with a network of its own.

@@ -41,8 +41,8 @@ pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Ve
     let Some(policy) = policy_of(world, subject, connection.direction) else {
         let tunnel = is_tunnel_to_node(world, connection);
         return match subject.baseline {
-            Baseline::Standard => Verdict::when(!tunnel && closed == Closed::Nobody),
-            Baseline::Strict => Verdict::Deny,
+            Baseline::Allow => Verdict::when(!tunnel && closed == Closed::Nobody),
+            Baseline::Deny => Verdict::Deny,
         };
     };
     Verdict::when(match connection.direction {

@@ -9,7 +9,7 @@ use podgate_policy::compile::{
 };
 use podgate_policy::connection::{Baseline, Connection, Verdict};
 use podgate_policy::evaluate;
-use podgate_policy::isolation::Isolation;
+use podgate_policy::isolation;
 use podgate_policy::model::{NetworkPolicy, World};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -78,7 +78,7 @@ proptest! {
             });
             let selecting: Vec<&NetworkPolicy> = policies.map(|(_, policy)| policy.as_ref()).collect();
             let tunnels = Tunnels::with(&world.tunnel_ports);
-            let closed = isolate(Isolation::of_policies(selecting.iter().copied()), baseline, &tunnels);
+            let closed = isolate(isolation::of_policies(selecting.iter().copied()), baseline, &tunnels);
             let facts = Facts::of(&world, &questions_of([&closed.ingress, &closed.egress]));
             for connection in &connections {
                 let verdict = compiled_verdict(&closed, &facts, connection);

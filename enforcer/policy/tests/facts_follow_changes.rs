@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 /// What the policies of some of the pods ask.
 fn questions(world: &World, pods: usize) -> Questions {
-    let subjects = arbitrary::subjects(world, Baseline::Standard);
+    let subjects = arbitrary::subjects(world, Baseline::Allow);
     let compiled: Vec<_> = subjects
         .iter()
         .take(pods)

@@ -25,7 +25,7 @@ fn connections() -> impl Strategy<Value = Vec<Connection>> {
 
 /// The oracle's verdicts on these connections of every pod.
 fn verdicts(world: &World, connections: &[Connection]) -> Vec<Verdict> {
-    let subjects = arbitrary::subjects(world, Baseline::Standard);
+    let subjects = arbitrary::subjects(world, Baseline::Allow);
     let pairs = subjects.iter().flat_map(|subject| {
         connections
             .iter()
@@ -37,7 +37,7 @@ fn verdicts(world: &World, connections: &[Connection]) -> Vec<Verdict> {
 }
 
 fn compiled(world: &World) -> Vec<SubjectRulesets> {
-    arbitrary::subjects(world, Baseline::Standard)
+    arbitrary::subjects(world, Baseline::Allow)
         .iter()
         .map(|subject| compile_subject(world, subject))
         .collect()
@@ -320,7 +320,7 @@ proptest! {
         for namespace in arbitrary::NAMESPACES {
             denied.policies.insert(ObjectName::new(namespace, "deny-all"), Arc::new(deny_all.clone()));
         }
-        for subject in arbitrary::subjects(&world, Baseline::Standard) {
+        for subject in arbitrary::subjects(&world, Baseline::Allow) {
             let isolated = |direction| world.policies.iter().any(|(name, policy)| {
                 name.namespace == subject.name.namespace
                     && is_member(&policy.members, &subject)
@@ -341,7 +341,7 @@ proptest! {
             policy.ingress.push(Rule::default());
             policy.egress.push(Rule::default());
         });
-        for (subject, connection) in arbitrary::subjects(&open, Baseline::Standard).iter()
+        for (subject, connection) in arbitrary::subjects(&open, Baseline::Allow).iter()
             .flat_map(|subject| connections.iter().map(move |connection| (subject.clone(), connection)))
         {
             let tunnel_to_node = connection.transport.is_tunnel(&world.tunnel_ports)
@@ -396,7 +396,7 @@ proptest! {
     fn a_policy_applies_to_the_same_pods_by_uid_as_by_label(world in arbitrary::world(), connections in connections()) {
         let mut by_uid = world.clone();
         for (name, policy) in &world.policies {
-            let subjects = arbitrary::subjects(&world, Baseline::Standard).into_iter()
+            let subjects = arbitrary::subjects(&world, Baseline::Allow).into_iter()
                 .filter(|subject| subject.name.namespace == name.namespace && is_member(&policy.members, subject));
             let listed: Option<BTreeSet<PodUid>> = subjects.map(|subject| subject.uid).collect();
             if let Some(listed) = listed {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_datapath::record::{Identity, Record};
+use podgate_datapath::record::{AttachmentId, Record};
 use podgate_policy::model::ObjectName;
 
 use super::name_of;
@@ -13,11 +13,11 @@ use super::name_of;
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     /// Which attachments have an address, by their births.
-    attached: BTreeSet<(IpAddr, u32, Identity)>,
+    attached: BTreeSet<(IpAddr, u32, AttachmentId)>,
     /// Which pods have an address by their `status`.
     listed: BTreeSet<(IpAddr, ObjectName)>,
     /// Which attachments are said to be a pod's.
-    by_pod: BTreeSet<(ObjectName, Identity)>,
+    by_pod: BTreeSet<(ObjectName, AttachmentId)>,
 }
 
 impl Claims {
@@ -53,12 +53,12 @@ impl Claims {
     }
 
     /// Which attachment has an address: the youngest of those that claim it, as the sandbox of the others is gone.
-    pub(super) fn owner(&self, address: IpAddr) -> Option<&Identity> {
+    pub(super) fn owner(&self, address: IpAddr) -> Option<&AttachmentId> {
         self.claiming(address).last()
     }
 
     /// The attachments that claim an address, the oldest first.
-    pub(super) fn claiming(&self, address: IpAddr) -> impl Iterator<Item = &Identity> {
+    pub(super) fn claiming(&self, address: IpAddr) -> impl Iterator<Item = &AttachmentId> {
         self.attached
             .range((address, 0, nobody())..)
             .take_while(move |(claimed, ..)| *claimed == address)
@@ -77,7 +77,7 @@ impl Claims {
     pub(super) fn attachments_of<'a>(
         &'a self,
         name: &'a ObjectName,
-    ) -> impl Iterator<Item = &'a Identity> {
+    ) -> impl Iterator<Item = &'a AttachmentId> {
         self.by_pod
             .range((name.clone(), nobody())..)
             .take_while(move |(of, _)| of == name)
@@ -85,7 +85,7 @@ impl Claims {
     }
 }
 
-fn claims_of(record: &Record) -> impl Iterator<Item = (IpAddr, u32, Identity)> {
+fn claims_of(record: &Record) -> impl Iterator<Item = (IpAddr, u32, AttachmentId)> {
     record
         .addresses
         .iter()
@@ -102,8 +102,8 @@ fn names_one_pod(address: IpAddr) -> bool {
 }
 
 /// Before every identity.
-fn nobody() -> Identity {
-    Identity {
+fn nobody() -> AttachmentId {
+    AttachmentId {
         container_id: String::new(),
         ifname: String::new(),
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::Generation;
+use podgate_datapath::record::{Baseline, Generation};
 use podgate_policy::model::{Namespace, PodUid};
 
 use super::*;
@@ -45,7 +45,7 @@ fn source(pods: impl IntoIterator<Item = IdentifiedPod>) -> Objects {
 /// The attachment of pod `name` in slot `slot`, which is its birth too.
 fn record(name: &str, slot: u32, addresses: &[&str]) -> Record {
     Record {
-        identity: Identity {
+        identity: AttachmentId {
             container_id: format!("c{slot}"),
             ifname: "eth0".into(),
         },
@@ -62,7 +62,7 @@ fn record(name: &str, slot: u32, addresses: &[&str]) -> Record {
         pod_mac: None,
         broadcasts: Vec::new(),
         addresses: ips(addresses),
-        baseline: record::Baseline::Allow,
+        baseline: Baseline::Allow,
         slot: Slot(slot),
         birth: Generation(slot),
     }
@@ -252,9 +252,9 @@ fn an_address_of_an_attachment_is_none_of_the_nodes() {
 #[test]
 fn the_baseline_is_the_attachments_own() {
     let mut strict = record("here", 1, &[]);
-    strict.baseline = record::Baseline::Deny;
+    strict.baseline = Baseline::Deny;
     let view = view([pod("here", &[])], vec![strict]);
-    assert_eq!(view.subjects[&Slot(1)].baseline, Baseline::Strict);
+    assert_eq!(view.subjects[&Slot(1)].baseline, Baseline::Deny);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn rulesets_follow_policies_labels_and_attachments() {
         Arc::new(Subject::new(
             ObjectName::new("ns", name),
             &Pod::default(),
-            Baseline::Standard,
+            Baseline::Allow,
         ))
     };
     let mut view = View {
@@ -64,7 +64,7 @@ fn a_policy_compiles_subjects_selected_before_or_after_only() {
             ..Pod::default()
         };
         let name = ObjectName::new(namespace, app);
-        Arc::new(Subject::new(name, &pod, Baseline::Standard))
+        Arc::new(Subject::new(name, &pod, Baseline::Allow))
     };
     let for_app = |app: &str| {
         let requirement = Requirement {
@@ -98,7 +98,7 @@ fn a_policy_compiles_subjects_selected_before_or_after_only() {
 /// A subject of a namespace, in a view that has its policies.
 fn add_tenant(view: &mut View, namespace: &str, slot: u32, policies: Vec<NetworkPolicy>) {
     let name = ObjectName::new(namespace, "pod");
-    let subject = Subject::new(name, &Pod::default(), Baseline::Standard);
+    let subject = Subject::new(name, &Pod::default(), Baseline::Allow);
     view.subjects.insert(Slot(slot), Arc::new(subject));
     for (number, policy) in policies.into_iter().enumerate() {
         let name = ObjectName::new(namespace, format!("policy{number}"));
@@ -267,7 +267,7 @@ fn wide_blocks_of_many_rulesets_are_suspended() {
                 ..Pod::default()
             };
             let name = ObjectName::new("large", format!("p{number}"));
-            let subject = Subject::new(name.clone(), &pod, Baseline::Standard);
+            let subject = Subject::new(name.clone(), &pod, Baseline::Allow);
             view.subjects.insert(Slot(number + 1), Arc::new(subject));
             let own = Rule {
                 peers: vec![everything_but(1 << 20)],

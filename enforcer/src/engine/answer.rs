@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an ADD is answered, and when.
 
-use podgate_datapath::record::Identity;
+use podgate_datapath::record::AttachmentId;
 use podgate_handoff::Reply;
 
 use crate::source::Answer;
@@ -69,7 +69,7 @@ impl Progress<'_> {
     /// The answer; none while it is worth waiting. While there is `more_to_come`, a pod may still become known.
     pub(super) fn reply(
         self,
-        identity: &Identity,
+        identity: &AttachmentId,
         inquiry: &Inquiry,
         trouble: Option<Trouble<'_>>,
         more_to_come: bool,
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn an_add_waits_exactly_while_waiting_may_help() {
-        let identity = Identity {
+        let identity = AttachmentId {
             container_id: "c".into(),
             ifname: "eth0".into(),
         };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use podgate_datapath::Paths;
 use podgate_datapath::attach::{self, Standing};
-use podgate_datapath::isolated::Isolated;
+use podgate_datapath::isolated::Isolation;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{self, Reader, Record, Slot};
@@ -20,7 +20,6 @@ use super::inbox::Links;
 use super::settle::take_lock;
 use super::{Engine, Waiting};
 use crate::cluster::Cluster;
-use crate::selections::as_record_has_it;
 
 /// When interfaces are looked after again that could not be.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
@@ -87,9 +86,9 @@ impl Engine {
     }
 
     /// The directions in which an attachment waits for its policy.
-    pub(super) fn isolated(&self, record: &Record) -> Isolated {
+    pub(super) fn isolated(&self, record: &Record) -> Isolation {
         let selections = self.compiled.selections();
-        as_record_has_it(selections.isolation_of_new(record, &self.cluster))
+        selections.isolation_of_new(record, &self.cluster)
     }
 
     /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
@@ -254,7 +253,7 @@ fn replace(
     set: &TableSet,
     old: &Record,
     new: &Record,
-    isolated: Isolated,
+    isolated: Isolation,
     lock: &Lock,
 ) -> Result<()> {
     tracing::warn!(attachment = %new.identity, "an ADD that was to replace it did not come to its end: it is finished");
@@ -272,7 +271,7 @@ fn replace(
 }
 
 /// Writes the record of an attachment whose ADD was killed before it came to that. No filter names it then.
-fn finish_record(set: &TableSet, record: &Record, isolated: Isolated) -> Result<()> {
+fn finish_record(set: &TableSet, record: &Record, isolated: Isolation) -> Result<()> {
     if set.read_attachment(record.slot)?.origin().birth() != record.birth.0 {
         set.write_waiting_attachment(record, isolated)?;
         follow_master(set, record);

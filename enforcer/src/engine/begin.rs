@@ -9,9 +9,9 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use podgate_abi::{Direction, PolicyWord};
+use podgate_abi::{Direction, PolicyWord, Ruleset};
 use podgate_datapath::Paths;
-use podgate_datapath::record::{self, Identity, PodName};
+use podgate_datapath::record::{self, AttachmentId, PodName};
 use podgate_datapath::tables::{Over, TableSet};
 use podgate_handoff::Reply;
 use podgate_policy::isolation::Isolation;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::answer::Inquiry;
 use super::inbox::Inbox;
 use super::settle::take_lock;
-use super::{Beginning, Engine, Event, Waiting, answer, identity};
+use super::{Beginning, Engine, Event, Waiting, answer};
 use crate::admin::Condition;
 use crate::source::{Answer, Objects, Question};
 
@@ -74,7 +74,7 @@ impl Engine {
             early.retain(|early| !early.add.reply.is_closed());
             early.extend(inbox.adds.into_iter().map(|(id, reply)| Early {
                 pod: None,
-                add: Waiting::new(identity(id), reply),
+                add: Waiting::new(id, reply),
             }));
             let Some(update) = inbox.source else {
                 for early in &mut early {
@@ -197,7 +197,7 @@ fn take_answer(waiting: Vec<Early>, pod: &PodName, what: &Answer, paths: &Paths)
 
 /// Denies everything in the directions in which the pod is isolated, and lets it have its baseline in the others, in which
 /// it may have waited closed. None: what is allowed is to come.
-fn isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> Option<Reply> {
+fn isolate(paths: &Paths, identity: &AttachmentId, isolation: Isolation) -> Option<Reply> {
     match try_to_isolate(paths, identity, isolation) {
         Ok(()) if isolation == Isolation::NONE => Some(Reply::InForce),
         Ok(()) => {
@@ -208,7 +208,7 @@ fn isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> Option<R
     }
 }
 
-fn try_to_isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> Result<()> {
+fn try_to_isolate(paths: &Paths, identity: &AttachmentId, isolation: Isolation) -> Result<()> {
     let _lock = take_lock(paths)?;
     let record = record::read(paths, identity)?.context("it has no file any more")?;
     let set = TableSet::open_current(paths)?.context("find the current table set")?;
@@ -225,7 +225,7 @@ fn try_to_isolate(paths: &Paths, identity: &Identity, isolation: Isolation) -> R
             stands.origin().birth() == record.birth.0,
             "its slot is another attachment's"
         );
-        let baseline = record.baseline.ruleset();
+        let baseline = Ruleset::of(record.baseline);
         if set.read_word(record.slot, side)?.ruleset() != baseline {
             let word = PolicyWord::new(baseline, set.draw_generation()?.0);
             set.store_word(record.slot, side, word)?;

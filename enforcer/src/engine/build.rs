@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail};
 use podgate_abi::Direction;
 use podgate_datapath::flows::Copied;
-use podgate_datapath::isolated::Isolated;
+use podgate_datapath::isolated::Isolation;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::TableSet;
@@ -52,7 +52,7 @@ pub(super) fn put_in_force(
     lock: &Lock,
     drafted: Drafted,
     cluster: &Cluster,
-    isolated: impl Fn(&Record) -> Isolated,
+    isolated: impl Fn(&Record) -> Isolation,
 ) -> Result<Built> {
     let Drafted {
         set,
@@ -373,7 +373,7 @@ mod tests {
     fn tables_grow_until_they_have_room_for_twice_what_is_in_force() {
         let world = world(300);
         let (name, pod) = world.pods.get_min().unwrap();
-        let subject = Subject::new(name.clone(), pod, Baseline::Standard);
+        let subject = Subject::new(name.clone(), pod, Baseline::Allow);
         let rulesets = Rulesets::unit(1, Arc::new(compile_subject(&world, &subject)));
         let small = Sizes {
             peers: 16,

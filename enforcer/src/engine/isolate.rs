@@ -28,7 +28,7 @@ use podgate_policy::isolation::Isolation;
 use super::Engine;
 use super::answer::Inquiry;
 use super::settle::{self, take_lock};
-use crate::cluster::{self, Cluster, View};
+use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::plan::Rulesets;
 use crate::source::{Answer, Question};
@@ -55,7 +55,7 @@ pub(super) fn withheld(cluster: &Cluster, view: &View, compiled: &Compiled) -> R
     unknown
         .map(|record| {
             let isolation = compiled.selections().isolation_of(record);
-            let rulesets = isolate(isolation, cluster::baseline_of(record), compiled.tunnels());
+            let rulesets = isolate(isolation, record.baseline, compiled.tunnels());
             (record.slot.0, Arc::new(rulesets))
         })
         .collect()
@@ -67,7 +67,7 @@ pub(super) fn narrowed(
     isolation: Isolation,
     tunnels: &Tunnels,
 ) -> Arc<SubjectRulesets> {
-    let isolated = isolate(isolation, Baseline::Standard, tunnels);
+    let isolated = isolate(isolation, Baseline::Allow, tunnels);
     let of = |direction| match compiled.of(direction) {
         Ruleset::Allowed => isolated.of(direction).clone(),
         narrower @ (Ruleset::Denied | Ruleset::Rules(_)) => narrower.clone(),

@@ -18,7 +18,7 @@ use super::build::{self, grow};
 use super::draft::{Basis, Draft, Drafted, Finished};
 use super::isolate::narrowed;
 use super::settle::{Progress, compile, give_way, take_lock};
-use crate::cluster::{self, Cluster, View};
+use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::node;
 use crate::plan::{PlanError, Rulesets, STEP};
@@ -172,11 +172,7 @@ impl Engine {
             .filter(|it| unready.contains(&it.slot.0))
         {
             let isolation = self.compiled.selections().isolation_of(record);
-            let isolated = isolate(
-                isolation,
-                cluster::baseline_of(record),
-                self.compiled.tunnels(),
-            );
+            let isolated = isolate(isolation, record.baseline, self.compiled.tunnels());
             wanted.insert(record.slot.0, Arc::new(isolated));
         }
         wanted

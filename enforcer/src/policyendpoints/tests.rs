@@ -110,7 +110,7 @@ fn judge(objects: &Objects, pod: &str, direction: Direction, peer: &str, port: u
     let name = ObjectName::new("ns", pod);
     let pod = &objects.pods[&name];
     let world = world_of(objects);
-    let subject = Subject::new(name, &pod.pod, Baseline::Standard);
+    let subject = Subject::new(name, &pod.pod, Baseline::Allow);
     let connection = Connection {
         direction,
         peer: peer.parse().unwrap(),

@@ -11,7 +11,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use podgate_datapath::record::PodName;
 use podgate_policy::connection::{Baseline, Subject};
-use podgate_policy::isolation::Isolation;
+use podgate_policy::isolation::{self, Isolation};
 use podgate_policy::model::{NetworkPolicy, ObjectName};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -120,10 +120,10 @@ pub(super) async fn isolation(
         return Ok(None);
     };
     // Isolation does not ask for the baseline.
-    let subject = Subject::new(name(of), &found.value.pod, Baseline::Strict);
+    let subject = Subject::new(name(of), &found.value.pod, Baseline::Deny);
     let isolating = policies.iter().map(|found| found.closed.as_ref());
     Ok(Some(Found {
-        isolation: Isolation::of_subject(isolating, &subject),
+        isolation: isolation::of_subject(isolating, &subject),
         name: name(of),
         pod: found.value,
         policies: policies

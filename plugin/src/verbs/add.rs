@@ -4,7 +4,6 @@
 use podgate_handoff::{Reply, Request};
 use serde_json::value::RawValue;
 
-use super::attachment_id;
 use crate::{
     attachment::{self, Record},
     config::{Config, OnTimeout},
@@ -76,7 +75,7 @@ enum InForce {
 }
 
 fn wait_until_in_force(sandbox: &Sandbox, config: &Config<'_>) -> Result<InForce, String> {
-    let request = Request::Add(attachment_id(&sandbox.identity));
+    let request = Request::Add(sandbox.identity.clone());
     let enforcer = Enforcer::of_root(&config.settings.socket);
     match enforcer.ask(&request, config.settings.wait, Patience::WaitForIt) {
         Ok(Reply::InForce) => Ok(InForce::Yes),

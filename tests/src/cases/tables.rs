@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use podgate_abi::{Direction, Hook, Verdict as Decision, decide};
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{Baseline, Generation, Identity, PodName, Record, Slot};
+use podgate_datapath::record::{AttachmentId, Baseline, Generation, PodName, Record, Slot};
 use podgate_enforcer::cluster::Cluster;
 use podgate_enforcer::node::Addresses;
 use podgate_enforcer::plan::{Capacities, Planner};
@@ -156,7 +156,7 @@ impl NodeTables {
 fn record(name: &ObjectName, slot: u32, birth: u32, addresses: Vec<std::net::IpAddr>) -> Record {
     let ifindex = Ifindex(slot + 1);
     Record {
-        identity: Identity {
+        identity: AttachmentId {
             container_id: format!("sandbox-{slot}"),
             ifname: "eth0".into(),
         },

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use podgate_datapath::netlink::Socket;
-use podgate_datapath::record::{self, Identity, Record};
+use podgate_datapath::record::{self, AttachmentId, Record};
 use podgate_demo::cni::{self, CniError, Conflist, Sandbox};
 use podgate_demo::netns::NetNs;
 use serde_json::value::RawValue;
@@ -90,8 +90,8 @@ impl Pod {
     }
 
     /// Its identity.
-    pub fn identity(&self) -> Identity {
-        Identity {
+    pub fn identity(&self) -> AttachmentId {
+        AttachmentId {
             container_id: self.container_id.clone(),
             ifname: "eth0".into(),
         }

@@ -136,7 +136,7 @@ fn closed_a_full_run_directory_keeps_no_policy_out_of_force() {
         is_lost(&web.netns, &stranger.netns, stranger.addresses[0])
     });
     // The record is written in place.
-    let both = || isolated::look_up(&node.paths(), "default").unwrap() == isolated::Isolated::BOTH;
+    let both = || isolated::look_up(&node.paths(), "default").unwrap() == isolated::Isolation::BOTH;
     wait_until("the record says so", both);
     drop(enforcer);
 }

@@ -8,7 +8,7 @@ use podgate_abi::{FlowKey, FlowState, FlowWord, Initiator};
 use podgate_datapath::flows::{Collected, jiffies};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{Baseline, Generation, Identity, Record, Slot};
+use podgate_datapath::record::{AttachmentId, Baseline, Generation, Record, Slot};
 use podgate_datapath::tables::{MapName, TableSet};
 use podgate_tests::frame::TCP;
 use podgate_tests::node::{Node, small_tables};
@@ -47,7 +47,7 @@ fn connect(set: &TableSet, slot: Slot, generation: u32) {
 
 fn attach(set: &TableSet, slot: Slot, birth: u32) {
     set.write_attachment(&Record {
-        identity: Identity {
+        identity: AttachmentId {
             container_id: "b".into(),
             ifname: "eth0".into(),
         },

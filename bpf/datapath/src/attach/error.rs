@@ -7,7 +7,7 @@ use crate::{
     Failed, LoadError, NftError,
     filter::{self, Obstacle, ReadError},
     netlink::{Ifindex, Kind, LinkError, NetlinkError},
-    record::{self, Identity},
+    record::{self, AttachmentId},
 };
 
 /// Why an attachment could not be made. Nothing is left behind.
@@ -115,7 +115,7 @@ pub enum RemoveError {
 pub enum CheckError {
     /// There is none.
     #[error("there is no attachment {0}")]
-    Missing(Identity),
+    Missing(AttachmentId),
     /// A file, a pin or a table.
     #[error(transparent)]
     Failed(#[from] Failed),

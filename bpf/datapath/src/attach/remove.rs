@@ -10,7 +10,7 @@ use crate::{
     mark,
     netlink::{Ifindex, LinkError, Socket},
     ownership::{carried, stranger},
-    record::{self, Identity, Record, Slot},
+    record::{self, AttachmentId, Record, Slot},
     tables::TableSet,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 ///
 /// # Errors
 /// The first step that did not work.
-pub fn remove(paths: &Paths, identity: &Identity) -> Result<(), RemoveError> {
+pub fn remove(paths: &Paths, identity: &AttachmentId) -> Result<(), RemoveError> {
     check_names(identity)?;
     if !paths.attachment(identity).exists() {
         return Ok(());
@@ -42,7 +42,7 @@ pub(crate) fn clear_everywhere(paths: &Paths, slot: Slot) -> Vec<Failed> {
 
 pub(crate) fn remove_under(
     paths: &Paths,
-    identity: &Identity,
+    identity: &AttachmentId,
     _lock: &Lock,
 ) -> Result<(), RemoveError> {
     let record = match record::read(paths, identity) {

@@ -10,7 +10,7 @@ use crate::{
     guard,
     lock::Lock,
     netlink::{Ifindex, Kind, LinkError, Socket},
-    record::{self, Identity, Record},
+    record::{self, AttachmentId, Record},
     tables::TableSet,
 };
 
@@ -35,7 +35,7 @@ pub enum Standing {
 ///
 /// # Errors
 /// Says what is not.
-pub fn check(paths: &Paths, identity: &Identity) -> Result<Record, CheckError> {
+pub fn check(paths: &Paths, identity: &AttachmentId) -> Result<Record, CheckError> {
     let _lock = Lock::take(paths)?;
     let record =
         record::read(paths, identity)?.ok_or_else(|| CheckError::Missing(identity.clone()))?;

@@ -15,7 +15,7 @@ use podgate_abi::{
 use super::{MapName, TableSet};
 use crate::{
     Failed,
-    isolated::Isolated,
+    isolated::{self, Isolation},
     netlink::Ifindex,
     record::{Generation, Record, Slot},
 };
@@ -146,7 +146,7 @@ impl TableSet {
     ///
     /// No filter may name the slot in this set.
     pub fn write_attachment(&self, record: &Record) -> Result<(), Failed> {
-        self.write_waiting_attachment(record, Isolated::default())
+        self.write_waiting_attachment(record, Isolation::default())
     }
 
     /// The same, of a pod that waits closed for its policy in some directions.
@@ -156,7 +156,7 @@ impl TableSet {
     pub fn write_waiting_attachment(
         &self,
         record: &Record,
-        isolated: Isolated,
+        isolated: Isolation,
     ) -> Result<(), Failed> {
         let words = self.words(MapName::Attachments, record.slot.0)?;
         let (head, addresses) = words.split_at(ATTACHMENT_HEAD);
@@ -188,7 +188,7 @@ impl TableSet {
             word.store(content.get(place).copied().unwrap_or(0), Ordering::Release);
         }
         for direction in Direction::BOTH {
-            let ruleset = isolated.until_in_force(direction, record.baseline);
+            let ruleset = isolated::until_in_force(isolated, direction, record.baseline);
             let policy = PolicyWord::new(ruleset, record.birth.0);
             head[direction as usize].store(policy.0, Ordering::Release);
         }

@@ -22,7 +22,7 @@ fn a_pod_that_no_policy_selects_is_open() {
 fn in_strict_mode_a_pod_that_no_policy_selects_is_closed() {
     for (direction, peer) in [(Ingress, X_DB), (Egress, X_DB), (Egress, NODE)] {
         assert_eq!(
-            judge_pod(&world(), "web", Baseline::Strict, direction, peer, tcp(80)),
+            judge_pod(&world(), "web", Baseline::Deny, direction, peer, tcp(80)),
             Deny,
             "{direction:?} {peer}"
         );
@@ -33,15 +33,15 @@ fn in_strict_mode_a_pod_that_no_policy_selects_is_closed() {
 fn in_strict_mode_policies_decide_for_the_pods_that_they_select() {
     let world = world_with([ingress([with_peers([own_pods(Selector::everything())])])]);
     assert_eq!(
-        judge_pod(&world, "web", Baseline::Strict, Ingress, X_DB, tcp(80)),
+        judge_pod(&world, "web", Baseline::Deny, Ingress, X_DB, tcp(80)),
         Allow
     );
     assert_eq!(
-        judge_pod(&world, "web", Baseline::Strict, Ingress, Y_WEB, tcp(80)),
+        judge_pod(&world, "web", Baseline::Deny, Ingress, Y_WEB, tcp(80)),
         Deny
     );
     assert_eq!(
-        judge_pod(&world, "web", Baseline::Strict, Egress, X_DB, tcp(80)),
+        judge_pod(&world, "web", Baseline::Deny, Egress, X_DB, tcp(80)),
         Deny
     );
 }

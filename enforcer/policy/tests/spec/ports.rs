@@ -134,7 +134,7 @@ fn on_ingress_a_name_means_what_the_judged_pod_calls_by_it() {
         judge_pod(
             &world,
             "db",
-            podgate_policy::connection::Baseline::Standard,
+            podgate_policy::connection::Baseline::Allow,
             Ingress,
             STRANGER,
             tcp(port),

@@ -386,6 +386,6 @@ fn services_change_neither_ingress_nor_unisolated_pods() {
     assert_eq!(judge(&world, Ingress, CLUSTER, tcp(80)), Allow);
     assert_egress(&world, CLUSTER, tcp(9999), Allow);
     let strict = with_service([]);
-    let verdict = judge_pod(&strict, "web", Baseline::Strict, Egress, CLUSTER, tcp(80));
+    let verdict = judge_pod(&strict, "web", Baseline::Deny, Egress, CLUSTER, tcp(80));
     assert_eq!(verdict, Deny);
 }

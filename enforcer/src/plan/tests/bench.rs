@@ -278,7 +278,7 @@ impl Bench {
         self.flows.retain(|(slot, _)| wanted.contains_key(slot));
         for (slot, wanted) in wanted {
             if !self.attached.contains_key(slot) {
-                self.tables.attach(*slot, baseline_ruleset(self.baseline));
+                self.tables.attach(*slot, Ruleset::of(self.baseline));
                 let policies = OrdMap::new();
                 let subject = wanted.subject.clone();
                 self.attached.insert(*slot, InForce { policies, subject });
@@ -673,12 +673,4 @@ pub(super) fn slot_of(name: &ObjectName) -> Slot {
     let namespace = place(&arbitrary::NAMESPACES, &name.namespace).expect("of the universe");
     let pod = place(&arbitrary::PODS, &name.name).expect("of the universe");
     slot_number(namespace * arbitrary::PODS.len() + pod)
-}
-
-/// What the plugin writes.
-pub(super) fn baseline_ruleset(baseline: Baseline) -> Ruleset {
-    match baseline {
-        Baseline::Standard => Ruleset::ALLOW_ALL,
-        Baseline::Strict => Ruleset::DENY_ALL,
-    }
 }

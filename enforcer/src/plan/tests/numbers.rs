@@ -341,7 +341,7 @@ fn without_grace_periods_they_are_used_again_too_early() {
     let edits = vec(arbitrary::edit(), 500)
         .new_tree(&mut TestRunner::deterministic())
         .expect("nothing is filtered");
-    edit_one_after_another(edits.current(), Baseline::Standard, 0, |step| {
+    edit_one_after_another(edits.current(), Baseline::Allow, 0, |step| {
         *step != Step::GraceOver
     });
 }

@@ -14,7 +14,7 @@ use podgate_policy::model::{
     Service, ServicePort, World,
 };
 
-use super::bench::{AMPLE, baseline_ruleset};
+use super::bench::AMPLE;
 use super::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables, Step};
 use crate::plan::{Plan, PlanError, Planner, Rulesets, Table, Write};
@@ -79,14 +79,14 @@ fn rulesets(world: &World) -> SubjectRulesets {
     let subject = Subject::new(
         ObjectName::new("x", "judged"),
         &Pod::default(),
-        Baseline::Standard,
+        Baseline::Allow,
     );
     compile_subject(world, &subject)
 }
 
 fn tables() -> HostTables {
     let tables = HostTables::new([(SLOT, own_addresses(SLOT))]);
-    tables.attach(SLOT, baseline_ruleset(Baseline::Standard));
+    tables.attach(SLOT, podgate_abi::Ruleset::of(Baseline::Allow));
     tables
 }
 
@@ -241,7 +241,7 @@ fn a_replaced_attachment_is_flipped_in_both_directions() {
     let world = world(allowing(vec![with_label("1")], vec![]));
     put_in_force(&tables, &mut planner, &world);
 
-    tables.attach(SLOT, baseline_ruleset(Baseline::Standard));
+    tables.attach(SLOT, podgate_abi::Ruleset::of(Baseline::Allow));
     planner.attachment_was_replaced(SLOT);
     assert!(egress_passes(&tables, "10.0.0.2"), "the baseline allows");
     put_in_force(&tables, &mut planner, &world);

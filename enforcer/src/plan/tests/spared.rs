@@ -134,7 +134,7 @@ impl Node {
         let mut planner = Planner::new(AMPLE);
         let plan = planner.facts_change(world).expect("room");
         planner.commit(plan);
-        let subject = Subject::new(name("judged"), &Pod::default(), Baseline::Standard);
+        let subject = Subject::new(name("judged"), &Pod::default(), Baseline::Allow);
         let rulesets = Rulesets::unit(1, Arc::new(compile_subject(world, &subject)));
         let plan = planner.policy_change(&rulesets).expect("room");
         planner.commit(plan);

@@ -203,7 +203,7 @@ fn a_number_beside_a_rule_for_all_ports_opens_no_tunnel() {
             cluster_nodes: world.cluster_nodes.clone(),
             ..world_of(&desk_of(heard(&world, 200)).objects)
         };
-        let subject = Subject::new(name.clone(), &world.pods[&name], Baseline::Standard);
+        let subject = Subject::new(name.clone(), &world.pods[&name], Baseline::Allow);
         assert_eq!(evaluate(&world, &subject, &tunnel), meant);
         assert_eq!(verdict(&read, &subject, &tunnel), said);
     }
@@ -229,7 +229,7 @@ proptest! {
         for name in world.pods.keys().filter(|name| name.namespace != "z") {
             let subject = Subject {
                 uid: Some(PodUid(format!("uid of {name}").into())),
-                ..Subject::new(name.clone(), &world.pods[name], Baseline::Standard)
+                ..Subject::new(name.clone(), &world.pods[name], Baseline::Allow)
             };
             for connection in &connections {
                 let (said, meant) =

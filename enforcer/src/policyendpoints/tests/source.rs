@@ -129,7 +129,7 @@ fn an_endpoint_on_another_node_is_judged_as_an_address_in_lists() {
         world.services = objects.services.clone();
         world.endpoint_slices = objects.endpoint_slices.clone();
         let name = ObjectName::new("ns", "web");
-        let subject = Subject::new(name.clone(), &world.pods[&name], Baseline::Standard);
+        let subject = Subject::new(name.clone(), &world.pods[&name], Baseline::Allow);
         let connection = Connection {
             direction: Egress,
             peer: "10.96.0.9".parse().unwrap(),
