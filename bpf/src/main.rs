@@ -14,7 +14,7 @@ mod skb;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use podgate_abi::{Bytes, Direction, Hook, Offload, Reason, Verdict, decide};
+use podgate_abi::{Bytes, Direction, Hook, Offload, Reason, Slot, Verdict, decide};
 
 /// Judges what goes to the pod: its ingress policy.
 #[classifier]
@@ -61,7 +61,7 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
         )
     };
     let hook = Hook {
-        slot: class_id & podgate_abi::MAX_SLOT,
+        slot: Slot(class_id & Slot::MAX.0),
         direction,
         ethertype: u16::from_be(protocol as u16),
         received_from,

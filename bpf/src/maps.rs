@@ -203,7 +203,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn attachment(&self, slot: Slot) -> Option<&Attachment> {
-        ATTACHMENTS.get(slot)
+        ATTACHMENTS.get(slot.0)
     }
 
     #[inline(always)]
@@ -339,7 +339,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn budget(&self, slot: Slot) -> Option<&Budget> {
-        BUDGETS.get(slot)
+        BUDGETS.get(slot.0)
     }
 
     #[inline(always)]

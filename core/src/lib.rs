@@ -28,3 +28,17 @@ pub enum Baseline {
     /// Nothing is allowed, not even the own node (enforcing mode `strict`).
     Deny,
 }
+
+/// The index of an attachment in the maps, and the class ID of its filters: 1 to 65,535.
+///
+/// Slot 0 is for test runs, which cannot set a class ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    /// The lowest number, which no attachment has.
+    pub const MIN: Self = Self(0);
+    /// The highest: a class ID has 16 bits.
+    pub const MAX: Self = Self(0xffff);
+}

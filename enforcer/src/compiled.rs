@@ -113,8 +113,8 @@ impl Compiled {
             .collect();
         for slot in gone {
             self.concerned.slots.remove(&slot);
-            self.compiled.remove(&slot.0);
-            self.follow(slot.0);
+            self.compiled.remove(&slot);
+            self.follow(slot);
         }
         let mut compiles = 0;
         while let Some(namespace) = self.next_namespace(view) {
@@ -164,7 +164,7 @@ impl Compiled {
         };
         self.concerned.slots.remove(&slot);
         self.compile(slot, subject);
-        self.follow(slot.0);
+        self.follow(slot);
         1
     }
 
@@ -202,11 +202,11 @@ impl Compiled {
                 compiled
             }
         };
-        let is_new = self.compiled.get(&slot.0).is_none_or(|before| {
+        let is_new = self.compiled.get(&slot).is_none_or(|before| {
             !Arc::ptr_eq(before, &rulesets) && before.as_ref() != rulesets.as_ref()
         });
         if is_new {
-            self.compiled.insert(slot.0, rulesets);
+            self.compiled.insert(slot, rulesets);
         }
     }
 
@@ -265,7 +265,7 @@ impl Compiled {
         }
     }
 
-    fn follow(&mut self, slot: u32) {
+    fn follow(&mut self, slot: Slot) {
         let wanted = self
             .withheld
             .get(&slot)
@@ -304,7 +304,7 @@ impl Compiled {
         }
         let charge = |namespace: &str| {
             let slots = self.selections.slots_in(namespace);
-            let both = slots.filter_map(|slot| self.rulesets.get(&slot.0));
+            let both = slots.filter_map(|slot| self.rulesets.get(&slot));
             let rulesets: HashSet<_> = both.flat_map(|it| [&it.ingress, &it.egress]).collect();
             let charges = rulesets.iter().filter_map(|it| charges.get(*it));
             charges.sum()
@@ -336,12 +336,12 @@ impl Compiled {
 
     /// What is compiled of one slot, whether or not it is to have that.
     pub fn what_is_compiled(&self, slot: Slot) -> Option<&Arc<SubjectRulesets>> {
-        self.compiled.get(&slot.0)
+        self.compiled.get(&slot)
     }
 
     /// The rulesets of one slot.
     pub fn of(&self, slot: Slot) -> Option<&Arc<SubjectRulesets>> {
-        self.rulesets.get(&slot.0)
+        self.rulesets.get(&slot)
     }
 }
 

@@ -163,7 +163,7 @@ pub struct Engine {
     draft: Draft,
     /// Attachments whose policy waits for it, because there is no room for it in `built`; and which policy is known to take
     /// nothing from what stands. Of one that came to nothing they say nothing.
-    held_back: BTreeMap<podgate_abi::Slot, Option<Arc<SubjectRulesets>>>,
+    held_back: BTreeMap<Slot, Option<Arc<SubjectRulesets>>>,
     /// How many came to nothing in a row.
     failed_drafts: u32,
     waiting: Vec<Waiting>,
@@ -534,7 +534,7 @@ impl Engine {
                         true => Progress::Underway,
                         false => Progress::NotKnown,
                     }
-                } else if wanted.is_some() && wanted == self.in_force.get(&record.slot.0) {
+                } else if wanted.is_some() && wanted == self.in_force.get(&record.slot) {
                     if let Some(doubt) = self.doubt.as_deref() {
                         return self.in_doubt(record, doubt, &mut waiting.currency);
                     }

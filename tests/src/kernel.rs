@@ -34,7 +34,7 @@ use load::Loaded;
 use wire::Wire;
 
 /// The slot of test runs, which cannot set a class ID.
-pub const SLOT: Slot = 0;
+pub const SLOT: Slot = Slot(0);
 
 /// Jiffies in a second, as the programs are told: so many more than any kernel has, that the time that a test takes
 /// is nothing beside the seconds that it lets pass.

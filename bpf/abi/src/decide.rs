@@ -313,7 +313,7 @@ fn examine_packet<T: Tables>(
             when: tables.now(),
             source_port: packet.source_port,
             destination_port: packet.destination_port,
-            slot: hook.slot as u16,
+            slot: hook.slot.0 as u16,
             protocol: packet.protocol,
             direction: hook.direction as u8,
             reason: reason as u8,
@@ -338,7 +338,7 @@ fn fragment_key(hook: &Hook, packet: &Packet, pod: Address, peer: Address) -> Fr
         peer,
         pod,
         identification: packet.identification,
-        slot: hook.slot as u16,
+        slot: hook.slot.0 as u16,
         direction: hook.direction as u8,
         protocol: if hook.ethertype == ethertype::IPV4 {
             packet.protocol

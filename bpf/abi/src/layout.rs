@@ -41,14 +41,6 @@ impl Limit {
     pub const COUNT: u32 = 4;
 }
 
-/// The number under which an attachment stands in the tables, and the class ID of its filters.
-///
-/// The class ID has 16 bits: [`MAX_SLOT`]. Slot 0 is for test runs, which cannot set a class ID.
-pub type Slot = u32;
-
-/// The highest slot.
-pub const MAX_SLOT: Slot = 0xffff;
-
 /// What `from_pod` writes into `skb->priority` of what it passes, and the guard behind it looks for: "pod". The crossing of
 /// a veth zeroes the field, so a pod cannot bring it. The lowest four bits, by which queueing disciplines sort, are 0, as in a packet whose
 /// priority nobody set.

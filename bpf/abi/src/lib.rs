@@ -33,7 +33,7 @@ pub use flow::{
 pub use layout::*;
 pub use link::{Broadcasts, Foreign, HardwareWord, LinkWord};
 pub use packet::{Bytes, Offload, Packet, ethertype, parse};
-pub use podgate_core::{Direction, tunnel};
+pub use podgate_core::{Direction, Slot, tunnel};
 pub use reason::{Reason, Verdict};
 pub use tables::{FlowEntry, FlowTable, NextHop, Put, Tables};
 pub use word::Word;

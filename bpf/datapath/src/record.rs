@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
 };
 
-pub use podgate_core::{AttachmentId, Baseline, PodName};
+pub use podgate_core::{AttachmentId, Baseline, PodName, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,11 +29,6 @@ pub use reader::Reader;
 
 /// The version of the files' format.
 const FORMAT: u32 = 1;
-
-/// The number under which an attachment stands in the tables; 1 to 65,535.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Slot(pub u32);
 
 /// A number that names one state of one attachment's policy; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,6 +69,7 @@ pub struct Record {
     #[serde(with = "format::BaselineJson")]
     pub baseline: Baseline,
     /// Its place in the tables.
+    #[serde(with = "format::SlotJson")]
     pub slot: Slot,
     /// The generation at birth: flows that are older are another attachment's.
     pub birth: Generation,

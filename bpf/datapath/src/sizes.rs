@@ -3,7 +3,7 @@
 
 use std::{fs, io};
 
-use podgate_abi::MAX_SLOT;
+use podgate_abi::Slot;
 use serde::{Deserialize, Serialize};
 
 use crate::{Failed, Paths, lock::make_private_dir, record::write_private};
@@ -100,7 +100,7 @@ impl Sizes {
 
     /// Slots, within what a class ID can say.
     pub(crate) fn slots(&self) -> u32 {
-        self.attachments.clamp(2, MAX_SLOT + 1)
+        self.attachments.clamp(2, Slot::MAX.0 + 1)
     }
 }
 

@@ -49,8 +49,8 @@ impl Engine {
         let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
         for slot in &new {
-            self.in_force.remove(&slot.0);
-            self.held_back.remove(&slot.0);
+            self.in_force.remove(slot);
+            self.held_back.remove(slot);
             self.held.remove(slot);
         }
         self.open.retain(|slot, _| standing.contains(slot));
@@ -68,7 +68,7 @@ impl Engine {
                 let error = format!("{error:#}");
                 tracing::warn!(attachment = %record.identity, error, "it has no record, and drops everything");
             }
-            self.built.planner.attachment_was_replaced(record.slot.0);
+            self.built.planner.attachment_was_replaced(record.slot);
             for address in &record.addresses {
                 self.built.planner.address_was_deleted(*address);
             }

@@ -90,7 +90,7 @@ pub(super) fn put_in_force(
         follow_master(&set, record);
     }
     outgrow(&set, cluster.records())?;
-    let is_known = |slot: &u32| planner.attachments().contains_key(slot);
+    let is_known = |slot: &Slot| planner.attachments().contains_key(slot);
     for ((slot, direction), ruleset) in words {
         if is_known(&slot) {
             let flip = Write::Flip {
@@ -102,7 +102,7 @@ pub(super) fn put_in_force(
         }
     }
     // What an older word of theirs allowed is not taken up again with the generation of their birth.
-    for record in cluster.records().filter(|it| !is_known(&it.slot.0)) {
+    for record in cluster.records().filter(|it| !is_known(&it.slot)) {
         set.renew_generation(record.slot)?;
     }
     set.store_tunnel_ports(&world.tunnel_ports)?;
@@ -198,8 +198,8 @@ fn outgrow<'a>(set: &TableSet, records: impl Iterator<Item = &'a Record>) -> Res
 /// planned once, in tables as large as they can be.
 pub(super) fn fit(basis: &Basis) -> Result<(Planner, Vec<Write>, Sizes), PlanError> {
     let mut sizes = basis.sizes;
-    let highest = basis.records.iter().map(|record| record.slot.0).max();
-    sizes.attachments = sizes.attachments.max(highest.unwrap_or(0) + 1);
+    let highest = basis.records.iter().map(|record| record.slot).max();
+    sizes.attachments = sizes.attachments.max(highest.map_or(0, |slot| slot.0) + 1);
     let mut largest = sizes;
     for table in Table::ALL {
         while grow(&mut largest, table) {}
@@ -374,7 +374,7 @@ mod tests {
         let world = world(300);
         let (name, pod) = world.pods.get_min().unwrap();
         let subject = Subject::new(name.clone(), pod, Baseline::Allow);
-        let rulesets = Rulesets::unit(1, Arc::new(compile_subject(&world, &subject)));
+        let rulesets = Rulesets::unit(Slot(1), Arc::new(compile_subject(&world, &subject)));
         let small = Sizes {
             peers: 16,
             ..Sizes::default()

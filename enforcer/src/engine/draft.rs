@@ -70,7 +70,7 @@ pub(super) struct Drafted {
     /// How often it was brought up to what changed.
     pub(super) steps: u32,
     /// What their words are to say.
-    pub(super) words: BTreeMap<(podgate_abi::Slot, Direction), Ruleset>,
+    pub(super) words: BTreeMap<(Slot, Direction), Ruleset>,
 }
 
 impl Drafted {
@@ -130,7 +130,7 @@ impl Drafted {
             .keys()
             .filter(|slot| self.records.get(slot) != now.get(slot))
         {
-            self.planner.attachment_was_replaced(slot.0);
+            self.planner.attachment_was_replaced(*slot);
             for address in &now[slot].addresses {
                 self.planner.address_was_deleted(*address);
                 self.lacks_addresses = true;

@@ -104,10 +104,9 @@ impl Overtaken {
                 ruleset,
             } => {
                 let opens = *ruleset == Ruleset::ALLOW_ALL;
-                self.slots.contains(&Slot(*slot))
-                    || opens && self.denied.contains(&(Slot(*slot), *direction))
+                self.slots.contains(&*slot) || opens && self.denied.contains(&(*slot, *direction))
             }
-            Write::Renew { slot, .. } => self.slots.contains(&Slot(*slot)),
+            Write::Renew { slot, .. } => self.slots.contains(&*slot),
             Write::Chunk { .. }
             | Write::PortSet { .. }
             | Write::DefaultRow { .. }
@@ -187,9 +186,9 @@ pub(super) fn write(write: &Write, to: Target<'_>) -> Result<(), Failed> {
         } => {
             let generation = set.draw_generation()?.0;
             let word = PolicyWord::new(*ruleset, generation);
-            set.store_word(Slot(*slot), *direction, word)
+            set.store_word(*slot, *direction, word)
         }
-        Write::Renew { slot, direction } => set.renew_word(Slot(*slot), *direction),
+        Write::Renew { slot, direction } => set.renew_word(*slot, *direction),
     }
 }
 
@@ -236,12 +235,24 @@ mod tests {
                 },
                 false,
             ),
-            (flip(7, Direction::Ingress, Ruleset::FIRST), true),
-            (flip(8, Direction::Egress, Ruleset::ALLOW_ALL), true),
-            (flip(8, Direction::Ingress, Ruleset::ALLOW_ALL), false),
-            (flip(8, Direction::Egress, Ruleset::FIRST), false),
-            (Write::Renew { slot: 7, direction }, true),
-            (Write::Renew { slot: 8, direction }, false),
+            (flip(Slot(7), Direction::Ingress, Ruleset::FIRST), true),
+            (flip(Slot(8), Direction::Egress, Ruleset::ALLOW_ALL), true),
+            (flip(Slot(8), Direction::Ingress, Ruleset::ALLOW_ALL), false),
+            (flip(Slot(8), Direction::Egress, Ruleset::FIRST), false),
+            (
+                Write::Renew {
+                    slot: Slot(7),
+                    direction,
+                },
+                true,
+            ),
+            (
+                Write::Renew {
+                    slot: Slot(8),
+                    direction,
+                },
+                false,
+            ),
             (Write::RemoveRow { key: RowKey(7) }, false),
         ] {
             assert_eq!(overtaken.concerns(&write), concerned, "{write:?}");

@@ -56,7 +56,7 @@ pub(super) fn withheld(cluster: &Cluster, view: &View, compiled: &Compiled) -> R
         .map(|record| {
             let isolation = compiled.selections().isolation_of(record);
             let rulesets = isolate(isolation, record.baseline, compiled.tunnels());
-            (record.slot.0, Arc::new(rulesets))
+            (record.slot, Arc::new(rulesets))
         })
         .collect()
 }
@@ -211,9 +211,9 @@ impl Engine {
         self.let_go();
         for (slot, held) in &self.held {
             let compiled = self.compiled.what_is_compiled(*slot);
-            if let Some(known) = compiled.filter(|_| !rulesets.contains_key(&slot.0)) {
+            if let Some(known) = compiled.filter(|_| !rulesets.contains_key(slot)) {
                 rulesets.insert(
-                    slot.0,
+                    *slot,
                     narrowed(known, held.isolation, self.compiled.tunnels()),
                 );
             }
@@ -231,7 +231,7 @@ impl Engine {
         let new: Vec<Record> = self
             .cluster
             .records()
-            .filter(|record| !self.in_force.contains_key(&record.slot.0))
+            .filter(|record| !self.in_force.contains_key(&record.slot))
             .cloned()
             .collect();
         for record in new {
@@ -270,7 +270,7 @@ impl Engine {
             .cluster
             .records()
             .filter_map(|record| {
-                let slot = record.slot.0;
+                let slot = record.slot;
                 // What is not compiled yet isolates where a policy selects it.
                 let selected = self
                     .compiled
@@ -330,7 +330,7 @@ impl Engine {
             });
             *kept = Some(Arc::clone(wanted));
             if isolation.any() {
-                revoked.push((Slot(*slot), isolation));
+                revoked.push((*slot, isolation));
             }
         }
         for (slot, isolation) in revoked {
@@ -352,7 +352,7 @@ impl Engine {
         for direction in Direction::BOTH.into_iter().filter(|it| isolation.of(*it)) {
             let stood = match over {
                 Over::Open => Ruleset::Allowed,
-                Over::Anything => match self.in_force.get(&slot.0) {
+                Over::Anything => match self.in_force.get(&slot) {
                     Some(stands) => stands.of(direction).clone(),
                     None => Ruleset::Allowed,
                 },
@@ -364,7 +364,7 @@ impl Engine {
                     }
                     self.built
                         .planner
-                        .attachment_was_denied(slot.0, direction, &stood);
+                        .attachment_was_denied(slot, direction, &stood);
                     deny_in(&mut self.in_force, slot, direction, &stood);
                     if let Some(pending) = &mut self.pending {
                         pending.execution.deny(slot, direction);
@@ -394,7 +394,7 @@ impl Engine {
 
 /// Takes note that an attachment that had this ruleset in a direction is denied.
 fn deny_in(rulesets: &mut Rulesets, slot: Slot, direction: Direction, stood: &Ruleset) {
-    let Some(stands) = rulesets.get_mut(&slot.0) else {
+    let Some(stands) = rulesets.get_mut(&slot) else {
         return;
     };
     if stands.of(direction) == stood {

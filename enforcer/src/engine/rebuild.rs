@@ -148,7 +148,7 @@ impl Engine {
         // What was compiled is of those before.
         for record in self.cluster.records() {
             if drafted.records.get(&record.slot) != Some(record) {
-                wanted.remove(&record.slot.0);
+                wanted.remove(&record.slot);
             }
         }
         drafted.follow(self.cluster.records());
@@ -169,11 +169,11 @@ impl Engine {
         for record in self
             .cluster
             .records()
-            .filter(|it| unready.contains(&it.slot.0))
+            .filter(|it| unready.contains(&it.slot))
         {
             let isolation = self.compiled.selections().isolation_of(record);
             let isolated = isolate(isolation, record.baseline, self.compiled.tunnels());
-            wanted.insert(record.slot.0, Arc::new(isolated));
+            wanted.insert(record.slot, Arc::new(isolated));
         }
         wanted
     }
@@ -187,9 +187,9 @@ impl Engine {
             .filter(|it| self.compiled.is_due(it.slot))
         {
             let isolation = self.compiled.selections().isolation_of(record);
-            if let Some(known) = rulesets.get(&record.slot.0) {
+            if let Some(known) = rulesets.get(&record.slot) {
                 let narrowed = narrowed(known, isolation, self.compiled.tunnels());
-                rulesets.insert(record.slot.0, narrowed);
+                rulesets.insert(record.slot, narrowed);
             }
         }
         rulesets

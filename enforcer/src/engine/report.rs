@@ -79,7 +79,7 @@ impl Engine {
     fn dirty(&self) -> usize {
         let differences = self.in_force.diff(self.compiled.rulesets());
         let dirty = differences.filter_map(|difference| match difference {
-            DiffItem::Add(slot, _) | DiffItem::Update { new: (slot, _), .. } => Some(Slot(*slot)),
+            DiffItem::Add(slot, _) | DiffItem::Update { new: (slot, _), .. } => Some(*slot),
             DiffItem::Remove(..) => None,
         });
         let dirty: BTreeSet<Slot> = dirty.chain(self.compiled.due()).collect();
@@ -194,7 +194,7 @@ impl Engine {
             changed
         });
         let dirty = self.dirty();
-        let is_known = |slot: &&u32| !self.unknown.contains(&Slot(**slot));
+        let is_known = |slot: &&Slot| !self.unknown.contains(*slot);
         let known = self.compiled.rulesets().keys().filter(is_known).count();
         for (state, number) in [
             ("in_force", known.saturating_sub(dirty)),

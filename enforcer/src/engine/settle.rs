@@ -347,7 +347,7 @@ impl Engine {
         };
         if let Some(mut rulesets) = rulesets {
             for slot in execution.overtaken_slots() {
-                rulesets.remove(&slot.0);
+                rulesets.remove(&slot);
             }
             self.in_force = rulesets;
             self.answer_adds(true);

@@ -97,7 +97,7 @@ impl NodeTables {
             let stays = is_here(name)
                 && places.pods[name].1.both().as_slice() == record.addresses.as_slice();
             if !stays {
-                self.tables.detach(record.slot.0);
+                self.tables.detach(record.slot);
             }
             stays
         });
@@ -107,7 +107,7 @@ impl NodeTables {
             }
             self.last_slot += 1;
             let addresses = addresses.both();
-            let birth = self.tables.attach(self.last_slot, &addresses);
+            let birth = self.tables.attach(Slot(self.last_slot), &addresses);
             let record = record(name, self.last_slot, birth, addresses.to_vec());
             self.attachments.insert(name.clone(), record);
         }
@@ -124,7 +124,7 @@ impl NodeTables {
         let rulesets = view
             .subjects
             .iter()
-            .map(|(slot, subject)| (slot.0, Arc::new(compile_subject(&view.world, subject))))
+            .map(|(slot, subject)| (*slot, Arc::new(compile_subject(&view.world, subject))))
             .collect();
         let plan = self.planner.policy_change(&rulesets)?;
         self.tables.execute(&plan);
@@ -140,7 +140,7 @@ impl NodeTables {
 
     fn passes(&self, pod: &ObjectName, direction: Direction, origin: Origin, frame: &[u8]) -> bool {
         let hook = Hook {
-            slot: self.attachments[pod].slot.0,
+            slot: self.attachments[pod].slot,
             direction,
             ethertype: u16::from_be_bytes([frame[12], frame[13]]),
             received_from: origin.received_from(),

@@ -62,7 +62,7 @@ impl Kernel {
         self.host.embryonic = FlowMemory::with_capacity(self.host.embryonic.capacity());
         self.host.crowd = FlowMemory::with_capacity(self.host.crowd.capacity());
         self.set_budgets(super::SLOT, [0, 0]);
-        self.set_budgets(slot.into(), [flows, embryonic]);
+        self.set_budgets(Slot(slot.into()), [flows, embryonic]);
     }
 
     /// How many flows all slots are said to have beyond their guarantees.
@@ -127,7 +127,7 @@ impl Kernel {
         let moved = move_to_slot(&mut self.flows, slot);
         let [_, embryonic] = self.budgets(super::SLOT);
         self.set_budgets(super::SLOT, [0, embryonic]);
-        self.set_budgets(slot.into(), [moved, 0]);
+        self.set_budgets(Slot(slot.into()), [moved, 0]);
         moved
     }
 
@@ -136,7 +136,7 @@ impl Kernel {
         let moved = move_to_slot(&mut self.embryonic, slot);
         let [flows, _] = self.budgets(super::SLOT);
         self.set_budgets(super::SLOT, [flows, 0]);
-        self.set_budgets(slot.into(), [0, moved]);
+        self.set_budgets(Slot(slot.into()), [0, moved]);
         moved
     }
 
@@ -160,7 +160,7 @@ impl Kernel {
 
     /// How many flows a slot is said to have: answered ones, and in `embryonic`.
     pub fn budgets(&self, slot: Slot) -> [u64; 2] {
-        self.budgets.get(&slot, 0).expect("a budget")
+        self.budgets.get(&slot.0, 0).expect("a budget")
     }
 
     /// The same of the slot of test runs, of which the host must know the same.
@@ -174,7 +174,7 @@ impl Kernel {
     /// Says how many flows a slot has.
     pub fn set_budgets(&mut self, slot: Slot, counts: [u64; 2]) {
         self.budgets
-            .set(slot, counts, 0)
+            .set(slot.0, counts, 0)
             .expect("a budget is written");
         if let Some(host) = self.host.budgets.get(&slot) {
             host.flows.store(counts[0]);
@@ -185,14 +185,14 @@ impl Kernel {
 
 fn of_slot(table: &FlowMap, slot: Slot) -> usize {
     let keys = table.keys().map(|key| key.expect("a key"));
-    keys.filter(|key| u32::from(bytemuck::cast::<_, FlowKey>(*key).slot) == slot)
+    keys.filter(|key| u32::from(bytemuck::cast::<_, FlowKey>(*key).slot) == slot.0)
         .count()
 }
 
 fn move_to_slot(table: &mut FlowMap, slot: u16) -> u64 {
     let keys = table.keys().map(|key| bytemuck::cast(key.expect("a key")));
     let keys: Vec<FlowKey> = keys
-        .filter(|key: &FlowKey| u32::from(key.slot) == super::SLOT)
+        .filter(|key: &FlowKey| u32::from(key.slot) == super::SLOT.0)
         .collect();
     for key in &keys {
         let bytes: [u8; 24] = bytemuck::cast(*key);

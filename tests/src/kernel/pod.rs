@@ -97,13 +97,13 @@ impl Kernel {
 
     /// Lets what the programs noted in the attachment be so much older.
     pub(super) fn age_attachment(&mut self, age: u64) {
-        let mut words = self.attachments.get(&SLOT, 0).expect("the attachment");
+        let mut words = self.attachments.get(&SLOT.0, 0).expect("the attachment");
         for word in &mut words[ATTACHMENT_HEAD - 2..ATTACHMENT_HEAD] {
             if *word != 0 {
                 *word = word.wrapping_sub(age);
             }
         }
-        let written = self.attachments.set(SLOT, words, 0);
+        let written = self.attachments.set(SLOT.0, words, 0);
         written.expect("the attachment is written");
     }
 
@@ -150,7 +150,7 @@ impl Kernel {
         let attachment = &self.host.attachments[&SLOT];
         let mut words = [0; ATTACHMENT_WORDS];
         // The last two of the head are the programs', in a time of their own.
-        let standing = self.attachments.get(&SLOT, 0);
+        let standing = self.attachments.get(&SLOT.0, 0);
         words.copy_from_slice(&standing.expect("the attachment is read"));
         let is_another = words[2] != attachment.origin.load();
         let head = [
@@ -173,7 +173,7 @@ impl Kernel {
             pair.copy_from_slice(&halves);
         }
         self.attachments
-            .set(SLOT, words, 0)
+            .set(SLOT.0, words, 0)
             .expect("the attachment is written");
     }
 }

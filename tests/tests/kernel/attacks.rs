@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Direction, FlowKey, FlowWord, Reason, Ruleset};
+use podgate_abi::{Direction, FlowKey, FlowWord, Reason, Ruleset, Slot};
 use podgate_tests::frame::flag::{ACK, PSH, RST, SYN};
 use podgate_tests::frame::{packet, tcp, udp};
 use podgate_tests::kernel::{Kernel, PolicyOf, SLOT, Sizes};
@@ -171,9 +171,9 @@ fn attack_06_a_flood_evicts_no_established_flow_of_another_pod() {
                 .run_in_kernel(Direction::Ingress, Elsewhere, &back)
         );
     }
-    assert_eq!(scene.kernel.kernel_flows_of_slot(3), 32);
+    assert_eq!(scene.kernel.kernel_flows_of_slot(Slot(3)), 32);
     // And the flood itself had no more than its budget.
-    assert_eq!(scene.kernel.kernel_flows_of_slot(0), 64);
+    assert_eq!(scene.kernel.kernel_flows_of_slot(SLOT), 64);
 }
 
 /// Two hundred connections of the friend's that go on like this; none of them enters the flows.
@@ -227,7 +227,7 @@ fn a_flow_whose_word_is_another_flows_is_none() {
             peer: peer.into(),
             peer_port: 999,
             pod_port: 80,
-            slot: SLOT as u16,
+            slot: SLOT.0 as u16,
             protocol: podgate_tests::frame::TCP,
             padding: 0,
         };
@@ -270,7 +270,7 @@ fn counters_and_events_carry_the_reason() {
             assert_eq!(event.pod, pod.into());
             assert_eq!(event.peer, peer.into());
             assert_eq!((event.source_port, event.destination_port), ports);
-            assert_eq!(u32::from(event.slot), SLOT);
+            assert_eq!(u32::from(event.slot), SLOT.0);
             assert_eq!(event.direction, Direction::Ingress as u8);
             assert!(event.when > 0);
         }

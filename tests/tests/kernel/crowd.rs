@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_abi::{Direction, Reason, Ruleset, Slot};
 use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{TCP, UDP, packet, tcp, udp};
 use podgate_tests::kernel::{Kernel, Origin, PolicyOf, SLOT, Sizes};
@@ -66,7 +66,7 @@ fn attack_06_unanswered_flows_take_no_place_from_other_pods() {
         let [_, has] = scene.kernel.budgets(SLOT);
         assert_eq!(has, u64::from(ROOM / 8));
         assert_eq!(scene.kernel.kernel_embryonic_of_slot(SLOT) as u64, has);
-        assert_eq!(scene.kernel.kernel_embryonic_of_slot(1), 16);
+        assert_eq!(scene.kernel.kernel_embryonic_of_slot(Slot(1)), 16);
         scene.kernel.move_embryonic_to_slot(slot);
     }
     // And there is room for what one that is quiet begins now.

@@ -205,7 +205,7 @@ pub(crate) fn places(
         peer: peer.into(),
         peer_port,
         pod_port,
-        slot: SLOT as u16,
+        slot: SLOT.0 as u16,
         protocol,
         padding: 0,
     };

@@ -131,7 +131,7 @@ fn compare_random_worlds() {
         let subjects = arbitrary::subjects(&world, baseline);
         let attachments = (1_u32..)
             .zip(&subjects)
-            .map(|(slot, subject)| (slot, Arc::new(compile_subject(&world, subject))))
+            .map(|(slot, subject)| (Slot(slot), Arc::new(compile_subject(&world, subject))))
             .collect();
         let plan = planner.facts_change(&world).expect("there is room");
         execute(&mut kernel, &mut policies, &plan);
@@ -148,7 +148,7 @@ fn compare_random_worlds() {
 
         for (slot, subject) in (1..).zip(&subjects) {
             let own = addresses_of(&world, subject);
-            let of = |direction| policies[&(slot, direction)];
+            let of = |direction| policies[&(Slot(slot), direction)];
             let pod_of_the_world = Pod {
                 addresses: own.clone(),
                 policy: PolicyOf {

@@ -31,7 +31,7 @@ pub(super) fn find_flow<T: Tables>(
         peer,
         peer_port,
         pod_port,
-        slot: hook.slot as u16,
+        slot: hook.slot.0 as u16,
         protocol: packet.protocol,
         padding: 0,
     };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How the nouns of `podgate_core` stand in an attachment's file.
 
-use podgate_core::{AttachmentId, Baseline, PodName};
+use podgate_core::{AttachmentId, Baseline, PodName, Slot};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -25,6 +25,10 @@ struct PodNameJson {
     name: String,
     uid: Option<String>,
 }
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Slot", transparent)]
+pub(super) struct SlotJson(u32);
 
 /// The pod, or `null`.
 pub(super) mod pod {

@@ -664,7 +664,7 @@ fn share_a_key((slot, connection): (Slot, Connection), probe: &Probe) -> bool {
 
 /// The slot of the `index`th pod.
 fn slot_number(index: usize) -> Slot {
-    Slot::try_from(index + 1).expect("few pods")
+    Slot(u32::try_from(index + 1).expect("few pods"))
 }
 
 /// The slot of a pod of the small universe.

@@ -27,7 +27,7 @@ pub(super) enum Part {
 
 /// The addresses of the attachment's pod: of neither family one that any policy names.
 pub(super) fn own_addresses(slot: Slot) -> [Address; 2] {
-    let low = u8::try_from(slot).expect("few slots");
+    let low = u8::try_from(slot.0).expect("few slots");
     let mut v6 = [0; 16];
     (v6[0], v6[1], v6[15]) = (0xfd, 0xff, low);
     [Address::from_ipv4([192, 168, 0, low]), Address::new(v6)]

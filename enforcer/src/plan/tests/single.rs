@@ -19,7 +19,7 @@ use super::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables, Step};
 use crate::plan::{Plan, PlanError, Planner, Rulesets, Table, Write};
 
-const SLOT: Slot = 1;
+const SLOT: Slot = Slot(1);
 
 fn labeled(value: &str) -> Labels {
     Labels::from([("app".to_owned(), value.to_owned())])

@@ -135,7 +135,10 @@ impl Node {
         let plan = planner.facts_change(world).expect("room");
         planner.commit(plan);
         let subject = Subject::new(name("judged"), &Pod::default(), Baseline::Allow);
-        let rulesets = Rulesets::unit(1, Arc::new(compile_subject(world, &subject)));
+        let rulesets = Rulesets::unit(
+            podgate_abi::Slot(1),
+            Arc::new(compile_subject(world, &subject)),
+        );
         let plan = planner.policy_change(&rulesets).expect("room");
         planner.commit(plan);
         Self { planner }
