@@ -9,7 +9,8 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use podgate_abi::{
-    Address, Class, Direction, PeerWord, PolicyWord, PortSet, Reason, Row, RowKey, RowSets, Ruleset,
+    Address, Class, Direction, PeerWord, PolicyWord, PortSetId, Reason, RowKey, RowSets, RowWords,
+    RulesetId,
 };
 use podgate_datapath::Sizes;
 use podgate_datapath::lock::Lock;
@@ -177,7 +178,7 @@ impl Bench {
         let lock = Lock::take(&paths)?;
         let set = TableSet::create(&paths, &lock, &Sizes::default())?;
         let mut addresses: Vec<IpAddr> = Vec::new();
-        let ruleset = Ruleset::FIRST;
+        let ruleset = RulesetId::FIRST;
         let row = |set| RowSets {
             tcp: set,
             udp: set,
@@ -185,9 +186,9 @@ impl Bench {
             rest: set,
         };
         let (friends, broad) = (Class(5), Class(9));
-        set.put_default_row(ruleset, Row::new(RowKey(0), row(PortSet::NONE)))?;
+        set.put_default_row(ruleset, RowWords::new(RowKey(0), row(PortSetId::NONE)))?;
         let key = RowKey::new(ruleset, friends);
-        set.put_row(key, Row::new(key, row(PortSet::ALL)))?;
+        set.put_row(key, RowWords::new(key, row(PortSetId::ALL)))?;
         for (_, [pod, friend, _]) in FAMILIES {
             addresses.push(pod.parse()?);
             let friend: IpAddr = friend.parse()?;

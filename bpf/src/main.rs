@@ -14,7 +14,7 @@ mod skb;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use podgate_abi::{Bytes, Direction, Hook, Offload, Reason, Slot, Verdict, decide};
+use podgate_abi::{Bytes, Decision, Direction, Hook, Offload, Reason, Slot, decide};
 
 /// Judges what goes to the pod: its ingress policy.
 #[classifier]
@@ -68,7 +68,7 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
         interface,
     };
     match decide(&maps::Maps(Some(ctx)), &Frame(ctx), &hook) {
-        Verdict::Pass(reason) => {
+        Decision::Pass(reason) => {
             if direction == Direction::Egress {
                 // The guard behind us lets nothing else through.
                 // SAFETY: as above.
@@ -76,7 +76,7 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
             }
             finish(direction, reason, TC_ACT_UNSPEC)
         }
-        Verdict::Drop(reason) => finish(direction, reason, TC_ACT_SHOT),
+        Decision::Drop(reason) => finish(direction, reason, TC_ACT_SHOT),
     }
 }
 

@@ -15,14 +15,14 @@ use aya_ebpf::programs::TcContext;
 use podgate_abi::{
     Address, Answer, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Column, Direction, Event,
     FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_TAKEN,
-    MAX_WAYS, NextHop, PeerWord, PortSetChunks, PrefixWord, Put, Reason, Row, RowKey, Ruleset,
-    Slot, Tables, WayKey, WayWord, Word,
+    MAX_WAYS, NextHop, PeerWord, PortSetChunks, PrefixWord, Put, Reason, RowKey, RowWords,
+    RulesetId, Slot, Tables, WayKey, WayWord, Word,
 };
 
 #[map(name = "attachments")]
 static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "rulesets")]
-static RULESETS: Array<Row> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+static RULESETS: Array<RowWords> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "peers")]
 static PEERS: HashMap<Address, u64> = HashMap::with_max_entries(16, 0);
 #[map(name = "taken")]
@@ -32,7 +32,7 @@ static WAYS: LpmTrie<[u32; 5], u64> = LpmTrie::with_max_entries(MAX_WAYS, BPF_F_
 #[map(name = "prefixes")]
 static PREFIXES: LpmTrie<Address, u64> = LpmTrie::with_max_entries(16, BPF_F_NO_PREALLOC);
 #[map(name = "rows")]
-static ROWS: HashMap<RowKey, Row> = HashMap::with_max_entries(16, 0);
+static ROWS: HashMap<RowKey, RowWords> = HashMap::with_max_entries(16, 0);
 #[map(name = "portsets")]
 static PORTSETS: Array<PortSetChunks> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "chunks")]
@@ -107,7 +107,7 @@ extern "C" fn podgate_way_word(first: u64, second: u64, port: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn podgate_ask(ruleset: u32, class: u32, broad: u32, column: u32, port: u32) -> u32 {
-    let (ruleset, class, broad) = (Ruleset(ruleset), Class(class), Class(broad));
+    let (ruleset, class, broad) = (RulesetId(ruleset), Class(class), Class(broad));
     podgate_abi::ask(
         &Maps(None),
         ruleset,
@@ -207,7 +207,7 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn default_row_word(&self, ruleset: Ruleset, word: usize) -> u64 {
+    fn default_row_word(&self, ruleset: RulesetId, word: usize) -> u64 {
         match RULESETS.get_ptr(ruleset.0) {
             // SAFETY: `word & 1` is 0 or 1, and a row has two words.
             Some(row) => read(unsafe { row.cast::<u64>().add(word & 1) }),
@@ -266,7 +266,7 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn ask(
         &self,
-        ruleset: Ruleset,
+        ruleset: RulesetId,
         class: Class,
         broad: Class,
         column: Column,

@@ -47,18 +47,18 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use podgate_abi::{
-    Address, Chunk, Class, Direction, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row,
-    RowKey, Ruleset, Slot, WayKey, WayWord,
+    Address, Chunk, Class, Direction, PeerWord, PortSetChunks, PortSetId, PrefixKey, PrefixWord,
+    RowKey, RowWords, RulesetId, Slot, WayKey, WayWord,
 };
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::predicate::Signature;
-use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::compile::ruleset::Ruleset;
 use podgate_policy::model::World;
 
 use left::Left;
 use moved::Moved;
-use record::Record;
+use record::InstalledMaps;
 
 /// One write of one kernel table. Each may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,23 +73,23 @@ pub enum Write {
     /// Gives a port set its chunks. Nothing names it yet.
     PortSet {
         /// Its number.
-        number: PortSet,
+        number: PortSetId,
         /// Its chunks.
         chunks: PortSetChunks,
     },
     /// Writes a ruleset's own row. No attachment has the ruleset yet.
     DefaultRow {
         /// The ruleset.
-        ruleset: Ruleset,
+        ruleset: RulesetId,
         /// What it allows with any peer that no other row names.
-        row: Row,
+        row: RowWords,
     },
     /// Adds a row.
     Row {
         /// Ruleset and class.
         key: RowKey,
         /// What the one allows with the other.
-        row: Row,
+        row: RowWords,
     },
     /// Deletes a row that nothing leads to. It is no error if there is none.
     RemoveRow {
@@ -139,7 +139,7 @@ pub enum Write {
         /// Which of its two words.
         direction: Direction,
         /// The ruleset, complete by now.
-        ruleset: Ruleset,
+        ruleset: RulesetId,
     },
     /// Keeps the ruleset in force, with a generation that was never used: its flows are judged again.
     Renew {
@@ -268,7 +268,7 @@ pub enum PlanError {
 }
 
 /// What rulesets have of a table, in millionths of an entry: what several have, in equal parts.
-pub type Charges = HashMap<Arc<Compiled>, u64>;
+pub type Charges = HashMap<Arc<Ruleset>, u64>;
 
 impl PlanError {
     /// A table is full, of which it is not known yet who takes how much.
@@ -314,7 +314,7 @@ pub struct Planner {
 /// What a table set holds, and why. A copy costs next to nothing, so that a plan is made on one.
 #[derive(Debug, Clone)]
 struct Installed {
-    record: Record,
+    record: InstalledMaps,
     /// The facts of the last change of facts, under the questions of the rulesets in force: what the addresses and
     /// prefixes of the record say.
     facts: Facts,
@@ -333,7 +333,7 @@ struct Installed {
 
 impl Installed {
     /// What an attachment has in a direction.
-    fn ruleset_of(&self, slot: Slot, direction: Direction) -> Option<&Compiled> {
+    fn ruleset_of(&self, slot: Slot, direction: Direction) -> Option<&Ruleset> {
         Some(self.attachments.get(&slot)?.of(direction))
     }
 }
@@ -343,7 +343,7 @@ impl Planner {
     pub fn new(capacities: Capacities) -> Self {
         Self {
             installed: Installed {
-                record: Record::new(capacities),
+                record: InstalledMaps::new(capacities),
                 facts: Facts::default(),
                 attachments: Rulesets::new(),
                 lingering: OrdMap::new(),
@@ -470,7 +470,7 @@ impl Planner {
 
     /// Takes note that the word of an attachment says "deny" now, if it had this ruleset. What it is to have follows with the
     /// next change of policy, also where that is the same.
-    pub fn attachment_was_denied(&mut self, slot: Slot, direction: Direction, stood: &Compiled) {
+    pub fn attachment_was_denied(&mut self, slot: Slot, direction: Direction, stood: &Ruleset) {
         let Installed {
             record,
             attachments,
@@ -486,9 +486,9 @@ impl Planner {
         *match direction {
             Direction::Ingress => &mut known.ingress,
             Direction::Egress => &mut known.egress,
-        } = Compiled::Denied;
+        } = Ruleset::Denied;
         record.give_up(stood, slot, direction);
-        record.take_up(&Compiled::Denied, slot, direction);
+        record.take_up(&Ruleset::Denied, slot, direction);
     }
 
     /// How full the tables are once the last plan was executed.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
 use podgate_abi::{
-    ATTACHMENT_HEAD, Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, Verdict, decide,
+    ATTACHMENT_HEAD, Decision, Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, decide,
 };
 
 pub use host::{FlowMemory, HostTables};
@@ -148,8 +148,8 @@ impl Kernel {
         };
         let tables = &self.host;
         let (reason, passes) = match decide(&tables, frame, &hook) {
-            Verdict::Pass(reason) => (reason, true),
-            Verdict::Drop(reason) => (reason, false),
+            Decision::Pass(reason) => (reason, true),
+            Decision::Drop(reason) => (reason, false),
         };
         if frame.len() < shortest_run(hook.ethertype) {
             return reason;

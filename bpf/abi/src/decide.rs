@@ -12,9 +12,9 @@ use core::hint::black_box;
 
 use crate::packet::{Content, Part, parse};
 use crate::{
-    Address, Attachment, Bytes, Direction, Event, FlowKey, FlowState, FlowWord, FragmentKey,
-    FragmentValue, Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Put, Reason,
-    Ruleset, Slot, Tables, Verdict, ethertype,
+    Address, Attachment, Bytes, Decision, Direction, Event, FlowKey, FlowState, FlowWord,
+    FragmentKey, FragmentValue, Initiator, Life, Offload, Packet, PeerWord, Place, PolicyWord, Put,
+    Reason, RulesetId, Slot, Tables, ethertype,
 };
 
 mod foreign;
@@ -87,8 +87,8 @@ impl Subject {
 
 /// Decides one packet, and remembers its flow.
 #[inline(always)]
-pub fn decide<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) -> Verdict {
-    Verdict::from(examine(tables, bytes, hook))
+pub fn decide<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) -> Decision {
+    Decision::from(examine(tables, bytes, hook))
 }
 
 #[inline(always)]
@@ -111,7 +111,7 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
             0 => hook.interface,
             master => master,
         },
-        is_policed: judging.ruleset() != Ruleset::ALLOW_ALL,
+        is_policed: judging.ruleset() != RulesetId::ALLOW_ALL,
         is_bound: !hook.is_to_pod(),
     };
     let offload = if subject.is_policed || subject.is_bound {

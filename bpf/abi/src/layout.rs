@@ -57,9 +57,9 @@ pub const MAX_ADDRESSES: usize = 6;
 
 /// A compiled policy of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ruleset(pub u32);
+pub struct RulesetId(pub u32);
 
-impl Ruleset {
+impl RulesetId {
     /// Denies everything.
     pub const DENY_ALL: Self = Self(0);
     /// Allows everything, save what is dropped whoever is policed.
@@ -99,14 +99,14 @@ pub struct PolicyWord(pub u64);
 impl PolicyWord {
     /// `ruleset` as of `generation`.
     #[inline(always)]
-    pub const fn new(ruleset: Ruleset, generation: u32) -> Self {
+    pub const fn new(ruleset: RulesetId, generation: u32) -> Self {
         Self((generation as u64) << 32 | ruleset.0 as u64)
     }
 
     /// The ruleset that decides new flows.
     #[inline(always)]
-    pub const fn ruleset(self) -> Ruleset {
-        Ruleset(self.0 as u32)
+    pub const fn ruleset(self) -> RulesetId {
+        RulesetId(self.0 as u32)
     }
 
     /// The generation that flows of this direction must carry to pass unjudged.
@@ -125,7 +125,7 @@ impl PolicyWord {
 pub struct Attachment {
     /// A [`PolicyWord`] for each [`Direction`]. Stored and loaded whole.
     pub words: [Word; 2],
-    /// An [`Origin`].
+    /// A [`Birth`].
     pub origin: Word,
     /// A [`HardwareWord`].
     pub hardware: Word,
@@ -144,9 +144,9 @@ pub struct Attachment {
 
 /// What an attachment is from birth on: bits 31..0 the generation at birth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Origin(pub u64);
+pub struct Birth(pub u64);
 
-impl Origin {
+impl Birth {
     /// There is no attachment: everything is dropped.
     pub const NONE: Self = Self(0);
 
@@ -176,8 +176,8 @@ impl Attachment {
 
     /// Where it comes from.
     #[inline(always)]
-    pub fn origin(&self) -> Origin {
-        Origin(self.origin.load())
+    pub fn origin(&self) -> Birth {
+        Birth(self.origin.load())
     }
 
     /// The word of `direction`.
@@ -372,16 +372,16 @@ pub struct RowKey(pub u32);
 impl RowKey {
     /// What `ruleset` says of `class`.
     #[inline(always)]
-    pub const fn new(ruleset: Ruleset, class: Class) -> Self {
+    pub const fn new(ruleset: RulesetId, class: Class) -> Self {
         Self(ruleset.0 << 18 | class.0)
     }
 }
 
 /// The number of a set of ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortSet(pub u16);
+pub struct PortSetId(pub u16);
 
-impl PortSet {
+impl PortSetId {
     /// No port.
     pub const NONE: Self = Self(0);
     /// Every port.
@@ -402,22 +402,22 @@ impl PortSet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
-pub struct Row(pub [u64; 2]);
+pub struct RowWords(pub [u64; 2]);
 
 /// The port sets of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowSets {
     /// TCP ports.
-    pub tcp: PortSet,
+    pub tcp: PortSetId,
     /// UDP ports.
-    pub udp: PortSet,
+    pub udp: PortSetId,
     /// SCTP ports.
-    pub sctp: PortSet,
+    pub sctp: PortSetId,
     /// Numbers of the other IP protocols.
-    pub rest: PortSet,
+    pub rest: PortSetId,
 }
 
-impl Row {
+impl RowWords {
     /// The row of `key`, or of a ruleset's default, where the key is `RowKey(0)`.
     pub const fn new(key: RowKey, sets: RowSets) -> Self {
         let tag = (key.0 as u64) << 32;
@@ -475,8 +475,8 @@ impl Column {
 
     /// Its port set in that word.
     #[inline(always)]
-    pub const fn set(self, word: u64) -> PortSet {
-        PortSet((word >> (16 - 16 * (self.0 & 1))) as u16)
+    pub const fn set(self, word: u64) -> PortSetId {
+        PortSetId((word >> (16 - 16 * (self.0 & 1))) as u16)
     }
 }
 
@@ -496,9 +496,9 @@ pub struct Chunk(pub [u64; 64]);
 pub const CHUNK_NONE: u16 = 0;
 /// The chunk with every port.
 pub const CHUNK_ALL: u16 = 1;
-/// The chunk of [`PortSet::TUNNEL_PROTOCOLS`].
+/// The chunk of [`PortSetId::TUNNEL_PROTOCOLS`].
 pub const CHUNK_OF_PROTOCOLS: u16 = 2;
-/// The first of 16 chunks of [`PortSet::TUNNEL_PORTS`], of which the enforcer changes bits as the node's devices come and go.
+/// The first of 16 chunks of [`PortSetId::TUNNEL_PORTS`], of which the enforcer changes bits as the node's devices come and go.
 pub const FIRST_CHUNK_OF_TUNNELS: u16 = 3;
 /// The lowest chunk for a compiled policy; those below are for the tunnel sets.
 pub const FIRST_CHUNK: u16 = FIRST_CHUNK_OF_TUNNELS + 16;
@@ -536,7 +536,7 @@ const _: () = {
     assert!(align_of::<Attachment>() == 8);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<WayKey>() == 24);
-    assert!(size_of::<Row>() == 16);
+    assert!(size_of::<RowWords>() == 16);
     assert!(size_of::<PortSetChunks>() == 32);
     assert!(size_of::<Chunk>() == 512);
 };

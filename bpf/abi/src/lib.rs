@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! bytes of a packet ──► parse ──► Packet ──┐
-//!                                          ├──► decide ──► Verdict
+//!                                          ├──► decide ──► Decision
 //! attachments, peers, rows, flows ─ Tables ┘
 //! ```
 //!
@@ -34,7 +34,7 @@ pub use layout::*;
 pub use link::{Broadcasts, Foreign, HardwareWord, LinkWord};
 pub use packet::{Bytes, Offload, Packet, ethertype, parse};
 pub use podgate_core::{Direction, Slot, tunnel};
-pub use reason::{Reason, Verdict};
+pub use reason::{Decision, Reason};
 pub use tables::{FlowEntry, FlowTable, NextHop, Put, Tables};
 pub use word::Word;
 

@@ -83,14 +83,14 @@ impl Reason {
 
 /// What becomes of a packet, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// Goes on to whatever comes after us.
     Pass(Reason),
     /// Ends here, silently.
     Drop(Reason),
 }
 
-impl From<Reason> for Verdict {
+impl From<Reason> for Decision {
     #[inline(always)]
     fn from(reason: Reason) -> Self {
         if reason.passes() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use crate::{
     Address, Answer, Attachment, Budget, Case, Chunk, Class, Column, Event, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, Ruleset, Slot, WayWord, Word, ask,
+    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, RulesetId, Slot, WayWord, Word, ask,
     may_be_foreign, peer_word, way_word,
 };
 
@@ -56,7 +56,7 @@ pub trait Tables {
     /// The attachment of `slot`; all zeroes if there is none.
     fn attachment(&self, slot: Slot) -> Option<&Attachment>;
     /// One word of the row that `ruleset` has for any peer that no other row names, or 0.
-    fn default_row_word(&self, ruleset: Ruleset, word: usize) -> u64;
+    fn default_row_word(&self, ruleset: RulesetId, word: usize) -> u64;
     /// The word of an address, or [`PeerWord::ABSENT`].
     ///
     /// Not an `Option`: LLVM computes with the content of one before it looks whether there is any, which the
@@ -94,7 +94,14 @@ pub trait Tables {
     }
     /// [`ask`] of these tables.
     #[inline(always)]
-    fn ask(&self, ruleset: Ruleset, class: Class, broad: Class, column: Column, port: u16) -> Answer
+    fn ask(
+        &self,
+        ruleset: RulesetId,
+        class: Class,
+        broad: Class,
+        column: Column,
+        port: u16,
+    ) -> Answer
     where
         Self: Sized,
     {

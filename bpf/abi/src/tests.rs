@@ -8,10 +8,10 @@ const ADDRESS: Address = Address::from_ipv4([10, 1, 2, 3]);
 
 #[test]
 fn a_policy_word_keeps_ruleset_and_generation() {
-    let word = PolicyWord::new(Ruleset::MAX, u32::MAX);
-    assert_eq!(word.ruleset(), Ruleset::MAX);
+    let word = PolicyWord::new(RulesetId::MAX, u32::MAX);
+    assert_eq!(word.ruleset(), RulesetId::MAX);
     assert_eq!(word.generation(), u32::MAX);
-    assert_eq!(PolicyWord(0).ruleset(), Ruleset::DENY_ALL);
+    assert_eq!(PolicyWord(0).ruleset(), RulesetId::DENY_ALL);
 }
 
 #[test]
@@ -28,14 +28,14 @@ fn a_peer_word_keeps_classes_and_flag_and_knows_its_address() {
 
 #[test]
 fn a_row_keeps_four_sets_under_the_key_as_tag() {
-    let key = RowKey::new(Ruleset::MAX, Class::MAX);
+    let key = RowKey::new(RulesetId::MAX, Class::MAX);
     let sets = RowSets {
-        tcp: PortSet(1),
-        udp: PortSet(2),
-        sctp: PortSet(3),
-        rest: PortSet(u16::MAX),
+        tcp: PortSetId(1),
+        udp: PortSetId(2),
+        sctp: PortSetId(3),
+        rest: PortSetId(u16::MAX),
     };
-    let row = Row::new(key, sets);
+    let row = RowWords::new(key, sets);
     for (column, set) in [
         (Column::TCP, sets.tcp),
         (Column::UDP, sets.udp),
@@ -137,7 +137,7 @@ fn a_flow_is_older_than_an_attachment_only_before_its_birth() {
     let half = 1 << 31;
     for start in [1, half, u32::MAX - 5] {
         let at = |age: u32| start.wrapping_add(age);
-        let word = |age| PolicyWord::new(Ruleset::DENY_ALL, at(age));
+        let word = |age| PolicyWord::new(RulesetId::DENY_ALL, at(age));
         let flow = |age| FlowWord((u64::from(at(age))) << 32);
         for age in [10, half - 1, half, u32::MAX - 10] {
             // The other direction was never renewed.

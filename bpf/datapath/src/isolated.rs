@@ -22,7 +22,7 @@ use std::{
     io::{self, Write},
 };
 
-use podgate_abi::{Direction, Ruleset};
+use podgate_abi::{Direction, RulesetId};
 pub use podgate_core::Isolation;
 
 use crate::{
@@ -45,11 +45,11 @@ pub(crate) const fn until_in_force(
     isolated: Isolation,
     direction: Direction,
     baseline: Baseline,
-) -> Ruleset {
+) -> RulesetId {
     if isolated.of(direction) {
-        Ruleset::DENY_ALL
+        RulesetId::DENY_ALL
     } else {
-        Ruleset::of(baseline)
+        RulesetId::of(baseline)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, io, sync::atomic::Ordering};
 
-use podgate_abi::Origin;
+use podgate_abi::Birth;
 
 use crate::{
     Failed, Paths, filter, mark,
@@ -62,7 +62,7 @@ pub(crate) fn allocate(paths: &Paths, set: &TableSet, socket: &mut Socket) -> Re
     let is_empty = |slot| {
         records
             .element(slot)
-            .is_some_and(|words| origin(words) == Origin::NONE)
+            .is_some_and(|words| origin(words) == Birth::NONE)
     };
     let next = circle
         .next(slots, |slot| is_empty(slot) && !named.contains(&slot))

@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use podgate_abi::{Direction, PolicyWord, Ruleset};
+use podgate_abi::{Direction, PolicyWord, RulesetId};
 use podgate_datapath::Paths;
 use podgate_datapath::record::{self, AttachmentId, PodName};
 use podgate_datapath::tables::{Over, TableSet};
@@ -225,7 +225,7 @@ fn try_to_isolate(paths: &Paths, identity: &AttachmentId, isolation: Isolation) 
             stands.origin().birth() == record.birth.0,
             "its slot is another attachment's"
         );
-        let baseline = Ruleset::of(record.baseline);
+        let baseline = RulesetId::of(record.baseline);
         if set.read_word(record.slot, side)?.ruleset() != baseline {
             let word = PolicyWord::new(baseline, set.draw_generation()?.0);
             set.store_word(record.slot, side, word)?;

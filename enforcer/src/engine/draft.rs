@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Sender;
 
 use anyhow::{Context, Result, bail};
-use podgate_abi::{Direction, Ruleset};
+use podgate_abi::{Direction, RulesetId};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::tables::{TableSet, Unnamed};
@@ -70,7 +70,7 @@ pub(super) struct Drafted {
     /// How often it was brought up to what changed.
     pub(super) steps: u32,
     /// What their words are to say.
-    pub(super) words: BTreeMap<(Slot, Direction), Ruleset>,
+    pub(super) words: BTreeMap<(Slot, Direction), RulesetId>,
 }
 
 impl Drafted {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use podgate_abi::{Class, Direction, PeerWord, PolicyWord, PrefixKey, PrefixWord, Ruleset};
+use podgate_abi::{Class, Direction, PeerWord, PolicyWord, PrefixKey, PrefixWord, RulesetId};
 use podgate_datapath::Failed;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::owed::Owed;
@@ -103,7 +103,7 @@ impl Overtaken {
                 direction,
                 ruleset,
             } => {
-                let opens = *ruleset == Ruleset::ALLOW_ALL;
+                let opens = *ruleset == RulesetId::ALLOW_ALL;
                 self.slots.contains(&*slot) || opens && self.denied.contains(&(*slot, *direction))
             }
             Write::Renew { slot, .. } => self.slots.contains(&*slot),
@@ -235,10 +235,13 @@ mod tests {
                 },
                 false,
             ),
-            (flip(Slot(7), Direction::Ingress, Ruleset::FIRST), true),
-            (flip(Slot(8), Direction::Egress, Ruleset::ALLOW_ALL), true),
-            (flip(Slot(8), Direction::Ingress, Ruleset::ALLOW_ALL), false),
-            (flip(Slot(8), Direction::Egress, Ruleset::FIRST), false),
+            (flip(Slot(7), Direction::Ingress, RulesetId::FIRST), true),
+            (flip(Slot(8), Direction::Egress, RulesetId::ALLOW_ALL), true),
+            (
+                flip(Slot(8), Direction::Ingress, RulesetId::ALLOW_ALL),
+                false,
+            ),
+            (flip(Slot(8), Direction::Egress, RulesetId::FIRST), false),
             (
                 Write::Renew {
                     slot: Slot(7),

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_abi::{Direction, Ruleset, Slot};
+use podgate_abi::{Direction, RulesetId, Slot};
 use podgate_policy::compile::ports::{PortSet, Row};
 use podgate_policy::compile::predicate::{Predicate, Signature};
-use podgate_policy::compile::ruleset::{Judge, Ruleset as Compiled};
+use podgate_policy::compile::ruleset::{Judge, Ruleset};
 use podgate_policy::connection::tunnel;
 use podgate_policy::model::World;
 
@@ -92,14 +92,14 @@ impl Installed {
 ///
 /// Who has an address is not asked: what an established flow may do depends on the class of its peer alone.
 fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Direction)> {
-    let mut concerned: BTreeMap<Ruleset, BTreeSet<Change>> = BTreeMap::new();
+    let mut concerned: BTreeMap<RulesetId, BTreeSet<Change>> = BTreeMap::new();
     for change in changes {
         let Change { old, new, .. } = change;
         let mut rulesets = before.record.rulesets_about(old);
         rulesets.extend(before.record.rulesets_about(new));
         if old.is_own_node() != new.is_own_node() || old.is_node() != new.is_node() {
             // What is always allowed with the own node, and what never is with any, has no number of its own.
-            rulesets.insert(Ruleset::ALLOW_ALL);
+            rulesets.insert(RulesetId::ALLOW_ALL);
         }
         if change.becomes_node() {
             rulesets.extend(before.record.rulesets_held());
@@ -215,7 +215,7 @@ fn only_gains(old: &Signature, new: &Signature) -> bool {
 /// the node's devices take are not asked for here: an address that becomes a node's loses the usual ones with them.
 fn allowed(judge: &mut Judge<'_>, direction: Direction, peer: &Signature) -> Row {
     let row = judge.row(peer);
-    if *judge.ruleset() != Compiled::Allowed || direction == Direction::Ingress || !peer.is_node() {
+    if *judge.ruleset() != Ruleset::Allowed || direction == Direction::Ingress || !peer.is_node() {
         return row;
     }
     let protocols = tunnel::PROTOCOLS.map(u16::from);

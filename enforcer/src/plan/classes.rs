@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use podgate_abi::{Class, Ruleset};
+use podgate_abi::{Class, RulesetId};
 use podgate_policy::compile::predicate::{PortName, Predicate, Questions, Signature};
 
 /// The classes in use, by what sets them apart from an unknown peer.
@@ -66,11 +66,11 @@ impl Classes {
 /// The rulesets in use, by what they ask, and what they ask together beside predicates.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asking {
-    by_predicate: OrdMap<Arc<Predicate>, OrdSet<Ruleset>>,
-    by_port_name: OrdMap<PortName, OrdSet<Ruleset>>,
+    by_predicate: OrdMap<Arc<Predicate>, OrdSet<RulesetId>>,
+    by_port_name: OrdMap<PortName, OrdSet<RulesetId>>,
     /// Those that ask what addresses stand for.
-    translating: OrdSet<Ruleset>,
-    all: OrdSet<Ruleset>,
+    translating: OrdSet<RulesetId>,
+    all: OrdSet<RulesetId>,
     beside: Questions,
     /// Predicates that no ruleset asks any more.
     surplus: OrdSet<Arc<Predicate>>,
@@ -78,7 +78,7 @@ pub(super) struct Asking {
 
 impl Asking {
     /// A ruleset is new. Its predicates follow.
-    pub(super) fn begin(&mut self, ruleset: Ruleset, questions: &Questions) {
+    pub(super) fn begin(&mut self, ruleset: RulesetId, questions: &Questions) {
         for name in &questions.port_names {
             add(&mut self.by_port_name, name, ruleset);
             self.beside.port_names.insert(name.clone());
@@ -91,13 +91,13 @@ impl Asking {
     }
 
     /// It asks a predicate.
-    pub(super) fn add(&mut self, ruleset: Ruleset, predicate: &Arc<Predicate>) {
+    pub(super) fn add(&mut self, ruleset: RulesetId, predicate: &Arc<Predicate>) {
         add(&mut self.by_predicate, predicate, ruleset);
         self.surplus.remove(predicate);
     }
 
     /// A ruleset is gone. Its predicates follow.
-    pub(super) fn end(&mut self, ruleset: Ruleset, questions: &Questions) {
+    pub(super) fn end(&mut self, ruleset: RulesetId, questions: &Questions) {
         for name in &questions.port_names {
             if remove(&mut self.by_port_name, name, &ruleset) {
                 self.beside.port_names.remove(name);
@@ -109,7 +109,7 @@ impl Asking {
     }
 
     /// It asks a predicate no more.
-    pub(super) fn remove(&mut self, ruleset: Ruleset, predicate: &Arc<Predicate>) {
+    pub(super) fn remove(&mut self, ruleset: RulesetId, predicate: &Arc<Predicate>) {
         if remove(&mut self.by_predicate, predicate, &ruleset) {
             self.surplus.insert(Arc::clone(predicate));
         }
@@ -133,7 +133,7 @@ impl Asking {
     }
 
     /// The rulesets that may say something of their own of this signature. Of nodes all may.
-    pub(super) fn about(&self, signature: &Signature) -> BTreeSet<Ruleset> {
+    pub(super) fn about(&self, signature: &Signature) -> BTreeSet<RulesetId> {
         if signature.is_node() {
             return self.all.iter().copied().collect();
         }

@@ -5,10 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
 use podgate_abi::{
-    Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction, Event,
-    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord, Limit,
-    MAX_ADDRESSES, NextHop, Origin, PeerWord, PolicyWord, PortSet, PortSetChunks, PrefixWord, Put,
-    Row, RowKey, Ruleset, Slot, Tables, WayKey, WayWord, Word, tunnel,
+    Address, Attachment, Birth, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction,
+    Event, FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord,
+    Limit, MAX_ADDRESSES, NextHop, PeerWord, PolicyWord, PortSetChunks, PortSetId, PrefixWord, Put,
+    RowKey, RowWords, RulesetId, Slot, Tables, WayKey, WayWord, Word, tunnel,
 };
 
 use super::Write;
@@ -39,12 +39,12 @@ pub(super) enum Flows {
 /// The tables.
 pub(super) struct HostTables {
     attachments: BTreeMap<Slot, Attachment>,
-    default_rows: RefCell<HashMap<Ruleset, Row>>,
-    rows: RefCell<HashMap<RowKey, Row>>,
+    default_rows: RefCell<HashMap<RulesetId, RowWords>>,
+    rows: RefCell<HashMap<RowKey, RowWords>>,
     peers: RefCell<HashMap<Address, PeerWord>>,
     prefixes: RefCell<BTreeMap<(u32, u128), PrefixWord>>,
     ways: RefCell<HashMap<WayKey, WayWord>>,
-    port_sets: RefCell<HashMap<PortSet, PortSetChunks>>,
+    port_sets: RefCell<HashMap<PortSetId, PortSetChunks>>,
     chunks: RefCell<HashMap<u16, Chunk>>,
     flows: Cell<Flows>,
     places: RefCell<[HashMap<FlowKey, usize>; 3]>,
@@ -103,8 +103,11 @@ impl HostTables {
             prefixes: RefCell::default(),
             ways: RefCell::default(),
             port_sets: RefCell::new(HashMap::from([
-                (PortSet::TUNNEL_PORTS, sets([2, 3, 4])),
-                (PortSet::TUNNEL_PROTOCOLS, sets([5, CHUNK_NONE, CHUNK_NONE])),
+                (PortSetId::TUNNEL_PORTS, sets([2, 3, 4])),
+                (
+                    PortSetId::TUNNEL_PROTOCOLS,
+                    sets([5, CHUNK_NONE, CHUNK_NONE]),
+                ),
             ])),
             chunks: RefCell::new(HashMap::from([
                 (CHUNK_ALL, Chunk::ALL),
@@ -125,10 +128,10 @@ impl HostTables {
     }
 
     /// What the plugin does: a record with a birth of its own, and the baseline in both directions.
-    pub(super) fn attach(&self, slot: Slot, baseline: Ruleset) {
+    pub(super) fn attach(&self, slot: Slot, baseline: RulesetId) {
         let generation = self.fresh_generation();
         let attachment = &self.attachments[&slot];
-        attachment.origin.store(Origin::new(generation).0);
+        attachment.origin.store(Birth::new(generation).0);
         for word in &attachment.words {
             word.store(PolicyWord::new(baseline, generation).0);
         }
@@ -219,7 +222,7 @@ impl HostTables {
         }
     }
 
-    fn store(&self, slot: Slot, direction: Direction, ruleset: Ruleset) {
+    fn store(&self, slot: Slot, direction: Direction, ruleset: RulesetId) {
         let word = PolicyWord::new(ruleset, self.fresh_generation());
         let words: &[Word; 2] = &self.attachments[&slot].words;
         words[direction as usize].store(word.0);
@@ -262,7 +265,7 @@ impl<'a> Tables for &'a HostTables {
         self.attachments.get(&slot)
     }
 
-    fn default_row_word(&self, ruleset: Ruleset, word: usize) -> u64 {
+    fn default_row_word(&self, ruleset: RulesetId, word: usize) -> u64 {
         self.look_up();
         let rows = self.default_rows.borrow();
         rows.get(&ruleset).map_or(0, |row| row.0[word])
@@ -305,7 +308,7 @@ impl<'a> Tables for &'a HostTables {
     fn chunk_of(&self, set: u16, port: u16) -> u16 {
         self.look_up();
         let sets = self.port_sets.borrow();
-        let chunks = sets.get(&PortSet(set));
+        let chunks = sets.get(&PortSetId(set));
         chunks.map_or(CHUNK_NONE, |chunks| chunks.0[usize::from(port >> 12)])
     }
 

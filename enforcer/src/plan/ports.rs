@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use podgate_abi::{CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, PortSet, PortSetChunks, RowSets};
-use podgate_policy::compile::ports::{PortSet as Ports, Row};
+use podgate_abi::{CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, PortSetChunks, PortSetId, RowSets};
+use podgate_policy::compile::ports::{PortSet, Row};
 
 use super::numbers::{Given, Numbers};
 use super::{Capacities, PlanError, Table, Write};
@@ -19,7 +19,7 @@ const LIMIT: u32 = 1 << 16;
 #[derive(Debug, Clone)]
 pub(super) struct PortSets {
     /// One use for each place in a row.
-    sets: Numbers<Arc<Ports>>,
+    sets: Numbers<Arc<PortSet>>,
     /// One use for each place in a set.
     chunks: Numbers<Arc<Chunk>>,
 }
@@ -29,7 +29,7 @@ impl PortSets {
         Self {
             sets: Numbers::new(
                 Table::PortSets,
-                PortSet::FIRST.0.into(),
+                PortSetId::FIRST.0.into(),
                 capacities.port_sets.min(LIMIT),
             ),
             chunks: Numbers::new(
@@ -82,7 +82,7 @@ impl PortSets {
     }
 
     /// What one use of a set is charged of a table, in millionths of an entry.
-    pub(super) fn charge(&self, table: Table, set: PortSet) -> u64 {
+    pub(super) fn charge(&self, table: Table, set: PortSetId) -> u64 {
         let part = |uses: u32| WHOLE / u64::from(uses.max(1));
         let number = set.0.into();
         let Some(ports) = self.sets.content_of(number) else {
@@ -106,19 +106,19 @@ impl PortSets {
 
     fn acquire_set(
         &mut self,
-        ports: &Ports,
+        ports: &PortSet,
         writes: &mut Vec<Write>,
-    ) -> Result<PortSet, PlanError> {
+    ) -> Result<PortSetId, PlanError> {
         if ports.is_empty() {
-            return Ok(PortSet::NONE);
+            return Ok(PortSetId::NONE);
         }
         if ports.is_all() {
-            return Ok(PortSet::ALL);
+            return Ok(PortSetId::ALL);
         }
         let given = self.sets.give(&Arc::new(ports.clone()))?;
         let (Given::Known(number) | Given::New(number)) = given;
         self.sets.hold(number);
-        let number = PortSet(narrow(number));
+        let number = PortSetId(narrow(number));
         match given {
             Given::Known(_) => return Ok(number),
             Given::New(_) => {}
@@ -162,7 +162,7 @@ enum Piece {
     Some(Arc<Chunk>),
 }
 
-fn chunks_of(ports: &Ports) -> [Piece; 16] {
+fn chunks_of(ports: &PortSet) -> [Piece; 16] {
     let mut chunks = [Chunk::NONE; 16];
     for range in ports.ranges() {
         let (first, last) = (usize::from(range.first), usize::from(range.last));

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use podgate_abi::{
-    Address, Class, Direction, PeerWord, PortSet, PrefixWord, Row, RowKey, RowSets, Ruleset, Slot,
+    Address, Class, Direction, PeerWord, PortSetId, PrefixWord, RowKey, RowSets, RowWords,
+    RulesetId, Slot,
 };
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::predicate::{Predicate, Questions, Signature};
-use podgate_policy::compile::ruleset::{Judge, Ruleset as Compiled};
+use podgate_policy::compile::ruleset::{Judge, Ruleset};
 
 use super::classes::{Asking, Classes, is_of_prefix, parts_of};
 use super::left::{Era, Left};
@@ -36,16 +37,16 @@ const ANSWERS: usize = 8;
 /// Between two plans every ruleset and every class that have a number have their row, in use or not, wherever it differs
 /// from what the next look-up step would say.
 #[derive(Debug, Clone)]
-pub(super) struct Record {
+pub(super) struct InstalledMaps {
     capacities: Capacities,
-    rulesets: Numbers<Arc<Compiled>>,
-    known: OrdMap<Ruleset, Known>,
+    rulesets: Numbers<Arc<Ruleset>>,
+    known: OrdMap<RulesetId, Known>,
     asking: Asking,
     /// Who has which ruleset.
-    holders: OrdSet<(Ruleset, Slot, Direction)>,
+    holders: OrdSet<(RulesetId, Slot, Direction)>,
     now: Era,
     /// Rulesets that nobody has.
-    idle_rulesets: Left<Ruleset>,
+    idle_rulesets: Left<RulesetId>,
     building: Building,
     /// One use for each address and prefix that has the class.
     numbers: Numbers<Arc<Signature>>,
@@ -64,7 +65,7 @@ pub(super) struct Record {
 /// A ruleset that has a number.
 #[derive(Debug, Clone)]
 struct Known {
-    compiled: Arc<Compiled>,
+    compiled: Arc<Ruleset>,
     questions: Arc<Questions>,
     default_row: RowSets,
 }
@@ -73,13 +74,13 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Fresh(BTreeSet<Class>);
 
-impl Record {
+impl InstalledMaps {
     pub(super) fn new(capacities: Capacities) -> Self {
         Self {
             rulesets: Numbers::new(
                 Table::Rulesets,
-                Ruleset::FIRST.0,
-                capacities.rulesets.min(Ruleset::MAX.0 + 1),
+                RulesetId::FIRST.0,
+                capacities.rulesets.min(RulesetId::MAX.0 + 1),
             ),
             numbers: Numbers::new(Table::Classes, Class::NONE.0 + 1, Class::MAX.0 + 1),
             ports: PortSets::new(&capacities),
@@ -102,17 +103,17 @@ impl Record {
     /// The tables are made this large, and hold what was planned until now.
     pub(super) fn limit_to(&mut self, capacities: Capacities) {
         self.rulesets
-            .limit_to(capacities.rulesets.min(Ruleset::MAX.0 + 1));
+            .limit_to(capacities.rulesets.min(RulesetId::MAX.0 + 1));
         self.ports.limit_to(&capacities);
         self.capacities = capacities;
     }
 
     /// The number of a ruleset that is installed; of the two that always are, too.
-    pub(super) fn number_of(&self, ruleset: &Compiled) -> Option<Ruleset> {
+    pub(super) fn number_of(&self, ruleset: &Ruleset) -> Option<RulesetId> {
         match ruleset {
-            Compiled::Denied => Some(Ruleset::DENY_ALL),
-            Compiled::Allowed => Some(Ruleset::ALLOW_ALL),
-            Compiled::Rules(_) => self.rulesets.number_of(ruleset).map(Ruleset),
+            Ruleset::Denied => Some(RulesetId::DENY_ALL),
+            Ruleset::Allowed => Some(RulesetId::ALLOW_ALL),
+            Ruleset::Rules(_) => self.rulesets.number_of(ruleset).map(RulesetId),
         }
     }
 
@@ -178,7 +179,7 @@ impl Record {
         fresh: &Fresh,
         writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
-        let mut meeting: BTreeMap<Ruleset, Vec<Class>> = BTreeMap::new();
+        let mut meeting: BTreeMap<RulesetId, Vec<Class>> = BTreeMap::new();
         let mut pairs = 0;
         for class in &fresh.0 {
             if let Some(signature) = self.numbers.content_of(class.0) {
@@ -198,7 +199,7 @@ impl Record {
     /// Writes the rows of a ruleset for classes, where it needs them.
     fn add_rows(
         &mut self,
-        ruleset: Ruleset,
+        ruleset: RulesetId,
         classes: impl IntoIterator<Item = Class>,
         writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
@@ -215,7 +216,7 @@ impl Record {
 
     fn add_row(
         &mut self,
-        ruleset: Ruleset,
+        ruleset: RulesetId,
         class: Class,
         judge: &mut Judge<'_>,
         writes: &mut Vec<Write>,
@@ -238,7 +239,7 @@ impl Record {
         if self.rows.len() > self.capacities.rows as usize {
             return Err(PlanError::full(Table::Rows, self.capacities.rows));
         }
-        let row = Row::new(key, sets);
+        let row = RowWords::new(key, sets);
         writes.push(Write::Row { key, row });
         Ok(())
     }
@@ -313,10 +314,10 @@ impl Record {
     /// An attachment has this ruleset in this direction; the number of it.
     pub(super) fn take_up(
         &mut self,
-        ruleset: &Compiled,
+        ruleset: &Ruleset,
         slot: Slot,
         direction: Direction,
-    ) -> Option<Ruleset> {
+    ) -> Option<RulesetId> {
         let number = self.number_of(ruleset)?;
         self.holders.insert((number, slot, direction));
         self.is_had(number);
@@ -324,7 +325,7 @@ impl Record {
     }
 
     /// An attachment has this ruleset no more.
-    pub(super) fn give_up(&mut self, ruleset: &Compiled, slot: Slot, direction: Direction) {
+    pub(super) fn give_up(&mut self, ruleset: &Ruleset, slot: Slot, direction: Direction) {
         let Some(number) = self.number_of(ruleset) else {
             return;
         };
@@ -333,7 +334,7 @@ impl Record {
     }
 
     /// Who has a ruleset.
-    pub(super) fn holders_of(&self, ruleset: Ruleset) -> impl Iterator<Item = (Slot, Direction)> {
+    pub(super) fn holders_of(&self, ruleset: RulesetId) -> impl Iterator<Item = (Slot, Direction)> {
         self.holders
             .range((ruleset, Slot::MIN, Direction::Ingress)..)
             .take_while(move |(held, ..)| *held == ruleset)
@@ -341,12 +342,12 @@ impl Record {
     }
 
     /// The rulesets in force, each once for every attachment and direction.
-    pub(super) fn rulesets_held(&self) -> impl Iterator<Item = Ruleset> {
+    pub(super) fn rulesets_held(&self) -> impl Iterator<Item = RulesetId> {
         self.holders.iter().map(|(held, ..)| *held)
     }
 
     /// The rulesets that may say something of their own of a signature.
-    pub(super) fn rulesets_about(&self, signature: &Signature) -> BTreeSet<Ruleset> {
+    pub(super) fn rulesets_about(&self, signature: &Signature) -> BTreeSet<RulesetId> {
         self.asking.about(signature)
     }
 
@@ -453,7 +454,7 @@ impl Record {
 
     /// What each ruleset has of a table, or is about to have.
     pub(super) fn charges(&self, table: Table) -> Charges {
-        let mut of_sets: HashMap<PortSet, u64> = HashMap::new();
+        let mut of_sets: HashMap<PortSetId, u64> = HashMap::new();
         let charges = self.known.iter().map(|(number, known)| {
             let charge = match table {
                 Table::Rulesets => WHOLE,
@@ -480,7 +481,7 @@ impl Record {
         charges.collect()
     }
 
-    fn rows_of(&self, ruleset: Ruleset) -> impl Iterator<Item = &RowSets> {
+    fn rows_of(&self, ruleset: RulesetId) -> impl Iterator<Item = &RowSets> {
         let keys = RowKey::new(ruleset, Class::NONE)..=RowKey::new(ruleset, Class::MAX);
         self.rows.range(keys).map(|(_, sets)| sets)
     }

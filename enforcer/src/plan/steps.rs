@@ -10,10 +10,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use podgate_abi::{Ruleset, Slot};
+use podgate_abi::{RulesetId, Slot};
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::compile::ruleset::Ruleset;
 use podgate_policy::connection::Direction;
 use podgate_policy::difference::parts;
 
@@ -64,7 +64,7 @@ pub(super) fn waiting_for_most(before: &Installed, wanted: &Rulesets) -> BTreeSe
 }
 
 /// The rulesets that are not ready, by who waits for them.
-fn awaited<'a>(before: &'a Installed, wanted: &'a Rulesets) -> Vec<(Slot, &'a Compiled)> {
+fn awaited<'a>(before: &'a Installed, wanted: &'a Rulesets) -> Vec<(Slot, &'a Ruleset)> {
     let mut awaited = Vec::new();
     for it in differing(&before.attachments, wanted) {
         let unready = it.becoming().filter(|it| !before.record.is_ready(it));
@@ -116,7 +116,7 @@ impl Installed {
     ) -> Result<usize, PlanError> {
         let becoming = differing.iter().flat_map(Differing::becoming);
         let mut known = HashSet::new();
-        let mut unready: Vec<&Compiled> = becoming
+        let mut unready: Vec<&Ruleset> = becoming
             .filter(|ruleset| known.insert(*ruleset) && !self.record.is_ready(ruleset))
             .collect();
         if unready.is_empty() {
@@ -143,7 +143,7 @@ impl Installed {
     /// Moves addresses and prefixes to the classes that these rulesets tell apart.
     fn refine(
         &mut self,
-        batch: &[Ruleset],
+        batch: &[RulesetId],
         room: usize,
         fresh: &mut Fresh,
         writes: &mut Vec<Write>,
@@ -246,13 +246,13 @@ struct Differing<'a> {
 
 impl<'a> Differing<'a> {
     /// The ruleset that it is to have in a direction, if it had another one.
-    fn becomes(&self, direction: Direction) -> Option<&'a Compiled> {
+    fn becomes(&self, direction: Direction) -> Option<&'a Ruleset> {
         let (old, new) = self.of(direction);
         new.filter(|_| new != old)
     }
 
     /// The same in both directions.
-    fn becoming(&self) -> impl Iterator<Item = &'a Compiled> {
+    fn becoming(&self) -> impl Iterator<Item = &'a Ruleset> {
         Direction::BOTH
             .into_iter()
             .filter_map(|direction| self.becomes(direction))
@@ -264,12 +264,12 @@ impl<'a> Differing<'a> {
     }
 
     /// The ruleset that it had in a direction, if it is to have another one.
-    fn was(&self, direction: Direction) -> Option<&'a Compiled> {
+    fn was(&self, direction: Direction) -> Option<&'a Ruleset> {
         let (old, new) = self.of(direction);
         old.filter(|_| new != old)
     }
 
-    fn of(&self, direction: Direction) -> (Option<&'a Compiled>, Option<&'a Compiled>) {
+    fn of(&self, direction: Direction) -> (Option<&'a Ruleset>, Option<&'a Ruleset>) {
         let in_direction = |both: &'a Arc<SubjectRulesets>| both.of(direction);
         (self.old.map(in_direction), self.new.map(in_direction))
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use imbl::OrdMap;
 use podgate_abi::{Direction, MAX_WAYS, Slot, WayKey, WayWord};
 use podgate_policy::compile::facts::{Closed, Facts, Way};
-use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::compile::ruleset::Ruleset;
 use podgate_policy::difference::parts;
 
 use super::{Rulesets, Write};
@@ -71,7 +71,7 @@ impl Ways {
         for (slot, both) in attachments {
             losers.insert((*slot, Direction::Ingress));
             let is_concerned = match closed {
-                Closed::ToOpen => both.egress == Compiled::Allowed,
+                Closed::ToOpen => both.egress == Ruleset::Allowed,
                 Closed::ToAll => true,
             };
             if is_concerned {

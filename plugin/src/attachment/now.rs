@@ -3,7 +3,7 @@
 
 use std::{error::Error, fmt};
 
-use podgate_abi::{ABI, Direction, Ruleset};
+use podgate_abi::{ABI, Direction, RulesetId};
 use podgate_datapath::{
     Failed, Paths,
     filter::{self, Filter},
@@ -16,7 +16,7 @@ use crate::error::{Code, PluginError, chain};
 
 /// What becomes of the packets of new connections, in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum NewConnections {
     /// All of them pass.
     Open,
     /// None passes.
@@ -25,17 +25,17 @@ enum Verdict {
     ByPolicy,
 }
 
-impl From<Ruleset> for Verdict {
-    fn from(ruleset: Ruleset) -> Self {
+impl From<RulesetId> for NewConnections {
+    fn from(ruleset: RulesetId) -> Self {
         match ruleset {
-            Ruleset::ALLOW_ALL => Self::Open,
-            Ruleset::DENY_ALL => Self::Denied,
-            Ruleset(_) => Self::ByPolicy,
+            RulesetId::ALLOW_ALL => Self::Open,
+            RulesetId::DENY_ALL => Self::Denied,
+            RulesetId(_) => Self::ByPolicy,
         }
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for NewConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Open => "open",
@@ -48,8 +48,8 @@ impl fmt::Display for Verdict {
 /// What decides in both directions, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Now {
-    ingress: Verdict,
-    egress: Verdict,
+    ingress: NewConnections,
+    egress: NewConnections,
 }
 
 impl fmt::Display for Now {
@@ -72,7 +72,7 @@ pub(crate) fn now(paths: &Paths, record: &Record) -> Result<Now, PluginError> {
 
 /// The ruleset that the filter of a direction obeys: that of the table set whose program it runs, which is not the
 /// current one while an enforcer goes from one set to the next.
-fn ruleset(paths: &Paths, record: &Record, direction: Direction) -> Result<Ruleset, PluginError> {
+fn ruleset(paths: &Paths, record: &Record, direction: Direction) -> Result<RulesetId, PluginError> {
     let mut socket = Socket::open().map_err(unreadable)?;
     let filter = filter::filters(&mut socket, record.host_ifindex, direction)
         .map_err(unreadable)?
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn each_direction_is_told_by_its_own_ruleset() {
-        let now = |ingress: Ruleset, egress: Ruleset| {
+        let now = |ingress: RulesetId, egress: RulesetId| {
             Now {
                 ingress: ingress.into(),
                 egress: egress.into(),
@@ -126,11 +126,11 @@ mod tests {
             .to_string()
         };
         assert_eq!(
-            now(Ruleset::DENY_ALL, Ruleset::ALLOW_ALL),
+            now(RulesetId::DENY_ALL, RulesetId::ALLOW_ALL),
             "the pod's ingress is denied and its egress open"
         );
         assert_eq!(
-            now(Ruleset(2), Ruleset::DENY_ALL),
+            now(RulesetId(2), RulesetId::DENY_ALL),
             "the pod's ingress is decided by rules of its policy and its egress denied"
         );
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use podgate_abi::{Direction, Hook, Verdict as Decision, decide};
+use podgate_abi::{Decision, Direction, Hook, decide};
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{AttachmentId, Baseline, Generation, PodName, Record, Slot};
 use podgate_enforcer::cluster::Cluster;

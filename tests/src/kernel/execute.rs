@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use podgate_abi::{
-    Address, Attachment, Budget, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction, FIRST_CHUNK,
-    HardwareWord, MAX_ADDRESSES, Origin as Birth, PolicyWord, PortSet, PortSetChunks, PrefixKey,
-    PrefixWord, Ruleset, Slot, Word, tunnel,
+    Address, Attachment, Birth, Budget, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction,
+    FIRST_CHUNK, HardwareWord, MAX_ADDRESSES, PolicyWord, PortSetChunks, PortSetId, PrefixKey,
+    PrefixWord, RulesetId, Slot, Word, tunnel,
 };
 use podgate_enforcer::plan::{Plan, Write};
 
@@ -52,7 +52,7 @@ impl HostTables {
         for (place, address) in addresses.iter_mut().zip(own) {
             *place = Address::from(*address);
         }
-        let open = PolicyWord::new(Ruleset::ALLOW_ALL, birth).0;
+        let open = PolicyWord::new(RulesetId::ALLOW_ALL, birth).0;
         let attachment = Attachment {
             words: [Word::new(open), Word::new(open)],
             origin: Word::new(Birth::new(birth).0),
@@ -102,7 +102,7 @@ impl HostTables {
         }
     }
 
-    fn flip(&mut self, slot: Slot, direction: Direction, ruleset: Ruleset) {
+    fn flip(&mut self, slot: Slot, direction: Direction, ruleset: RulesetId) {
         let word = PolicyWord::new(ruleset, self.draw_generation());
         self.attachments[&slot].words[direction as usize].store(word.0);
     }
@@ -116,7 +116,7 @@ impl HostTables {
 /// What the maker of a table set writes into every set.
 pub(super) struct Constants {
     pub(super) chunks: Vec<(u16, Chunk)>,
-    pub(super) port_sets: Vec<(PortSet, PortSetChunks)>,
+    pub(super) port_sets: Vec<(PortSetId, PortSetChunks)>,
     /// IPv4, of which IPv6 blocks hold nothing.
     pub(super) prefix: (IpAddr, u32),
 }
@@ -124,14 +124,14 @@ pub(super) struct Constants {
 pub(super) fn constants() -> Constants {
     let mut chunks = vec![(CHUNK_NONE, Chunk::NONE), (CHUNK_ALL, Chunk::ALL)];
     let mut port_sets = vec![
-        (PortSet::NONE, PortSetChunks([CHUNK_NONE; 16])),
-        (PortSet::ALL, PortSetChunks([CHUNK_ALL; 16])),
+        (PortSetId::NONE, PortSetChunks([CHUNK_NONE; 16])),
+        (PortSetId::ALL, PortSetChunks([CHUNK_ALL; 16])),
     ];
     let protocols = tunnel::PROTOCOLS.map(u16::from);
     let mut next = CHUNK_ALL + 1;
     for (set, members) in [
-        (PortSet::TUNNEL_PORTS, &tunnel::UDP_PORTS[..]),
-        (PortSet::TUNNEL_PROTOCOLS, &protocols[..]),
+        (PortSetId::TUNNEL_PORTS, &tunnel::UDP_PORTS[..]),
+        (PortSetId::TUNNEL_PROTOCOLS, &protocols[..]),
     ] {
         let mut numbers = [CHUNK_NONE; 16];
         for member in members {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use podgate_abi::{
     Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Event, FlowEntry, FlowKey,
     FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, NextHop, PeerWord, PortSetChunks,
-    PrefixKey, PrefixWord, Put, Row, RowKey, Ruleset, Slot, Tables, WayKey, WayWord, Word,
+    PrefixKey, PrefixWord, Put, RowKey, RowWords, RulesetId, Slot, Tables, WayKey, WayWord, Word,
 };
 
 /// What the kernel's tables hold, held once more.
@@ -16,7 +16,7 @@ pub struct HostTables {
     /// By slot.
     pub attachments: HashMap<Slot, Attachment>,
     /// By ruleset.
-    pub rulesets: HashMap<u32, Row>,
+    pub rulesets: HashMap<u32, RowWords>,
     /// By address.
     pub peers: HashMap<Address, PeerWord>,
     /// Addresses that pods, nodes and Services have.
@@ -26,7 +26,7 @@ pub struct HostTables {
     /// By prefix.
     pub prefixes: HashMap<PrefixKey, PrefixWord>,
     /// By ruleset and class.
-    pub rows: HashMap<RowKey, Row>,
+    pub rows: HashMap<RowKey, RowWords>,
     /// By port set.
     pub port_sets: HashMap<u16, PortSetChunks>,
     /// By chunk.
@@ -163,7 +163,7 @@ impl<'a> Tables for &'a HostTables {
         self.attachments.get(&slot)
     }
 
-    fn default_row_word(&self, ruleset: Ruleset, word: usize) -> u64 {
+    fn default_row_word(&self, ruleset: RulesetId, word: usize) -> u64 {
         self.rulesets.get(&ruleset.0).map_or(0, |row| row.0[word])
     }
 

@@ -10,7 +10,7 @@ use aya::programs::SchedClassifier;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use podgate_abi::{Budget, Class, Direction, FIRST_CHUNK, Limit, PortSet, Reason};
+use podgate_abi::{Budget, Class, Direction, FIRST_CHUNK, Limit, PortSetId, Reason};
 use podgate_datapath::SkbLayout;
 
 use super::execute::constants;
@@ -227,7 +227,7 @@ impl Kernel {
             },
             loaded,
             counted: [0; 2 * Reason::COUNT as usize],
-            next_port_set: PortSet::FIRST.0,
+            next_port_set: PortSetId::FIRST.0,
             next_chunk: FIRST_CHUNK,
             last_generation: 0,
         };

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use podgate_abi::{
-    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, Foreign, HardwareWord, LinkWord,
-    MAX_ADDRESSES, Origin as Birth, PolicyWord, Ruleset, Word,
+    ATTACHMENT_HEAD, Address, Attachment, Birth, Broadcasts, Direction, Foreign, HardwareWord,
+    LinkWord, MAX_ADDRESSES, PolicyWord, RulesetId, Word,
 };
 
 use super::{ATTACHMENT_WORDS, Kernel, SLOT};
@@ -18,19 +18,19 @@ pub(crate) const BROADCAST: [u8; 4] = [10, 1, 0, 255];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PolicyOf {
     /// Ingress.
-    pub to_pod: Ruleset,
+    pub to_pod: RulesetId,
     /// Egress.
-    pub from_pod: Ruleset,
+    pub from_pod: RulesetId,
 }
 
 impl PolicyOf {
     /// No policy.
-    pub const OPEN: Self = Self::both(Ruleset::ALLOW_ALL);
+    pub const OPEN: Self = Self::both(RulesetId::ALLOW_ALL);
     /// Isolated both ways, without a rule.
-    pub const SHUT: Self = Self::both(Ruleset::DENY_ALL);
+    pub const SHUT: Self = Self::both(RulesetId::DENY_ALL);
 
     /// The same in both directions.
-    pub const fn both(ruleset: Ruleset) -> Self {
+    pub const fn both(ruleset: RulesetId) -> Self {
         Self {
             to_pod: ruleset,
             from_pod: ruleset,
@@ -38,17 +38,17 @@ impl PolicyOf {
     }
 
     /// Isolated for ingress only.
-    pub const fn to_pod(ruleset: Ruleset) -> Self {
+    pub const fn to_pod(ruleset: RulesetId) -> Self {
         Self {
             to_pod: ruleset,
-            from_pod: Ruleset::ALLOW_ALL,
+            from_pod: RulesetId::ALLOW_ALL,
         }
     }
 
     /// Isolated for egress only.
-    pub const fn from_pod(ruleset: Ruleset) -> Self {
+    pub const fn from_pod(ruleset: RulesetId) -> Self {
         Self {
-            to_pod: Ruleset::ALLOW_ALL,
+            to_pod: RulesetId::ALLOW_ALL,
             from_pod: ruleset,
         }
     }
@@ -108,7 +108,7 @@ impl Kernel {
     }
 
     /// Puts a ruleset in force, with a new generation.
-    pub fn flip(&mut self, direction: Direction, ruleset: Ruleset) {
+    pub fn flip(&mut self, direction: Direction, ruleset: RulesetId) {
         let word = PolicyWord::new(ruleset, self.draw_generation());
         let attachment = &self.host.attachments[&SLOT];
         attachment.words[direction as usize].store(word.0);

@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData};
 use podgate_abi::{
-    Address, CHUNK_NONE, Chunk, Class, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord,
-    Row, RowKey, RowSets, Ruleset, WayKey, WayWord,
+    Address, CHUNK_NONE, Chunk, Class, PeerWord, PortSetChunks, PortSetId, PrefixKey, PrefixWord,
+    RowKey, RowSets, RowWords, RulesetId, WayKey, WayWord,
 };
 
 use super::Kernel;
@@ -143,13 +143,13 @@ impl Kernel {
     }
 
     /// Says what a ruleset allows with a class or broad class.
-    pub fn put_row(&mut self, ruleset: Ruleset, class: Class, sets: RowSets) {
+    pub fn put_row(&mut self, ruleset: RulesetId, class: Class, sets: RowSets) {
         let key = RowKey::new(ruleset, class);
-        self.put_row_words(key, Row::new(key, sets));
+        self.put_row_words(key, RowWords::new(key, sets));
     }
 
     /// Writes any row, even one that is another's.
-    pub fn put_row_words(&mut self, key: RowKey, row: Row) {
+    pub fn put_row_words(&mut self, key: RowKey, row: RowWords) {
         self.host.rows.insert(key, row);
         self.rows
             .insert(key.0, row.0, 0)
@@ -164,7 +164,7 @@ impl Kernel {
     }
 
     /// Says what a ruleset allows with any peer that no row names.
-    pub fn put_default_row(&mut self, ruleset: Ruleset, row: Row) {
+    pub fn put_default_row(&mut self, ruleset: RulesetId, row: RowWords) {
         self.host.rulesets.insert(ruleset.0, row);
         self.rulesets
             .set(ruleset.0, row.0, 0)
@@ -172,7 +172,7 @@ impl Kernel {
     }
 
     /// Writes a port set.
-    pub fn put_port_set(&mut self, set: PortSet, chunks: PortSetChunks) {
+    pub fn put_port_set(&mut self, set: PortSetId, chunks: PortSetChunks) {
         self.host.port_sets.insert(set.0, chunks);
         self.port_sets
             .set(u32::from(set.0), chunks.0, 0)
@@ -188,8 +188,8 @@ impl Kernel {
     }
 
     /// A new port set with these ports.
-    pub fn ports(&mut self, ranges: &[RangeInclusive<u16>]) -> PortSet {
-        let set = PortSet(self.next_port_set);
+    pub fn ports(&mut self, ranges: &[RangeInclusive<u16>]) -> PortSetId {
+        let set = PortSetId(self.next_port_set);
         self.next_port_set += 1;
         self.next_chunk = self.fill_port_set(set, self.next_chunk, ranges);
         set
@@ -198,7 +198,7 @@ impl Kernel {
     /// Writes a port set, with chunks from `next` on; the first chunk that it did not need.
     pub(super) fn fill_port_set(
         &mut self,
-        set: PortSet,
+        set: PortSetId,
         mut next: u16,
         ranges: &[RangeInclusive<u16>],
     ) -> u16 {

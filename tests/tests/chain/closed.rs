@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use podgate_abi::{Direction, Ruleset};
+use podgate_abi::{Direction, RulesetId};
 use podgate_datapath::isolated;
 use podgate_datapath::lock::Lock;
 use podgate_tests::node::{
@@ -149,13 +149,13 @@ fn closed_a_new_policy_isolates_at_once_without_the_lock() {
         let slot = stranger.record(&node).slot;
         Direction::BOTH.map(|side| node.tables().read_word(slot, side).unwrap().ruleset())
     };
-    assert_eq!(words(), [Ruleset::ALLOW_ALL; 2]);
+    assert_eq!(words(), [RulesetId::ALLOW_ALL; 2]);
     let lock = Lock::take(&node.paths()).unwrap();
     node.apply("new", &policy("new", "app: stranger", &lets_in("app: web")));
     wait_until("the pod is isolated without the lock", || {
         is_lost(&web.netns, &stranger.netns, stranger.addresses[0])
     });
-    assert_eq!(words(), [Ruleset::DENY_ALL, Ruleset::ALLOW_ALL]);
+    assert_eq!(words(), [RulesetId::DENY_ALL, RulesetId::ALLOW_ALL]);
     assert!(enforcer.log().contains("isolated until"));
     // It is withdrawn before it can have been in force.
     node.withdraw("new");
@@ -164,7 +164,7 @@ fn closed_a_new_policy_isolates_at_once_without_the_lock() {
         arrives(&web.netns, &stranger.netns, stranger.addresses[0])
     });
     node.apply("new", &policy("new", "app: stranger", &lets_in("app: web")));
-    wait_until("the policy is in force", || words()[0] >= Ruleset::FIRST);
+    wait_until("the policy is in force", || words()[0] >= RulesetId::FIRST);
     assert!(arrives(&web.netns, &stranger.netns, stranger.addresses[0]));
 }
 

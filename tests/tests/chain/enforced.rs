@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
-use podgate_abi::{Direction, FlowKey, Ruleset};
+use podgate_abi::{Direction, FlowKey, RulesetId};
 use podgate_datapath::record::Slot;
 use podgate_datapath::tables::MapName;
 use podgate_tests::metrics::value_of;
@@ -42,7 +42,7 @@ fn an_add_answers_when_the_first_packet_meets_the_policy() {
         let word = node.tables().read_word(slot, Direction::Ingress).unwrap();
         word.ruleset()
     };
-    wait_until("the policy is read", || ruleset(&first) >= Ruleset::FIRST);
+    wait_until("the policy is read", || ruleset(&first) >= RulesetId::FIRST);
     for _ in 0..5 {
         let web = start(&node, "web");
         assert_eq!(ruleset(&web), ruleset(&first));

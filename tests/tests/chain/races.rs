@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use podgate_abi::{Direction, Ruleset};
+use podgate_abi::{Direction, RulesetId};
 use podgate_datapath::Paths;
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::tables::TableSet;
@@ -126,7 +126,7 @@ fn twenty_racing_adds_each_answer_when_in_force() {
                     .unwrap_or_else(|error| panic!("{error}"));
                 let slot = pod.record(node).slot;
                 let word = node.tables().read_word(slot, Direction::Ingress).unwrap();
-                assert!(word.ruleset() >= Ruleset::FIRST, "{word:?}");
+                assert!(word.ruleset() >= RulesetId::FIRST, "{word:?}");
             });
         }
     });

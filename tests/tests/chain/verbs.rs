@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use aya::maps::{Array, Map, MapData};
-use podgate_abi::{Address, Class, Direction, PeerWord, PolicyWord, Ruleset};
+use podgate_abi::{Address, Class, Direction, PeerWord, PolicyWord, RulesetId};
 use podgate_datapath::attach::{Standing, standing};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::owed::Owed;
@@ -250,8 +250,8 @@ fn an_add_that_needs_the_enforcer_is_undone_without_it() {
 /// An ADD whose policy may not be in force says what is in force in each direction.
 #[test]
 fn an_add_not_in_force_says_what_is_in_each_direction() {
-    const OPEN: Ruleset = Ruleset::ALLOW_ALL;
-    const DENIED: Ruleset = Ruleset::DENY_ALL;
+    const OPEN: RulesetId = RulesetId::ALLOW_ALL;
+    const DENIED: RulesetId = RulesetId::DENY_ALL;
     let node = Node::new();
     let (pod, add) = behind_ptp(&node, "1.0.0", "{}");
     let add = |settings| {
@@ -285,7 +285,7 @@ fn an_add_not_in_force_says_what_is_in_each_direction() {
             "no: for now the pod's ingress is denied and its egress open\n",
         ),
         (
-            [Ruleset(7), DENIED],
+            [RulesetId(7), DENIED],
             failed(),
             "no: for now the pod's ingress is decided by rules of its policy and its egress denied\n",
         ),

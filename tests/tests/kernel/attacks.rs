@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Direction, FlowKey, FlowWord, Reason, Ruleset, Slot};
+use podgate_abi::{Direction, FlowKey, FlowWord, Reason, RulesetId, Slot};
 use podgate_tests::frame::flag::{ACK, PSH, RST, SYN};
 use podgate_tests::frame::{packet, tcp, udp};
 use podgate_tests::kernel::{Kernel, PolicyOf, SLOT, Sizes};
@@ -42,7 +42,7 @@ fn attack_04_who_began_an_old_pods_flow_is_forgotten_with_it() {
         let node = scene.node;
         assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::Node);
         // Flows that the node began need no generation: only the birth ends them.
-        scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
         assert_eq!(
             scene.pod_sends(node, tcp(80, 999, ACK)),
             Reason::Established
@@ -66,7 +66,7 @@ fn attack_16_an_evicted_flow_is_picked_up_from_the_servers_side() {
             Reason::Established
         );
         // Ingress is revoked: that must end it, though egress allows everything.
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
         assert_eq!(scene.peer_sends(friend, tcp(999, 80, ACK)), Reason::DenyAll);
     }
@@ -85,7 +85,7 @@ fn what_was_picked_up_is_the_pods_own_once_its_syn_is_seen() {
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::Established
         );
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         assert_eq!(
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::DenyAll
@@ -99,7 +99,7 @@ fn what_was_picked_up_is_the_pods_own_once_its_syn_is_seen() {
             scene.peer_sends(friend, tcp(443, 2000, SYN | ACK)),
             Reason::Established
         );
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         assert_eq!(
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::Established
@@ -121,7 +121,7 @@ fn a_picked_up_flow_is_judged_again_if_either_side_changes() {
                 scene.pod_sends(friend, tcp(80, 999, ACK)),
                 Reason::Established
             );
-            scene.kernel.flip(changed, Ruleset::DENY_ALL);
+            scene.kernel.flip(changed, RulesetId::DENY_ALL);
             assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
         }
     }
@@ -139,7 +139,7 @@ fn small(flows: u32, embryonic: u32, flows_per_attachment: u64) -> Kernel {
 #[test]
 fn attack_06_a_flood_evicts_no_established_flow_of_another_pod() {
     let mut scene = Scene::with_kernel(small(256, 256, 64), Family::V4, PolicyOf::both(RULESET));
-    scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
+    scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
     let (pod, friend) = (scene.pod, scene.friend);
     // The victim's connections, and the same under another slot: the victim of the flood that this slot makes.
     for port in 0..32 {
@@ -147,7 +147,7 @@ fn attack_06_a_flood_evicts_no_established_flow_of_another_pod() {
     }
     let victims = scene.kernel.move_flows_to_slot(3);
     assert_eq!(victims, 32);
-    scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
+    scene.kernel.flip(Direction::Egress, RulesetId::ALLOW_ALL);
     // Far more than both tables have room for. The host's model has no LRU, so this is the kernel's alone.
     for number in 0..20_000_u32 {
         let address = IpAddr::from([10, 200, (number >> 8) as u8, number as u8]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Connections: the first packet is judged, and what belongs to it passes.
 
-use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::flag::{ACK, FIN, RST, SYN};
 use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
@@ -38,7 +38,7 @@ fn answers_pass_whatever_the_other_direction_says() {
     for (family, asks) in ways() {
         let mut scene = Scene::new(family, asks.policy());
         let answers = asks.other();
-        scene.kernel.flip(answers.direction(), Ruleset::DENY_ALL);
+        scene.kernel.flip(answers.direction(), RulesetId::DENY_ALL);
         let friend = scene.friend;
         scene.handshake(friend, 999, 80, asks);
         for (question, answer) in [
@@ -80,7 +80,7 @@ fn what_looks_like_an_answer_to_nothing_is_judged() {
 fn an_answer_with_other_ports_or_from_another_peer_is_none() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::both(RULESET));
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         let (friend, stranger) = (scene.friend, scene.stranger);
         assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
         for payload in [udp(53, 2001), udp(54, 2000), tcp(53, 2000, ACK)] {
@@ -138,7 +138,7 @@ fn a_syn_from_the_other_side_is_another_connection() {
     for (family, began) in ways() {
         let mut scene = Scene::new(family, began.policy());
         let other = began.other();
-        scene.kernel.flip(other.direction(), Ruleset::DENY_ALL);
+        scene.kernel.flip(other.direction(), RulesetId::DENY_ALL);
         scene.handshake(scene.friend, 999, 80, began);
         assert_eq!(scene.segment(other, 999, SYN), Reason::DenyAll);
         assert_eq!(scene.segment(other, 999, ACK), Reason::Established);
@@ -167,7 +167,7 @@ fn a_new_generation_has_flows_judged_by_their_first_direction() {
         );
         assert_eq!(scene.pod_sends(friend, udp(53, 999)), Reason::Allowed);
         // Ingress revoked: what the peer began ends, in both directions; what the pod began goes on.
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         assert_eq!(scene.peer_sends(friend, tcp(999, 80, ACK)), Reason::DenyAll);
         assert_eq!(scene.pod_sends(friend, tcp(80, 999, ACK)), Reason::DenyAll);
         assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::DenyAll);
@@ -178,7 +178,7 @@ fn a_new_generation_has_flows_judged_by_their_first_direction() {
             Reason::Established
         );
         // Egress revoked too.
-        scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
         assert_eq!(
             scene.peer_sends(friend, tcp(443, 2000, ACK)),
             Reason::DenyAll
@@ -199,7 +199,7 @@ fn replies_under_the_baseline_are_not_orphaned_by_a_policy() {
         assert_eq!(scene.pod_sends(friend, udp(2000, 53)), Reason::Allowed);
         assert_eq!(scene.pod_sends(stranger, udp(2000, 53)), Reason::Allowed);
         scene.kernel.flip(Direction::Egress, RULESET);
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         assert_eq!(scene.peer_sends(friend, udp(53, 2000)), Reason::Allowed);
         assert_eq!(scene.peer_sends(stranger, udp(53, 2000)), Reason::Policy);
     }

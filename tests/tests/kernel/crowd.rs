@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Direction, Reason, Ruleset, Slot};
+use podgate_abi::{Direction, Reason, RulesetId, Slot};
 use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{TCP, UDP, packet, tcp, udp};
 use podgate_tests::kernel::{Kernel, Origin, PolicyOf, SLOT, Sizes};
@@ -25,7 +25,7 @@ fn scene(family: Family, policies: PolicyOf) -> Scene {
 /// A pod that may begin anything, and to which nobody may.
 fn shut_scene(family: Family) -> Scene {
     let mut scene = scene(family, PolicyOf::from_pod(RULESET));
-    scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+    scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
     scene
 }
 
@@ -57,7 +57,7 @@ fn attack_06_unanswered_flows_take_no_place_from_other_pods() {
     }
     // What another pod waits for.
     assert_eq!(scene.kernel.move_embryonic_to_slot(1), 16);
-    scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
+    scene.kernel.flip(Direction::Egress, RulesetId::ALLOW_ALL);
     for slot in 2..2 + PODS {
         // Begins more and more, and keeps what it has begun.
         for begun in (0..2 * ROOM).step_by(64) {
@@ -193,7 +193,7 @@ fn a_connection_begun_again_by_the_peer_is_not_the_old_one() {
         assert_eq!(scene.peer_sends(friend, tcp(999, 80, SYN)), Reason::Allowed);
         assert_eq!(places(&scene, friend, 999, 80, TCP), EMBRYONIC);
         // It is the peer's: what the pod may do does not keep it.
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         let later = scene.pod_sends(friend, tcp(80, 999, SYN | ACK));
         assert_eq!(later, Reason::DenyAll);
     }

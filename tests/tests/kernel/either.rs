@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Flows that either end may begin: they live for the end that is still allowed.
 
-use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::flag::{ACK, PSH};
 use podgate_tests::frame::{self, Payload, sctp, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
@@ -23,7 +23,7 @@ fn isolated(family: Family, began: End, payload: &Payload, is_answered: bool) ->
         let answer = scene.end_sends(began.other(), friend, payload.clone());
         assert_eq!(answer, Reason::Established);
     }
-    scene.kernel.flip(began.direction(), Ruleset::DENY_ALL);
+    scene.kernel.flip(began.direction(), RulesetId::DENY_ALL);
     scene
 }
 
@@ -48,7 +48,7 @@ fn an_unisolated_datagram_passes_whichever_end_began() {
                 assert_eq!(answer, Reason::Established);
                 scene
                     .kernel
-                    .flip(began.other().direction(), Ruleset::DENY_ALL);
+                    .flip(began.other().direction(), RulesetId::DENY_ALL);
                 for end in End::BOTH {
                     let cut = scene.end_sends(end, friend, payload.clone());
                     assert_eq!(cut, Reason::DenyAll);
@@ -68,7 +68,7 @@ fn what_the_other_end_may_not_begin_ends_with_the_flow() {
                 let stranger = scene.stranger;
                 let first = scene.end_sends(began, stranger, payload.clone());
                 assert_eq!(first, Reason::Allowed);
-                scene.kernel.flip(began.direction(), Ruleset::DENY_ALL);
+                scene.kernel.flip(began.direction(), RulesetId::DENY_ALL);
                 scene.kernel.flip(began.other().direction(), RULESET);
                 let other = scene.end_sends(began.other(), stranger, payload.clone());
                 assert!(!other.passes(), "{other:?}");
@@ -86,7 +86,7 @@ fn a_connection_stays_that_of_the_end_which_began_it() {
             scene.handshake(friend, 999, 80, began);
             assert!(scene.end_sends(began, friend, sctp(7, 7)).passes());
             assert!(scene.end_sends(began.other(), friend, sctp(7, 7)).passes());
-            scene.kernel.flip(began.direction(), Ruleset::DENY_ALL);
+            scene.kernel.flip(began.direction(), RulesetId::DENY_ALL);
             for flags in [ACK, PSH | ACK] {
                 let segment = scene.segment(began.other(), 999, flags);
                 assert_eq!(segment, Reason::DenyAll);
@@ -110,7 +110,7 @@ fn an_answered_question_to_the_nodes_tunnel_port_stays_shut() {
                 assert_eq!(sent, Reason::Tunnel);
             }
         }
-        scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
         let sent = scene.peer_sends(node, udp(4789, 4789));
         assert_eq!(sent, Reason::Tunnel);
     }

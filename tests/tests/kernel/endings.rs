@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ends of TCP connections: a segment that the receiver ignores ends nothing, and what has ended is no way in.
 
-use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::flag::{ACK, FIN, PSH, RST, SYN};
 
 use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
@@ -11,7 +11,7 @@ fn connected(family: Family, began: End) -> Scene {
     let mut scene = Scene::new(family, began.policy());
     scene
         .kernel
-        .flip(began.other().direction(), Ruleset::DENY_ALL);
+        .flip(began.other().direction(), RulesetId::DENY_ALL);
     scene.handshake(scene.friend, 999, 80, began);
     scene
 }
@@ -79,7 +79,7 @@ fn what_has_ended_is_judged_anew_by_a_syn_and_by_another_policy() {
                 assert_eq!(scene.segment(end, 999, *flags), Reason::Established);
             }
             scene.kernel.age_flows(126);
-            scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+            scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
             for end in End::BOTH {
                 assert_eq!(scene.segment(end, 999, ACK), Reason::DenyAll);
             }

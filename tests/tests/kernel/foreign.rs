@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use podgate_abi::{Direction, Foreign, Reason, Ruleset};
+use podgate_abi::{Direction, Foreign, Reason, RulesetId};
 use podgate_tests::frame::{self, Payload, packet, udp};
 use podgate_tests::kernel::PolicyOf;
 
@@ -49,7 +49,7 @@ fn admits(mode: Foreign, policy: PolicyOf) -> bool {
     match mode {
         Foreign::Deny => false,
         Foreign::Unisolated => {
-            [policy.to_pod, policy.from_pod] == [Ruleset::ALLOW_ALL, Ruleset::ALLOW_ALL]
+            [policy.to_pod, policy.from_pod] == [RulesetId::ALLOW_ALL, RulesetId::ALLOW_ALL]
         }
         Foreign::Allow => true,
     }

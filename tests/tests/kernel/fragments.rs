@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Fragments, and ICMP errors: packets that are about other packets.
 
-use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::flag::SYN;
 use podgate_tests::frame::{self, Fragment, Payload, packet, tcp, udp};
 use podgate_tests::kernel::{Origin, PolicyOf};
@@ -198,7 +198,7 @@ fn an_error_about_a_tracked_flow_passes_and_any_other_is_judged() {
             assert_eq!(scene.peer_sends(stranger, error.clone()), Reason::Policy);
             assert_eq!(scene.sends(&out), Reason::Allowed);
             assert_eq!(scene.peer_sends(stranger, error.clone()), Reason::Related);
-            scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
+            scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
             assert_eq!(scene.peer_sends(stranger, error), Reason::DenyAll);
             scene.kernel.flip(Direction::Egress, RULESET);
         }
@@ -247,7 +247,7 @@ fn attack_34_an_error_about_anothers_packet_belongs_to_no_flow() {
             let mut scene = Scene::new(family, PolicyOf::both(RULESET));
             let ports = scene.kernel.ports(&[53..=53]);
             let only_ports = podgate_abi::RowSets {
-                rest: podgate_abi::PortSet::NONE,
+                rest: podgate_abi::PortSetId::NONE,
                 ..crate::setting::of(ports)
             };
             scene

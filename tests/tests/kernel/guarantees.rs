@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{self, Fragment, TCP, UDP, echo_reply, echo_request, packet, tcp, udp};
 use podgate_tests::kernel::{Kernel, Origin, PolicyOf, SLOT, Sizes};
@@ -60,8 +60,8 @@ fn attack_33_pods_that_reach_only_their_node_take_nothing() {
     for family in FAMILIES {
         let mut scene = scene(family, PolicyOf::from_pod(RULESET));
         // Whoever may reach nobody reaches the node (the compiler's rows say so).
-        scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, RulesetId::ALLOW_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         for slot in 2..8 {
             asks_the_node(&mut scene);
             assert_eq!(
@@ -114,7 +114,7 @@ fn what_is_forgotten_of_flows_with_the_node_loses_nothing() {
     for family in FAMILIES {
         // Isolated both ways; the node's rows allow what the pod sends there.
         let mut scene = scene(family, PolicyOf::OPEN);
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         let node = scene.node;
         for port in 1..=4 * GUARANTEE {
             for (end, from, to, flags) in [

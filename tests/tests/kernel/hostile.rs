@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::thread;
 
 use podgate_abi::{
-    Bytes, Direction, Hook, Offload, PortSet, Reason, RowSets, Verdict, decide, ethertype,
+    Bytes, Decision, Direction, Hook, Offload, PortSetId, Reason, RowSets, decide, ethertype,
 };
 use podgate_tests::hostile::{self, ALLOWED, Chance, Receiver, Router};
 use podgate_tests::kernel::{Kernel, Origin, PolicyOf, SLOT};
@@ -44,10 +44,10 @@ fn scene(family: Family) -> Scene {
     let mut scene = Scene::with_kernel(Kernel::default(), family, PolicyOf::both(RULESET));
     let udp = scene.kernel.ports(&[ALLOWED..=ALLOWED]);
     let only = RowSets {
-        tcp: PortSet::NONE,
+        tcp: PortSetId::NONE,
         udp,
-        sctp: PortSet::NONE,
-        rest: PortSet::NONE,
+        sctp: PortSetId::NONE,
+        rest: PortSetId::NONE,
     };
     scene.kernel.put_row(RULESET, FRIENDS, only);
     scene
@@ -142,7 +142,7 @@ fn run(family: Family, direction: Direction) {
             let offload = offload(&mut chance, frame.len());
             let tables = &on_host.kernel.host;
             let verdict = decide(&tables, &Sent(&frame, offload), &hook);
-            let Verdict::Pass(reason) = verdict else {
+            let Decision::Pass(reason) = verdict else {
                 continue;
             };
             assert_ne!(reason, Reason::Unpoliced, "{frame:02x?}");

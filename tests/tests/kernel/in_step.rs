@@ -3,7 +3,7 @@
 //!
 //! [`podgate_tests::kernel::Kernel::run`] compares them. What else is asserted here is what must hold of any frame.
 
-use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::{self, Fragment, Payload, flag, packet};
 use podgate_tests::kernel::{Origin, PolicyOf};
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ enum Event {
         damage: Damage,
     },
     /// One direction gets another ruleset.
-    Flip(Direction, Ruleset),
+    Flip(Direction, RulesetId),
     /// Everything falls silent for so many seconds.
     Silence(u32),
     /// Another pod gets the slot.
@@ -144,11 +144,11 @@ fn event() -> impl Strategy<Value = Event> {
         );
     let rulesets = select(
         &[
-            Ruleset::DENY_ALL,
-            Ruleset::ALLOW_ALL,
+            RulesetId::DENY_ALL,
+            RulesetId::ALLOW_ALL,
             RULESET,
             RULESET,
-            Ruleset(3),
+            RulesetId(3),
         ][..],
     );
     prop_oneof![
@@ -224,9 +224,9 @@ fn scene(family: Family) -> Scene {
     let mut scene = Scene::new(family, PolicyOf::both(RULESET));
     let ports = scene.kernel.ports(&[80..=80, 4789..=4789]);
     scene.kernel.put_row(RULESET, FRIENDS, of(ports));
-    scene.kernel.put_row(Ruleset(3), FRIENDS, ALL);
-    let default = podgate_abi::Row::new(podgate_abi::RowKey(0), NOTHING);
-    scene.kernel.put_default_row(Ruleset(3), default);
+    scene.kernel.put_row(RulesetId(3), FRIENDS, ALL);
+    let default = podgate_abi::RowWords::new(podgate_abi::RowKey(0), NOTHING);
+    scene.kernel.put_default_row(RulesetId(3), default);
     scene
 }
 

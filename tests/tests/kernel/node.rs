@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use podgate_abi::{
-    Class, Direction, PeerWord, Reason, Row, RowKey, RowSets, Ruleset, WayKey, WayWord,
+    Class, Direction, PeerWord, Reason, RowKey, RowSets, RowWords, RulesetId, WayKey, WayWord,
 };
 use podgate_tests::frame::flag::{ACK, SYN};
 use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
@@ -194,7 +194,7 @@ fn attack_05_a_service_that_leads_into_a_tunnel() {
             // Rulesets say themselves what leads where, but at other nodes.
             scene
                 .kernel
-                .put_default_row(RULESET, Row::new(RowKey(0), ALL));
+                .put_default_row(RULESET, RowWords::new(RowKey(0), ALL));
             scene.kernel.put_row(RULESET, FRIENDS, ALL);
             scene.kernel.flip(Direction::Egress, RULESET);
             assert_eq!(scene.pod_sends(service, udp(2002, 53)), Reason::Allowed);
@@ -206,7 +206,7 @@ fn attack_05_a_service_that_leads_into_a_tunnel() {
             scene.kernel.remove_way(at_nodes);
             assert_eq!(scene.pod_sends(service, udp(2004, 53)), Reason::Allowed);
             scene.kernel.put_way(WayKey::ALL, WayWord::TO_OPEN);
-            scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
+            scene.kernel.flip(Direction::Egress, RulesetId::ALLOW_ALL);
             assert_eq!(scene.pod_sends(service, udp(2005, 53)), Reason::Tunnel);
             assert_eq!(scene.pod_sends(service, sctp(2005, 53)), Reason::Allowed);
         }
@@ -246,7 +246,7 @@ fn the_nodes_word_torn_twice_drops_what_seems_to_be_its() {
             podgate_abi::PeerWord::new(scene.stranger.into(), Class::NONE, Class::NONE, true);
         scene.kernel.put_peer_word(node.into(), foreign);
         assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::Torn);
-        scene.kernel.flip(Direction::Egress, Ruleset::ALLOW_ALL);
+        scene.kernel.flip(Direction::Egress, RulesetId::ALLOW_ALL);
         assert_eq!(scene.pod_sends(node, udp(2000, 8472)), Reason::Tunnel);
     }
 }

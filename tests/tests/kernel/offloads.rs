@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Direction, Hook, Offload, Reason, Verdict, decide};
+use podgate_abi::{Decision, Direction, Hook, Offload, Reason, decide};
 use podgate_tests::frame::{self, Fragment, Packet, Payload, flag, packet, sctp, tcp, udp};
 use podgate_tests::kernel::{PolicyOf, SLOT};
 
@@ -21,7 +21,7 @@ fn judged(scene: &Scene, direction: Direction, frame: &[u8], offload: Offload) -
     };
     let tables = &scene.kernel.host;
     match decide(&tables, &Sent(frame, offload), &hook) {
-        Verdict::Pass(reason) | Verdict::Drop(reason) => reason,
+        Decision::Pass(reason) | Decision::Drop(reason) => reason,
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Orders of IPv6 extension headers that receivers read in different ways.
 
-use podgate_abi::{Direction, PortSet, Reason, RowSets, Ruleset};
+use podgate_abi::{Direction, PortSetId, Reason, RowSets, RulesetId};
 use podgate_tests::frame::{
     self, AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, Fragment, HOP_BY_HOP, Packet, ROUTING,
     packet, udp,
@@ -91,10 +91,10 @@ fn attack_22_headers_that_receivers_read_differently() {
 fn mobility_hip_and_shim6_are_protocols_of_their_own() {
     let mut scene = Scene::new(Family::V6, PolicyOf::both(RULESET));
     let only_udp = RowSets {
-        tcp: PortSet::NONE,
-        udp: PortSet::ALL,
-        sctp: PortSet::NONE,
-        rest: PortSet::NONE,
+        tcp: PortSetId::NONE,
+        udp: PortSetId::ALL,
+        sctp: PortSetId::NONE,
+        rest: PortSetId::NONE,
     };
     scene.kernel.put_row(RULESET, FRIENDS, only_udp);
     let (pod, friend) = (scene.pod, scene.friend);
@@ -108,13 +108,13 @@ fn mobility_hip_and_shim6_are_protocols_of_their_own() {
     }
     let mobility = scene.kernel.ports(&[135..=135]);
     let only_mobility = RowSets {
-        udp: PortSet::NONE,
+        udp: PortSetId::NONE,
         rest: mobility,
         ..only_udp
     };
     scene.kernel.put_row(RULESET, FRIENDS, only_mobility);
     assert_eq!(scene.peer_sends(friend, frame::other(135)), Reason::Allowed);
     assert_eq!(scene.peer_sends(friend, frame::other(139)), Reason::Policy);
-    scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+    scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
     assert_eq!(scene.peer_sends(friend, frame::other(135)), Reason::DenyAll);
 }

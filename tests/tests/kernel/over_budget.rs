@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Direction, FlowKey, FlowState, FlowWord, Initiator, Reason, Ruleset};
+use podgate_abi::{Direction, FlowKey, FlowState, FlowWord, Initiator, Reason, RulesetId};
 use podgate_tests::frame::flag::ACK;
 use podgate_tests::frame::{TCP, UDP, packet, tcp, udp};
 use podgate_tests::kernel::{Kernel, Origin, PolicyOf, SLOT, Sizes};
@@ -22,7 +22,7 @@ fn scene(family: Family, flows_per_attachment: u64) -> Scene {
         ..Sizes::default()
     });
     let mut scene = Scene::with_kernel(kernel, family, PolicyOf::from_pod(RULESET));
-    scene.kernel.flip(Direction::Ingress, Ruleset::ALLOW_ALL);
+    scene.kernel.flip(Direction::Ingress, RulesetId::ALLOW_ALL);
     scene
 }
 
@@ -64,7 +64,7 @@ fn an_answered_flow_goes_to_the_crowd_and_still_passes() {
         assert_eq!(places(&scene, friend, 1005, 80, TCP), NOWHERE);
         assert_eq!(scene.kernel.flow_count(), 3);
         // Judged again, where it stands.
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         let cut = scene.peer_sends(friend, tcp(1006, 80, ACK));
         assert_eq!(cut, Reason::DenyAll);
     }
@@ -106,7 +106,7 @@ fn attack_06_the_answer_to_a_busy_server_still_passes() {
     let mut scene = scene(Family::V4, 4);
     let friend = scene.friend;
     asks_and_answers(&mut scene);
-    scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+    scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
     assert!(scene.pod_sends(friend, udp(2001, 53)).passes());
     // Another pod, far above its share.
     for port in 0..20 * 1024_u32 {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Reason, Ruleset};
+use podgate_abi::{Reason, RulesetId};
 use podgate_tests::frame::{self, DESTINATION_OPTIONS, Fragment, flag, udp};
 use podgate_tests::kernel::{Origin, PolicyOf};
 
@@ -20,7 +20,7 @@ fn hidden(packet: frame::Packet, family: Family) -> frame::Packet {
 #[test]
 fn a_tunnel_to_the_node_cannot_hide_behind_unread_headers() {
     for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::both(Ruleset::ALLOW_ALL));
+        let mut scene = Scene::new(family, PolicyOf::both(RulesetId::ALLOW_ALL));
         let everybody: IpAddr = match family {
             Family::V4 => "224.0.0.1".parse().expect("an address"),
             Family::V6 => "ff02::1".parse().expect("an address"),
@@ -40,7 +40,7 @@ fn a_tunnel_to_the_node_is_no_answer_either() {
     on_a_router(|| FAMILIES.into_iter().for_each(answer_into_a_tunnel));
     // What is not forwarded may be the node's.
     for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::both(Ruleset::ALLOW_ALL));
+        let mut scene = Scene::new(family, PolicyOf::both(RulesetId::ALLOW_ALL));
         let friend = scene.friend;
         for tunnel in [udp(8472, 5000), frame::other(47)] {
             assert_eq!(scene.peer_sends(friend, tunnel), Reason::Tunnel);
@@ -49,7 +49,7 @@ fn a_tunnel_to_the_node_is_no_answer_either() {
 }
 
 fn answer_into_a_tunnel(family: Family) {
-    let mut scene = Scene::new(family, PolicyOf::both(Ruleset::ALLOW_ALL));
+    let mut scene = Scene::new(family, PolicyOf::both(RulesetId::ALLOW_ALL));
     scene.kernel.host.forwards = true;
     let node = scene.node;
     assert_eq!(scene.peer_sends(node, udp(8472, 5000)), Reason::Tunnel);
@@ -68,7 +68,7 @@ fn answer_into_a_tunnel(family: Family) {
 
 #[test]
 fn attack_18_a_pod_redirects_others_over_ipv4() {
-    let mut scene = Scene::new(Family::V4, PolicyOf::both(Ruleset::ALLOW_ALL));
+    let mut scene = Scene::new(Family::V4, PolicyOf::both(RulesetId::ALLOW_ALL));
     let stranger = scene.stranger;
     let redirect = frame::Payload {
         protocol: 1,
@@ -83,7 +83,7 @@ fn attack_18_a_pod_redirects_others_over_ipv4() {
 
 #[test]
 fn a_tunnel_cannot_lead_to_the_nodes_loopback() {
-    let mut scene = Scene::new(Family::V4, PolicyOf::both(Ruleset::ALLOW_ALL));
+    let mut scene = Scene::new(Family::V4, PolicyOf::both(RulesetId::ALLOW_ALL));
     let loopback = "127.0.0.2".parse().expect("an address");
     assert_eq!(scene.pod_sends(loopback, udp(999, 8472)), Reason::Tunnel);
     assert_eq!(scene.pod_sends(loopback, udp(999, 53)), Reason::Allowed);
@@ -173,7 +173,7 @@ fn fragments_do_not_outlive_what_allowed_their_first() {
             };
             assert!(sends(&mut scene, 0).passes());
             assert_eq!(sends(&mut scene, 2), Reason::Fragment);
-            scene.kernel.flip(end.direction(), Ruleset::DENY_ALL);
+            scene.kernel.flip(end.direction(), RulesetId::DENY_ALL);
             assert_eq!(sends(&mut scene, 2), Reason::FragmentWithoutFirst);
             scene.kernel.flip(end.direction(), RULESET);
             assert_eq!(sends(&mut scene, 2), Reason::FragmentWithoutFirst);

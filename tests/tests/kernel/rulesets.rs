@@ -2,7 +2,8 @@
 //! What a ruleset says: class, broad class, default; port sets; and words that are another's.
 
 use podgate_abi::{
-    Address, Class, Direction, PeerWord, PortSet, PrefixKey, Reason, Row, RowKey, RowSets, Ruleset,
+    Address, Class, Direction, PeerWord, PortSetId, PrefixKey, Reason, RowKey, RowSets, RowWords,
+    RulesetId,
 };
 use podgate_tests::frame::flag::SYN;
 use podgate_tests::frame::{self, sctp, tcp, udp};
@@ -37,11 +38,11 @@ fn the_class_decides_before_the_broad_class_and_the_default() {
         ] {
             scene
                 .kernel
-                .put_default_row(RULESET, Row::new(RowKey(0), default));
+                .put_default_row(RULESET, RowWords::new(RowKey(0), default));
             for (key, sets) in [(broad, of_broad), (class, of_class)] {
                 scene.kernel.remove_row(key);
                 if let Some(sets) = sets {
-                    scene.kernel.put_row_words(key, Row::new(key, sets));
+                    scene.kernel.put_row_words(key, RowWords::new(key, sets));
                 }
             }
             assert_eq!(friend_is_judged(&mut scene), expected);
@@ -182,11 +183,11 @@ fn a_port_set_has_its_ports_to_the_edges() {
 fn a_port_set_or_ruleset_that_was_never_written_allows_nothing() {
     let mut scene = Scene::new(Family::V4, PolicyOf::to_pod(RULESET));
     let friend = scene.friend;
-    for set in [PortSet(700), PortSet(u16::MAX)] {
+    for set in [PortSetId(700), PortSetId(u16::MAX)] {
         scene.kernel.put_row(RULESET, FRIENDS, of(set));
         assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Policy);
     }
-    for ruleset in [Ruleset(900), Ruleset::MAX, Ruleset(u32::MAX)] {
+    for ruleset in [RulesetId(900), RulesetId::MAX, RulesetId(u32::MAX)] {
         scene.kernel.flip(Direction::Ingress, ruleset);
         assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Policy);
     }
@@ -208,10 +209,10 @@ fn attack_03_a_word_written_for_another_key_decides_nothing() {
         for class in [Class(60), Class(61)] {
             for foreign in [
                 RowKey::new(RULESET, FRIENDS),
-                RowKey::new(Ruleset(3), class),
+                RowKey::new(RulesetId(3), class),
             ] {
                 let key = RowKey::new(RULESET, class);
-                scene.kernel.put_row_words(key, Row::new(foreign, ALL));
+                scene.kernel.put_row_words(key, RowWords::new(foreign, ALL));
                 for payload in [udp(999, 53), sctp(999, 53), frame::other(50)] {
                     assert_eq!(scene.peer_sends(stranger, payload.clone()), Reason::Torn);
                     assert_eq!(scene.pod_sends(stranger, payload), Reason::Torn);

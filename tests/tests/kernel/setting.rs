@@ -3,25 +3,27 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Class, Direction, FlowKey, PortSet, Reason, Row, RowKey, RowSets, Ruleset};
+use podgate_abi::{
+    Class, Direction, FlowKey, PortSetId, Reason, RowKey, RowSets, RowWords, RulesetId,
+};
 use podgate_demo::netns::NetNs;
 use podgate_tests::frame::{self, Payload};
 use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf, SLOT};
 use podgate_tests::node::sh;
 
 /// Everything in a row.
-pub(crate) const ALL: RowSets = of(PortSet::ALL);
+pub(crate) const ALL: RowSets = of(PortSetId::ALL);
 /// Nothing in a row.
-pub(crate) const NOTHING: RowSets = of(PortSet::NONE);
+pub(crate) const NOTHING: RowSets = of(PortSetId::NONE);
 /// The ruleset that tests compile by hand.
-pub(crate) const RULESET: Ruleset = Ruleset::FIRST;
+pub(crate) const RULESET: RulesetId = RulesetId::FIRST;
 /// The class of [`Scene::friend`].
 pub(crate) const FRIENDS: Class = Class(5);
 /// The broad class of the same.
 pub(crate) const NEIGHBORHOOD: Class = Class(9);
 
 /// The same port set for every protocol.
-pub(crate) const fn of(set: PortSet) -> RowSets {
+pub(crate) const fn of(set: PortSetId) -> RowSets {
     RowSets {
         tcp: set,
         udp: set,
@@ -73,7 +75,7 @@ impl Scene {
             stranger: address(["10.1.0.30", "fd00:1::30"]),
             node: address(["10.1.0.1", "fd00:1::1"]),
         };
-        kernel.put_default_row(RULESET, Row::new(RowKey(0), NOTHING));
+        kernel.put_default_row(RULESET, RowWords::new(RowKey(0), NOTHING));
         kernel.put_row(RULESET, FRIENDS, ALL);
         let mut scene = scene(kernel);
         scene.kernel.put_peer(scene.friend, FRIENDS, NEIGHBORHOOD);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How long a flow lasts without a packet, and what counts as one.
 
-use podgate_abi::{Direction, Reason, Ruleset};
+use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::flag::ACK;
 use podgate_tests::frame::{self, tcp, udp};
 use podgate_tests::kernel::{HZ, PolicyOf};
@@ -12,7 +12,7 @@ use crate::setting::{End, FAMILIES, RULESET, Scene};
 fn a_flow_that_was_silent_for_too_long_is_none() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::to_pod(RULESET));
-        scene.kernel.flip(Direction::Egress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
         let friend = scene.friend;
         // Seconds that the state of the flow allows: one side heard, both heard, TCP established.
         assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Allowed);
@@ -46,7 +46,7 @@ fn packets_that_are_denied_keep_no_flow_alive() {
             seen
         };
         let before = seen(&scene);
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         for _ in 0..5 {
             scene.kernel.age_flows(50);
             assert_eq!(scene.peer_sends(friend, udp(7, 53)), Reason::DenyAll);
@@ -60,7 +60,7 @@ fn packets_that_are_denied_keep_no_flow_alive() {
 fn errors_keep_no_flow_alive_and_packets_that_pass_do() {
     for family in FAMILIES {
         let mut scene = Scene::new(family, PolicyOf::from_pod(RULESET));
-        scene.kernel.flip(Direction::Ingress, Ruleset::DENY_ALL);
+        scene.kernel.flip(Direction::Ingress, RulesetId::DENY_ALL);
         let (pod, friend) = (scene.pod, scene.friend);
         let question = frame::packet(pod, friend, udp(2000, 53)).frame();
         assert_eq!(scene.sends(&question), Reason::Allowed);

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use podgate_abi::{Address, Class, Direction, PeerWord, Reason, Row, RowKey, Ruleset};
+use podgate_abi::{Address, Class, Direction, PeerWord, Reason, RowKey, RowWords, RulesetId};
 use podgate_tests::frame::{icmp, packet, udp};
 use podgate_tests::kernel::{Peers, PolicyOf, Rows};
 
@@ -33,7 +33,7 @@ fn replace_until(
     let of = |address, class, node| PeerWord::new(address, class, NEIGHBORHOOD, node);
     let row = |ruleset, class, sets| {
         let key = RowKey::new(ruleset, class);
-        (key, Row::new(key, sets))
+        (key, RowWords::new(key, sets))
     };
     while !stop.load(Ordering::Relaxed) {
         for (read, class, opposite) in
@@ -50,8 +50,8 @@ fn replace_until(
         }
         for (class, sets, opposite) in [(STRANGERS, NOTHING, ALL), (FRIENDS, ALL, NOTHING)] {
             for (key, row) in [
-                row(Ruleset(3), class, sets),
-                row(Ruleset(3), Class(100), opposite),
+                row(RulesetId(3), class, sets),
+                row(RulesetId(3), Class(100), opposite),
             ] {
                 rows.insert(key.0, row.0, 0).expect("a row is replaced");
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_abi::{Direction, Reason, Ruleset, Slot};
+use podgate_abi::{Direction, Reason, RulesetId, Slot};
 use podgate_enforcer::plan::{Capacities, Plan, Planner, Write};
 use podgate_policy::arbitrary;
 use podgate_policy::compile::compile_subject;
@@ -34,7 +34,11 @@ const CAPACITIES: Capacities = Capacities {
 };
 
 /// Executes a plan, write by write; the flips go into `policies`.
-fn execute(kernel: &mut Kernel, policies: &mut BTreeMap<(Slot, Direction), Ruleset>, plan: &Plan) {
+fn execute(
+    kernel: &mut Kernel,
+    policies: &mut BTreeMap<(Slot, Direction), RulesetId>,
+    plan: &Plan,
+) {
     for write in plan.writes() {
         match write {
             Write::Chunk { number, chunk } => kernel.put_chunk(*number, **chunk),

@@ -4,7 +4,7 @@
 //! Only packets with an address that is not the pod's own come here.
 
 use super::Subject;
-use crate::{Address, Attachment, Broadcasts, Ruleset, Tables};
+use crate::{Address, Attachment, Broadcasts, RulesetId, Tables};
 
 /// Whether an address may be foreign: no pod, node or Service is known to have it.
 ///
@@ -22,8 +22,8 @@ pub(super) fn admits<T: Tables>(
     subject: &Subject,
     address: Address,
 ) -> bool {
-    let is_isolated = subject.to_pod.ruleset() != Ruleset::ALLOW_ALL
-        || subject.from_pod.ruleset() != Ruleset::ALLOW_ALL;
+    let is_isolated = subject.to_pod.ruleset() != RulesetId::ALLOW_ALL
+        || subject.from_pod.ruleset() != RulesetId::ALLOW_ALL;
     attachment.link().admits_foreign(is_isolated)
         && !Broadcasts(attachment.broadcasts.load()).holds(address)
         && tables.may_be_foreign(address)

@@ -6,8 +6,8 @@ use core::hint::black_box;
 use super::{Case, Hook, Subject};
 use crate::tables::bit_of;
 use crate::{
-    Address, CHUNK_ALL, CHUNK_NONE, Class, Column, FlowWord, Initiator, PeerWord, PortSet, Reason,
-    RowKey, Ruleset, Tables, WayWord,
+    Address, CHUNK_ALL, CHUNK_NONE, Class, Column, FlowWord, Initiator, PeerWord, PortSetId,
+    Reason, RowKey, RulesetId, Tables, WayWord,
 };
 
 /// The word of an address. Torn twice: [`PeerWord::TORN`].
@@ -95,16 +95,16 @@ pub(super) fn judge<T: Tables>(
     let ingress = if to_pod {
         subject.to_pod.ruleset()
     } else {
-        Ruleset::ALLOW_ALL
+        RulesetId::ALLOW_ALL
     };
     let egress = if from_pod {
         subject.from_pod.ruleset()
     } else {
-        Ruleset::ALLOW_ALL
+        RulesetId::ALLOW_ALL
     };
     let mut class = Class::NONE;
     let mut broad = Class::NONE;
-    if ingress > Ruleset::ALLOW_ALL || egress > Ruleset::ALLOW_ALL {
+    if ingress > RulesetId::ALLOW_ALL || egress > RulesetId::ALLOW_ALL {
         let word = tables.peer_word(peer);
         if word == PeerWord::TORN {
             return Reason::Torn;
@@ -158,7 +158,7 @@ pub(super) fn judge<T: Tables>(
     if column == Column::UDP {
         let way = tables.way_word(peer, peer_port);
         if way == WayWord::TO_ALL
-            || (way == WayWord::TO_OPEN && egress == Ruleset::ALLOW_ALL)
+            || (way == WayWord::TO_OPEN && egress == RulesetId::ALLOW_ALL)
             || (way == WayWord::TO_ALL_IF_HERE && tables.is_delivered_here(subject.link, own, peer))
         {
             if !hook.is_to_pod() {
@@ -173,9 +173,9 @@ pub(super) fn judge<T: Tables>(
     // What comes from a tunnel at a node could be answered into the tunnel, and so could what comes from an address that the
     // node takes for its own without having it.
     let (set, port) = if column == Column::UDP {
-        (PortSet::TUNNEL_PORTS, peer_port)
+        (PortSetId::TUNNEL_PORTS, peer_port)
     } else if column == Column::REST {
-        (PortSet::TUNNEL_PROTOCOLS, u16::from(protocol))
+        (PortSetId::TUNNEL_PROTOCOLS, u16::from(protocol))
     } else {
         return Reason::Allowed;
     };
@@ -183,7 +183,7 @@ pub(super) fn judge<T: Tables>(
         return Reason::Allowed;
     }
     let leads_here = if tables.peer_word(peer).is_any_node() {
-        !from_pod || egress == Ruleset::ALLOW_ALL
+        !from_pod || egress == RulesetId::ALLOW_ALL
     } else {
         peer.is_multicast_or_broadcast()
             || peer.is_ipv4_loopback()
@@ -235,16 +235,16 @@ impl Answer {
 #[inline(always)]
 pub fn ask<T: Tables>(
     tables: &T,
-    ruleset: Ruleset,
+    ruleset: RulesetId,
     class: Class,
     broad: Class,
     column: Column,
     port: u16,
 ) -> Answer {
-    if ruleset == Ruleset::DENY_ALL {
+    if ruleset == RulesetId::DENY_ALL {
         return Answer::DENY_ALL;
     }
-    if ruleset == Ruleset::ALLOW_ALL {
+    if ruleset == RulesetId::ALLOW_ALL {
         return Answer::ALLOWED;
     }
     let mut word = row_word(tables, ruleset, class, column);
@@ -269,7 +269,7 @@ const TORN_ROW: u64 = u64::MAX;
 
 /// The word of a row that has the column, or 0. Torn twice: [`TORN_ROW`].
 #[inline(always)]
-fn row_word<T: Tables>(tables: &T, ruleset: Ruleset, class: Class, column: Column) -> u64 {
+fn row_word<T: Tables>(tables: &T, ruleset: RulesetId, class: Class, column: Column) -> u64 {
     if class == Class::NONE {
         return 0;
     }
@@ -286,11 +286,11 @@ fn row_word<T: Tables>(tables: &T, ruleset: Ruleset, class: Class, column: Colum
 
 /// Whether the set has the port.
 #[inline(always)]
-fn holds<T: Tables>(tables: &T, set: PortSet, port: u16) -> bool {
-    if set == PortSet::NONE {
+fn holds<T: Tables>(tables: &T, set: PortSetId, port: u16) -> bool {
+    if set == PortSetId::NONE {
         return false;
     }
-    if set == PortSet::ALL {
+    if set == PortSetId::ALL {
         return true;
     }
     match tables.chunk_of(set.0, port) {

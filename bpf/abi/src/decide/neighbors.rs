@@ -7,7 +7,7 @@
 use super::foreign::may_claim;
 use super::{Hook, Subject};
 use crate::packet::{Content, Part, UDP, port};
-use crate::{Address, Attachment, Bytes, NextHop, Packet, Reason, Ruleset, Tables};
+use crate::{Address, Attachment, Bytes, NextHop, Packet, Reason, RulesetId, Tables};
 
 /// The shortest Ethernet frame without its checksum: what is shorter is padded.
 const SHORTEST: u32 = 60;
@@ -101,7 +101,7 @@ pub(super) fn examine_neighbor<T: Tables>(
         return Reason::ForgedNeighbor;
     }
     let to = packet.destination;
-    if to.is_of_link() || subject.from_pod.ruleset() == Ruleset::ALLOW_ALL {
+    if to.is_of_link() || subject.from_pod.ruleset() == RulesetId::ALLOW_ALL {
         return Reason::Neighbor;
     }
     if to.is_multicast_or_broadcast() {

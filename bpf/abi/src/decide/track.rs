@@ -7,7 +7,7 @@ use super::{Case, Hook, Subject};
 use crate::packet::{Content, tcp};
 use crate::{
     Address, Budget, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord,
-    Initiator, Life, Limit, Place, Put, Ruleset, Tables,
+    Initiator, Life, Limit, Place, Put, RulesetId, Tables,
 };
 
 /// Finds the packet's flow, and who began it.
@@ -241,7 +241,7 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, subject: &Subject, case
 /// make, and no number of these pods takes room from others.
 #[inline(always)]
 fn needs_no_flow<T: Tables>(tables: &T, subject: &Subject, case: &Case) -> bool {
-    subject.from_pod.ruleset() != Ruleset::DENY_ALL
+    subject.from_pod.ruleset() != RulesetId::DENY_ALL
         && (case.from_node != 0 || tables.peer_word(case.key.peer).is_node())
 }
 

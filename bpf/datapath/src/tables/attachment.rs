@@ -8,8 +8,8 @@ use std::{
 };
 
 use podgate_abi::{
-    ATTACHMENT_HEAD, Address, Attachment, Broadcasts, Direction, Foreign, HardwareWord, Life,
-    LinkWord, Origin, PolicyWord, Ruleset,
+    ATTACHMENT_HEAD, Address, Attachment, Birth, Broadcasts, Direction, Foreign, HardwareWord,
+    Life, LinkWord, PolicyWord, RulesetId,
 };
 
 use super::{MapName, TableSet};
@@ -128,13 +128,13 @@ impl TableSet {
                 return Err(Failed::new("isolate attachment", &record.identity, why));
             }
             let stays = match over {
-                Over::Open => old.ruleset() != Ruleset::ALLOW_ALL,
-                Over::Anything => old.ruleset() == Ruleset::DENY_ALL,
+                Over::Open => old.ruleset() != RulesetId::ALLOW_ALL,
+                Over::Anything => old.ruleset() == RulesetId::DENY_ALL,
             };
             if stays {
                 return Ok(false);
             }
-            let new = PolicyWord::new(Ruleset::DENY_ALL, self.draw_generation()?.0);
+            let new = PolicyWord::new(RulesetId::DENY_ALL, self.draw_generation()?.0);
             match self.compare_and_swap_word(record.slot, direction, old, new)? {
                 Ok(()) => return Ok(true),
                 Err(Changed(found)) => old = found,
@@ -160,7 +160,7 @@ impl TableSet {
     ) -> Result<(), Failed> {
         let words = self.words(MapName::Attachments, record.slot.0)?;
         let (head, addresses) = words.split_at(ATTACHMENT_HEAD);
-        head[ORIGIN].store(Origin::NONE.0, Ordering::Release);
+        head[ORIGIN].store(Birth::NONE.0, Ordering::Release);
         let own: Vec<Address> = record
             .addresses
             .iter()
@@ -202,7 +202,7 @@ impl TableSet {
         for word in &head[LINK..] {
             word.store(0, Ordering::Release);
         }
-        let born = Origin::new(record.birth.0);
+        let born = Birth::new(record.birth.0);
         head[ORIGIN].store(born.0, Ordering::Release);
         Ok(())
     }
@@ -286,7 +286,7 @@ impl TableSet {
         let is_born = |slot: &u32| {
             records
                 .element(*slot)
-                .is_some_and(|words| origin(words) != Origin::NONE)
+                .is_some_and(|words| origin(words) != Birth::NONE)
         };
         let slots = self.map(MapName::Attachments)?.capacity;
         Ok((1..slots).filter(is_born).map(Slot).collect())
@@ -324,10 +324,10 @@ pub(crate) fn life(words: &[AtomicU64]) -> Option<Life> {
     let [to_pod, from_pod] =
         [0, 1].map(|word: usize| PolicyWord(words[word].load(Ordering::Acquire)));
     let origin = origin(words);
-    (origin != Origin::NONE).then(|| Life::new(origin.birth(), to_pod, from_pod))
+    (origin != Birth::NONE).then(|| Life::new(origin.birth(), to_pod, from_pod))
 }
 
 /// Where the attachment with these words comes from.
-pub(crate) fn origin(words: &[AtomicU64]) -> Origin {
-    Origin(words[Direction::BOTH.len()].load(Ordering::Acquire))
+pub(crate) fn origin(words: &[AtomicU64]) -> Birth {
+    Birth(words[Direction::BOTH.len()].load(Ordering::Acquire))
 }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use podgate_abi::{
     Address, CHUNK_ALL, CHUNK_NONE, CHUNK_OF_PROTOCOLS, Chunk, Class, FIRST_CHUNK_OF_TUNNELS,
-    PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row, RowKey, RowSets, Ruleset, WayKey,
-    WayWord, tunnel,
+    PeerWord, PortSetChunks, PortSetId, PrefixKey, PrefixWord, RowKey, RowSets, RowWords,
+    RulesetId, WayKey, WayWord, tunnel,
 };
 
 use super::{MapName, TableSet, Unnamed};
@@ -39,8 +39,8 @@ impl TableSet {
     pub(super) fn fill_constants(&self, sizes: &Sizes) -> Result<(), Failed> {
         self.put_chunk(CHUNK_NONE, &Chunk::NONE)?;
         self.put_chunk(CHUNK_ALL, &Chunk::ALL)?;
-        self.put_port_set(PortSet::NONE, PortSetChunks([CHUNK_NONE; 16]))?;
-        self.put_port_set(PortSet::ALL, PortSetChunks([CHUNK_ALL; 16]))?;
+        self.put_port_set(PortSetId::NONE, PortSetChunks([CHUNK_NONE; 16]))?;
+        self.put_port_set(PortSetId::ALL, PortSetChunks([CHUNK_ALL; 16]))?;
         let mut protocols = Chunk::NONE;
         for protocol in tunnel::PROTOCOLS {
             protocols.insert(protocol.into());
@@ -48,20 +48,26 @@ impl TableSet {
         self.put_chunk(CHUNK_OF_PROTOCOLS, &protocols)?;
         let mut chunks = PortSetChunks([CHUNK_NONE; 16]);
         chunks.0[0] = CHUNK_OF_PROTOCOLS;
-        self.put_port_set(PortSet::TUNNEL_PROTOCOLS, chunks)?;
+        self.put_port_set(PortSetId::TUNNEL_PROTOCOLS, chunks)?;
         self.store_tunnel_ports(&BTreeSet::new())?;
         for (place, chunk) in (FIRST_CHUNK_OF_TUNNELS..).zip(&mut chunks.0) {
             *chunk = place;
         }
-        self.put_port_set(PortSet::TUNNEL_PORTS, chunks)?;
+        self.put_port_set(PortSetId::TUNNEL_PORTS, chunks)?;
         let of = |set| RowSets {
             tcp: set,
             udp: set,
             sctp: set,
             rest: set,
         };
-        self.put_default_row(Ruleset::DENY_ALL, Row::new(RowKey(0), of(PortSet::NONE)))?;
-        self.put_default_row(Ruleset::ALLOW_ALL, Row::new(RowKey(0), of(PortSet::ALL)))?;
+        self.put_default_row(
+            RulesetId::DENY_ALL,
+            RowWords::new(RowKey(0), of(PortSetId::NONE)),
+        )?;
+        self.put_default_row(
+            RulesetId::ALLOW_ALL,
+            RowWords::new(RowKey(0), of(PortSetId::ALL)),
+        )?;
         let none = Class::NONE.0;
         self.put_prefix(IpAddr::from([0, 0, 0, 0]), 0, PrefixWord(u64::from(none)))?;
         self.set_limits(sizes)
@@ -97,13 +103,13 @@ impl TableSet {
     }
 
     /// Stores a port set. Nothing may name it yet.
-    pub fn put_port_set(&self, set: PortSet, chunks: PortSetChunks) -> Result<(), Failed> {
+    pub fn put_port_set(&self, set: PortSetId, chunks: PortSetChunks) -> Result<(), Failed> {
         let words: [u64; 4] = bytemuck::cast(chunks.0);
         self.store(MapName::PortSets, u32::from(set.0), &words)
     }
 
     /// A port set.
-    pub fn read_port_set(&self, set: PortSet) -> Result<PortSetChunks, Failed> {
+    pub fn read_port_set(&self, set: PortSetId) -> Result<PortSetChunks, Failed> {
         let words = self.load(MapName::PortSets, u32::from(set.0))?;
         let mut chunks = PortSetChunks::default();
         chunks.0.copy_from_slice(bytemuck::cast_slice(&words));
@@ -111,18 +117,18 @@ impl TableSet {
     }
 
     /// Stores what a ruleset says of any peer that no row names.
-    pub fn put_default_row(&self, ruleset: Ruleset, row: Row) -> Result<(), Failed> {
+    pub fn put_default_row(&self, ruleset: RulesetId, row: RowWords) -> Result<(), Failed> {
         self.store(MapName::Rulesets, ruleset.0, &row.0)
     }
 
     /// What a ruleset says of any peer that no row names.
-    pub fn read_default_row(&self, ruleset: Ruleset) -> Result<Row, Failed> {
+    pub fn read_default_row(&self, ruleset: RulesetId) -> Result<RowWords, Failed> {
         let words = self.load(MapName::Rulesets, ruleset.0)?;
-        Ok(Row([words[0], words[1]]))
+        Ok(RowWords([words[0], words[1]]))
     }
 
     /// Stores a row, tagged with `key`.
-    pub fn put_row(&self, key: RowKey, row: Row) -> Result<(), Failed> {
+    pub fn put_row(&self, key: RowKey, row: RowWords) -> Result<(), Failed> {
         self.update(
             MapName::Rows,
             bytemuck::bytes_of(&key),
@@ -136,7 +142,7 @@ impl TableSet {
     }
 
     /// A row.
-    pub fn read_row(&self, key: RowKey) -> Result<Option<Row>, Failed> {
+    pub fn read_row(&self, key: RowKey) -> Result<Option<RowWords>, Failed> {
         Ok(self
             .lookup(MapName::Rows, bytemuck::bytes_of(&key))?
             .map(|value| bytemuck::pod_read_unaligned(&value)))

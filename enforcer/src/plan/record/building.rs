@@ -13,21 +13,21 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet, Vector};
-use podgate_abi::{Class, Row, RowKey, Ruleset};
+use podgate_abi::{Class, RowKey, RowWords, RulesetId};
 use podgate_policy::compile::predicate::{Predicate, Questions};
-use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_policy::compile::ruleset::Ruleset;
 
-use super::{Fresh, Known, Record};
+use super::{Fresh, InstalledMaps, Known};
 use crate::plan::numbers::Given;
 use crate::plan::{PlanError, Write};
 
 /// Rulesets that are not ready yet, and those that are not gone yet.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Building {
-    coming: OrdMap<Ruleset, Coming>,
+    coming: OrdMap<RulesetId, Coming>,
     /// Those that some attachment is to have.
-    wanted: OrdSet<Ruleset>,
-    going: OrdMap<Ruleset, Going>,
+    wanted: OrdSet<RulesetId>,
+    going: OrdMap<RulesetId, Going>,
 }
 
 /// How far a ruleset has come.
@@ -60,9 +60,9 @@ fn behind<'a>(
     behind.take(most)
 }
 
-impl Record {
+impl InstalledMaps {
     /// Whether attachments may have a ruleset.
-    pub(in crate::plan) fn is_ready(&self, ruleset: &Compiled) -> bool {
+    pub(in crate::plan) fn is_ready(&self, ruleset: &Ruleset) -> bool {
         self.number_of(ruleset)
             .is_some_and(|number| !self.building.coming.contains_key(&number))
     }
@@ -73,13 +73,13 @@ impl Record {
     }
 
     /// A ruleset is had by somebody.
-    pub(super) fn is_had(&mut self, number: Ruleset) {
+    pub(super) fn is_had(&mut self, number: RulesetId) {
         self.building.wanted.remove(&number);
         self.idle_rulesets.remove(&number);
     }
 
     /// How many classes a ruleset has still to meet.
-    pub(super) fn still_to_meet(&self, number: Ruleset) -> usize {
+    pub(super) fn still_to_meet(&self, number: RulesetId) -> usize {
         match self.building.coming.get(&number) {
             Some(Coming::Meeting(classes)) => classes.len(),
             Some(Coming::Asking(_)) | None => 0,
@@ -92,9 +92,9 @@ impl Record {
     }
 
     /// Attachments are to have these rulesets, which they do not have yet: those of them that have a number keep it.
-    pub(in crate::plan) fn want<'a>(&mut self, rulesets: impl Iterator<Item = &'a Compiled>) {
+    pub(in crate::plan) fn want<'a>(&mut self, rulesets: impl Iterator<Item = &'a Ruleset>) {
         let numbers = rulesets.filter_map(|ruleset| self.number_of(ruleset));
-        let wanted: OrdSet<Ruleset> = numbers.collect();
+        let wanted: OrdSet<RulesetId> = numbers.collect();
         for number in &wanted {
             self.idle_rulesets.remove(number);
         }
@@ -105,7 +105,7 @@ impl Record {
     }
 
     /// Takes note if a ruleset has a number and nobody has it or is to have it.
-    pub(super) fn leave_if_idle(&mut self, number: Ruleset) {
+    pub(super) fn leave_if_idle(&mut self, number: RulesetId) {
         let is_idle = self.known.contains_key(&number)
             && !self.building.wanted.contains(&number)
             && self.holders_of(number).next().is_none();
@@ -117,15 +117,15 @@ impl Record {
     /// Gives a ruleset a number, if it has none, and its own row. Nobody has it yet, and somebody is to have it.
     pub(in crate::plan) fn begin_ruleset(
         &mut self,
-        ruleset: &Compiled,
+        ruleset: &Ruleset,
         writes: &mut Vec<Write>,
-    ) -> Result<Option<Ruleset>, PlanError> {
+    ) -> Result<Option<RulesetId>, PlanError> {
         if let Some(number) = self.number_of(ruleset) {
             return Ok(Some(number));
         }
         let compiled = Arc::new(ruleset.clone());
         let (Given::Known(number) | Given::New(number)) = self.rulesets.give(&compiled)?;
-        let number = Ruleset(number);
+        let number = RulesetId(number);
         let default_row = self.ports.acquire(&ruleset.default_row(), writes)?;
         let questions = Arc::new(ruleset.questions());
         self.asking.begin(number, &questions);
@@ -139,7 +139,7 @@ impl Record {
         self.building.coming.insert(number, Coming::Asking(None));
         writes.push(Write::DefaultRow {
             ruleset: number,
-            row: Row::new(RowKey(0), default_row),
+            row: RowWords::new(RowKey(0), default_row),
         });
         Ok(Some(number))
     }
@@ -147,9 +147,9 @@ impl Record {
     /// What these rulesets have to ask next, `room` predicates at most, each with its ruleset; and what they ask beside.
     pub(in crate::plan) fn to_ask(
         &self,
-        rulesets: &[Ruleset],
+        rulesets: &[RulesetId],
         room: usize,
-    ) -> (Vec<(Ruleset, Arc<Predicate>)>, Questions) {
+    ) -> (Vec<(RulesetId, Arc<Predicate>)>, Questions) {
         let (mut predicates, mut beside) = (Vec::new(), Questions::default());
         for number in rulesets {
             let coming = self.building.coming.get(number);
@@ -168,7 +168,7 @@ impl Record {
     }
 
     /// These are asked from now on.
-    pub(in crate::plan) fn ask(&mut self, asked: &[(Ruleset, Arc<Predicate>)]) {
+    pub(in crate::plan) fn ask(&mut self, asked: &[(RulesetId, Arc<Predicate>)]) {
         for (number, predicate) in asked {
             self.asking.add(*number, predicate);
             let last = Coming::Asking(Some(Arc::clone(predicate)));
@@ -178,7 +178,7 @@ impl Record {
 
     /// Whatever moves has moved: those of these rulesets that have asked everything are to meet the classes that there are,
     /// but for the fresh ones, which have met them.
-    pub(in crate::plan) fn have_moved(&mut self, rulesets: &[Ruleset], fresh: &Fresh) {
+    pub(in crate::plan) fn have_moved(&mut self, rulesets: &[RulesetId], fresh: &Fresh) {
         for number in rulesets {
             let coming = self.building.coming.get(number);
             let Some((known, Coming::Asking(last))) = self.known.get(number).zip(coming) else {
@@ -196,7 +196,7 @@ impl Record {
     /// Writes rows of these rulesets, those for `room` classes at most. Who has all of them is ready.
     pub(in crate::plan) fn meet(
         &mut self,
-        rulesets: &[Ruleset],
+        rulesets: &[RulesetId],
         mut room: usize,
         writes: &mut Vec<Write>,
     ) -> Result<(), PlanError> {
@@ -240,7 +240,7 @@ impl Record {
             }
         }
         let mut room = room;
-        let going: Vec<Ruleset> = self.building.going.keys().copied().collect();
+        let going: Vec<RulesetId> = self.building.going.keys().copied().collect();
         for number in going {
             room = self.discard(number, room, writes);
             if room == 0 {
@@ -250,7 +250,7 @@ impl Record {
     }
 
     /// What room is left.
-    fn discard(&mut self, number: Ruleset, room: usize, writes: &mut Vec<Write>) -> usize {
+    fn discard(&mut self, number: RulesetId, room: usize, writes: &mut Vec<Write>) -> usize {
         let Some(mut going) = self.building.going.get(&number).cloned() else {
             return room;
         };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use podgate_abi::{Ruleset, Slot};
+use podgate_abi::{RulesetId, Slot};
 use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Transport};
@@ -278,7 +278,7 @@ impl Bench {
         self.flows.retain(|(slot, _)| wanted.contains_key(slot));
         for (slot, wanted) in wanted {
             if !self.attached.contains_key(slot) {
-                self.tables.attach(*slot, Ruleset::of(self.baseline));
+                self.tables.attach(*slot, RulesetId::of(self.baseline));
                 let policies = OrdMap::new();
                 let subject = wanted.subject.clone();
                 self.attached.insert(*slot, InForce { policies, subject });

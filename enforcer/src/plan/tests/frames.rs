@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Address, Direction, Hook, Slot, Verdict, decide, ethertype};
+use podgate_abi::{Address, Decision, Direction, Hook, Slot, decide, ethertype};
 use podgate_policy::connection::{Connection, Transport};
 use podgate_policy::model::Protocol;
 
@@ -54,8 +54,8 @@ pub(super) fn passes(tables: &HostTables, slot: Slot, connection: &Connection, p
     };
     let frame = frame(slot, connection, part, direction);
     match decide(&tables, frame.as_slice(), &hook) {
-        Verdict::Pass(_) => true,
-        Verdict::Drop(_) => false,
+        Decision::Pass(_) => true,
+        Decision::Drop(_) => false,
     }
 }
 

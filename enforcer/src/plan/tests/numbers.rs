@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use podgate_abi::{
-    Address, Class, Direction, PeerWord, PortSet, PortSetChunks, PrefixKey, PrefixWord, Row,
-    RowKey, Ruleset, Slot,
+    Address, Class, Direction, PeerWord, PortSetChunks, PortSetId, PrefixKey, PrefixWord, RowKey,
+    RowWords, RulesetId, Slot,
 };
 use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::compile::compile_subject;
@@ -25,12 +25,12 @@ use crate::plan::{Plan, Planner, Rulesets, Write};
 /// still count: a program may hold them.
 #[derive(Default)]
 struct Names {
-    words: BTreeMap<(Slot, Direction), Ruleset>,
+    words: BTreeMap<(Slot, Direction), RulesetId>,
     peers: HashMap<Address, PeerWord>,
     prefixes: HashMap<PrefixKey, PrefixWord>,
-    rows: BTreeMap<RowKey, Row>,
-    default_rows: HashMap<Ruleset, Row>,
-    port_sets: HashMap<PortSet, PortSetChunks>,
+    rows: BTreeMap<RowKey, RowWords>,
+    default_rows: HashMap<RulesetId, RowWords>,
+    port_sets: HashMap<PortSetId, PortSetChunks>,
     /// Left since the last grace period began.
     left: Held,
     /// Left before that.
@@ -40,12 +40,12 @@ struct Names {
 /// What a program may hold.
 #[derive(Default)]
 struct Held {
-    rulesets: BTreeSet<Ruleset>,
+    rulesets: BTreeSet<RulesetId>,
     classes: BTreeSet<Class>,
 }
 
 impl Names {
-    fn rulesets(&self) -> BTreeSet<Ruleset> {
+    fn rulesets(&self) -> BTreeSet<RulesetId> {
         self.words
             .values()
             .chain(&self.left.rulesets)
@@ -73,7 +73,7 @@ impl Names {
     }
 
     /// The port sets of all rows that a packet can come to.
-    fn port_sets(&self) -> BTreeSet<PortSet> {
+    fn port_sets(&self) -> BTreeSet<PortSetId> {
         let rulesets = self.rulesets();
         let rows = self
             .rows
@@ -210,12 +210,12 @@ impl Names {
     }
 }
 
-fn ends_of(key: RowKey) -> (Ruleset, Class) {
-    (Ruleset(key.0 >> 18), Class(key.0 & Class::MAX.0))
+fn ends_of(key: RowKey) -> (RulesetId, Class) {
+    (RulesetId(key.0 >> 18), Class(key.0 & Class::MAX.0))
 }
 
-fn sets_of(row: &Row) -> [PortSet; 4] {
-    let set = |word: u64, shift: u32| PortSet((word >> shift & 0xffff) as u16);
+fn sets_of(row: &RowWords) -> [PortSetId; 4] {
+    let set = |word: u64, shift: u32| PortSetId((word >> shift & 0xffff) as u16);
     let [first, second] = row.0;
     [
         set(first, 16),

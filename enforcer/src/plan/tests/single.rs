@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podgate_abi::{Address, Direction, Ruleset, Slot};
-use podgate_policy::compile::ruleset::Ruleset as Compiled;
+use podgate_abi::{Address, Direction, RulesetId, Slot};
+use podgate_policy::compile::ruleset::Ruleset;
 use podgate_policy::compile::{SubjectRulesets, compile_subject};
 use podgate_policy::connection::{Baseline, Connection, Subject, Transport};
 use podgate_policy::model::{
@@ -86,7 +86,7 @@ fn rulesets(world: &World) -> SubjectRulesets {
 
 fn tables() -> HostTables {
     let tables = HostTables::new([(SLOT, own_addresses(SLOT))]);
-    tables.attach(SLOT, podgate_abi::Ruleset::of(Baseline::Allow));
+    tables.attach(SLOT, podgate_abi::RulesetId::of(Baseline::Allow));
     tables
 }
 
@@ -241,7 +241,7 @@ fn a_replaced_attachment_is_flipped_in_both_directions() {
     let world = world(allowing(vec![with_label("1")], vec![]));
     put_in_force(&tables, &mut planner, &world);
 
-    tables.attach(SLOT, podgate_abi::Ruleset::of(Baseline::Allow));
+    tables.attach(SLOT, podgate_abi::RulesetId::of(Baseline::Allow));
     planner.attachment_was_replaced(SLOT);
     assert!(egress_passes(&tables, "10.0.0.2"), "the baseline allows");
     put_in_force(&tables, &mut planner, &world);
@@ -260,9 +260,9 @@ fn a_denied_attachment_opens_again_where_nothing_isolates_it() {
         tables.execute(&Step::Write(Write::Flip {
             slot: SLOT,
             direction: Direction::Egress,
-            ruleset: Ruleset::DENY_ALL,
+            ruleset: RulesetId::DENY_ALL,
         }));
-        planner.attachment_was_denied(SLOT, Direction::Egress, &Compiled::Allowed);
+        planner.attachment_was_denied(SLOT, Direction::Egress, &Ruleset::Allowed);
     };
     deny(&mut planner);
     assert!(!egress_passes(&tables, "10.0.0.1"));

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use podgate_abi::{Class, Direction, PeerWord, PolicyWord, PortSet, Row, RowKey, RowSets, Ruleset};
+use podgate_abi::{
+    Class, Direction, PeerWord, PolicyWord, PortSetId, RowKey, RowSets, RowWords, RulesetId,
+};
 use podgate_datapath::lock::Lock;
 use podgate_demo::cni::Conflist;
 use podgate_tests::node::{Node, Pod, arrives, is_lost};
@@ -27,7 +29,7 @@ fn attack_20_a_new_pod_inherits_no_rights_of_its_address() {
     // What an enforcer would have written: only friends may come in, and the old pod is one.
     let tables = node.tables();
     let row = |key, set| {
-        Row::new(
+        RowWords::new(
             key,
             RowSets {
                 tcp: set,
@@ -37,18 +39,20 @@ fn attack_20_a_new_pod_inherits_no_rights_of_its_address() {
             },
         )
     };
-    let friends = RowKey::new(Ruleset::FIRST, FRIENDS);
+    let friends = RowKey::new(RulesetId::FIRST, FRIENDS);
     tables
-        .put_default_row(Ruleset::FIRST, row(RowKey(0), PortSet::NONE))
+        .put_default_row(RulesetId::FIRST, row(RowKey(0), PortSetId::NONE))
         .unwrap();
-    tables.put_row(friends, row(friends, PortSet::ALL)).unwrap();
+    tables
+        .put_row(friends, row(friends, PortSetId::ALL))
+        .unwrap();
     let lock = Lock::take(&node.paths()).unwrap();
     let word = PeerWord::new(address.into(), FRIENDS, Class::NONE, false);
     tables.put_peer(address, word, &lock).unwrap();
     drop(lock);
     let slot = victim.record(&node).slot;
     let generation = tables.draw_generation().unwrap();
-    let policy = PolicyWord::new(Ruleset::FIRST, generation.0);
+    let policy = PolicyWord::new(RulesetId::FIRST, generation.0);
     tables.store_word(slot, Direction::Ingress, policy).unwrap();
     assert!(arrives(&old.netns, &victim.netns, victim.addresses[0]));
 
@@ -61,5 +65,5 @@ fn attack_20_a_new_pod_inherits_no_rights_of_its_address() {
     // Flows that the old pod had are judged again.
     let word = tables.read_word(slot, Direction::Ingress).unwrap();
     assert_ne!(word.generation(), generation.0);
-    assert_eq!(word.ruleset(), Ruleset::FIRST);
+    assert_eq!(word.ruleset(), RulesetId::FIRST);
 }
