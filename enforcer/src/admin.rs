@@ -26,9 +26,9 @@ use tokio::time::timeout;
 
 pub use self::listen::listen;
 use self::scrapes::Scrapes;
+use crate::condition::Condition;
 use crate::figures;
 use crate::source::Freshness;
-use crate::warning::Warning;
 
 /// What Prometheus takes for its text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -38,35 +38,6 @@ const NAMED: usize = 100;
 
 /// How long a scrape waits for the engine to read the kernel's counters. After that it shows the last ones.
 const COUNTING: Duration = Duration::from_secs(1);
-
-/// Whether the node is policed as its source says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
-    /// This enforcer has put nothing in force yet: its source is not synced, for these reasons if there are any.
-    Starting(Vec<String>),
-    /// Every pod that the source knows has its policy, and the source has no error.
-    Ready {
-        /// What somebody should mend all the same.
-        warnings: Vec<Warning>,
-    },
-    /// Something is not as the source says.
-    Degraded {
-        /// What, each a sentence for people.
-        reasons: Vec<String>,
-        /// What somebody should mend beside that.
-        warnings: Vec<Warning>,
-    },
-}
-
-impl Condition {
-    /// What somebody should mend though it keeps no node from being ready.
-    pub fn warnings(&self) -> &[Warning] {
-        match self {
-            Self::Starting(_) => &[],
-            Self::Ready { warnings } | Self::Degraded { warnings, .. } => warnings,
-        }
-    }
-}
 
 /// Makes the process's recorder of metrics.
 ///

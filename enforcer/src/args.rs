@@ -12,12 +12,12 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use podgate_abi::Foreign;
-use podgate_policy::connection::Baseline;
 use podgate_policy::model::{ExternalAddresses, ServiceEgress, ServiceOptions};
 use tracing::level_filters::LevelFilter;
 
 use crate::cluster::ForeignSetting;
 use crate::convert::names::dns_label;
+use crate::mode::{EnforcingMode, Mode};
 use crate::stored::{self, Rooms};
 
 /// Enforces Kubernetes NetworkPolicy at the interfaces of this node's pods.
@@ -161,15 +161,6 @@ enum LogLevel {
     Trace,
 }
 
-/// What a pod that no policy selects may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EnforcingMode {
-    /// Everything, as Kubernetes has it.
-    Standard,
-    /// Nothing.
-    Strict,
-}
-
 /// Where an HTTP server listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BindAddress {
@@ -266,25 +257,6 @@ pub struct Config {
     pub rooms: Rooms,
     /// How much is logged.
     pub log_level: LevelFilter,
-}
-
-/// Which baseline attachments should have by this enforcer's flags. What they do have is in their records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mode {
-    /// The mode of the node.
-    pub enforcing: EnforcingMode,
-    /// Namespaces that are always standard.
-    pub exempt_namespaces: BTreeSet<String>,
-}
-
-impl Mode {
-    /// The baseline of a pod in `namespace`.
-    pub fn baseline(&self, namespace: &str) -> Baseline {
-        match self.enforcing {
-            EnforcingMode::Strict if !self.exempt_namespaces.contains(namespace) => Baseline::Deny,
-            EnforcingMode::Strict | EnforcingMode::Standard => Baseline::Allow,
-        }
-    }
 }
 
 impl TryFrom<Args> for Config {

@@ -49,11 +49,11 @@ use podgate_policy::model::{ServiceOptions, World};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
-use crate::admin::Condition;
-use crate::args::Mode;
 use crate::cluster::{Cluster, ForeignSetting, View};
 use crate::compiled::Compiled;
+use crate::condition::Condition;
 use crate::guard::Guard;
+use crate::mode::Mode;
 use crate::node::Addresses;
 use crate::plan::Rulesets;
 use crate::source::{Answer, Objects, Question, Wrong};
@@ -75,7 +75,7 @@ use unattached::Unattached;
 
 pub use draft::Drafts;
 pub use grace::Graces;
-pub use inbox::Event;
+pub use inbox::{Event, Handoff};
 
 /// How often everything is looked at, whether or not somebody said that it changed.
 const UPKEEP: Duration = Duration::from_secs(30);

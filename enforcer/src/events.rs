@@ -25,8 +25,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use self::draft::Draft;
 use self::schedule::{Outcome, Schedule};
-use crate::admin::Condition;
 use crate::api::Failure;
+use crate::condition::Condition;
 
 /// From one write to the next, at least.
 const PAUSE: Duration = Duration::from_millis(500);

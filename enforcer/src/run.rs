@@ -11,9 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 
-use crate::admin::{self, Condition};
+use crate::admin;
 use crate::api;
 use crate::args::{ApiServer, Config, Source};
+use crate::condition::Condition;
 use crate::descriptors::Descriptors;
 use crate::engine::{Beginning, Drafts, Engine, Event, Graces};
 use crate::events;

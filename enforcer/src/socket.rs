@@ -20,20 +20,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use crate::engine::Handoff;
+
 /// The socket's name in the run directory.
 pub const NAME: &str = "cni.sock";
 
 /// How many connections are served at a time; more wait in the socket's queue.
 const CONNECTIONS: usize = 256;
-
-/// A request of the plugin, and where its answer goes. An answer that nobody waits for any more is dropped.
-#[derive(Debug)]
-pub struct Handoff {
-    /// What is asked.
-    pub request: Request,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Reply>,
-}
 
 /// How long a connection may take.
 #[derive(Debug, Clone, Copy)]

@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-pub(crate) use podgate_datapath::{
-    Paths,
-    record::{AttachmentId, Baseline, PodName, Record},
-};
+pub(crate) use podgate_datapath::record::Record;
 use podgate_datapath::{
+    Paths,
     attach::{self, Request},
-    isolated, record, release,
+    isolated,
+    record::{self, AttachmentId, PodName},
+    release,
 };
 
 use crate::{

@@ -3,13 +3,14 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use podgate_datapath::{
+    Paths,
+    record::{AttachmentId, Baseline, PodName},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{
-    attachment::{AttachmentId, Baseline, Paths, PodName},
-    error::{Code, PluginError},
-};
+use crate::error::{Code, PluginError};
 
 mod keys;
 

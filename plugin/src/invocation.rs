@@ -3,10 +3,9 @@
 
 use std::{collections::HashMap, ffi::OsString, path::PathBuf};
 
-use crate::{
-    attachment::{AttachmentId, PodName},
-    error::{Code, PluginError},
-};
+use podgate_datapath::record::{AttachmentId, PodName};
+
+use crate::error::{Code, PluginError};
 
 /// The longest container ID that is taken: with the interface's name it becomes a file name of at most 255 bytes.
 const LONGEST_CONTAINER_ID: usize = 200;

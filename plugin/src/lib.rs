@@ -18,6 +18,7 @@ mod enforcer;
 mod error;
 mod interface;
 mod invocation;
+mod log;
 mod prev_result;
 mod reply;
 mod run;

@@ -11,6 +11,7 @@ use crate::{
     config::{CniVersion, Config, Refused},
     error::{Code, PluginError},
     invocation::{Getenv, Sandbox, Verb},
+    log::Log,
     reply, verbs,
 };
 
@@ -35,18 +36,6 @@ pub enum Exit {
     Failure,
 }
 
-/// Lines for people. What cannot be written is lost, because nobody could be told.
-pub(crate) struct Log<'a> {
-    out: &'a mut dyn Write,
-}
-
-impl Log<'_> {
-    /// Writes one line.
-    pub(crate) fn line(&mut self, text: &str) {
-        drop(writeln!(self.out, "podgate: {text}"));
-    }
-}
-
 /// Does what `CNI_COMMAND` says.
 pub fn run(io: Io<'_>) -> Exit {
     let Io {
@@ -55,7 +44,7 @@ pub fn run(io: Io<'_>) -> Exit {
         stdout,
         stderr,
     } = io;
-    let mut log = Log { out: stderr };
+    let mut log = Log::new(stderr);
     let outcome = Verb::read(getenv)
         .map_err(|error| Refused {
             version: CniVersion::LATEST,

@@ -8,10 +8,9 @@ pub(crate) mod status;
 
 use std::time::Duration;
 
-use podgate_handoff::Request;
+use podgate_handoff::{AttachmentId, Request};
 
 use crate::{
-    attachment::AttachmentId,
     config::Settings,
     enforcer::{Enforcer, HandoffError, Patience},
 };

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! attach ──► slots ──► record (files)
-//!    │          └────► tables ──► object ──► bpffs
+//!    │          └────► tables ──► object ──► map_spec, bpffs
 //!    └──► filter ──► netlink         └─► sys (raw bpf, mmap)
 //! ```
 
@@ -16,6 +16,7 @@ pub mod flows;
 pub mod guard;
 pub mod isolated;
 pub mod lock;
+mod map_spec;
 pub mod mark;
 pub mod memory;
 pub mod netlink;

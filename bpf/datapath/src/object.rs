@@ -8,14 +8,14 @@ use std::{
 };
 
 use aya::{EbpfLoader, include_bytes_aligned, programs::SchedClassifier};
-use podgate_abi::{Direction, Reason};
+use podgate_abi::Direction;
 
 use crate::{
     Failed, Paths, Sizes, SkbLayout,
     bpffs::{self, SetName},
     lock::Lock,
+    map_spec::{MapName, directory_of_shared},
     sys,
-    tables::{MapName, directory_of_shared},
 };
 
 /// The programs, as `bpf/build` makes them.
@@ -155,26 +155,4 @@ fn make_generation(pin: &Path) -> Result<(), Failed> {
     sys::map_create(sys::ARRAY, 8, 2, sys::MMAPABLE, None)
         .and_then(|fd| sys::obj_pin(fd.as_fd(), pin))
         .map_err(Failed::at("make table", pin))
-}
-
-impl MapName {
-    /// How many elements (bytes, for `events`) it gets; none where the object says it.
-    fn size(self, sizes: &Sizes) -> Option<u32> {
-        match self {
-            Self::Attachments | Self::Budgets => Some(sizes.slots()),
-            Self::Rulesets => Some(sizes.rulesets),
-            Self::Peers => Some(sizes.peers),
-            Self::Prefixes => Some(sizes.prefixes),
-            Self::Rows => Some(sizes.rows),
-            Self::PortSets => Some(sizes.portsets),
-            Self::Chunks => Some(sizes.chunks),
-            Self::Counters => Some(2 * Reason::COUNT),
-            Self::Events => Some(sizes.events),
-            Self::Flows => Some(sizes.flows),
-            Self::Embryonic => Some(sizes.embryonic),
-            Self::Crowd => Some(sizes.crowd),
-            Self::Fragments => Some(sizes.fragments),
-            Self::Taken | Self::Ways | Self::Limits | Self::Common | Self::Generation => None,
-        }
-    }
 }

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+use podgate_policy::connection::Baseline;
+
 use super::*;
 
 fn config(flags: &[&str]) -> Result<Config> {

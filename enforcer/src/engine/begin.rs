@@ -21,7 +21,7 @@ use super::answer::Inquiry;
 use super::inbox::Inbox;
 use super::settle::take_lock;
 use super::{Beginning, Engine, Event, Waiting, answer};
-use crate::admin::Condition;
+use crate::condition::Condition;
 use crate::source::{Answer, Objects, Question};
 
 /// How often is looked who still waits.

@@ -104,9 +104,9 @@ impl Overtaken {
                 ruleset,
             } => {
                 let opens = *ruleset == RulesetId::ALLOW_ALL;
-                self.slots.contains(&*slot) || opens && self.denied.contains(&(*slot, *direction))
+                self.slots.contains(slot) || opens && self.denied.contains(&(*slot, *direction))
             }
-            Write::Renew { slot, .. } => self.slots.contains(&*slot),
+            Write::Renew { slot, .. } => self.slots.contains(slot),
             Write::Chunk { .. }
             | Write::PortSet { .. }
             | Write::DefaultRow { .. }

@@ -13,8 +13,16 @@ use tokio::sync::oneshot;
 use super::draft::Finished;
 use crate::guard::Guard;
 use crate::node::{Addresses, Noticed};
-use crate::socket::Handoff;
 use crate::source::{Answer, Update};
+
+/// A request of the plugin, and where its answer goes. An answer that nobody waits for any more is dropped.
+#[derive(Debug)]
+pub struct Handoff {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Reply>,
+}
 
 /// Something for the engine.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use podgate_datapath::guard::{self, Family};
 use podgate_datapath::record::Slot;
 
 use super::Engine;
-use crate::admin::Condition;
+use crate::condition::Condition;
 use crate::source::Wrong;
 use crate::stored::CLOSED_POLICIES;
 use crate::warning::{Matter, Warning};

@@ -11,8 +11,8 @@ use crate::{
     error::{Code, PluginError, chain},
     interface,
     invocation::Sandbox,
+    log::Log,
     prev_result,
-    run::Log,
 };
 
 /// Returns the result to print, which is the one that came.

@@ -7,7 +7,7 @@ use crate::{
     config::settings_for_del,
     error::chain,
     invocation::{self, Getenv},
-    run::Log,
+    log::Log,
     verbs::say_farewell,
 };
 

@@ -5,7 +5,7 @@ use crate::{
     attachment,
     config::Config,
     error::{Code, PluginError, chain},
-    run::Log,
+    log::Log,
     verbs::say_farewell,
 };
 
