@@ -52,8 +52,8 @@ use podgate_abi::{
 };
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::predicate::Signature;
 use podgate_policy::compile::ruleset::Ruleset;
+use podgate_policy::compile::signature::Signature;
 use podgate_policy::model::World;
 
 use left::Left;

@@ -16,19 +16,19 @@ pub mod partition;
 pub mod ports;
 pub mod predicate;
 pub mod ruleset;
-pub mod translation;
+pub mod signature;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use podgate_core::Isolation;
 
 use crate::compile::facts::{Closed, Facts};
 use crate::compile::ports::{PortRange, PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
 use crate::compile::ruleset::{Ports, Ruleset, Tunnels};
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
-use crate::isolation::Isolation;
 use crate::model::{NetworkPolicy, ObjectName, Port, Protocol, Rule, Selector, World};
 
 /// The compiled policy of one pod.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use podgate_abi::{Direction, RulesetId, Slot};
 use podgate_policy::compile::ports::{PortSet, Row};
-use podgate_policy::compile::predicate::{Predicate, Signature};
+use podgate_policy::compile::predicate::Predicate;
 use podgate_policy::compile::ruleset::{Judge, Ruleset};
+use podgate_policy::compile::signature::Signature;
 use podgate_policy::connection::tunnel;
 use podgate_policy::model::World;
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use podgate_abi::{Class, RulesetId};
-use podgate_policy::compile::predicate::{PortName, Predicate, Questions, Signature};
+use podgate_policy::compile::predicate::{PortName, Predicate, Questions};
+use podgate_policy::compile::signature::Signature;
 
 /// The classes in use, by what sets them apart from an unknown peer.
 #[derive(Debug, Clone, Default)]

@@ -14,8 +14,9 @@ use podgate_abi::{
     RulesetId, Slot,
 };
 use podgate_policy::compile::facts::Facts;
-use podgate_policy::compile::predicate::{Predicate, Questions, Signature};
+use podgate_policy::compile::predicate::{Predicate, Questions};
 use podgate_policy::compile::ruleset::{Judge, Ruleset};
+use podgate_policy::compile::signature::Signature;
 
 use super::classes::{Asking, Classes, is_of_prefix, parts_of};
 use super::left::{Era, Left};

@@ -21,7 +21,8 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use crate::compile::partition::Partition;
-use crate::compile::predicate::{Predicate, Questions, Signature};
+use crate::compile::predicate::{Predicate, Questions};
+use crate::compile::signature::Signature;
 use crate::model::{ListName, ObjectName, Started, World};
 use redirects::Redirects;
 use revision::Revision;

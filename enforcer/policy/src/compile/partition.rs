@@ -11,7 +11,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use ipnet::IpNet;
 
-use crate::compile::predicate::{Predicate, Signature};
+use crate::compile::predicate::Predicate;
+use crate::compile::signature::Signature;
 
 /// Which blocks hold for which addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What policies ask about a peer's address, and the answers that an address gives.
+//! What policies ask about a peer's address.
 
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use imbl::OrdSet;
 use ipnet::IpNet;
 
-use crate::compile::canonical::{Canonical, HASHER};
-use crate::compile::translation::Translation;
+use crate::compile::canonical::Canonical;
 use crate::model::{
     ListName, NamedPort, Namespaces, Operator, Peer, Protocol, Requirement, SCOPES, Selector,
 };
@@ -18,7 +15,8 @@ use crate::model::{
 /// Something that is true or false of an address, in one form only: equal questions are equal values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Predicate {
-    /// The address is one of this node's own. The first variant, so that it comes first in a [`Signature`].
+    /// The address is one of this node's own. The first variant, so that it comes first in a
+    /// [`Signature`](super::signature::Signature).
     OwnNode,
     /// The address is one of another node of the cluster.
     OtherNode,
@@ -191,192 +189,5 @@ impl Questions {
         self.predicates.extend(other.predicates.iter().cloned());
         self.port_names.extend(other.port_names.iter().cloned());
         self.translations |= other.translations;
-    }
-}
-
-/// What one address answers to a set of questions. A class is a signature with a number.
-#[derive(Debug, Clone, Default)]
-pub struct Signature {
-    /// The predicates that hold, sorted, none twice.
-    predicates: Vec<Arc<Predicate>>,
-    /// The ports that the pod at this address calls by a name that was asked for; sorted, none twice.
-    ports: Vec<NamedPort>,
-    /// What the address stands for before the node translates it; none where only for itself.
-    translation: Option<Arc<Translation>>,
-    /// A hash of the rest, once it was asked for: the sum of those of its parts, so that it follows each predicate that
-    /// comes or goes without all others being read again.
-    hash: OnceLock<u64>,
-}
-
-impl Signature {
-    fn content(&self) -> (&[Arc<Predicate>], &[NamedPort], &Option<Arc<Translation>>) {
-        (&self.predicates, &self.ports, &self.translation)
-    }
-
-    fn hash_of_content(&self) -> u64 {
-        *self.hash.get_or_init(|| {
-            let predicates = self.predicates.iter().map(|it| HASHER.hash_one(it));
-            let rest = HASHER.hash_one((&self.ports, &self.translation));
-            predicates.fold(rest, u64::wrapping_add)
-        })
-    }
-
-    /// The hash follows a predicate that comes or goes.
-    fn rehash(&mut self, predicate: &Predicate, follow: fn(u64, u64) -> u64) {
-        if let Some(hash) = self.hash.take() {
-            self.hash = follow(hash, HASHER.hash_one(predicate)).into();
-        }
-    }
-}
-
-impl PartialEq for Signature {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-            || (self.hash_of_content() == other.hash_of_content()
-                && self.content() == other.content())
-    }
-}
-
-impl Eq for Signature {}
-
-impl PartialOrd for Signature {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Signature {
-    fn cmp(&self, other: &Self) -> Ordering {
-        if std::ptr::eq(self, other) {
-            return Ordering::Equal;
-        }
-        // Predicates are shared by most signatures: what is one allocation is not compared.
-        let pairs = self.predicates.iter().zip(&other.predicates);
-        let mut orderings = pairs
-            .filter(|(one, other)| !Arc::ptr_eq(one, other))
-            .map(|(one, other)| one.cmp(other));
-        orderings
-            .find(|ordering| ordering.is_ne())
-            .unwrap_or_else(|| self.predicates.len().cmp(&other.predicates.len()))
-            .then_with(|| (&self.ports, &self.translation).cmp(&(&other.ports, &other.translation)))
-    }
-}
-
-impl Hash for Signature {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash_of_content());
-    }
-}
-
-impl Signature {
-    /// The signature of an address for which exactly `predicates` hold, with these named ports.
-    pub fn new(
-        predicates: impl IntoIterator<Item = Arc<Predicate>>,
-        ports: impl IntoIterator<Item = NamedPort>,
-    ) -> Self {
-        let mut signature = Self {
-            predicates: predicates.into_iter().collect(),
-            ports: ports.into_iter().collect(),
-            ..Self::default()
-        };
-        signature.predicates.sort();
-        signature.predicates.dedup();
-        signature.ports.sort();
-        signature.ports.dedup();
-        signature
-    }
-
-    /// One more predicate holds.
-    pub fn insert(&mut self, predicate: &Arc<Predicate>) {
-        if let Err(place) = self.predicates.binary_search(predicate) {
-            self.rehash(predicate, u64::wrapping_add);
-            self.predicates.insert(place, Arc::clone(predicate));
-        }
-    }
-
-    /// A predicate holds no more.
-    pub fn remove(&mut self, predicate: &Predicate) {
-        let place = self
-            .predicates
-            .binary_search_by(|holding| holding.as_ref().cmp(predicate));
-        if let Ok(place) = place {
-            self.rehash(predicate, u64::wrapping_sub);
-            self.predicates.remove(place);
-        }
-    }
-
-    /// The predicates that hold, sorted.
-    pub fn predicates(&self) -> &[Arc<Predicate>] {
-        &self.predicates
-    }
-
-    /// The ports that have a name that was asked for, sorted.
-    pub fn ports(&self) -> &[NamedPort] {
-        &self.ports
-    }
-
-    /// The same address, standing for this too.
-    #[must_use]
-    pub fn translated(&self, translation: Translation) -> Self {
-        Self {
-            translation: Some(Arc::new(translation)),
-            hash: OnceLock::new(),
-            ..self.clone()
-        }
-    }
-
-    /// What the address stands for before the node translates it; none where only for itself.
-    pub fn translation(&self) -> Option<&Arc<Translation>> {
-        self.translation.as_ref()
-    }
-
-    /// Whether nothing holds: what an unknown address answers.
-    pub fn is_empty(&self) -> bool {
-        self.predicates.is_empty() && self.ports.is_empty() && self.translation.is_none()
-    }
-
-    /// Whether this is its own broad part.
-    pub fn is_broad(&self) -> bool {
-        let translation = self.translation.as_ref();
-        self.ports.is_empty()
-            && self.predicates.iter().all(|predicate| predicate.is_broad())
-            && translation.is_none_or(|translation| translation.is_broad())
-    }
-
-    /// Whether the address is one of the own node's.
-    pub fn is_own_node(&self) -> bool {
-        self.predicates
-            .first()
-            .is_some_and(|predicate| **predicate == Predicate::OwnNode)
-    }
-
-    /// Whether the address is one of another node's.
-    pub fn is_other_node(&self) -> bool {
-        let mut first = self.predicates.iter().take(2);
-        first.any(|predicate| **predicate == Predicate::OtherNode)
-    }
-
-    /// Whether the address is any node's: there a tunnel needs a rule with its number.
-    pub fn is_node(&self) -> bool {
-        self.is_own_node() || self.is_other_node()
-    }
-
-    /// The part that makes the broad class.
-    pub fn broad(&self) -> Self {
-        Self {
-            predicates: self
-                .predicates
-                .iter()
-                .filter(|p| p.is_broad())
-                .cloned()
-                .collect(),
-            ports: Vec::new(),
-            translation: self
-                .translation
-                .as_ref()
-                .and_then(|translation| translation.broad())
-                .map(Arc::new),
-            hash: OnceLock::new(),
-        }
     }
 }

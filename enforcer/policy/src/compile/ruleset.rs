@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::compile::canonical::HASHER;
 use crate::compile::ports::{PortSet, Row};
-use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
-use crate::compile::translation::{Meaning, TranslatedPorts, Translation};
+use crate::compile::predicate::{PortName, Predicate, Questions};
+use crate::compile::signature::{Meaning, Signature, TranslatedPorts, Translation};
 use crate::connection::{Direction, tunnel};
 use crate::model::{Protocol, ServiceEgress};
 

@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use super::Facts;
 use super::ways::{Lead, NOWHERE_KNOWN, Way, at_nodes};
 use crate::compile::canonical::Canonical;
-use crate::compile::translation::{Meaning, Standing};
+use crate::compile::signature::{Meaning, Standing};
 use crate::model::{
     Endpoint, EndpointSlice, EndpointState, ExternalAddresses, HostPort, ObjectName, Pod,
     PodReference, Protocol, Service, ServiceEgress, ServicePort, TrafficPolicy,
@@ -739,9 +739,10 @@ mod tests {
 
     use super::*;
     use crate::compile::ports::{PortSet, Row};
-    use crate::compile::predicate::{Predicate, Questions, Signature};
+    use crate::compile::predicate::{Predicate, Questions};
     use crate::compile::ruleset::Ports as AllowedPorts;
     use crate::compile::ruleset::{Judge, Ruleset, Tunnels};
+    use crate::compile::signature::Signature;
     use crate::connection::Direction;
     use crate::model::{NamedPort, World};
 

@@ -13,8 +13,10 @@ use super::redirects::{Claimant, Counting, Ports};
 use super::workload::Workload;
 use super::{Claim, Facts};
 use crate::compile::canonical::Canonical;
-use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
-use crate::compile::translation::{Answers, Meaning, TranslatedPort, TranslatedPorts, Translation};
+use crate::compile::predicate::{PortName, Predicate, Questions};
+use crate::compile::signature::{
+    Answers, Meaning, Signature, TranslatedPort, TranslatedPorts, Translation,
+};
 use crate::difference::parts;
 use crate::model::{ObjectName, Pod, Selector, World};
 

@@ -4,7 +4,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::compile::predicate::{PortName, Predicate, Questions, Signature};
+use crate::compile::predicate::{PortName, Predicate, Questions};
+use crate::compile::signature::Signature;
 use crate::model::{Labels, NamedPort, ObjectName, Pod, Selector, World};
 
 /// What selectors and port names can see of a pod.
