@@ -7,7 +7,7 @@ packages := "--workspace --exclude podgate-bpf"
 build:
     cargo build --locked {{ packages }}
 
-# Builds the eBPF object bpf/podgate.o after a change in bpf/ or bpf/abi.
+# Builds the eBPF object bpf/podgate.o after a change in bpf/, bpf/abi or core.
 bpf:
     bpf/build
 
