@@ -19,6 +19,7 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::Facts;
+use super::revision::shared;
 use super::ways::{Lead, NOWHERE_KNOWN, Way, at_nodes};
 use crate::compile::canonical::Canonical;
 use crate::compile::signature::{Meaning, Standing};
@@ -437,6 +438,7 @@ impl Facts {
     ) -> Vec<Lead> {
         let mut leads = Vec::new();
         let addresses = addresses_by_traffic(service);
+        let is_known = self.slices_of(name).all(|slice| !slice.is_closed);
         let of_udp = |port: &&ServicePort| port.protocol == Protocol::Udp;
         for port in service.ports.iter().filter(of_udp) {
             let mut ways: Vec<(TrafficPolicy, Arc<BTreeSet<IpAddr>>, u16)> = Vec::new();
@@ -455,17 +457,10 @@ impl Facts {
                 }));
             }
             let [mut v4, mut v6] = [BTreeSet::new(), BTreeSet::new()];
-            let mut is_known = true;
-            for slice in self.slices_of(name) {
-                is_known &= !slice.is_closed;
-                for number in numbers_of(slice, port) {
-                    let usable = slice.endpoints.iter().filter(|endpoint| {
-                        endpoint.state != EndpointState::Unusable && counts(endpoint.address)
-                    });
-                    for Endpoint { address, .. } in usable {
-                        let targets = if address.is_ipv4() { &mut v4 } else { &mut v6 };
-                        targets.insert((*address, number));
-                    }
+            for (Endpoint { address, state, .. }, number) in self.endpoints_of(name, port) {
+                if *state != EndpointState::Unusable && counts(*address) {
+                    let targets = if address.is_ipv4() { &mut v4 } else { &mut v6 };
+                    targets.insert((*address, number));
                 }
             }
             let [v4, v6] = [Arc::new(v4), Arc::new(v6)];
@@ -556,13 +551,7 @@ impl Facts {
                 }
             }
             if !ports.is_empty() {
-                let ports: Arc<Ports> = Arc::new(ports.into());
-                let ports = match distinct.get(&ports) {
-                    Some(known) => Arc::clone(known),
-                    None => ports,
-                };
-                distinct.insert(Arc::clone(&ports));
-                said.ports.insert(host, ports);
+                said.ports.insert(host, shared(&mut distinct, ports.into()));
             }
         }
         said
@@ -576,6 +565,18 @@ impl Facts {
             .range(first..)
             .take_while(move |(of, _)| *of == of_service)
             .filter_map(|(_, slice)| self.world.endpoint_slices.get(slice))
+    }
+
+    /// All endpoints of a Service port, with their target ports.
+    fn endpoints_of<'a>(
+        &'a self,
+        service: &ObjectName,
+        port: &ServicePort,
+    ) -> impl Iterator<Item = (&'a Endpoint, u16)> {
+        self.slices_of(service).flat_map(move |slice| {
+            let numbers = numbers_of(slice, port);
+            numbers.flat_map(|number| slice.endpoints.iter().map(move |it| (it, number)))
+        })
     }
 
     /// The endpoints of a Service port that count, of one family: all that kube-proxy could choose. A
@@ -623,22 +624,18 @@ impl Facts {
     ) -> Vec<(&Endpoint, u16)> {
         let own = self.world.node_name.as_ref();
         let (mut ready, mut terminating) = (Vec::new(), Vec::new());
-        for slice in self.slices_of(service) {
-            for number in numbers_of(slice, port) {
-                for endpoint in &slice.endpoints {
-                    let is_near = match traffic {
-                        TrafficPolicy::Cluster => true,
-                        TrafficPolicy::Local => own.is_none() || endpoint.node.as_ref() == own,
-                    };
-                    if !is_near || endpoint.address.is_ipv4() != is_ipv4 {
-                        continue;
-                    }
-                    match endpoint.state {
-                        EndpointState::Ready => ready.push((endpoint, number)),
-                        EndpointState::Terminating => terminating.push((endpoint, number)),
-                        EndpointState::Unusable => {}
-                    }
-                }
+        for (endpoint, number) in self.endpoints_of(service, port) {
+            let is_near = match traffic {
+                TrafficPolicy::Cluster => true,
+                TrafficPolicy::Local => own.is_none() || endpoint.node.as_ref() == own,
+            };
+            if !is_near || endpoint.address.is_ipv4() != is_ipv4 {
+                continue;
+            }
+            match endpoint.state {
+                EndpointState::Ready => ready.push((endpoint, number)),
+                EndpointState::Terminating => terminating.push((endpoint, number)),
+                EndpointState::Unusable => {}
             }
         }
         if ready.is_empty() { terminating } else { ready }

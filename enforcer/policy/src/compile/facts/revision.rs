@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -518,7 +519,7 @@ struct Translator<'a> {
     ports: HashMap<Vec<*const Ports>, Arc<TranslatedPorts>>,
     /// The claimants whose addresses are recalled.
     recalled: BTreeSet<&'a Claimant>,
-    /// What their addresses stood for before: what is the same stays one allocation.
+    /// What their addresses stood for before, and stand for now: what is the same is one allocation.
     known: HashSet<Arc<TranslatedPorts>>,
     distinct: HashSet<Arc<Signature>>,
 }
@@ -595,10 +596,7 @@ impl<'a> Translator<'a> {
             })
             .collect();
         let ports: TranslatedPorts = ports.into_iter().collect::<Vec<_>>().into();
-        let ports = match self.known.get(&ports) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(ports),
-        };
+        let ports = shared(&mut self.known, ports);
         self.ports.insert(key, Arc::clone(&ports));
         ports
     }
@@ -620,13 +618,14 @@ impl<'a> Translator<'a> {
     }
 }
 
-fn shared(distinct: &mut HashSet<Arc<Signature>>, signature: Signature) -> Arc<Signature> {
-    if let Some(known) = distinct.get(&signature) {
+/// The allocation among these that has this content, which it is from now on if there was none.
+pub(super) fn shared<T: Eq + Hash>(distinct: &mut HashSet<Arc<T>>, content: T) -> Arc<T> {
+    if let Some(known) = distinct.get(&content) {
         return Arc::clone(known);
     }
-    let signature = Arc::new(signature);
-    distinct.insert(Arc::clone(&signature));
-    signature
+    let content = Arc::new(content);
+    distinct.insert(Arc::clone(&content));
+    content
 }
 
 fn workloads_in<'a>(
