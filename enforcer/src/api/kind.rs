@@ -100,10 +100,8 @@ impl<K: Kind> Seen<K> {
     }
 
     /// Reads one from its text, as far as that can be read.
-    pub(super) fn read(text: &[u8]) -> Self {
-        // Some of it is what clients wrote, byte by byte.
-        let text = String::from_utf8_lossy(text);
-        let parts = match Parts::of(&text) {
+    pub(super) fn read(text: &str) -> Self {
+        let parts = match Parts::of(text) {
             Ok(parts) => parts,
             Err(error) => return Self::salvaged(&Parts::default(), &error),
         };
@@ -158,7 +156,7 @@ fn identity(metadata: &ObjectMeta) -> ObjectMeta {
 impl<'de, K: Kind> Deserialize<'de> for Seen<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        Ok(Self::read(text.get().as_bytes()))
+        Ok(Self::read(text.get()))
     }
 }
 

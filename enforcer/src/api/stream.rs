@@ -72,7 +72,8 @@ impl<R: AsyncBufRead + Unpin> Page<R> {
             let (read, is_whole) = self.splitter.take(bytes);
             self.body.consume_unpin(read);
             if is_whole {
-                let seen = Seen::read(&self.splitter.element);
+                // Some of it is what clients wrote, byte by byte.
+                let seen = Seen::read(&String::from_utf8_lossy(&self.splitter.element));
                 self.splitter.forget();
                 return Ok(Ok(seen));
             }
@@ -233,7 +234,7 @@ fn event<K: Kind>(line: &[u8]) -> serde_json::Result<WatchEvent<Seen<K>>> {
     // An object may have bytes in it that are no text.
     let line = String::from_utf8_lossy(line);
     let Line { kind, object } = serde_json::from_str(&line)?;
-    let seen = || Seen::read(object.get().as_bytes());
+    let seen = || Seen::read(object.get());
     Ok(match kind.as_str() {
         "ADDED" => WatchEvent::Added(seen()),
         "MODIFIED" => WatchEvent::Modified(seen()),

@@ -444,13 +444,14 @@ impl Follower {
             snapshot = self.manifests.snapshot();
             self.keep();
         }
-        let lacking = self.manifests.lacking();
-        for path in &lacking {
-            if let Some(said) = self.kept.said(path) {
-                self.manifests.restore(path, &said);
+        let mut is_restored = false;
+        for path in self.manifests.lacking() {
+            if let Some(said) = self.kept.said(&path) {
+                self.manifests.restore(&path, &said);
+                is_restored = true;
             }
         }
-        if !lacking.is_empty() {
+        if is_restored {
             snapshot = self.manifests.snapshot();
         }
         if let Some(reason) = &self.directory_error {
