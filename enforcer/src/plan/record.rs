@@ -464,7 +464,8 @@ impl InstalledMaps {
                     (self.rows_of(*number).count() + self.still_to_meet(*number)) as u64 * WHOLE
                 }
                 Table::PortSets | Table::Chunks => {
-                    let rows = self.rows_of(*number).chain([&known.default_row]);
+                    let rows = self.rows_of(*number).map(|(_, sets)| sets);
+                    let rows = rows.chain([&known.default_row]);
                     let sets = rows.flat_map(|row| [row.tcp, row.udp, row.sctp, row.rest]);
                     let charge = |set| self.ports.charge(table, set);
                     sets.map(|set| *of_sets.entry(set).or_insert_with(|| charge(set)))
@@ -482,9 +483,9 @@ impl InstalledMaps {
         charges.collect()
     }
 
-    fn rows_of(&self, ruleset: RulesetId) -> impl Iterator<Item = &RowSets> {
+    fn rows_of(&self, ruleset: RulesetId) -> impl Iterator<Item = (&RowKey, &RowSets)> {
         let keys = RowKey::new(ruleset, Class::NONE)..=RowKey::new(ruleset, Class::MAX);
-        self.rows.range(keys).map(|(_, sets)| sets)
+        self.rows.range(keys)
     }
 
     fn discard_row(&mut self, key: RowKey, writes: &mut Vec<Write>) {

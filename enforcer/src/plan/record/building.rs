@@ -262,8 +262,7 @@ impl InstalledMaps {
         }
         let room = room - asked.len();
         going.until = asked.last().cloned().or(going.until);
-        let keys = RowKey::new(number, Class::NONE)..=RowKey::new(number, Class::MAX);
-        let rows = self.rows.range(keys).take(room);
+        let rows = self.rows_of(number).take(room);
         let dead: BTreeSet<RowKey> = rows.map(|(key, _)| *key).collect();
         let left = room - dead.len();
         for key in dead {
