@@ -61,17 +61,12 @@ fn print_all(node: &Node, unknown: &[Pod], policed: &[Pod]) -> Result<()> {
         let mut lost = Vec::with_capacity(ROUNDS);
         for round in 0..ROUNDS {
             // Who is second finds warmer caches, or what the first left undone.
-            let pairs = if round % 2 == 0 {
-                [unknown, policed]
-            } else {
-                [policed, unknown]
-            };
-            let [first, second] = [send(pairs[0])?, send(pairs[1])?];
-            let [plain, judged] = if round % 2 == 0 {
-                [first, second]
-            } else {
-                [second, first]
-            };
+            let first = round % 2;
+            let mut took = [Duration::ZERO; 2];
+            for pair in [first, 1 - first] {
+                took[pair] = send([unknown, policed][pair])?;
+            }
+            let [plain, judged] = took;
             without.push(plain);
             with.push(judged);
             lost.push(1.0 - plain.as_secs_f64() / judged.as_secs_f64());

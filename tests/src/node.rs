@@ -215,11 +215,7 @@ impl Node {
 
     /// The hardware address of an interface of the node's.
     pub fn mac(&self, interface: &str) -> [u8; 6] {
-        self.run(|| {
-            let mut socket = Socket::open().expect("a netlink socket");
-            let link = socket.link_by_name(interface).expect("the interface");
-            link.mac.expect("a hardware address")
-        })
+        mac_of(&self.netns, interface)
     }
 
     /// Whether a filter of ours stands on an interface of the node.
@@ -315,6 +311,16 @@ pub fn outside_addresses() -> [IpAddr; 2] {
         IpAddr::from([192, 0, 2, 2]),
         IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 2]),
     ]
+}
+
+/// The hardware address of an interface in a namespace.
+pub fn mac_of(netns: &NetNs, interface: &str) -> [u8; 6] {
+    let look = || {
+        let mut socket = Socket::open().expect("a netlink socket");
+        let link = socket.link_by_name(interface).expect("the interface");
+        link.mac.expect("a hardware address")
+    };
+    netns.run(look).expect("enter a namespace")
 }
 
 /// Runs a shell command in a namespace; panics with what it said if it fails.

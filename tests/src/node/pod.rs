@@ -11,7 +11,7 @@ use podgate_demo::cni::{self, CniError, Conflist, Sandbox};
 use podgate_demo::netns::NetNs;
 use serde_json::value::RawValue;
 
-use super::{Node, sh};
+use super::{Node, mac_of, sh};
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
@@ -120,13 +120,7 @@ impl Pod {
 
     /// Its hardware address.
     pub fn mac(&self) -> [u8; 6] {
-        self.netns
-            .run(|| {
-                let mut socket = Socket::open().expect("a netlink socket");
-                let link = socket.link_by_name("eth0").expect("eth0");
-                link.mac.expect("a hardware address")
-            })
-            .expect("enter the pod")
+        mac_of(&self.netns, "eth0")
     }
 
     /// Runs a shell command in the pod.

@@ -209,24 +209,18 @@ fn unheard(near: &Namespace<'_>, open: &Account, chosen: &Account) -> String {
         "-o",
         "jsonpath={.items[*].metadata.name}",
     ]);
-    let whose = names
+    let whose: Vec<(String, bool)> = names
         .split_whitespace()
-        .flat_map(|name| [true, false].map(|is_ipv4| (name.to_owned(), is_ipv4)));
-    let (connections, datagrams): (Vec<_>, Vec<_>) = whose
-        .map(|one| {
-            let connection = (!open.opened.contains(&one)).then(|| one.clone());
-            (
-                connection,
-                (!chosen.first.contains_key(&one)).then_some(one),
-            )
-        })
-        .unzip();
+        .flat_map(|name| [true, false].map(|is_ipv4| (name.to_owned(), is_ipv4)))
+        .collect();
+    let connections = whose.iter().filter(|one| !open.opened.contains(one));
+    let datagrams = whose.iter().filter(|one| !chosen.first.contains_key(one));
     let logs = ["logs", "-l", "app=talker", "--prefix", "--tail=-1"];
     format!(
         "talkers (and whether by IPv4) without a connection: {:?}; without a datagram that was let in: {:?}; \
          otherwise wrong: {:?}; their pods:\n{}\nwhat they printed:\n{}",
-        connections.iter().flatten().collect::<Vec<_>>(),
-        datagrams.iter().flatten().collect::<Vec<_>>(),
+        connections.collect::<Vec<_>>(),
+        datagrams.collect::<Vec<_>>(),
         open.wrong,
         near.kubectl(&["get", "pods", "-l", "app=talker", "-o", "wide"]),
         near.try_kubectl(&[&logs[..], &["--max-log-requests=100"]].concat())

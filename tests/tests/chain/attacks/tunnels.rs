@@ -7,8 +7,8 @@ use podgate_abi::{Direction, Reason};
 use podgate_demo::cni::Conflist;
 use podgate_demo::netns::NetNs;
 use podgate_tests::node::{
-    Cable, Enforcer, Frames, LOST, Node, Pod, in_force, namespace, outside_addresses, pod, policy,
-    sh, unpoliced, wait_until,
+    Cable, Enforcer, Frames, LOST, Node, Pod, in_force, mac_of, namespace, outside_addresses, pod,
+    policy, sh, unpoliced, wait_until,
 };
 use serde_json::json;
 
@@ -155,15 +155,6 @@ fn attack_05_no_answer_into_a_tunnel_at_an_anycast_address() {
             assert!(receiver.gets(data), "the attack is none");
         }
     }
-}
-
-/// The hardware address of a link of a namespace.
-fn mac_of(netns: &NetNs, link: &str) -> [u8; 6] {
-    let mac = || {
-        let mut socket = podgate_datapath::netlink::Socket::open().unwrap();
-        socket.link_by_name(link).unwrap().mac.unwrap()
-    };
-    netns.run(mac).unwrap()
 }
 
 /// A VXLAN packet to the vxlan device `name` of a namespace, with a datagram for the receiver inside, from nobody.
