@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The nouns that several crates share, each defined once.
+//! The types that several crates share, each defined once.
 //!
-//! No dependencies and no `std`: the eBPF programs, the semantics and the plugin all stand on this crate, so it may know
-//! neither map layouts nor file formats nor Kubernetes. What a noun is in a map, in a file or on the socket, the crate of that
+//! No dependencies and no `std`: the eBPF programs, the semantics and the plugin all depend on this crate, so it may know
+//! neither map layouts nor file formats nor Kubernetes. How a type is encoded in a map, in a file or on the socket, the crate of that
 //! format says.
 #![cfg_attr(not(test), no_std)]
 

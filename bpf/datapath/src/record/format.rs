@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How the nouns of `podgate_core` stand in an attachment's file.
+//! How the types of `podgate_core` are written in an attachment's file.
 
 use podgate_core::{AttachmentId, Baseline, PodName, Slot};
 use serde::{Deserialize, Serialize};
