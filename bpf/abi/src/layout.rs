@@ -10,7 +10,7 @@ use podgate_core::{Baseline, Direction};
 use crate::{Address, Broadcasts, HardwareWord, LinkWord, Word};
 
 /// Version of the layouts of a table set, and the first part of the names of its pins.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 /// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets.
 pub const SHARED_ABI: u32 = 4;
@@ -343,12 +343,14 @@ pub struct WayWord(pub u64);
 impl WayWord {
     /// It leads into none.
     pub const NONE: Self = Self(0);
+    /// Of a NodePort: at other nodes only, as there each is.
+    pub const ELSEWHERE: Self = Self(1);
     /// Closed to open pods; rulesets have their own rows for what it leads to.
-    pub const TO_OPEN: Self = Self(1);
+    pub const TO_OPEN: Self = Self(2);
     /// Closed to all pods.
-    pub const TO_ALL: Self = Self(2);
+    pub const TO_ALL: Self = Self(3);
     /// In no table: closed to all pods if the node takes for its own what is sent there.
-    pub const TO_ALL_IF_HERE: Self = Self(3);
+    pub const TO_ALL_IF_HERE: Self = Self(4);
 }
 
 /// Value of `prefixes`: the broad class.

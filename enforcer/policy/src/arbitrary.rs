@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -176,6 +177,62 @@ pub fn world_with_tunnels() -> impl Strategy<Value = World> {
     (world(), ports).prop_map(|(world, tunnel_ports)| World {
         tunnel_ports,
         ..world
+    })
+}
+
+/// A world where all that nodes translate is UDP, and much of it ends at the port of a tunnel: what leads to what is often a way
+/// into one.
+pub fn world_of_ways() -> impl Strategy<Value = World> {
+    (world(), any::<bool>()).prop_map(|(mut world, may_send_everything)| {
+        change_each(&mut world.services, services::lead_into_tunnels);
+        change_each(&mut world.endpoint_slices, services::end_in_tunnels);
+        change_each(&mut world.pods, services::be_led_to);
+        if may_send_everything {
+            change_each(&mut world.policies, |policy| {
+                policy.egress = vec![Rule::default()];
+            });
+        }
+        world
+    })
+}
+
+/// Changes every object.
+fn change_each<T: Clone>(objects: &mut OrdMap<ObjectName, Arc<T>>, change: impl Fn(&mut T)) {
+    let changed = std::mem::take(objects)
+        .into_iter()
+        .map(|(name, mut object)| {
+            change(Arc::make_mut(&mut object));
+            (name, object)
+        });
+    *objects = changed.collect();
+}
+
+/// A change of such a world.
+pub fn edit_of_ways() -> impl Strategy<Value = Edit> {
+    edit().prop_map(|mut edit| {
+        match &mut edit {
+            Edit::Service(_, Some(service)) => services::lead_into_tunnels(service),
+            Edit::EndpointSlice(_, Some(slice)) => services::end_in_tunnels(slice),
+            Edit::Pod(_, Some(pod)) => services::be_led_to(pod),
+            Edit::Namespace(..)
+            | Edit::Pod(_, None)
+            | Edit::Policy(..)
+            | Edit::NodeAddresses(_)
+            | Edit::ClusterNodes(_)
+            | Edit::Service(_, None)
+            | Edit::EndpointSlice(_, None)
+            | Edit::Listed(..) => {}
+        }
+        edit
+    })
+}
+
+/// A connection to what may be such a way.
+pub fn way() -> impl Strategy<Value = Connection> {
+    (address(), select(&PORTS[..3])).prop_map(|(peer, port)| Connection {
+        direction: Direction::Egress,
+        peer,
+        transport: Transport::Port(Protocol::Udp, port),
     })
 }
 

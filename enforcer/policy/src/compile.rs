@@ -128,7 +128,7 @@ pub fn compiled_verdict(
         Transport::Port(Protocol::Udp, port) => match facts.closed(connection.peer, port) {
             Some(Closed::ToAll) => true,
             Some(Closed::ToOpen) => is_open,
-            None => false,
+            Some(Closed::Elsewhere) | None => false,
         },
         Transport::Port(Protocol::Tcp | Protocol::Sctp, _) | Transport::Other(_) => false,
     };

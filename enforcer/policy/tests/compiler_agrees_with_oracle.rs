@@ -59,6 +59,16 @@ proptest! {
     ) {
         assert_agreement(&world, baseline, &connections)?;
     }
+
+    /// Of ways into tunnels, which are rare among all that there is.
+    #[test]
+    fn compiler_and_oracle_agree_about_ways_into_tunnels(
+        world in arbitrary::world_of_ways(),
+        baseline in arbitrary::baseline(),
+        connections in vec(arbitrary::way(), 32),
+    ) {
+        assert_agreement(&world, baseline, &connections)?;
+    }
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use podgate_policy::arbitrary;
+use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::predicate::{Predicate, Questions};
 use podgate_policy::compile::{compile_subject, questions_of};
@@ -27,23 +27,43 @@ fn questions(world: &World, pods: usize) -> Questions {
     )
 }
 
+/// Some edits at a time, and of how many pods the policies ask questions then.
+type Steps = Vec<(Vec<Edit>, usize)>;
+
+fn steps(edit: impl Strategy<Value = Edit>) -> impl Strategy<Value = Steps> {
+    vec((vec(edit, 0..4), 0..10_usize), 1..12)
+}
+
+fn assert_as_made_from_nothing(mut world: World, steps: Steps) -> Result<(), TestCaseError> {
+    let mut facts = Facts::of(&world, &questions(&world, 3));
+    for (edits, pods) in steps {
+        for edit in edits {
+            edit.apply(&mut world);
+        }
+        let questions = questions(&world, pods);
+        facts = facts.under(&world, &questions).0;
+        prop_assert_eq!(&facts, &Facts::of(&world, &questions));
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
 
     #[test]
     fn after_any_edits_they_are_as_made_from_nothing(
-        mut world in arbitrary::world(),
-        edits in vec((vec(arbitrary::edit(), 0..4), 0..10_usize), 1..12),
+        world in arbitrary::world(),
+        steps in steps(arbitrary::edit()),
     ) {
-        let mut facts = Facts::of(&world, &questions(&world, 3));
-        for (edits, pods) in edits {
-            for edit in edits {
-                edit.apply(&mut world);
-            }
-            let questions = questions(&world, pods);
-            facts = facts.under(&world, &questions).0;
-            prop_assert_eq!(&facts, &Facts::of(&world, &questions));
-        }
+        assert_as_made_from_nothing(world, steps)?;
+    }
+
+    #[test]
+    fn after_edits_of_ways_they_are_as_made_from_nothing(
+        world in arbitrary::world_of_ways(),
+        steps in steps(arbitrary::edit_of_ways()),
+    ) {
+        assert_as_made_from_nothing(world, steps)?;
     }
 }
 

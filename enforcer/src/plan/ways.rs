@@ -36,7 +36,11 @@ impl Ways {
         for difference in old.diff(&new) {
             let (way, was, is) = parts(difference);
             let is_nodes = way.is_some_and(|(address, _)| address.is_unspecified());
-            ways.closed = ways.closed.max(is.copied().filter(|is| was < Some(is)));
+            if let Some(is) = is.filter(|is| was < Some(is)) {
+                // A NodePort is closed to all at other nodes.
+                let is = if is_nodes { Closed::ToAll } else { *is };
+                ways.closed = ways.closed.max(Some(is));
+            }
             match is {
                 Some(is) if is_nodes => ways.after.push(close(*way, *is)),
                 Some(is) => ways.before.push(close(*way, *is)),
@@ -72,7 +76,7 @@ impl Ways {
             losers.insert((*slot, Direction::Ingress));
             let is_concerned = match closed {
                 Closed::ToOpen => both.egress == Ruleset::Allowed,
-                Closed::ToAll => true,
+                Closed::Elsewhere | Closed::ToAll => true,
             };
             if is_concerned {
                 losers.insert((*slot, Direction::Egress));
@@ -95,6 +99,7 @@ fn table_of(facts: &Facts, most: u32) -> OrdMap<Option<Way>, Closed> {
 
 fn close(way: Option<Way>, to: Closed) -> Write {
     let word = match to {
+        Closed::Elsewhere => WayWord::ELSEWHERE,
         Closed::ToOpen => WayWord::TO_OPEN,
         Closed::ToAll => WayWord::TO_ALL,
     };

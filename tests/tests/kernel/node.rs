@@ -188,6 +188,9 @@ fn attack_05_a_service_that_leads_into_a_tunnel() {
             // What has the Service's address and port may come. It is not answered: that could be translated.
             assert_eq!(scene.peer_sends(service, udp(53, 2001)), Reason::Allowed);
             assert_eq!(scene.pod_sends(service, udp(2001, 53)), Reason::Tunnel);
+            scene.kernel.put_way(at_nodes, WayWord::ELSEWHERE);
+            assert_eq!(scene.pod_sends(node, udp(2006, 53)), Reason::Allowed);
+            assert_eq!(scene.pod_sends(other, udp(2006, 53)), Reason::Tunnel);
             scene.kernel.put_way(at_nodes, WayWord::TO_OPEN);
             assert_eq!(scene.pod_sends(node, udp(2001, 53)), Reason::Tunnel);
             assert_eq!(scene.pod_sends(other, udp(2001, 53)), Reason::Tunnel);

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::model::{
     Endpoint, EndpointSlice, EndpointState, ExternalAddresses, HostPort, NamedPort, ObjectName,
-    PodReference, Service, ServiceEgress, ServiceOptions, ServicePort, TrafficPolicy,
+    Pod, PodReference, Protocol, Service, ServiceEgress, ServiceOptions, ServicePort,
+    TrafficPolicy,
 };
 
 const NAMES: [&str; 2] = ["s", "t"];
@@ -177,4 +178,31 @@ pub(super) fn host_port() -> impl Strategy<Value = HostPort> {
             target,
         }
     })
+}
+
+/// Makes every port UDP, and of one name.
+pub(super) fn lead_into_tunnels(service: &mut Service) {
+    for port in &mut service.ports {
+        (port.name, port.protocol) = (String::new(), Protocol::Udp);
+    }
+}
+
+/// The same, and the first port one of a tunnel.
+pub(super) fn end_in_tunnels(slice: &mut EndpointSlice) {
+    for port in &mut slice.ports {
+        (port.name, port.protocol) = (String::new(), Protocol::Udp);
+        port.number = or_tunnel(port.number);
+    }
+}
+
+/// The same, of its host ports.
+pub(super) fn be_led_to(pod: &mut Pod) {
+    for port in &mut pod.host_ports {
+        port.protocol = Protocol::Udp;
+        port.target = or_tunnel(port.target);
+    }
+}
+
+fn or_tunnel(number: u16) -> u16 {
+    if number == PORTS[0] { 8472 } else { number }
 }

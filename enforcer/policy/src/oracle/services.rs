@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use super::{Policy, is_node, is_node_address, is_tunnel_to_node, pod_at};
 use crate::connection::{Connection, Direction, Transport};
 use crate::model::{
-    Endpoint, EndpointState, ExternalAddresses, ObjectName, Peer, PodReference, Protocol, Rule,
-    SCOPES, Service, ServiceEgress, ServicePort, TrafficPolicy, World,
+    Endpoint, EndpointState, ExternalAddresses, HostPort, ObjectName, Peer, PodReference, Protocol,
+    Rule, SCOPES, Service, ServiceEgress, ServicePort, TrafficPolicy, World,
 };
 
 /// Whether an isolated pod may open the connection.
@@ -234,38 +234,62 @@ fn claims(world: &World, connection: &Connection) -> Vec<Claim> {
             }
         }
     }
-    if at_own_node {
-        for (_, pod) in world.pods.iter().filter(|(_, pod)| pod.is_selectable()) {
-            let is_elsewhere =
-                pod.node.is_some() && world.node_name.is_some() && pod.node != world.node_name;
-            for port in &pod.host_ports {
-                let is_here = port.address.is_none_or(|host| host == address);
-                let addresses: Vec<IpAddr> = pod
-                    .addresses
-                    .iter()
-                    .copied()
-                    .filter(|of_pod| of_pod.is_ipv4() == address.is_ipv4())
-                    .collect();
-                if is_elsewhere
-                    || addresses.is_empty()
-                    || !is_here
-                    || (port.protocol, port.number) != (protocol, number)
-                {
-                    continue;
-                }
-                let targets = addresses.into_iter().map(|address| Target {
-                    address,
-                    port: port.target,
-                    known: Known::Yes,
-                });
-                claims.push(Claim {
-                    protocol,
-                    targets: targets.collect(),
+    for host_port in host_ports(world) {
+        let HostPort {
+            protocol: of,
+            number: at,
+            target: port,
+            ..
+        } = *host_port.port;
+        if host_port.host == address && (of, at) == (protocol, number) {
+            let targets = host_port.addresses.into_iter().map(|address| Target {
+                address,
+                port,
+                known: Known::Yes,
+            });
+            claims.push(Claim {
+                protocol,
+                targets: targets.collect(),
+            });
+        }
+    }
+    claims
+}
+
+/// A port of an address of the own node that leads to a pod: to all of its addresses of that family, of which there is one.
+struct OnNode<'a> {
+    host: IpAddr,
+    port: &'a HostPort,
+    addresses: Vec<IpAddr>,
+}
+
+fn host_ports(world: &World) -> Vec<OnNode<'_>> {
+    let mut ports = Vec::new();
+    for pod in world.pods.values().filter(|pod| pod.is_selectable()) {
+        let is_elsewhere =
+            pod.node.is_some() && world.node_name.is_some() && pod.node != world.node_name;
+        for (port, host) in pod
+            .host_ports
+            .iter()
+            .flat_map(|port| world.node_addresses.iter().map(move |host| (port, *host)))
+        {
+            let addresses: Vec<IpAddr> = pod
+                .addresses
+                .iter()
+                .copied()
+                .filter(|address| address.is_ipv4() == host.is_ipv4())
+                .collect();
+            let is_here = port.address.is_none_or(|wanted| wanted == host);
+            if !is_elsewhere && is_here && is_node_address(world, host) && !addresses.is_empty() {
+                ports.push(OnNode {
+                    host,
+                    port,
+                    addresses,
                 });
             }
         }
     }
-    claims
+    ports
 }
 
 /// Whether a Service has NodePorts in the family of `address`. One without cluster addresses may have.
@@ -385,9 +409,7 @@ pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
         leading.extend(more);
     }
     let of_way = |wanted: Place| {
-        let targets = links
-            .iter()
-            .filter(|link| link.way == wanted && (link.here || wanted.0.is_unspecified()));
+        let targets = links.iter().filter(|link| link.way == wanted && link.here);
         let of_each = targets.map(|link| {
             if leads_on(world, &leading, link.target) {
                 Closed::ToAll
@@ -397,13 +419,13 @@ pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
         });
         of_each.max().unwrap_or(Closed::Nobody)
     };
-    let at_nodes = of_way((unspecified(connection.peer), number));
-    let as_node = if at_nodes == Closed::Nobody || !is_node(world, connection.peer) {
-        Closed::Nobody
-    } else if is_node_address(world, connection.peer) {
-        at_nodes
-    } else {
+    let at_nodes = (unspecified(connection.peer), number);
+    let as_node = if is_node_address(world, connection.peer) {
+        of_way(at_nodes)
+    } else if is_node(world, connection.peer) && leading.contains(&at_nodes) {
         Closed::ToAll
+    } else {
+        Closed::Nobody
     };
     of_way((connection.peer, number)).max(as_node)
 }
@@ -416,7 +438,8 @@ pub fn is_led_into_tunnel(world: &World, connection: &Connection) -> bool {
 /// An address and a UDP port; the unspecified address stands for every node's.
 type Place = (IpAddr, u16);
 
-/// What leads datagrams where: an address and port of a Service, or a NodePort, to an endpoint that some node may choose.
+/// What leads datagrams where: an address and port of a Service, or a NodePort, to an endpoint that some node may choose; a
+/// port of the own node to a pod.
 struct Link {
     way: Place,
     target: Place,
@@ -426,6 +449,20 @@ struct Link {
 
 fn links(world: &World) -> Vec<Link> {
     let mut links = Vec::new();
+    for OnNode {
+        host,
+        port,
+        addresses,
+    } in host_ports(world)
+    {
+        if port.protocol == Protocol::Udp {
+            links.extend(addresses.into_iter().map(|address| Link {
+                way: (host, port.number),
+                target: (address, port.target),
+                here: true,
+            }));
+        }
+    }
     for (name, service) in &world.services {
         for port in service
             .ports

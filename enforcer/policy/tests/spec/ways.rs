@@ -6,8 +6,8 @@ use std::sync::Arc;
 use podgate_policy::connection::Direction::{Egress, Ingress};
 use podgate_policy::connection::Verdict::{Allow, Deny};
 use podgate_policy::model::{
-    Endpoint, EndpointSlice, EndpointState, NamedPort, NetworkPolicy, ObjectName, Protocol, Rule,
-    Service, ServicePort, TrafficPolicy, World,
+    Endpoint, EndpointSlice, EndpointState, HostPort, NamedPort, NetworkPolicy, ObjectName, Pod,
+    Protocol, Rule, Service, ServicePort, TrafficPolicy, World,
 };
 
 use crate::fixture::*;
@@ -235,4 +235,62 @@ fn attack_05_a_service_with_unknown_endpoints_is_closed() {
     let [mut world, _] = open();
     serve(&mut world, "s", &[CLUSTER], None, (OTHER, 53));
     assert_eq!(judge(&world, Egress, CLUSTER, tcp(53)), Allow);
+}
+
+/// A pod says that it has an address that a node takes for itself: what is sent to its host port ends there.
+#[test]
+fn attack_05_no_host_port_leads_to_a_tunnel_at_a_node() {
+    for target in [NODE, OTHER, "192.0.2.255"] {
+        for mut world in open() {
+            let mut pod = Pod {
+                addresses: vec![address(target)],
+                host_ports: vec![HostPort {
+                    address: None,
+                    protocol: Protocol::Udp,
+                    number: 53,
+                    target: 53,
+                }],
+                ..Pod::default()
+            };
+            let name = ObjectName::new("y", "liar");
+            world.node_scopes.insert("192.0.2.255/32".parse().unwrap());
+            world.pods.insert(name.clone(), Arc::new(pod.clone()));
+            assert_eq!(judge(&world, Egress, NODE, udp(53)), Allow, "{target}");
+            pod.host_ports[0].target = VXLAN;
+            world.pods.insert(name, Arc::new(pod));
+            assert_eq!(judge(&world, Egress, NODE, udp(53)), Deny, "{target}");
+            assert_eq!(judge(&world, Egress, NODE, tcp(53)), Allow, "{target}");
+        }
+    }
+}
+
+/// The node takes for itself what is sent to a pod's address, and the pod never gets it.
+#[test]
+fn attack_05_an_endpoint_that_the_node_takes_is_no_pod() {
+    for mut world in open() {
+        serve(&mut world, "s", &[CLUSTER], None, (X_DB, VXLAN));
+        assert_eq!(judge(&world, Egress, CLUSTER, udp(53)), Allow);
+        world
+            .node_scopes
+            .insert(format!("{X_DB}/32").parse().unwrap());
+        assert_eq!(judge(&world, Egress, CLUSTER, udp(53)), Deny);
+    }
+}
+
+/// A NodePort leads into a tunnel at the nodes that may choose an endpoint there.
+#[test]
+fn a_node_port_that_leads_into_a_tunnel_elsewhere_is_open_here() {
+    for mut world in open() {
+        serve(&mut world, "s", &[CLUSTER], Some(30053), (OTHER, VXLAN));
+        let name = ObjectName::new("y", "s");
+        let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap());
+        let ready = Endpoint {
+            address: address(X_DB),
+            ..slice.endpoints[0].clone()
+        };
+        slice.endpoints[0].state = EndpointState::Terminating;
+        slice.endpoints.push(ready);
+        assert_eq!(judge(&world, Egress, NODE, udp(30053)), Allow);
+        assert_eq!(judge(&world, Egress, OTHER, udp(30053)), Deny);
+    }
 }

@@ -66,6 +66,16 @@ proptest! {
     ) {
         assert_no_verdict_is_wrong(world, Baseline::Deny, edits, seed)?;
     }
+
+    /// Nor of those that open and close ways into tunnels.
+    #[test]
+    fn no_write_of_ways_gives_a_wrong_verdict(
+        world in arbitrary::world_of_ways(),
+        edits in vec(arbitrary::edit_of_ways(), 100),
+        seed in any::<u64>(),
+    ) {
+        assert_no_verdict_is_wrong(world, Baseline::Allow, edits, seed)?;
+    }
 }
 
 /// Whether some verdict is wrong in some of many random edits, when the steps of each plan are changed by `mutant`.

@@ -66,7 +66,8 @@ struct Said {
     ports: BTreeMap<IpAddr, Arc<Ports>>,
     /// Every address that an endpoint has, usable or not: who is known there matters.
     endpoints: BTreeSet<IpAddr>,
-    /// What may be ways into a tunnel, with where they lead: of UDP, to endpoints that no pod is known to have.
+    /// What may be ways into a tunnel, with where they lead: of UDP, to endpoints that no pod is known to have, or that a node
+    /// takes for itself whoever has them.
     candidates: Arc<Vec<Lead>>,
 }
 
@@ -194,6 +195,15 @@ impl Redirects {
         of_address(&self.by_endpoint, address)
     }
 
+    /// The claimants of which an endpoint has an address of this block.
+    pub(super) fn with_endpoint_in(&self, block: &IpNet) -> impl Iterator<Item = &Claimant> {
+        let inside = self
+            .by_endpoint
+            .range((block.network(), first_claimant())..);
+        let inside = inside.take_while(|(endpoint, _)| block.contains(endpoint));
+        inside.map(|(_, claimant)| claimant)
+    }
+
     /// The addresses of which some port may lead to one of these.
     pub(super) fn leading_to(&self, targets: &[IpAddr]) -> BTreeSet<IpAddr> {
         let claimants = targets
@@ -204,11 +214,7 @@ impl Redirects {
 
     /// The addresses of which some port may lead into a block.
     pub(super) fn leading_into(&self, block: &IpNet) -> BTreeSet<IpAddr> {
-        let inside = self
-            .by_endpoint
-            .range((block.network(), first_claimant())..);
-        let inside = inside.take_while(|(endpoint, _)| block.contains(endpoint));
-        self.claimed_by(inside.map(|(_, claimant)| claimant).collect())
+        self.claimed_by(self.with_endpoint_in(block).collect())
     }
 
     fn claimed_by(&self, claimants: BTreeSet<&Claimant>) -> BTreeSet<IpAddr> {
@@ -342,6 +348,13 @@ impl Facts {
             && !self.redirects.is_cluster_address(address)
     }
 
+    /// Whether a node may take what is sent to an address for itself, whoever is known to have it.
+    fn may_be_taken_by_node(&self, address: IpAddr) -> bool {
+        self.world.node_addresses.contains(&address)
+            || self.world.cluster_nodes.contains(&address)
+            || self.is_in_scope(address)
+    }
+
     fn own_node_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let all = self.world.node_addresses.iter().copied();
         all.filter(|address| self.is_own_node(*address))
@@ -353,9 +366,7 @@ impl Facts {
         said.endpoints = endpoints.map(|endpoint| endpoint.address).collect();
         said.ports = self.ports_of_service(name, service);
         said.candidates = Arc::new(self.leads_of(name, service, |address| {
-            self.holder(address).is_none()
-                || self.world.node_addresses.contains(&address)
-                || self.world.cluster_nodes.contains(&address)
+            self.holder(address).is_none() || self.may_be_taken_by_node(address)
         }));
         said
     }
@@ -512,25 +523,63 @@ impl Facts {
                 Some(service) => self.leads_of(name, service, |_| true),
                 None => Vec::new(),
             },
-            Claimant::Pod(_) => Vec::new(),
+            Claimant::Pod(name) => match self.world.pods.get(name) {
+                Some(pod) => self.leads_of_pod(pod, |_| true),
+                None => Vec::new(),
+            },
         }
     }
 
-    /// A pod whose node is not known may be on this one.
-    fn said_by_pod(&self, pod: &Pod) -> Said {
-        let mut said = Said::default();
+    /// Where the host ports of a pod lead datagrams, of those of its addresses for which `counts` holds.
+    fn leads_of_pod(&self, pod: &Pod, counts: impl Fn(IpAddr) -> bool) -> Vec<Lead> {
+        let of_udp = |port: &&HostPort| port.protocol == Protocol::Udp;
+        let mut leads = Vec::new();
+        for port in self.host_ports_here(pod).iter().filter(of_udp) {
+            for is_ipv4 in [true, false] {
+                let of_family = |address: &IpAddr| address.is_ipv4() == is_ipv4;
+                let own = self.own_node_addresses().filter(of_family);
+                let addresses: BTreeSet<_> = own.filter(|host| is_on(port, *host)).collect();
+                let of_pod = pod.addresses.iter().copied().filter(of_family);
+                let targets = of_pod.filter(|address| counts(*address));
+                let targets: BTreeSet<Way> = targets.map(|it| (it, port.target)).collect();
+                if !addresses.is_empty() && !targets.is_empty() {
+                    let targets = Arc::new(targets);
+                    leads.push(Lead {
+                        addresses: Arc::new(addresses),
+                        number: port.number,
+                        targets: Arc::clone(&targets),
+                        chosen: targets,
+                    });
+                }
+            }
+        }
+        leads
+    }
+
+    /// The host ports of a pod that are on this node; one whose node is not known may be.
+    fn host_ports_here<'a>(&self, pod: &'a Pod) -> &'a [HostPort] {
         let is_elsewhere = match (&pod.node, &self.world.node_name) {
             (Some(of_pod), Some(own)) => of_pod != own,
             (Some(_) | None, None) | (None, Some(_)) => false,
         };
         if is_elsewhere || !pod.is_selectable() {
+            return &[];
+        }
+        &pod.host_ports
+    }
+
+    fn said_by_pod(&self, pod: &Pod) -> Said {
+        let mut said = Said::default();
+        let host_ports = self.host_ports_here(pod);
+        if host_ports.is_empty() {
             return said;
         }
-        let is_on = |port: &HostPort, host| port.address.is_none_or(|wanted| wanted == host);
+        let leads = self.leads_of_pod(pod, |address| self.may_be_taken_by_node(address));
+        said.candidates = Arc::new(leads);
         let mut distinct: HashSet<Arc<Ports>> = HashSet::new();
         for host in self.own_node_addresses() {
             let mut ports = BTreeSet::new();
-            for port in pod.host_ports.iter().filter(|port| is_on(port, host)) {
+            for port in host_ports.iter().filter(|port| is_on(port, host)) {
                 let of_pod = pod.addresses.iter();
                 let of_family = of_pod.filter(|address| address.is_ipv4() == host.is_ipv4());
                 let endpoints: BTreeSet<_> =
@@ -661,6 +710,11 @@ impl Facts {
             Some(_) | None => Known::NotYet,
         }
     }
+}
+
+/// Whether a host port is on this address of its node.
+fn is_on(port: &HostPort, host: IpAddr) -> bool {
+    port.address.is_none_or(|wanted| wanted == host)
 }
 
 /// The numbers that a slice has for a port of its Service.

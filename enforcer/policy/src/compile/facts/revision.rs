@@ -265,6 +265,7 @@ impl<'a> Revision<'a> {
                         .cluster_address(*address, name, is_there);
                     self.stale.insert(*address);
                     node_differs |= world.node_addresses.contains(address);
+                    self.ways_differ |= world.cluster_nodes.contains(address);
                 }
                 for address in &service.external_addresses {
                     self.next
@@ -288,6 +289,11 @@ impl<'a> Revision<'a> {
                     self.unheard.insert(Claimant::Service(service));
                 }
             }
+        }
+        let scopes = &before.world.node_scopes;
+        for scope in scopes.symmetric_difference(&world.node_scopes) {
+            let about_it = before.redirects.with_endpoint_in(scope);
+            self.unheard.extend(about_it.cloned());
         }
         self.ways_differ |= node_differs
             || before.world.tunnel_ports != world.tunnel_ports

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where Services lead datagrams into a tunnel that ends at a node.
+//! Where Services and host ports lead datagrams into a tunnel that ends at a node.
 //!
-//! What a pod sends to a Service, its node translates; and what goes on to the tunnel of a node comes out of it as a packet of
+//! What a pod sends to one, its node translates; and what goes on to the tunnel of a node comes out of it as a packet of
 //! another source, past the receiver's policies. An endpoint may be such a way itself, as the NodePort of another
 //! Service at another node, which translates once more.
 
@@ -38,6 +38,8 @@ pub(super) struct Lead {
 /// Whom a way into a tunnel is closed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Closed {
+    /// Of a NodePort: no pods here. Another node may lead it there, so at others it is closed to all, as each such is.
+    Elsewhere,
     /// Pods without a policy for egress, and those that may send everything. A ruleset in between says itself what it allows
     /// with the endpoints.
     ToOpen,
@@ -69,7 +71,8 @@ impl Facts {
         let as_node = if self.is_other_node(peer) {
             self.ways.get(&at_nodes(peer, port)).map(|_| Closed::ToAll)
         } else if self.is_own_node(peer) {
-            self.ways.get(&at_nodes(peer, port)).copied()
+            let here = self.ways.get(&at_nodes(peer, port)).copied();
+            here.filter(|closed| *closed != Closed::Elsewhere)
         } else {
             None
         };
@@ -128,14 +131,19 @@ impl Facts {
         if !transport.is_tunnel(&self.world.tunnel_ports) {
             return None;
         }
-        let mut scopes = SCOPES.iter().chain(&self.world.node_scopes);
         if self.is_node(address) {
             Some(Closed::ToOpen)
-        } else if scopes.any(|scope| scope.contains(&address)) {
+        } else if self.is_in_scope(address) {
             Some(Closed::ToAll)
         } else {
             None
         }
+    }
+
+    /// Whether a node takes an address for itself without having it, or may.
+    pub(super) fn is_in_scope(&self, address: IpAddr) -> bool {
+        let mut scopes = SCOPES.iter().chain(&self.world.node_scopes);
+        scopes.any(|scope| scope.contains(&address))
     }
 
     fn is_node(&self, address: IpAddr) -> bool {
@@ -169,7 +177,7 @@ struct Search {
     links: HashMap<Way, Vec<Link>>,
     /// What leads into a tunnel, at some node.
     found: BTreeSet<Way>,
-    /// What does so here. Of a NodePort it is not known at which.
+    /// What does so here, and every NodePort that does so at some node.
     closed: BTreeMap<Way, Closed>,
     /// Found, and not gone on from.
     next: Vec<Way>,
@@ -217,6 +225,7 @@ impl Search {
         }
         *known = Some(closed);
         for way in ways.filter(|way| link.here || way.0.is_unspecified()) {
+            let closed = if link.here { closed } else { Closed::Elsewhere };
             let known = self.closed.entry(way).or_insert(closed);
             *known = closed.max(*known);
         }
