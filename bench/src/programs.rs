@@ -50,7 +50,7 @@ pub(crate) fn print() -> Result<()> {
                 "embryonic",
                 "crowd",
                 "fragments",
-                "budgets",
+                "quotas",
                 "limits",
                 "common",
             ] {

@@ -13,9 +13,9 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TcContext;
 use podgate_abi::{
-    Address, Answer, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Column, Direction, Event,
-    FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_TAKEN,
-    MAX_WAYS, NextHop, PeerWord, PortSetChunks, PrefixWord, Put, Reason, RowKey, RowWords,
+    Address, Answer, Attachment, CHUNK_NONE, Chunk, Class, Column, Direction, Event, FlowEntry,
+    FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, MAX_TAKEN, MAX_WAYS, NextHop,
+    PacketCtx, PeerWord, PortSetChunks, PrefixWord, Put, Quota, Reason, RowKey, RowWords,
     RulesetId, Slot, Tables, WayKey, WayWord, Word,
 };
 
@@ -42,8 +42,8 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * Reason::CO
 #[map(name = "events")]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-#[map(name = "case")]
-static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
+#[map(name = "ctx")]
+static CTX: PerCpuArray<PacketCtx> = PerCpuArray::with_max_entries(1, 0);
 
 #[map(name = "flows")]
 static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(16, 0);
@@ -53,8 +53,8 @@ static EMBRYONIC: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(16, 0)
 static CROWD: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(16, 0);
 #[map(name = "fragments")]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(16, 0);
-#[map(name = "budgets")]
-static BUDGETS: Array<Budget> = Array::with_max_entries(16, BPF_F_MMAPABLE);
+#[map(name = "quotas")]
+static QUOTAS: Array<Quota> = Array::with_max_entries(16, BPF_F_MMAPABLE);
 #[map(name = "limits")]
 static LIMITS: Array<Word> = Array::with_max_entries(Limit::COUNT, BPF_F_MMAPABLE);
 #[map(name = "common")]
@@ -338,8 +338,8 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn budget(&self, slot: Slot) -> Option<&Budget> {
-        BUDGETS.get(slot.0)
+    fn quota(&self, slot: Slot) -> Option<&Quota> {
+        QUOTAS.get(slot.0)
     }
 
     #[inline(always)]
@@ -395,9 +395,9 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn case<'a>(&self, _place: &'a mut Case) -> Option<&'a mut Case> {
+    fn ctx<'a>(&self, _place: &'a mut PacketCtx) -> Option<&'a mut PacketCtx> {
         // SAFETY: the element is this CPU's own while the program runs, and nothing else points to it.
-        CASE.get_ptr_mut(0).map(|case| unsafe { &mut *case })
+        CTX.get_ptr_mut(0).map(|ctx| unsafe { &mut *ctx })
     }
 
     #[inline(always)]

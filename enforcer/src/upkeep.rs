@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The table of flows: what timed out goes, and each attachment's flows are counted against its budget. And the memory that
+//! The table of flows: what timed out goes, and each attachment's flows are counted against its quota. And the memory that
 //! was freed, which goes back to the kernel.
 //!
 //! On a thread of its own: a full table takes tens of milliseconds, for which no ADD should wait. It touches nothing

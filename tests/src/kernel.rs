@@ -105,12 +105,12 @@ pub struct Kernel {
     pub flows: FlowMap,
     /// Flows that were not answered.
     pub embryonic: FlowMap,
-    /// What attachments have beyond their share or their budget.
+    /// What attachments have beyond their share or their quota.
     pub crowd: FlowMap,
     /// Verdicts on first fragments.
     pub fragments: HashMap<MapData, [u8; 40], u64>,
     /// Entries of `flows` and `embryonic`, by slot.
-    pub budgets: Array<MapData, [u64; 2]>,
+    pub quotas: Array<MapData, [u64; 2]>,
     /// What a slot may have.
     pub limits: Array<MapData, u64>,
     /// What all slots have of the answered flows beyond their guarantees.

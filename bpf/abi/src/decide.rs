@@ -52,7 +52,7 @@ impl Hook {
 }
 
 /// The attachment's side of a verdict, each word read once, first.
-struct Subject {
+struct PolicyView {
     to_pod: PolicyWord,
     from_pod: PolicyWord,
     life: Life,
@@ -64,17 +64,17 @@ struct Subject {
     is_bound: bool,
 }
 
-impl Subject {
-    /// The same, with what was kept in `case`, of which the kernel's verifier does not know any more how it came about.
+impl PolicyView {
+    /// The same, with what was kept in `ctx`, of which the kernel's verifier does not know any more how it came about.
     #[inline(always)]
-    const fn as_kept(&self, case: &Case) -> Self {
+    const fn as_kept(&self, ctx: &PacketCtx) -> Self {
         Self {
             to_pod: self.to_pod,
             from_pod: self.from_pod,
             life: self.life,
             link: self.link,
-            is_policed: case.is_policed != 0,
-            is_bound: case.is_bound != 0,
+            is_policed: ctx.is_policed != 0,
+            is_bound: ctx.is_bound != 0,
         }
     }
 
@@ -103,7 +103,7 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     let to_pod = attachment.word(Direction::Ingress);
     let from_pod = attachment.word(Direction::Egress);
     let judging = if hook.is_to_pod() { to_pod } else { from_pod };
-    let subject = Subject {
+    let view = PolicyView {
         to_pod,
         from_pod,
         life: Life::new(origin.birth(), to_pod, from_pod),
@@ -114,12 +114,12 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
         is_policed: judging.ruleset() != RulesetId::ALLOW_ALL,
         is_bound: !hook.is_to_pod(),
     };
-    let offload = if subject.is_policed || subject.is_bound {
+    let offload = if view.is_policed || view.is_bound {
         bytes.offload()
     } else {
         Offload::NONE
     };
-    if subject.is_bound {
+    if view.is_bound {
         // The last two bytes are the ethertype.
         let Some([first, second]) = bytes.load_words::<2>(6) else {
             return Reason::NotIp;
@@ -132,33 +132,33 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
     match hook.ethertype {
         ethertype::ARP if offload != Offload::NONE => return Reason::OffloadMetadata,
         ethertype::IPV4 | ethertype::IPV6 => {}
-        ethertype::ARP => return examine_arp(tables, bytes, attachment, &subject),
-        _ if subject.is_policed || subject.is_bound => return Reason::NotIp,
+        ethertype::ARP => return examine_arp(tables, bytes, attachment, &view),
+        _ if view.is_policed || view.is_bound => return Reason::NotIp,
         _ => return Reason::Unpoliced,
     }
-    let mut place = Case::default();
-    let Some(case) = tables.case(&mut place) else {
+    let mut place = PacketCtx::default();
+    let Some(ctx) = tables.ctx(&mut place) else {
         return Reason::NoRecord;
     };
-    case.offload = offload;
-    case.is_policed = u8::from(subject.is_policed);
-    case.is_bound = u8::from(subject.is_bound);
-    let case = black_box(case);
-    let reason = parse(bytes, hook.ethertype, hook.direction, &mut case.packet);
+    ctx.offload = offload;
+    ctx.is_policed = u8::from(view.is_policed);
+    ctx.is_bound = u8::from(view.is_bound);
+    let ctx = black_box(ctx);
+    let reason = parse(bytes, hook.ethertype, hook.direction, &mut ctx.packet);
     if !reason.passes() {
-        let is_kept_out = reason == Reason::MappedAddress || subject.is_policed || subject.is_bound;
+        let is_kept_out = reason == Reason::MappedAddress || view.is_policed || view.is_bound;
         return if is_kept_out {
             reason
         } else {
             Reason::Unpoliced
         };
     }
-    let case = black_box(case);
-    if !case.offload.spares(&case.packet) {
+    let ctx = black_box(ctx);
+    if !ctx.offload.spares(&ctx.packet) {
         return Reason::OffloadMetadata;
     }
-    let case = black_box(case);
-    examine_packet(tables, hook, attachment, &subject.as_kept(case), case)
+    let ctx = black_box(ctx);
+    examine_packet(tables, hook, attachment, &view.as_kept(ctx), ctx)
 }
 
 /// What is known of a packet, and of the flow that it belongs to.
@@ -167,7 +167,7 @@ fn examine<T: Tables>(tables: &T, bytes: &(impl Bytes + ?Sized), hook: &Hook) ->
 /// on which branch it was written, and the kernel's verifier has one state to follow where it had dozens.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub struct Case {
+pub struct PacketCtx {
     packet: Packet,
     offload: Offload,
     key: FlowKey,
@@ -183,7 +183,7 @@ pub struct Case {
     /// The packet's end at the pod is a foreign address that the attachment's mode admits.
     is_foreign: u8,
     /// Has the key of a flow that the node began, but did not come from the node.
-    is_posing: u8,
+    poses_as_node: u8,
     /// The flow was let in by the policy in force, or needs none.
     is_current: u8,
     makes_flow: u8,
@@ -196,7 +196,7 @@ pub struct Case {
     state: FlowState,
     /// It was seen in both directions.
     is_answered: u8,
-    /// As in [`Subject`].
+    /// As in [`PolicyView`].
     is_policed: u8,
     is_bound: u8,
     /// The flow is one with this node, of which nothing is lost if it is forgotten.
@@ -208,41 +208,41 @@ fn examine_packet<T: Tables>(
     tables: &T,
     hook: &Hook,
     attachment: &Attachment,
-    subject: &Subject,
-    case: &mut Case,
+    view: &PolicyView,
+    ctx: &mut PacketCtx,
 ) -> Reason {
-    let packet = &case.packet;
+    let packet = &ctx.packet;
     let (pod, peer) = if hook.is_to_pod() {
         (packet.destination, packet.source)
     } else {
         (packet.source, packet.destination)
     };
     if packet.content == Content::NEIGHBOR && !hook.is_to_pod() {
-        return examine_neighbor(tables, attachment, subject, packet);
+        return examine_neighbor(tables, attachment, view, packet);
     }
     let is_own = if hook.is_to_pod() {
         attachment.is_addressed_by(pod)
     } else {
         attachment.owns(pod)
     };
-    let is_foreign = !is_own && admits(tables, attachment, subject, pod);
+    let is_foreign = !is_own && admits(tables, attachment, view, pod);
     let owns_source = is_own || is_foreign;
     if hook.is_to_pod() && !owns_source {
         return Reason::NotForPod;
     }
-    case.is_foreign = u8::from(is_foreign);
-    let case = black_box(case);
-    let packet = &case.packet;
+    ctx.is_foreign = u8::from(is_foreign);
+    let ctx = black_box(ctx);
+    let packet = &ctx.packet;
     if packet.content == Content::NEIGHBOR {
-        return examine_neighbor(tables, attachment, subject, packet);
+        return examine_neighbor(tables, attachment, view, packet);
     }
-    if packet.content == Content::LISTENER {
-        let reason = examine_listener(tables, attachment, subject, packet, owns_source);
+    if packet.content == Content::MLD {
+        let reason = examine_listener(tables, attachment, view, packet, owns_source);
         if reason != Reason::Allowed {
             return reason;
         }
     }
-    let reason = dhcp(tables, hook, attachment, subject, packet, owns_source);
+    let reason = dhcp(tables, hook, attachment, view, packet, owns_source);
     if reason != Reason::Allowed {
         return reason;
     }
@@ -251,10 +251,10 @@ fn examine_packet<T: Tables>(
     }
     // What a pod sends to itself goes by its loopback. What leaves it is to be taken by somebody else: by the hardware
     // address, or by a translation at the node, past the policy of both ends.
-    if subject.is_bound && attachment.owns(peer) {
+    if view.is_bound && attachment.owns(peer) {
         return Reason::NotForPod;
     }
-    if subject.is_bound && packet.content == Content::REDIRECT {
+    if view.is_bound && packet.content == Content::REDIRECT {
         return Reason::ForgedNeighbor;
     }
     let mut from_node = false;
@@ -278,7 +278,7 @@ fn examine_packet<T: Tables>(
     };
     if let Some(reason) = packet.content.defect() {
         // Others may read on where we gave up, and find a tunnel or an advertisement.
-        return if (subject.is_policed || subject.is_bound) && !from_node {
+        return if (view.is_policed || view.is_bound) && !from_node {
             reason
         } else {
             unread
@@ -287,10 +287,10 @@ fn examine_packet<T: Tables>(
     if packet.part == Part::LATER {
         let key = fragment_key(hook, packet, pod, peer);
         return match tables.fragment(&key) {
-            Some(value) if value.passed(&key, subject.policy(), tables.now(), tables.second()) => {
+            Some(value) if value.passed(&key, view.policy(), tables.now(), tables.second()) => {
                 Reason::Fragment
             }
-            _ if subject.is_policed && !from_node => Reason::FragmentWithoutFirst,
+            _ if view.is_policed && !from_node => Reason::FragmentWithoutFirst,
             _ => unread,
         };
     }
@@ -299,13 +299,13 @@ fn examine_packet<T: Tables>(
     // about, or a connection with one peer would carry errors, and what is in them, to all others.
     let is_due = packet.content == Content::ERROR
         && (hook.is_to_pod() || packet.about == peer)
-        && (attachment.owns(packet.near) || (case.is_foreign != 0 && packet.near == pod));
-    case.from_node = u8::from(from_node);
-    case.is_due = u8::from(is_due);
-    let case = black_box(case);
-    let reason = examine_flow(tables, hook, &subject.as_kept(case), peer, case);
+        && (attachment.owns(packet.near) || (ctx.is_foreign != 0 && packet.near == pod));
+    ctx.from_node = u8::from(from_node);
+    ctx.is_due = u8::from(is_due);
+    let ctx = black_box(ctx);
+    let reason = examine_flow(tables, hook, &view.as_kept(ctx), peer, ctx);
 
-    let packet = &case.packet;
+    let packet = &ctx.packet;
     if reason == Reason::Allowed || !reason.passes() {
         tables.report(&Event {
             pod,
@@ -323,7 +323,7 @@ fn examine_packet<T: Tables>(
     if packet.part == Part::FIRST {
         let key = fragment_key(hook, packet, pod, peer);
         let passed = reason.passes();
-        let value = FragmentValue::new(&key, subject.policy(), passed, tables.now());
+        let value = FragmentValue::new(&key, view.policy(), passed, tables.now());
         // A first one that was dropped is as good as none: it shuts out what an earlier one let follow, and takes no
         // place.
         let put = if passed { Put::Either } else { Put::Known };
@@ -353,31 +353,31 @@ fn fragment_key(hook: &Hook, packet: &Packet, pod: Address, peer: Address) -> Fr
 fn examine_flow<T: Tables>(
     tables: &T,
     hook: &Hook,
-    subject: &Subject,
+    view: &PolicyView,
     peer: Address,
-    case: &mut Case,
+    ctx: &mut PacketCtx,
 ) -> Reason {
-    find_flow(tables, hook, subject, peer, case);
-    let case = black_box(case);
-    if case.is_current == 0 {
+    find_flow(tables, hook, view, peer, ctx);
+    let ctx = black_box(ctx);
+    if ctx.is_current == 0 {
         // The node may always send; what it sends in a flow that has to be judged again judges nothing.
-        if case.from_node != 0 {
+        if ctx.from_node != 0 {
             return Reason::Node;
         }
-        let reason = judge(tables, hook, subject, peer, case);
+        let reason = judge(tables, hook, view, peer, ctx);
         if reason != Reason::Allowed {
             return reason;
         }
     }
-    let case = black_box(case);
-    if case.makes_flow != 0 && case.is_posing == 0 {
-        record(tables, hook, subject, case);
+    let ctx = black_box(ctx);
+    if ctx.makes_flow != 0 && ctx.poses_as_node == 0 {
+        record(tables, hook, view, ctx);
     }
-    if case.from_node != 0 {
+    if ctx.from_node != 0 {
         Reason::Node
-    } else if case.is_error != 0 && case.flow != FlowWord::NONE {
+    } else if ctx.is_error != 0 && ctx.flow != FlowWord::NONE {
         Reason::Related
-    } else if case.is_current != 0 {
+    } else if ctx.is_current != 0 {
         Reason::Established
     } else {
         Reason::Allowed

@@ -45,7 +45,7 @@ impl Initiator {
     pub const PEER: Self = Self(1);
     /// Picked up from the pod in mid-stream, its SYN not seen: the pod may be the server. Judged again, both
     /// directions must allow it.
-    pub const UNPROVEN: Self = Self(2);
+    pub const MIDSTREAM: Self = Self(2);
     /// The node itself, to the pod: never judged, and only packets that come from the node belong to it.
     pub const NODE: Self = Self(3);
 
@@ -258,20 +258,20 @@ impl FlowValue {
     }
 }
 
-/// How much an attachment has of the tables of flows. Value of `budgets`, by slot.
+/// How much an attachment has of the tables of flows. Value of `quotas`, by slot.
 ///
 /// The programs count what they enter and delete, user space what it deletes. Both ask the kernel whether it was they
 /// who did it, so no count strays; should one all the same, the next look at the table mends it.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub struct Budget {
+pub struct Quota {
     /// Entries in `flows`.
     pub flows: Word,
     /// Entries in `embryonic`.
     pub embryonic: Word,
 }
 
-impl Budget {
+impl Quota {
     /// Whether a count is below `limit`. One that strayed below zero is.
     #[inline(always)]
     pub(crate) fn is_below(count: &Word, limit: u64) -> bool {
@@ -355,6 +355,6 @@ impl FragmentValue {
 const _: () = {
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<FlowValue>() == 16);
-    assert!(size_of::<Budget>() == 16);
+    assert!(size_of::<Quota>() == 16);
     assert!(size_of::<FragmentKey>() == 40);
 };

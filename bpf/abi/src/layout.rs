@@ -12,8 +12,8 @@ use crate::{Address, Broadcasts, HardwareWord, LinkWord, Word};
 /// Version of the layouts of a table set, and the first part of the names of its pins.
 pub const ABI: u32 = 7;
 
-/// Version of the layouts of the tables that a set hands on to the next: flows, fragments, budgets.
-pub const SHARED_ABI: u32 = 4;
+/// Version of the layouts of the tables that a set hands on to the next: flows, fragments, quotas.
+pub const SHARED_ABI: u32 = 5;
 
 /// Entries that `taken` may have. It takes memory for those that it has.
 pub const MAX_TAKEN: u32 = 1 << 20;

@@ -25,10 +25,10 @@ mod tables;
 mod word;
 
 pub use address::Address;
-pub use decide::{Answer, Case, Hook, ask, decide, may_be_foreign, peer_word, way_word};
+pub use decide::{Answer, Hook, PacketCtx, ask, decide, may_be_foreign, peer_word, way_word};
 pub(crate) use flow::Place;
 pub use flow::{
-    Budget, FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Life,
+    FlowKey, FlowState, FlowValue, FlowWord, FragmentKey, FragmentValue, Initiator, Life, Quota,
 };
 pub use layout::*;
 pub use link::{Broadcasts, Foreign, HardwareWord, LinkWord};

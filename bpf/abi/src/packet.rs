@@ -159,7 +159,7 @@ impl Content {
     pub const NEIGHBOR: Self = Self(6);
     /// Group membership: multicast listener discovery, where the detail is the ICMPv6 type, or IGMP, where it is the
     /// IGMP type. The numbers do not overlap.
-    pub const LISTENER: Self = Self(7);
+    pub const MLD: Self = Self(7);
     /// An ICMP error about a packet whose protocol is the detail, whose far end is [`Packet::about`] and whose
     /// ports are the packet's ports.
     pub const ERROR: Self = Self(8);

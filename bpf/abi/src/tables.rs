@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use crate::{
-    Address, Answer, Attachment, Budget, Case, Chunk, Class, Column, Event, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Limit, PeerWord, RowKey, RulesetId, Slot, WayWord, Word, ask,
+    Address, Answer, Attachment, Chunk, Class, Column, Event, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, Limit, PacketCtx, PeerWord, Quota, RowKey, RulesetId, Slot, WayWord, Word, ask,
     may_be_foreign, peer_word, way_word,
 };
 
 /// Which of the tables of flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowTable {
-    /// Answered, and within the budget of its attachment.
+    /// Answered, and within the quota of its attachment.
     Flows,
     /// Seen in one direction only. Nothing is ever evicted from it, and each attachment has a share.
     Embryonic,
-    /// What an attachment has beyond its share or its budget; the least recently used goes first.
+    /// What an attachment has beyond its share or its quota; the least recently used goes first.
     Crowd,
 }
 
@@ -120,7 +120,7 @@ pub trait Tables {
     /// Deletes the flow `key`; whether it was there. For one key and all CPUs, it was there once.
     fn remove_flow(&self, table: FlowTable, key: &FlowKey) -> bool;
     /// What the attachment has of the tables of flows.
-    fn budget(&self, slot: Slot) -> Option<&Budget>;
+    fn quota(&self, slot: Slot) -> Option<&Quota>;
     /// How many entries of `flows` all attachments have beyond their guarantees.
     fn common(&self) -> Option<&Word>;
     /// A limit of the tables of flows; 0 if nobody has said it.
@@ -140,7 +140,7 @@ pub trait Tables {
     /// In the kernel it is an element of a table of its own, so that the verifier forgets which branches led to
     /// what it holds: else it follows the rest of the verdict once for every way to read a packet, and gives up
     /// after a million instructions. None: there is no such table.
-    fn case<'a>(&self, place: &'a mut Case) -> Option<&'a mut Case>;
+    fn ctx<'a>(&self, place: &'a mut PacketCtx) -> Option<&'a mut PacketCtx>;
     /// Tells whoever listens of a verdict.
     fn report(&self, event: &Event);
     /// The time, in jiffies.

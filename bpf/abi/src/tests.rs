@@ -70,7 +70,7 @@ fn a_flow_word_keeps_who_when_and_how_far() {
     for initiator in [
         Initiator::POD,
         Initiator::PEER,
-        Initiator::UNPROVEN,
+        Initiator::MIDSTREAM,
         Initiator::NODE,
     ] {
         for state in [
@@ -102,9 +102,9 @@ fn a_count_is_below_its_limit_also_when_it_strayed_below_zero() {
         (8, false),
         (u64::MAX, true),
     ] {
-        assert_eq!(Budget::is_below(&Word::new(count), 7), expected, "{count}");
+        assert_eq!(Quota::is_below(&Word::new(count), 7), expected, "{count}");
     }
-    assert!(!Budget::is_below(&Word::new(0), 0));
+    assert!(!Quota::is_below(&Word::new(0), 0));
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub fn second() -> Result<u64, Failed> {
     Ok(u64::from(ticks))
 }
 
-/// The tables whose entries are counted by slot, in the order of the words of a [`podgate_abi::Budget`].
+/// The tables whose entries are counted by slot, in the order of the words of a [`podgate_abi::Quota`].
 const COUNTED: [MapName; 2] = [MapName::Flows, MapName::Embryonic];
 
 impl TableSet {
@@ -91,7 +91,7 @@ impl TableSet {
 
     /// Opens all that a walk needs, so that it can end in a set that is unpinned meanwhile.
     fn open_counted(&self) -> Result<(), Failed> {
-        self.array(MapName::Budgets)?;
+        self.array(MapName::Quotas)?;
         self.array(MapName::Attachments)?;
         self.array(MapName::Common)?;
         self.array(MapName::Limits)?;
@@ -120,7 +120,7 @@ impl TableSet {
 
     fn walk(&self, now: Option<u64>) -> Result<Collected, Failed> {
         self.open_counted()?;
-        let budgets = self.array(MapName::Budgets)?;
+        let quotas = self.array(MapName::Quotas)?;
         let second =
             sys::ticks_per_second().map_err(|e| Failed::new("ask", "the kernel's clock", e))?;
         let now = now.map(|now| Now { now, second });
@@ -129,7 +129,7 @@ impl TableSet {
         let common = Shared::new(self.array(MapName::Common)?, Limits::of(self)?);
         let standing = [&mut collected.kept, &mut collected.waiting];
         for ((word, table), stand) in COUNTED.into_iter().enumerate().zip(standing) {
-            let count = |slot| budgets.element(slot).and_then(|words| words.get(word));
+            let count = |slot| quotas.element(slot).and_then(|words| words.get(word));
             let mut slots: Vec<Counted> = (0..).map_while(count).map(Counted::new).collect();
             let flows = self.tracked(table)?;
             // In this order: whoever has one of these flows was there before it, and is seen.

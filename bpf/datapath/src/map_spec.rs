@@ -36,12 +36,12 @@ pub enum MapName {
     Flows,
     /// Connections seen in one direction only.
     Embryonic,
-    /// What attachments have beyond their share or their budget.
+    /// What attachments have beyond their share or their quota.
     Crowd,
     /// Verdicts on first fragments.
     Fragments,
     /// Entries in `flows` and `embryonic`, by slot.
-    Budgets,
+    Quotas,
     /// What one attachment may have: [`podgate_abi::Limit`].
     Limits,
     /// Entries in `flows` beyond the guarantees of all slots: one word.
@@ -68,7 +68,7 @@ impl MapName {
         Self::Embryonic,
         Self::Crowd,
         Self::Fragments,
-        Self::Budgets,
+        Self::Quotas,
         Self::Limits,
         Self::Common,
         Self::Generation,
@@ -93,7 +93,7 @@ impl MapName {
             Self::Embryonic => "embryonic",
             Self::Crowd => "crowd",
             Self::Fragments => "fragments",
-            Self::Budgets => "budgets",
+            Self::Quotas => "quotas",
             Self::Limits => "limits",
             Self::Common => "common",
             Self::Generation => "generation",
@@ -120,7 +120,7 @@ impl MapName {
             | Self::Embryonic
             | Self::Crowd
             | Self::Fragments
-            | Self::Budgets
+            | Self::Quotas
             | Self::Common
             | Self::Generation => true,
         }
@@ -134,7 +134,7 @@ impl MapName {
     /// How many elements (bytes, for `events`) it gets; none where the object says it.
     pub(crate) fn size(self, sizes: &Sizes) -> Option<u32> {
         match self {
-            Self::Attachments | Self::Budgets => Some(sizes.slots()),
+            Self::Attachments | Self::Quotas => Some(sizes.slots()),
             Self::Rulesets => Some(sizes.rulesets),
             Self::Peers => Some(sizes.peers),
             Self::Prefixes => Some(sizes.prefixes),

@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
 use podgate_abi::{
-    Address, Attachment, Birth, Budget, CHUNK_ALL, CHUNK_NONE, Case, Chunk, Class, Direction,
-    Event, FlowEntry, FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord,
-    Limit, MAX_ADDRESSES, NextHop, PeerWord, PolicyWord, PortSetChunks, PortSetId, PrefixWord, Put,
+    Address, Attachment, Birth, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction, Event, FlowEntry,
+    FlowKey, FlowTable, FlowValue, FragmentKey, FragmentValue, HardwareWord, Limit, MAX_ADDRESSES,
+    NextHop, PacketCtx, PeerWord, PolicyWord, PortSetChunks, PortSetId, PrefixWord, Put, Quota,
     RowKey, RowWords, RulesetId, Slot, Tables, WayKey, WayWord, Word, tunnel,
 };
 
@@ -52,7 +52,7 @@ pub(super) struct HostTables {
     next_place: Cell<usize>,
     generation: Cell<u32>,
     /// Nobody has used up anything.
-    budget: Budget,
+    quota: Quota,
     common: Word,
     /// Writes that happen while a packet is on its way, after so many of its look-ups.
     meanwhile: RefCell<Option<(u32, Vec<Step>)>>,
@@ -121,7 +121,7 @@ impl HostTables {
             values: (0..FLOWS).map(|_| FlowValue::default()).collect(),
             next_place: Cell::new(0),
             generation: Cell::new(1),
-            budget: Budget::default(),
+            quota: Quota::default(),
             common: Word::default(),
             meanwhile: RefCell::default(),
         }
@@ -355,8 +355,8 @@ impl<'a> Tables for &'a HostTables {
         places[index(table)].remove(key).is_some()
     }
 
-    fn budget(&self, _: Slot) -> Option<&Budget> {
-        Some(&self.budget)
+    fn quota(&self, _: Slot) -> Option<&Quota> {
+        Some(&self.quota)
     }
 
     fn common(&self) -> Option<&Word> {
@@ -381,7 +381,7 @@ impl<'a> Tables for &'a HostTables {
 
     fn put_fragment(&self, _: &FragmentKey, _: FragmentValue, _: Put) {}
 
-    fn case<'p>(&self, place: &'p mut Case) -> Option<&'p mut Case> {
+    fn ctx<'p>(&self, place: &'p mut PacketCtx) -> Option<&'p mut PacketCtx> {
         Some(place)
     }
 

@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use podgate_abi::{
-    Address, Attachment, Birth, Budget, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction,
-    FIRST_CHUNK, HardwareWord, MAX_ADDRESSES, PolicyWord, PortSetChunks, PortSetId, PrefixKey,
-    PrefixWord, RulesetId, Slot, Word, tunnel,
+    Address, Attachment, Birth, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction, FIRST_CHUNK,
+    HardwareWord, MAX_ADDRESSES, PolicyWord, PortSetChunks, PortSetId, PrefixKey, PrefixWord,
+    Quota, RulesetId, Slot, Word, tunnel,
 };
 use podgate_enforcer::plan::{Plan, Write};
 
@@ -61,7 +61,7 @@ impl HostTables {
             ..Attachment::default()
         };
         self.attachments.insert(slot, attachment);
-        self.budgets.insert(slot, Budget::default());
+        self.quotas.insert(slot, Quota::default());
         birth
     }
 

@@ -53,7 +53,7 @@ impl Kernel {
         self.host.common.store(0);
     }
 
-    /// Hands all flows of the slot of test runs over to another one, with what they use of its budget.
+    /// Hands all flows of the slot of test runs over to another one, with what they use of its quota.
     pub fn give_away(&mut self, slot: u16) {
         let flows = move_to_slot(&mut self.flows, slot);
         let embryonic = move_to_slot(&mut self.embryonic, slot);
@@ -122,10 +122,10 @@ impl Kernel {
         of_slot(&self.embryonic, slot)
     }
 
-    /// Hands the kernel's answered flows over to another slot, with what they use of its budget; how many.
+    /// Hands the kernel's answered flows over to another slot, with what they use of its quota; how many.
     pub fn move_flows_to_slot(&mut self, slot: u16) -> u64 {
         let moved = move_to_slot(&mut self.flows, slot);
-        let [_, embryonic] = self.budgets(super::SLOT);
+        let [_, embryonic] = self.quotas(super::SLOT);
         self.set_budgets(super::SLOT, [0, embryonic]);
         self.set_budgets(Slot(slot.into()), [moved, 0]);
         moved
@@ -134,7 +134,7 @@ impl Kernel {
     /// Hands the kernel's flows in `embryonic` over to another slot, with what they use of its share; how many.
     pub fn move_embryonic_to_slot(&mut self, slot: u16) -> u64 {
         let moved = move_to_slot(&mut self.embryonic, slot);
-        let [flows, _] = self.budgets(super::SLOT);
+        let [flows, _] = self.quotas(super::SLOT);
         self.set_budgets(super::SLOT, [flows, 0]);
         self.set_budgets(Slot(slot.into()), [0, moved]);
         moved
@@ -159,24 +159,24 @@ impl Kernel {
     }
 
     /// How many flows a slot is said to have: answered ones, and in `embryonic`.
-    pub fn budgets(&self, slot: Slot) -> [u64; 2] {
-        self.budgets.get(&slot.0, 0).expect("a budget")
+    pub fn quotas(&self, slot: Slot) -> [u64; 2] {
+        self.quotas.get(&slot.0, 0).expect("a quota")
     }
 
     /// The same of the slot of test runs, of which the host must know the same.
     pub fn own_budgets(&self) -> [u64; 2] {
-        let counts = self.budgets(super::SLOT);
-        let host = &self.host.budgets[&super::SLOT];
+        let counts = self.quotas(super::SLOT);
+        let host = &self.host.quotas[&super::SLOT];
         assert_eq!(counts, [host.flows.load(), host.embryonic.load()]);
         counts
     }
 
     /// Says how many flows a slot has.
     pub fn set_budgets(&mut self, slot: Slot, counts: [u64; 2]) {
-        self.budgets
+        self.quotas
             .set(slot.0, counts, 0)
-            .expect("a budget is written");
-        if let Some(host) = self.host.budgets.get(&slot) {
+            .expect("a quota is written");
+        if let Some(host) = self.host.quotas.get(&slot) {
             host.flows.store(counts[0]);
             host.embryonic.store(counts[1]);
         }

@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use podgate_abi::{
-    Address, Attachment, Budget, CHUNK_NONE, Case, Chunk, Class, Event, FlowEntry, FlowKey,
-    FlowTable, FlowValue, FragmentKey, FragmentValue, Limit, NextHop, PeerWord, PortSetChunks,
-    PrefixKey, PrefixWord, Put, RowKey, RowWords, RulesetId, Slot, Tables, WayKey, WayWord, Word,
+    Address, Attachment, CHUNK_NONE, Chunk, Class, Event, FlowEntry, FlowKey, FlowTable, FlowValue,
+    FragmentKey, FragmentValue, Limit, NextHop, PacketCtx, PeerWord, PortSetChunks, PrefixKey,
+    PrefixWord, Put, Quota, RowKey, RowWords, RulesetId, Slot, Tables, WayKey, WayWord, Word,
 };
 
 /// What the kernel's tables hold, held once more.
@@ -35,12 +35,12 @@ pub struct HostTables {
     pub flows: FlowMemory,
     /// Flows that were not answered.
     pub embryonic: FlowMemory,
-    /// What attachments have beyond their share or their budget.
+    /// What attachments have beyond their share or their quota.
     pub crowd: FlowMemory,
     /// Verdicts on first fragments.
     pub fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     /// What each slot has of the tables of flows.
-    pub budgets: HashMap<Slot, Budget>,
+    pub quotas: HashMap<Slot, Quota>,
     /// What all of them have of `flows` beyond their guarantees.
     pub common: Word,
     /// What they may have, by [`Limit`].
@@ -215,8 +215,8 @@ impl<'a> Tables for &'a HostTables {
         self.memory(table).remove(key)
     }
 
-    fn budget(&self, slot: Slot) -> Option<&Budget> {
-        self.budgets.get(&slot)
+    fn quota(&self, slot: Slot) -> Option<&Quota> {
+        self.quotas.get(&slot)
     }
 
     fn common(&self) -> Option<&Word> {
@@ -251,7 +251,7 @@ impl<'a> Tables for &'a HostTables {
         }
     }
 
-    fn case<'c>(&self, place: &'c mut Case) -> Option<&'c mut Case> {
+    fn ctx<'c>(&self, place: &'c mut PacketCtx) -> Option<&'c mut PacketCtx> {
         Some(place)
     }
 

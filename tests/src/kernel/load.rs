@@ -10,7 +10,7 @@ use aya::programs::SchedClassifier;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use podgate_abi::{Budget, Class, Direction, FIRST_CHUNK, Limit, PortSetId, Reason};
+use podgate_abi::{Class, Direction, FIRST_CHUNK, Limit, PortSetId, Quota, Reason};
 use podgate_datapath::SkbLayout;
 
 use super::execute::constants;
@@ -122,7 +122,7 @@ impl Loaded {
             ("embryonic", embryonic),
             ("crowd", crowd),
             ("fragments", 4096),
-            ("budgets", 16),
+            ("quotas", 16),
             ("limits", Limit::COUNT),
             ("common", 1),
         ] {
@@ -207,7 +207,7 @@ impl Kernel {
             fragments: take(Map::LruHashMap, "fragments")
                 .try_into()
                 .expect("fragments"),
-            budgets: take(Map::Array, "budgets").try_into().expect("budgets"),
+            quotas: take(Map::Array, "quotas").try_into().expect("quotas"),
             limits: take(Map::Array, "limits").try_into().expect("limits"),
             common: take(Map::Array, "common").try_into().expect("common"),
             written_by_others: ["peers", "rows"].map(|name| loaded.number(name)),
@@ -219,7 +219,7 @@ impl Kernel {
                 flows: FlowMemory::with_capacity(sizes.flows),
                 embryonic: FlowMemory::with_capacity(sizes.embryonic),
                 crowd: FlowMemory::with_capacity(sizes.crowd),
-                budgets: [(SLOT, Budget::default())].into(),
+                quotas: [(SLOT, Quota::default())].into(),
                 limits: sizes.limits().map(|(_, value)| value),
                 second: HZ,
                 now: Cell::new(HZ.into()),
@@ -242,7 +242,7 @@ impl Kernel {
         fill(&mut self.rulesets, [0; 2]);
         fill(&mut self.port_sets, [0; 16]);
         fill(&mut self.chunks, [0; 64]);
-        fill(&mut self.budgets, [0; 2]);
+        fill(&mut self.quotas, [0; 2]);
         fill(&mut self.limits, 0);
         fill(&mut self.common, 0);
         remove_all(&mut self.peers);

@@ -18,10 +18,10 @@ fn has(node: &Node, pod: &Pod) -> [u64; 2] {
 }
 
 fn write(node: &Node, pod: &Pod, counts: [u64; 2]) {
-    let pin = node.tables().pin(MapName::Budgets);
+    let pin = node.tables().pin(MapName::Quotas);
     let map = Map::Array(MapData::from_pin(pin).unwrap());
-    let mut budgets: Array<_, [u64; 2]> = map.try_into().unwrap();
-    budgets.set(pod.record(node).slot.0, counts, 0).unwrap();
+    let mut quotas: Array<_, [u64; 2]> = map.try_into().unwrap();
+    quotas.set(pod.record(node).slot.0, counts, 0).unwrap();
 }
 
 #[test]

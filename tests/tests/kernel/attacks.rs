@@ -172,7 +172,7 @@ fn attack_06_a_flood_evicts_no_established_flow_of_another_pod() {
         );
     }
     assert_eq!(scene.kernel.kernel_flows_of_slot(Slot(3)), 32);
-    // And the flood itself had no more than its budget.
+    // And the flood itself had no more than its quota.
     assert_eq!(scene.kernel.kernel_flows_of_slot(SLOT), 64);
 }
 

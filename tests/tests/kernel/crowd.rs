@@ -63,7 +63,7 @@ fn attack_06_unanswered_flows_take_no_place_from_other_pods() {
         for begun in (0..2 * ROOM).step_by(64) {
             asks(&scene, begun);
         }
-        let [_, has] = scene.kernel.budgets(SLOT);
+        let [_, has] = scene.kernel.quotas(SLOT);
         assert_eq!(has, u64::from(ROOM / 8));
         assert_eq!(scene.kernel.kernel_embryonic_of_slot(SLOT) as u64, has);
         assert_eq!(scene.kernel.kernel_embryonic_of_slot(Slot(1)), 16);

@@ -17,7 +17,7 @@ mod neighbors;
 mod node;
 mod offloads;
 mod orders;
-mod over_budget;
+mod over_quota;
 mod review;
 mod rulesets;
 mod setting;

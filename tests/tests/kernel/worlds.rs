@@ -99,14 +99,24 @@ fn is_taken_by_the_node(peer: IpAddr) -> bool {
     SCOPES.iter().any(|scope| scope.contains(&peer))
 }
 
-/// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, a tunnel to whoever
-/// listens, and one from a node that this one did not make, or from what the node takes for its own, which the pod could answer into.
+/// Whether a Service has it as a NodePort.
+fn is_node_port(world: &World, transport: Transport) -> bool {
+    let mut ports = world.services.values().flat_map(|service| &service.ports);
+    ports.any(|port| {
+        let number = port.node_port;
+        number.is_some_and(|number| Transport::Port(port.protocol, number) == transport)
+    })
+}
+
+/// Whether the kernel answers by itself, before any policy: a packet to the pod's own address, a tunnel or a NodePort that
+/// leads into one to whoever listens, and one from a node that this one did not make, or from what the node takes for its own, which the pod could answer into.
 fn is_not_the_policys(world: &World, own: &[IpAddr], connection: &Connection) -> bool {
     let peer = connection.peer;
     match (connection.direction, connection.transport) {
         (Direction::Egress, transport) => {
             own.contains(&peer)
-                || (is_taken_by_the_node(peer) && transport.is_tunnel(&world.tunnel_ports))
+                || (is_taken_by_the_node(peer)
+                    && (transport.is_tunnel(&world.tunnel_ports) || is_node_port(world, transport)))
         }
         (Direction::Ingress, transport @ Transport::Other(_)) => {
             let is_nodes =

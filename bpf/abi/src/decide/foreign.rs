@@ -3,7 +3,7 @@
 //!
 //! Only packets with an address that is not the pod's own come here.
 
-use super::Subject;
+use super::PolicyView;
 use crate::{Address, Attachment, Broadcasts, RulesetId, Tables};
 
 /// Whether an address may be foreign: no pod, node or Service is known to have it.
@@ -19,11 +19,11 @@ pub fn may_be_foreign<T: Tables>(tables: &T, address: Address) -> bool {
 pub(super) fn admits<T: Tables>(
     tables: &T,
     attachment: &Attachment,
-    subject: &Subject,
+    view: &PolicyView,
     address: Address,
 ) -> bool {
-    let is_isolated = subject.to_pod.ruleset() != RulesetId::ALLOW_ALL
-        || subject.from_pod.ruleset() != RulesetId::ALLOW_ALL;
+    let is_isolated = view.to_pod.ruleset() != RulesetId::ALLOW_ALL
+        || view.from_pod.ruleset() != RulesetId::ALLOW_ALL;
     attachment.link().admits_foreign(is_isolated)
         && !Broadcasts(attachment.broadcasts.load()).holds(address)
         && tables.may_be_foreign(address)

@@ -3,7 +3,7 @@
 
 use core::hint::black_box;
 
-use super::{Case, Hook, Subject};
+use super::{Hook, PacketCtx, PolicyView};
 use crate::tables::bit_of;
 use crate::{
     Address, CHUNK_ALL, CHUNK_NONE, Class, Column, FlowWord, Initiator, PeerWord, PortSetId,
@@ -66,39 +66,39 @@ pub fn way_word<T: Tables>(tables: &T, peer: Address, port: u16) -> WayWord {
 pub(super) fn judge<T: Tables>(
     tables: &T,
     hook: &Hook,
-    subject: &Subject,
+    view: &PolicyView,
     sender: Address,
-    case: &mut Case,
+    ctx: &mut PacketCtx,
 ) -> Reason {
-    let is_known = case.flow != FlowWord::NONE;
-    let (pod_port, peer_port) = (case.key.pod_port, case.key.peer_port);
+    let is_known = ctx.flow != FlowWord::NONE;
+    let (pod_port, peer_port) = (ctx.key.pod_port, ctx.key.peer_port);
     // An error about no flow is judged by who sends it.
-    let is_stray = case.is_error != 0 && !is_known;
-    let peer = if is_stray { sender } else { case.key.peer };
+    let is_stray = ctx.is_error != 0 && !is_known;
+    let peer = if is_stray { sender } else { ctx.key.peer };
     let protocol = if is_stray {
-        case.packet.protocol
+        ctx.packet.protocol
     } else {
-        case.key.protocol
+        ctx.key.protocol
     };
     // Picked up, an unproven flow is judged as what it looks like; judged again, as either.
-    let is_unproven = case.initiator == Initiator::UNPROVEN && is_known;
-    let begins_to_pod = case.initiator == Initiator::PEER;
+    let is_midstream = ctx.initiator == Initiator::MIDSTREAM && is_known;
+    let begins_to_pod = ctx.initiator == Initiator::PEER;
     let is_either = is_known
-        && case.makes_flow != 0
+        && ctx.makes_flow != 0
         && protocol != crate::packet::TCP
         && protocol != crate::packet::SCTP
-        && !case.initiator.sends(hook.direction);
-    let to_pod = begins_to_pod || is_unproven || is_either;
+        && !ctx.initiator.sends(hook.direction);
+    let to_pod = begins_to_pod || is_midstream || is_either;
     let from_pod = !begins_to_pod || is_either;
     let column = Column::of(protocol);
     let is_rest = column == Column::REST;
     let ingress = if to_pod {
-        subject.to_pod.ruleset()
+        view.to_pod.ruleset()
     } else {
         RulesetId::ALLOW_ALL
     };
     let egress = if from_pod {
-        subject.from_pod.ruleset()
+        view.from_pod.ruleset()
     } else {
         RulesetId::ALLOW_ALL
     };
@@ -134,24 +134,24 @@ pub(super) fn judge<T: Tables>(
             if others != Answer::ALLOWED {
                 return its.of_both(others);
             }
-            case.initiator = if hook.is_to_pod() {
+            ctx.initiator = if hook.is_to_pod() {
                 Initiator::PEER
             } else {
                 Initiator::POD
             };
-            case.generation = subject.generation(case.initiator);
+            ctx.generation = view.generation(ctx.initiator);
         }
     } else if to_pod != Answer::ALLOWED {
         return to_pod.reason();
     } else if from_pod != Answer::ALLOWED {
         return from_pod.reason();
     }
-    let case = black_box(case);
-    let from_pod = case.initiator != Initiator::PEER;
+    let ctx = black_box(ctx);
+    let from_pod = ctx.initiator != Initiator::PEER;
     let own = if hook.is_to_pod() {
-        case.packet.destination
+        ctx.packet.destination
     } else {
-        case.packet.source
+        ctx.packet.source
     };
     // A Service leads no pod into a tunnel either. A packet from its address is no translation of this node's and passes, but makes
     // no flow: the node could translate the answer, which is evaluated by itself.
@@ -159,12 +159,12 @@ pub(super) fn judge<T: Tables>(
         let way = tables.way_word(peer, peer_port);
         if way == WayWord::TO_ALL
             || (way == WayWord::TO_OPEN && egress == RulesetId::ALLOW_ALL)
-            || (way == WayWord::TO_ALL_IF_HERE && tables.is_delivered_here(subject.link, own, peer))
+            || (way == WayWord::TO_ALL_IF_HERE && tables.is_delivered_here(view.link, own, peer))
         {
             if !hook.is_to_pod() {
                 return Reason::Tunnel;
             }
-            case.makes_flow = 0;
+            ctx.makes_flow = 0;
             return Reason::Allowed;
         }
     }
@@ -187,7 +187,7 @@ pub(super) fn judge<T: Tables>(
     } else {
         peer.is_multicast_or_broadcast()
             || peer.is_ipv4_loopback()
-            || tables.is_delivered_here(subject.link, own, peer)
+            || tables.is_delivered_here(view.link, own, peer)
     };
     if leads_here {
         Reason::Tunnel

@@ -5,7 +5,7 @@
 //! on the link, and have no room for data.
 
 use super::foreign::may_claim;
-use super::{Hook, Subject};
+use super::{Hook, PolicyView};
 use crate::packet::{Content, Part, UDP, port};
 use crate::{Address, Attachment, Bytes, NextHop, Packet, Reason, RulesetId, Tables};
 
@@ -19,9 +19,9 @@ pub(super) fn examine_arp<T: Tables>(
     tables: &T,
     bytes: &(impl Bytes + ?Sized),
     attachment: &Attachment,
-    subject: &Subject,
+    view: &PolicyView,
 ) -> Reason {
-    if !subject.is_bound {
+    if !view.is_bound {
         return Reason::Neighbor;
     }
     let Some(arp) = bytes.load::<28>(14) else {
@@ -74,14 +74,14 @@ pub(super) fn examine_arp<T: Tables>(
 pub(super) fn examine_neighbor<T: Tables>(
     tables: &T,
     attachment: &Attachment,
-    subject: &Subject,
+    view: &PolicyView,
     packet: &Packet,
 ) -> Reason {
     // RFC 4861 sections 6.1 and 7.1: anything but 255 came through a router. RFC 6980: never in fragments.
     if packet.hop_limit != 255 || packet.has_fragment_header != 0 {
         return Reason::ForgedNeighbor;
     }
-    if !subject.is_bound {
+    if !view.is_bound {
         return Reason::Neighbor;
     }
     if packet.stated != 0 && !attachment.hardware().admits(packet.stated) {
@@ -101,7 +101,7 @@ pub(super) fn examine_neighbor<T: Tables>(
         return Reason::ForgedNeighbor;
     }
     let to = packet.destination;
-    if to.is_of_link() || subject.from_pod.ruleset() == RulesetId::ALLOW_ALL {
+    if to.is_of_link() || view.from_pod.ruleset() == RulesetId::ALLOW_ALL {
         return Reason::Neighbor;
     }
     if to.is_multicast_or_broadcast() {
@@ -109,7 +109,7 @@ pub(super) fn examine_neighbor<T: Tables>(
     }
     // What a router would take to anybody else, out of the pod's policy, is not for the pod to send. Where the host end is no
     // bridge's port, the node is the only router.
-    let next_hop = tables.next_hop(subject.link, packet.source, to);
+    let next_hop = tables.next_hop(view.link, packet.source, to);
     let link = attachment.link();
     if link.master() == 0 {
         return if next_hop == NextHop::ROUTER {
@@ -148,7 +148,7 @@ const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 pub(super) fn examine_listener<T: Tables>(
     tables: &T,
     attachment: &Attachment,
-    subject: &Subject,
+    view: &PolicyView,
     packet: &Packet,
     owns_source: bool,
 ) -> Reason {
@@ -160,7 +160,7 @@ pub(super) fn examine_listener<T: Tables>(
         && packet.has_fragment_header == 0
         && packet.destination.is_multicast_or_broadcast()
         && (is_nobody || is_hosts);
-    if !subject.is_bound {
+    if !view.is_bound {
         return if is_of_link {
             Reason::Neighbor
         } else {
@@ -233,7 +233,7 @@ pub(super) fn dhcp<T: Tables>(
     tables: &T,
     hook: &Hook,
     attachment: &Attachment,
-    subject: &Subject,
+    view: &PolicyView,
     packet: &Packet,
     owns_source: bool,
 ) -> Reason {
@@ -271,7 +271,7 @@ pub(super) fn dhcp<T: Tables>(
         return Reason::Neighbor;
     }
     let is_request = packet.source_port == client && packet.destination_port == server;
-    if !subject.is_bound || !is_request {
+    if !view.is_bound || !is_request {
         return Reason::Allowed;
     }
     let is_of_link = if is_ipv4 {

@@ -3,11 +3,11 @@
 
 use core::hint::black_box;
 
-use super::{Case, Hook, Subject};
+use super::{Hook, PacketCtx, PolicyView};
 use crate::packet::{Content, tcp};
 use crate::{
-    Address, Budget, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord,
-    Initiator, Life, Limit, Place, Put, RulesetId, Tables,
+    Address, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord, Initiator,
+    Life, Limit, Place, Put, Quota, RulesetId, Tables,
 };
 
 /// Finds the packet's flow, and who began it.
@@ -15,11 +15,11 @@ use crate::{
 pub(super) fn find_flow<T: Tables>(
     tables: &T,
     hook: &Hook,
-    subject: &Subject,
+    view: &PolicyView,
     peer: Address,
-    case: &mut Case,
+    ctx: &mut PacketCtx,
 ) {
-    let packet = &case.packet;
+    let packet = &ctx.packet;
     let is_error = packet.content == Content::ERROR;
     let makes_flow = packet.content == Content::TCP || packet.content == Content::DATAGRAM;
     let (peer_port, pod_port) = if hook.is_to_pod() {
@@ -27,7 +27,7 @@ pub(super) fn find_flow<T: Tables>(
     } else {
         (packet.destination_port, packet.source_port)
     };
-    case.key = FlowKey {
+    ctx.key = FlowKey {
         peer,
         peer_port,
         pod_port,
@@ -36,68 +36,68 @@ pub(super) fn find_flow<T: Tables>(
         padding: 0,
     };
     if is_error {
-        case.key.peer = packet.about;
-        case.key.protocol = packet.detail;
+        ctx.key.peer = packet.about;
+        ctx.key.protocol = packet.detail;
     }
-    case.now = tables.now();
-    case.makes_flow = u8::from(makes_flow);
-    case.is_error = u8::from(is_error);
-    case.place = Place::NOWHERE;
-    case.is_posing = 0;
-    case.is_silent = 0;
-    case.flow = FlowWord::NONE;
-    let case = black_box(case);
-    if makes_flow || case.is_due != 0 {
-        look_up(tables, subject, case);
+    ctx.now = tables.now();
+    ctx.makes_flow = u8::from(makes_flow);
+    ctx.is_error = u8::from(is_error);
+    ctx.place = Place::NOWHERE;
+    ctx.poses_as_node = 0;
+    ctx.is_silent = 0;
+    ctx.flow = FlowWord::NONE;
+    let ctx = black_box(ctx);
+    if makes_flow || ctx.is_due != 0 {
+        look_up(tables, view, ctx);
     }
 
-    let case = black_box(case);
-    let from_node = case.from_node != 0;
-    let is_tcp = case.packet.content == Content::TCP;
-    let opens = is_tcp && case.packet.detail & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    if case.flow != FlowWord::NONE {
-        let flow = case.flow;
+    let ctx = black_box(ctx);
+    let from_node = ctx.from_node != 0;
+    let is_tcp = ctx.packet.content == Content::TCP;
+    let opens = is_tcp && ctx.packet.detail & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if ctx.flow != FlowWord::NONE {
+        let flow = ctx.flow;
         // Only the node's own packets belong to a flow that the node began; what else has its key is judged,
         // and leaves the flow alone.
         if flow.initiator() == Initiator::NODE
             && hook.is_to_pod()
             && !from_node
-            && case.is_error == 0
+            && ctx.is_error == 0
         {
-            case.is_posing = 1;
-            case.flow = FlowWord::NONE;
+            ctx.poses_as_node = 1;
+            ctx.flow = FlowWord::NONE;
         } else if opens && begins_another(flow, hook.direction, from_node) {
-            case.flow = FlowWord::NONE;
+            ctx.flow = FlowWord::NONE;
         }
     }
-    let is_known = case.flow != FlowWord::NONE;
+    let is_known = ctx.flow != FlowWord::NONE;
     let initiator = if is_known {
-        case.flow.initiator()
+        ctx.flow.initiator()
     } else if from_node {
         Initiator::NODE
     } else if hook.is_to_pod() {
         Initiator::PEER
     } else if is_tcp && !opens {
-        Initiator::UNPROVEN
+        Initiator::MIDSTREAM
     } else {
         Initiator::POD
     };
-    let generation = subject.generation(initiator);
+    let generation = view.generation(initiator);
     let is_current =
-        initiator == Initiator::NODE || (is_known && case.flow.generation() == generation);
-    case.initiator = initiator;
-    case.generation = generation;
-    case.is_current = u8::from(is_current);
+        initiator == Initiator::NODE || (is_known && ctx.flow.generation() == generation);
+    ctx.initiator = initiator;
+    ctx.generation = generation;
+    ctx.is_current = u8::from(is_current);
 }
 
-impl Subject {
+impl PolicyView {
     /// The generation that a flow of this initiator must carry.
     #[inline(always)]
     pub(super) const fn generation(&self, initiator: Initiator) -> u32 {
         let (to_pod, from_pod) = (self.to_pod.generation(), self.from_pod.generation());
         match initiator {
             Initiator::POD => from_pod,
-            Initiator::UNPROVEN => self.life.latest(),
+            Initiator::MIDSTREAM => self.life.latest(),
             _ => to_pod,
         }
     }
@@ -109,73 +109,73 @@ fn begins_another(flow: FlowWord, direction: Direction, from_node: bool) -> bool
     let initiator = flow.initiator();
     !initiator.sends(direction)
         || flow.state().is_ending()
-        || initiator == Initiator::UNPROVEN
+        || initiator == Initiator::MIDSTREAM
         || (from_node && initiator != Initiator::NODE)
 }
 
 /// Looks through the tables, in the order in which a flow may have come from one to the next.
 #[inline(always)]
-fn look_up<T: Tables>(tables: &T, subject: &Subject, case: &mut Case) {
-    let mut flow = find(tables, FlowTable::Flows, case, subject.life);
+fn look_up<T: Tables>(tables: &T, view: &PolicyView, ctx: &mut PacketCtx) {
+    let mut flow = find(tables, FlowTable::Flows, ctx, view.life);
     let mut place = Place::FLOWS;
     if flow == FlowWord::NONE {
-        flow = find(tables, FlowTable::Embryonic, case, subject.life);
+        flow = find(tables, FlowTable::Embryonic, ctx, view.life);
         place = Place::EMBRYONIC;
     }
     if flow == FlowWord::NONE {
-        flow = find(tables, FlowTable::Crowd, case, subject.life);
+        flow = find(tables, FlowTable::Crowd, ctx, view.life);
         place = Place::CROWD;
     }
     if flow == FlowWord::NONE {
         // Another CPU may have moved it here after the first look.
-        flow = find(tables, FlowTable::Flows, case, subject.life);
+        flow = find(tables, FlowTable::Flows, ctx, view.life);
         place = Place::FLOWS;
     }
     if flow == FlowWord::NONE {
         place = Place::NOWHERE;
     }
-    case.flow = flow;
-    case.place = place;
+    ctx.flow = flow;
+    ctx.place = place;
 }
 
 /// The flow in `table`, if it is in time and not older than the attachment.
 #[inline(always)]
-fn find<T: Tables>(tables: &T, table: FlowTable, case: &mut Case, life: Life) -> FlowWord {
-    let Some(entry) = tables.flow(table, &case.key) else {
+fn find<T: Tables>(tables: &T, table: FlowTable, ctx: &mut PacketCtx, life: Life) -> FlowWord {
+    let Some(entry) = tables.flow(table, &ctx.key) else {
         return FlowWord::NONE;
     };
     let value = entry.value();
     let word = value.word();
-    let age = case.now.wrapping_sub(value.seen.load()) as i64;
-    let limit = i64::from(word.state().timeout(case.key.protocol)) * i64::from(tables.second());
+    let age = ctx.now.wrapping_sub(value.seen.load()) as i64;
+    let limit = i64::from(word.state().timeout(ctx.key.protocol)) * i64::from(tables.second());
     // The element may have been replaced under us, or the slot have been another attachment's. Judged afresh,
     // nothing is lost.
-    if !word.belongs_to(&case.key) || age > limit || word.is_older_than(life) {
+    if !word.belongs_to(&ctx.key) || age > limit || word.is_older_than(life) {
         return FlowWord::NONE;
     }
     // Every 64 jiffies is often enough for a time-out of seconds, and spares the cache line.
-    case.is_silent = u8::from(age >= 64);
+    ctx.is_silent = u8::from(age >= 64);
     word
 }
 
 /// Writes down how far the flow of a packet that passes has come, where that changed, and else that it was seen.
 #[inline(always)]
-pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, subject: &Subject, case: &mut Case) {
-    if case.place != Place::FLOWS {
-        case.needs_no_flow = u8::from(needs_no_flow(tables, subject, case));
+pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, view: &PolicyView, ctx: &mut PacketCtx) {
+    if ctx.place != Place::FLOWS {
+        ctx.needs_no_flow = u8::from(needs_no_flow(tables, view, ctx));
     }
-    let case = black_box(case);
-    let is_initiators = case.initiator.sends(hook.direction);
-    let flags = if case.packet.content == Content::TCP {
-        case.packet.detail
+    let ctx = black_box(ctx);
+    let is_initiators = ctx.initiator.sends(hook.direction);
+    let flags = if ctx.packet.content == Content::TCP {
+        ctx.packet.detail
     } else {
         0
     };
     let step = flags & (tcp::SYN | tcp::ACK | tcp::RST);
-    let is_known = case.flow != FlowWord::NONE;
-    let before = case.flow.state();
+    let is_known = ctx.flow != FlowWord::NONE;
+    let before = ctx.flow.state();
     let state = if !is_known {
-        if case.place == Place::FLOWS {
+        if ctx.place == Place::FLOWS {
             // The receiver may ignore the SYN, and go on with what stands there.
             FlowState::CLOSING
         } else if step & (tcp::SYN | tcp::ACK) == tcp::SYN {
@@ -193,44 +193,44 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, subject: &Subject, case
         before
     };
     // Kept with the packet, where the kernel's verifier forgets which state it is.
-    case.state = state;
-    let case = black_box(case);
-    let state = case.state;
+    ctx.state = state;
+    let ctx = black_box(ctx);
+    let state = ctx.state;
     let is_answered = state.is_answered();
-    case.is_answered = u8::from(is_answered);
-    case.state = if is_answered && case.flow != FlowWord::NONE {
+    ctx.is_answered = u8::from(is_answered);
+    ctx.state = if is_answered && ctx.flow != FlowWord::NONE {
         state.after(flags, hook.direction, !is_initiators)
     } else {
         state
     };
-    let case = &*black_box(case);
-    let is_answered = case.is_answered != 0;
-    let word = FlowWord::new(&case.key, case.generation, case.initiator, case.state);
-    let value = FlowValue::new(word, case.now);
-    // A flow over budget is promoted once there is room.
-    if is_answered && case.place != Place::FLOWS && promote(tables, hook, case, &value) {
+    let ctx = &*black_box(ctx);
+    let is_answered = ctx.is_answered != 0;
+    let word = FlowWord::new(&ctx.key, ctx.generation, ctx.initiator, ctx.state);
+    let value = FlowValue::new(word, ctx.now);
+    // A flow over quota is promoted once there is room.
+    if is_answered && ctx.place != Place::FLOWS && promote(tables, hook, ctx, &value) {
         return;
     }
-    let waits_no_more = is_answered && case.place == Place::EMBRYONIC;
-    if word == case.flow && !waits_no_more {
-        if case.is_silent != 0 {
-            touch(tables, case);
+    let waits_no_more = is_answered && ctx.place == Place::EMBRYONIC;
+    if word == ctx.flow && !waits_no_more {
+        if ctx.is_silent != 0 {
+            touch(tables, ctx);
         }
         return;
     }
     // What stands somewhere stays there, whoever begins it anew: so no look-up finds an older one first. If it went
     // away meanwhile, another CPU has moved it, or it has timed out.
-    if case.place == Place::FLOWS {
-        tables.put_flow(FlowTable::Flows, &case.key, &value, Put::Known);
-    } else if case.place == Place::EMBRYONIC {
-        let stands = tables.put_flow(FlowTable::Embryonic, &case.key, &value, Put::Known);
+    if ctx.place == Place::FLOWS {
+        tables.put_flow(FlowTable::Flows, &ctx.key, &value, Put::Known);
+    } else if ctx.place == Place::EMBRYONIC {
+        let stands = tables.put_flow(FlowTable::Embryonic, &ctx.key, &value, Put::Known);
         if stands && waits_no_more {
-            make_room(tables, hook, case, &value);
+            make_room(tables, hook, ctx, &value);
         }
-    } else if case.place == Place::CROWD {
-        tables.put_flow(FlowTable::Crowd, &case.key, &value, Put::Known);
+    } else if ctx.place == Place::CROWD {
+        tables.put_flow(FlowTable::Crowd, &ctx.key, &value, Put::Known);
     } else {
-        begin(tables, hook, case, &value);
+        begin(tables, hook, ctx, &value);
     }
 }
 
@@ -240,51 +240,51 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, subject: &Subject, case
 /// Such flows take no room but what their pod is sure of. For a pod that may reach nobody they are all that it can
 /// make, and no number of these pods takes room from others.
 #[inline(always)]
-fn needs_no_flow<T: Tables>(tables: &T, subject: &Subject, case: &Case) -> bool {
-    subject.from_pod.ruleset() != RulesetId::DENY_ALL
-        && (case.from_node != 0 || tables.peer_word(case.key.peer).is_node())
+fn needs_no_flow<T: Tables>(tables: &T, view: &PolicyView, ctx: &PacketCtx) -> bool {
+    view.from_pod.ruleset() != RulesetId::DENY_ALL
+        && (ctx.from_node != 0 || tables.peer_word(ctx.key.peer).is_node())
 }
 
 /// Writes down that the flow was seen just now.
 #[inline(always)]
-fn touch<T: Tables>(tables: &T, case: &Case) {
-    let entry = if case.place == Place::FLOWS {
-        tables.flow(FlowTable::Flows, &case.key)
-    } else if case.place == Place::EMBRYONIC {
-        tables.flow(FlowTable::Embryonic, &case.key)
+fn touch<T: Tables>(tables: &T, ctx: &PacketCtx) {
+    let entry = if ctx.place == Place::FLOWS {
+        tables.flow(FlowTable::Flows, &ctx.key)
+    } else if ctx.place == Place::EMBRYONIC {
+        tables.flow(FlowTable::Embryonic, &ctx.key)
     } else {
-        tables.flow(FlowTable::Crowd, &case.key)
+        tables.flow(FlowTable::Crowd, &ctx.key)
     };
     if let Some(entry) = entry
-        && entry.value().word() == case.flow
+        && entry.value().word() == ctx.flow
     {
-        entry.value().seen.store(case.now);
+        entry.value().seen.store(ctx.now);
     }
 }
 
-/// Moves an answered flow that is over budget from `embryonic` to `crowd`: the share is for those that wait.
+/// Moves an answered flow that is over quota from `embryonic` to `crowd`: the share is for those that wait.
 #[inline(always)]
-fn make_room<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) {
-    if case.needs_no_flow != 0 {
+fn make_room<T: Tables>(tables: &T, hook: &Hook, ctx: &PacketCtx, value: &FlowValue) {
+    if ctx.needs_no_flow != 0 {
         // Of another's answer under the node's address (a NodePort) it stays: that one may not begin anything.
-        if case.from_node != 0 {
-            leave_embryonic(tables, hook, case);
+        if ctx.from_node != 0 {
+            leave_embryonic(tables, hook, ctx);
         }
         return;
     }
     // In both until the second step, so that whoever looks through the tables finds it.
-    if tables.put_flow(FlowTable::Crowd, &case.key, value, Put::Either) {
-        leave_embryonic(tables, hook, case);
+    if tables.put_flow(FlowTable::Crowd, &ctx.key, value, Put::Either) {
+        leave_embryonic(tables, hook, ctx);
     }
 }
 
 /// Deletes a flow from `embryonic`. One CPU only is told that it was there, and that one subtracts it.
 #[inline(always)]
-fn leave_embryonic<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
-    if tables.remove_flow(FlowTable::Embryonic, &case.key)
-        && let Some(budget) = tables.budget(hook.slot)
+fn leave_embryonic<T: Tables>(tables: &T, hook: &Hook, ctx: &PacketCtx) {
+    if tables.remove_flow(FlowTable::Embryonic, &ctx.key)
+        && let Some(quota) = tables.quota(hook.slot)
     {
-        budget.embryonic.subtract(1);
+        quota.embryonic.subtract(1);
     }
 }
 
@@ -293,31 +293,31 @@ fn leave_embryonic<T: Tables>(tables: &T, hook: &Hook, case: &Case) {
 /// Half of the table is guaranteed, so many to each attachment; the other half is for those that have more, as long as
 /// there is room, and within what one may have.
 #[inline(always)]
-fn promote<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) -> bool {
-    let (Some(budget), Some(common)) = (tables.budget(hook.slot), tables.common()) else {
+fn promote<T: Tables>(tables: &T, hook: &Hook, ctx: &PacketCtx, value: &FlowValue) -> bool {
+    let (Some(quota), Some(common)) = (tables.quota(hook.slot), tables.common()) else {
         return false;
     };
-    let is_sure = Budget::is_below(&budget.flows, tables.limit(Limit::Guarantee));
+    let is_sure = Quota::is_below(&quota.flows, tables.limit(Limit::Guarantee));
     if !is_sure
-        && (!Budget::is_below(&budget.flows, tables.limit(Limit::Flows))
-            || !Budget::is_below(common, tables.limit(Limit::Common))
-            || case.needs_no_flow != 0)
+        && (!Quota::is_below(&quota.flows, tables.limit(Limit::Flows))
+            || !Quota::is_below(common, tables.limit(Limit::Common))
+            || ctx.needs_no_flow != 0)
     {
         return false;
     }
-    if tables.put_flow(FlowTable::Flows, &case.key, value, Put::New) {
-        budget.flows.add(1);
+    if tables.put_flow(FlowTable::Flows, &ctx.key, value, Put::New) {
+        quota.flows.add(1);
         if !is_sure {
             common.add(1);
         }
-    } else if !tables.put_flow(FlowTable::Flows, &case.key, value, Put::Known) {
+    } else if !tables.put_flow(FlowTable::Flows, &ctx.key, value, Put::Known) {
         return false;
     }
     // It stands in both until here, so that whoever looks through the tables, and at the first once more, finds it.
-    if case.place == Place::EMBRYONIC {
-        leave_embryonic(tables, hook, case);
+    if ctx.place == Place::EMBRYONIC {
+        leave_embryonic(tables, hook, ctx);
     } else {
-        tables.remove_flow(FlowTable::Crowd, &case.key);
+        tables.remove_flow(FlowTable::Crowd, &ctx.key);
     }
     true
 }
@@ -328,23 +328,23 @@ fn promote<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) -
 /// again. Of what others begin only half the share is used: a crowd of clients leaves room for the pod's own. What may be
 /// the pod's answer to one that was forgotten counts as theirs.
 #[inline(always)]
-fn begin<T: Tables>(tables: &T, hook: &Hook, case: &Case, value: &FlowValue) {
-    if let Some(budget) = tables.budget(hook.slot) {
+fn begin<T: Tables>(tables: &T, hook: &Hook, ctx: &PacketCtx, value: &FlowValue) {
+    if let Some(quota) = tables.quota(hook.slot) {
         let share = tables.limit(Limit::Embryonic);
-        let is_pods = !hook.is_to_pod() && case.initiator != Initiator::UNPROVEN;
+        let is_pods = !hook.is_to_pod() && ctx.initiator != Initiator::MIDSTREAM;
         let share = if is_pods { share } else { share / 2 };
-        if Budget::is_below(&budget.embryonic, share) {
-            if tables.put_flow(FlowTable::Embryonic, &case.key, value, Put::New) {
-                budget.embryonic.add(1);
+        if Quota::is_below(&quota.embryonic, share) {
+            if tables.put_flow(FlowTable::Embryonic, &ctx.key, value, Put::New) {
+                quota.embryonic.add(1);
                 return;
             }
             // One that timed out, or another CPU's, is counted; or else the table is full.
-            if tables.put_flow(FlowTable::Embryonic, &case.key, value, Put::Known) {
+            if tables.put_flow(FlowTable::Embryonic, &ctx.key, value, Put::Known) {
                 return;
             }
         }
     }
-    if case.needs_no_flow == 0 {
-        tables.put_flow(FlowTable::Crowd, &case.key, value, Put::Either);
+    if ctx.needs_no_flow == 0 {
+        tables.put_flow(FlowTable::Crowd, &ctx.key, value, Put::Either);
     }
 }

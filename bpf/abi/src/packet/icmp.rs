@@ -105,13 +105,13 @@ pub(super) fn read_icmpv6(
         }
         130..=132 | 143 => {
             packet.detail = kind as u8;
-            packet.content = Content::LISTENER;
+            packet.content = Content::MLD;
             weigh_listener(bytes, packet, place);
         }
         // Multicast router discovery (RFC 4286): who advertises gets all groups of a snooping bridge.
         151..=153 => {
             packet.detail = kind as u8;
-            packet.content = Content::LISTENER;
+            packet.content = Content::MLD;
         }
         133..=137 => {
             let has_target = kind == 135 || kind == 136;

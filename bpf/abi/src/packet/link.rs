@@ -128,7 +128,7 @@ pub(super) fn read_igmp(
     transport: &Transport,
 ) {
     packet.detail = (start >> 24) as u8;
-    packet.content = Content::LISTENER;
+    packet.content = Content::MLD;
     packet.weight = if ends_with_packet(bytes, transport) {
         weigh(packet, transport, 8)
     } else {

@@ -262,8 +262,8 @@ impl TableSet {
 
     /// How many slots there are, slot 0 included.
     pub(crate) fn slots(&self) -> Result<u32, Failed> {
-        let (records, budgets) = (MapName::Attachments, MapName::Budgets);
-        Ok(self.map(records)?.capacity.min(self.map(budgets)?.capacity))
+        let (records, quotas) = (MapName::Attachments, MapName::Quotas);
+        Ok(self.map(records)?.capacity.min(self.map(quotas)?.capacity))
     }
 
     /// Gives every attachment a fresh generation in both directions: all flows are judged again.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Budgets, counters, sizes, and the grace period.
+//! Quotas, counters, sizes, and the grace period.
 
 use std::{
     os::fd::{AsFd, AsRawFd},
@@ -88,13 +88,13 @@ impl TableSet {
     /// # Errors
     /// When the tables cannot be read.
     pub fn flow_use(&self) -> Result<FlowUse, Failed> {
-        let budgets = self.array(MapName::Budgets)?;
+        let quotas = self.array(MapName::Quotas)?;
         // One that strayed below zero has none.
         let count = |word: u64| word.cast_signed().max(0).cast_unsigned();
         let flows = |slot| {
             Some((
                 Slot(slot),
-                count(budgets.element(slot)?[0].load(Ordering::Acquire)),
+                count(quotas.element(slot)?[0].load(Ordering::Acquire)),
             ))
         };
         let slots = (0..).map_while(flows);
@@ -110,7 +110,7 @@ impl TableSet {
 
     /// How many entries of `flows` and of `embryonic` a slot is said to have.
     pub fn read_budget(&self, slot: Slot) -> Result<[u64; 2], Failed> {
-        let words = self.words(MapName::Budgets, slot.0)?;
+        let words = self.words(MapName::Quotas, slot.0)?;
         Ok([0, 1].map(|word: usize| words[word].load(Ordering::Acquire)))
     }
 
@@ -157,7 +157,7 @@ impl TableSet {
             | MapName::Chunks
             | MapName::Counters
             | MapName::Events
-            | MapName::Budgets
+            | MapName::Quotas
             | MapName::Limits
             | MapName::Common
             | MapName::Generation => Ok(None),

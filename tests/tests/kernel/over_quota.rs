@@ -70,9 +70,9 @@ fn an_answered_flow_goes_to_the_crowd_and_still_passes() {
     }
 }
 
-/// Answered flows over budget leave the share to what waits for an answer.
+/// Answered flows over quota leave the share to what waits for an answer.
 #[test]
-fn answered_flows_over_budget_leave_the_share_to_waiting_ones() {
+fn answered_flows_over_quota_leave_the_share_to_waiting_ones() {
     for family in FAMILIES {
         let mut scene = scene(family, 4);
         let friend = scene.friend;
@@ -86,7 +86,7 @@ fn answered_flows_over_budget_leave_the_share_to_waiting_ones() {
 }
 
 #[test]
-fn connections_over_budget_keep_nothing_of_the_share() {
+fn connections_over_quota_keep_nothing_of_the_share() {
     for family in FAMILIES {
         let mut scene = scene(family, 1);
         let friend = scene.friend;
