@@ -3,12 +3,12 @@
 //!
 //! ```text
 //! files ───────┐
-//!              ├──► convert ──► Converted { value in model types, complaints }
+//!              ├──► convert ──► Converted { value in model types, errors }
 //! API server ──┘
 //! ```
 //! Conversions keep only what can change a verdict and apply the API server's defaults. They never fail: an element
-//! that cannot be used becomes `Invalid` in the value, and a [`Complaint`] beside it says what was wrong. Files
-//! make a complaint an error, the API server's objects make it a warning.
+//! that cannot be used becomes `Invalid` in the value, and a [`FieldError`] beside it says what was wrong. Files
+//! make a field error an error, the API server's objects make it a warning.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -82,7 +82,7 @@ impl fmt::Display for FieldPath {
 /// What is wrong with one field of an object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {reason}")]
-pub struct Complaint {
+pub struct FieldError {
     /// The field.
     pub path: FieldPath,
     /// What is wrong with it, and what would be right.
@@ -92,18 +92,18 @@ pub struct Complaint {
 /// An object in model types, and what of it could not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted<T> {
-    /// The object; what the complaints name is present in it as `Invalid`, or left out where a fact is unknown.
+    /// The object; what the errors name is present in it as `Invalid`, or left out where a fact is unknown.
     pub value: T,
     /// What was wrong, in the order of the object. Empty when the API server would have accepted it.
-    pub complaints: Vec<Complaint>,
+    pub errors: Vec<FieldError>,
 }
 
 impl<T> Converted<T> {
-    /// The same complaints beside what `f` makes of the value.
+    /// The same errors beside what `f` makes of the value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Converted<U> {
         Converted {
             value: f(self.value),
-            complaints: self.complaints,
+            errors: self.errors,
         }
     }
 }
@@ -118,19 +118,19 @@ pub(crate) fn distinct<T: Eq + Hash>(mut elements: Vec<T>) -> Vec<T> {
     elements
 }
 
-/// Where a conversion puts its complaints.
+/// Where a conversion puts its errors.
 #[derive(Debug, Default)]
-pub(crate) struct Complaints(Vec<Complaint>);
+pub(crate) struct FieldErrors(Vec<FieldError>);
 
-impl Complaints {
+impl FieldErrors {
     pub(crate) fn add(&mut self, path: &FieldPath, reason: impl Into<String>) {
-        self.0.push(Complaint {
+        self.0.push(FieldError {
             path: path.clone(),
             reason: reason.into(),
         });
     }
 
-    /// The value of `result`; if it is an error, the complaint that this is wrong with `path`.
+    /// The value of `result`; if it is none, a field error at `path`.
     pub(crate) fn keep<T>(&mut self, path: &FieldPath, result: Result<T, String>) -> Option<T> {
         result.map_err(|reason| self.add(path, reason)).ok()
     }
@@ -138,7 +138,7 @@ impl Complaints {
     pub(crate) fn beside<T>(self, value: T) -> Converted<T> {
         Converted {
             value,
-            complaints: self.0,
+            errors: self.0,
         }
     }
 }

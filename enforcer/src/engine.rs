@@ -12,7 +12,7 @@
 mod answer;
 mod attachments;
 mod backoff;
-mod begin;
+mod bootstrap;
 mod build;
 mod change;
 mod crowded;
@@ -27,8 +27,8 @@ mod links;
 mod own_node;
 mod portion;
 mod rebuild;
+mod reconcile;
 mod report;
-mod settle;
 mod taken;
 mod unattached;
 
@@ -56,8 +56,8 @@ use crate::guard::Guard;
 use crate::mode::Mode;
 use crate::node::Addresses;
 use crate::plan::Rulesets;
-use crate::source::{Answer, Objects, Question, Wrong};
-use answer::{Inquiry, Progress, Trouble};
+use crate::source::{Answer, Objects, Question, SourceStatus};
+use answer::{LastError, PodLookup, Progress};
 use backoff::Backoff;
 use build::Built;
 use crowded::Crowded;
@@ -85,7 +85,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What an engine begins with.
 #[derive(Debug)]
-pub struct Beginning {
+pub struct EngineConfig {
     /// Where files and pins are.
     pub paths: Paths,
     /// How large the tables are, unless they must be larger.
@@ -117,7 +117,7 @@ pub struct Engine {
     mode: Mode,
     cluster: Cluster,
     /// What is wrong with the source now.
-    source_wrong: Wrong,
+    source_wrong: SourceStatus,
     /// Files of attachments that cannot be read.
     unreadable: Vec<String>,
     /// Where the others are, as it was when all of them were read.
@@ -198,9 +198,9 @@ struct Waiting {
     identity: AttachmentId,
     reply: oneshot::Sender<Reply>,
     /// Whether its pod was asked for.
-    inquiry: Inquiry,
+    inquiry: PodLookup,
     /// Whether it was asked what isolates its pod, because what is known may be too old to say so.
-    currency: Inquiry,
+    currency: PodLookup,
     /// Whether attachment files were read since it came. Before, another attachment may have its name.
     files_were_read: bool,
     since: Instant,
@@ -211,8 +211,8 @@ impl Waiting {
         Self {
             identity,
             reply,
-            inquiry: Inquiry::None,
-            currency: Inquiry::None,
+            inquiry: PodLookup::None,
+            currency: PodLookup::None,
             files_were_read: false,
             since: Instant::now(),
         }
@@ -225,12 +225,12 @@ impl Engine {
     /// # Errors
     /// When that is impossible. What was in force before, if anything, still is.
     fn start(
-        beginning: Beginning,
+        config: EngineConfig,
         source: Objects,
-        source_wrong: Wrong,
+        source_wrong: SourceStatus,
         condition: watch::Sender<Condition>,
     ) -> Result<Self> {
-        let Beginning {
+        let EngineConfig {
             paths,
             sizes,
             mode,
@@ -242,7 +242,7 @@ impl Engine {
             graces,
             drafts,
             questions,
-        } = beginning;
+        } = config;
         let mut cluster = Cluster::default();
         cluster.set_node(node_name, services);
         cluster.set_foreign(foreign);
@@ -259,7 +259,7 @@ impl Engine {
         let mut isolated_file = IsolatedFile::default();
         compiled.select(&view);
         isolated_file.update(&paths, compiled.selections(), &lock);
-        settle::compile(&mut compiled, &view, None);
+        reconcile::compile(&mut compiled, &view, None);
         let withheld = isolate::withheld(&cluster, &view, &compiled);
         compiled.withhold(withheld);
         // Until its filters are swapped, each is judged by the set before.
@@ -492,11 +492,15 @@ impl Engine {
     }
 
     /// Asks the source for the pod of an attachment.
-    fn inquire(&self, identity: &AttachmentId) -> Inquiry {
+    fn inquire(&self, identity: &AttachmentId) -> PodLookup {
         let pod = self.cluster.record(identity).and_then(|r| r.pod.clone());
         let asked = self.questions.as_ref().zip(pod);
         let asked = asked.is_some_and(|(source, pod)| source.send(Question::Pod(pod)).is_ok());
-        if asked { Inquiry::Open } else { Inquiry::Done }
+        if asked {
+            PodLookup::Open
+        } else {
+            PodLookup::Done
+        }
     }
 
     /// Those that wait for this pod need not wait for the source any more.
@@ -509,7 +513,7 @@ impl Engine {
             let record = self.cluster.record(&waiting.identity);
             if record.and_then(|record| record.pod.as_ref()) == Some(pod) {
                 waiting.inquiry = answer.clone().into();
-                if waiting.currency == Inquiry::Open {
+                if waiting.currency == PodLookup::Open {
                     waiting.currency = Self::currency_of(answer.clone());
                 }
             }
@@ -527,7 +531,7 @@ impl Engine {
                 let wanted = self.compiled.of(record.slot);
                 if let Some(why) = self.hindrance(record.slot) {
                     let for_long = waiting.since.elapsed() >= PATIENCE;
-                    Progress::Hindered { why, for_long }
+                    Progress::Blocked { why, for_long }
                 } else if self.unknown.contains(&record.slot) {
                     // Denied where a policy may isolate it, or that is still being tried.
                     match self.open.contains_key(&record.slot) {
@@ -547,11 +551,11 @@ impl Engine {
                 }
             }
         };
-        let trouble = self.trouble.as_deref().map(|why| Trouble {
+        let trouble = self.trouble.as_deref().map(|why| LastError {
             why,
             attempts: self.backoff.failures(),
         });
-        let unasked = waiting.inquiry == Inquiry::None && !more_to_come;
+        let unasked = waiting.inquiry == PodLookup::None && !more_to_come;
         if progress == Progress::NotKnown && unasked {
             waiting.inquiry = self.inquire(identity);
         }

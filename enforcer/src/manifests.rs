@@ -20,8 +20,8 @@ use crate::warning::Warning;
 
 mod entry;
 mod file;
-mod kept;
 mod large;
+mod last_good;
 mod node;
 mod room;
 mod salvage;

@@ -24,8 +24,8 @@ use crate::api::{Changed, Said, Server, Store, follow};
 use crate::engine::Event;
 use crate::source::{Change, Freshness};
 use crate::watched::{
-    self, EndpointSlices, Ends, Found, Namespaces, Nodes, PodChanges, Pods, Policies, Services,
-    Told, Watching,
+    self, EndpointSlices, Ends, Found, Namespaces, Nodes, PodChanges, Pods, Policies, Publisher,
+    Services, Watching,
 };
 
 /// Something for the source.
@@ -56,7 +56,7 @@ struct Source {
     endpoint_slices: Store<EndpointSlices>,
     /// What the engine has not been told.
     changes: Vec<Change>,
-    told: Told,
+    told: Publisher,
 }
 
 /// Follows the API server, tells the engine, and answers its questions, until it has ended.

@@ -28,11 +28,11 @@
 
 mod change;
 mod classes;
+mod deferred;
 #[cfg(test)]
 mod host;
-mod left;
+mod id_allocator;
 mod moved;
-mod numbers;
 mod ports;
 mod prefix;
 mod record;
@@ -56,7 +56,7 @@ use podgate_policy::compile::ruleset::Ruleset;
 use podgate_policy::compile::signature::Signature;
 use podgate_policy::model::World;
 
-use left::Left;
+use deferred::Deferred;
 use moved::Moved;
 use record::InstalledMaps;
 
@@ -323,9 +323,9 @@ struct Installed {
     /// What an address said before the endpoints that its ports led to went away: flows through them go on, and are
     /// judged again once it is known who takes their place, or that the address stands for nothing any more. At most
     /// [`change::MOST_SPARED`] for each.
-    lingering: OrdMap<IpAddr, BTreeSet<Arc<Signature>>>,
+    grandfathered: OrdMap<IpAddr, BTreeSet<Arc<Signature>>>,
     /// Whose flows are to be judged again, because a change of facts took something away.
-    renewals: Left<(Slot, Direction)>,
+    renewals: Deferred<(Slot, Direction)>,
     /// What is to be pointed to other classes since the questions are others, and was not yet: these tell apart no less than
     /// the rulesets in force ask.
     moving: Moved,
@@ -346,8 +346,8 @@ impl Planner {
                 record: InstalledMaps::new(capacities),
                 facts: Facts::default(),
                 attachments: Rulesets::new(),
-                lingering: OrdMap::new(),
-                renewals: Left::new(),
+                grandfathered: OrdMap::new(),
+                renewals: Deferred::new(),
                 moving: Moved::default(),
             },
             progress: Progress::Idle,

@@ -40,7 +40,7 @@ use crate::api::{Changed, Kind, Said, Server, Store, follow, follow_selected};
 use crate::engine::Event;
 use crate::source::{Change, Freshness};
 use crate::watched::{
-    self, EndpointSlices, Ends, Found, Nodes, PodChanges, Pods, Services, Told, Watching,
+    self, EndpointSlices, Ends, Found, Nodes, PodChanges, Pods, Publisher, Services, Watching,
 };
 use kinds::{OwnerPolicies, PolicyEndpoints};
 use state::{Heard, State};
@@ -84,7 +84,7 @@ struct Source {
     listed_at: Option<Instant>,
     /// Whether everything has been known once.
     is_synced: bool,
-    told: Told,
+    told: Publisher,
 }
 
 /// Follows the API server, tells the engine, and answers its questions, until it has ended.

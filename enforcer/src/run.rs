@@ -15,18 +15,18 @@ use crate::admin;
 use crate::api;
 use crate::args::{ApiServer, Config, Source};
 use crate::condition::Condition;
+use crate::conntrack_gc;
 use crate::descriptors::Descriptors;
-use crate::engine::{Beginning, Drafts, Engine, Event, Graces};
+use crate::engine::{Drafts, Engine, EngineConfig, Event, Graces};
 use crate::events;
 use crate::guard;
-use crate::life::Life;
+use crate::instance_lock::InstanceLock;
 use crate::manifests::{self, Snapshot};
 use crate::networkpolicies;
 use crate::node::{self, Noticed};
 use crate::policyendpoints;
 use crate::socket::{EngineGone, Limits, Socket};
-use crate::source::{Freshness, Objects, Update, Wrong};
-use crate::upkeep;
+use crate::source::{Freshness, Objects, SourceStatus, Update};
 use crate::watched::Ends;
 
 /// Only root may hand over attachments.
@@ -71,7 +71,7 @@ pub async fn run(config: Config) -> Result<()> {
         bpffs: bpffs_dir,
     };
     // Asked for before the listeners, whose addresses the other enforcer may have, and waited for behind them.
-    let life = Life::ask(&paths.run)?;
+    let life = InstanceLock::ask(&paths.run)?;
     // Health first: whoever waits for us learns that we are starting.
     let (freshness_in, freshness) = watch::channel(Freshness::new());
     let health_pages = admin::health(condition.clone(), freshness.clone());
@@ -131,8 +131,8 @@ pub async fn run(config: Config) -> Result<()> {
         condition.clone(),
     );
     let source = tokio::spawn(following);
-    let flows = upkeep::start(paths.clone())?;
-    let beginning = Beginning {
+    let flows = conntrack_gc::start(paths.clone())?;
+    let config = EngineConfig {
         paths,
         sizes,
         mode,
@@ -145,7 +145,7 @@ pub async fn run(config: Config) -> Result<()> {
         drafts: Drafts::new(events_in.clone()),
         questions: answers_questions.then_some(questions_in),
     };
-    let mut engine = start_engine(beginning, condition_in, events)?;
+    let mut engine = start_engine(config, condition_in, events)?;
 
     let ended = tokio::select! {
         () = &mut asked_to_stop => None,
@@ -218,7 +218,7 @@ struct Running {
 }
 
 fn start_engine(
-    beginning: Beginning,
+    config: EngineConfig,
     condition: watch::Sender<Condition>,
     events: Receiver<Event>,
 ) -> Result<Running> {
@@ -227,7 +227,7 @@ fn start_engine(
         .name("engine".into())
         .spawn(move || {
             let _alive = alive;
-            if let Some(engine) = Engine::when_synced(beginning, condition, &events)? {
+            if let Some(engine) = Engine::when_synced(config, condition, &events)? {
                 engine.run(&events);
             }
             Ok(())
@@ -279,7 +279,7 @@ async fn follow_manifests(
         } = snapshots.borrow_and_update().clone();
         let update = Update {
             changes: known.differences(&objects),
-            wrong: Wrong {
+            wrong: SourceStatus {
                 errors: errors.iter().map(ToString::to_string).collect(),
                 warnings: closed,
             },

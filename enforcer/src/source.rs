@@ -49,15 +49,15 @@ pub struct Update {
     /// What changed, in order.
     pub changes: Vec<Change>,
     /// All that is wrong with the source now.
-    pub wrong: Wrong,
+    pub wrong: SourceStatus,
 }
 
 /// What is wrong with a source, each with what a person can do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wrong {
+pub struct SourceStatus {
     /// What keeps the node from being policed as the source says: something cannot be known or put in force.
     pub errors: Vec<String>,
-    /// What somebody should mend though the node is policed by all that is known: an object that is wrong in part, or
+    /// What somebody should mend though the node is policed by all that is known: an object with invalid fields, or
     /// that has not come. Who may write objects can cause it, so it makes no node unready.
     pub warnings: Vec<Warning>,
 }

@@ -86,7 +86,7 @@ pub enum Matter {
     PoliciesSuspended,
     /// An annotation of a Namespace has a value that means nothing.
     AnnotationInvalid,
-    /// A policy is wrong in part; what is wrong allows nothing.
+    /// A policy has invalid fields; what is invalid allows nothing.
     PolicyInvalid,
     /// No controller has said what a policy allows.
     PolicyEndpointsMissing,

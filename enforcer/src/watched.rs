@@ -12,9 +12,9 @@
 mod ask;
 mod asking;
 mod kinds;
+mod publisher;
 #[cfg(test)]
 mod tests;
-mod told;
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ use crate::stored::Rooms;
 pub(crate) use ask::Found;
 use asking::Asking;
 pub use kinds::{EndpointSlices, Namespaces, Nodes, Pods, Policies, Services};
-pub(crate) use told::Told;
+pub(crate) use publisher::Publisher;
 
 /// How often is looked how old what is known is.
 const LOOK: Duration = Duration::from_secs(10);

@@ -13,8 +13,8 @@
 //! specification 1.1.0, and what runtimes make of it (errors are read from stdout, empty variables are missing ones).
 
 mod attachment;
+mod client;
 mod config;
-mod enforcer;
 mod error;
 mod interface;
 mod invocation;

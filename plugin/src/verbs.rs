@@ -11,8 +11,8 @@ use std::time::Duration;
 use podgate_handoff::{AttachmentId, Request};
 
 use crate::{
+    client::{Enforcer, HandoffError, Patience},
     config::Settings,
-    enforcer::{Enforcer, HandoffError, Patience},
 };
 
 /// How long the enforcer may take to hear that an attachment is gone. It would find out by itself.

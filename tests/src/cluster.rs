@@ -8,9 +8,9 @@
 //! own, unless they need it for themselves ([`Cluster::alone`]).
 
 mod administrator;
-mod ear;
 mod enforcer;
 mod kubectl;
+mod listener;
 mod namespace;
 mod outage;
 mod pod;
@@ -28,8 +28,8 @@ use crate::controller::Controller;
 use crate::node::binary;
 
 pub use administrator::Administrator;
-pub use ear::{Ear, Heard, Said};
 pub use enforcer::{Enforcer, Readiness};
+pub use listener::{Heard, Listener, Said};
 pub use namespace::Namespace;
 pub use outage::Outage;
 pub use pod::{Pod, PodSpec};

@@ -29,15 +29,15 @@ use crate::{
 };
 
 mod error;
+mod filter_status;
 mod remove;
 mod replace;
-mod standing;
 
 pub use error::{AddError, CheckError, RemoveError};
+pub use filter_status::{FilterStatus, check, filter_status, follow_master};
+use filter_status::{standing_of, would_be_heard};
 pub use remove::remove;
 pub(crate) use remove::{clear_everywhere, remove_filters, remove_under};
-pub use standing::{Standing, check, follow_master, standing};
-use standing::{standing_of, would_be_heard};
 
 /// What ADD wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,7 +221,7 @@ fn attach(
     record::write(paths, record)?;
     set.write_waiting_attachment(record, isolated_until_in_force(paths, record))?;
     let keeps_on_link = guarded.contains(&Family::Bridge);
-    standing::store_master(socket, set, record, (master, keeps_on_link))?;
+    filter_status::store_master(socket, set, record, (master, keeps_on_link))?;
     let own = socket
         .addresses_of(ifindex)
         .map_err(netlink("list addresses of"))?;
@@ -257,9 +257,9 @@ fn attach(
         .map_err(netlink("add a filter to"))?;
     }
     match standing_of(socket, record, Qdisc::Clsact)? {
-        Standing::InForce => Ok(()),
-        Standing::Shadowed { by } => Err(AddError::Shadowed { ifindex, by }),
-        Standing::Gone { direction } => {
+        FilterStatus::InForce => Ok(()),
+        FilterStatus::Shadowed { by } => Err(AddError::Shadowed { ifindex, by }),
+        FilterStatus::Gone { direction } => {
             let why = format!("the filter of {} went away at once", error::hook(direction));
             Err(Failed::new("attach to interface", ifindex, io::Error::other(why)).into())
         }

@@ -100,7 +100,7 @@ impl Filter {
 
 /// Something that decides before our filter does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum Conflict {
     /// The qdisc is not `clsact`: what we hang there does not run where it should.
     Qdisc(String),
     /// Another filter.
@@ -114,7 +114,7 @@ pub enum Obstacle {
     },
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let side = |direction: &Direction| match direction {
             Direction::Ingress => "egress",
@@ -328,8 +328,8 @@ pub(crate) fn ours(
 
 /// What the kernel says of one interface: what stands before our filters, and our filters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Situation {
-    pub(crate) obstacles: Vec<Obstacle>,
+pub(crate) struct InterfaceState {
+    pub(crate) conflicts: Vec<Conflict>,
     pub(crate) ours: [Option<Filter>; 2],
 }
 
@@ -338,13 +338,13 @@ pub(crate) fn situation(
     socket: &mut Socket,
     ifindex: Ifindex,
     qdisc: Qdisc,
-) -> Result<Situation, ReadError> {
-    let mut found = Situation {
-        obstacles: Vec::new(),
+) -> Result<InterfaceState, ReadError> {
+    let mut found = InterfaceState {
+        conflicts: Vec::new(),
         ours: [None, None],
     };
     if let Qdisc::Other(kind) = qdisc {
-        found.obstacles.push(Obstacle::Qdisc(kind));
+        found.conflicts.push(Conflict::Qdisc(kind));
     }
     for direction in Direction::BOTH {
         let hook = match direction {
@@ -353,17 +353,17 @@ pub(crate) fn situation(
         };
         let programs = sys::tcx_programs(ifindex.0, hook)
             .map_err(|e| Failed::new("list TCX programs of interface", ifindex, e))?;
-        found.obstacles.extend(
+        found.conflicts.extend(
             programs
                 .into_iter()
-                .map(|program| Obstacle::Tcx { direction, program }),
+                .map(|program| Conflict::Tcx { direction, program }),
         );
         for filter in filters(socket, ifindex, direction)? {
             if filter.is_ours() {
                 found.ours[direction as usize] = Some(filter);
                 break;
             }
-            found.obstacles.push(Obstacle::Filter(filter));
+            found.conflicts.push(Conflict::Filter(filter));
         }
     }
     Ok(found)

@@ -14,10 +14,10 @@ use crate::{
 };
 
 mod copy;
-mod holders;
+mod live_attachments;
 mod room;
 
-use holders::Holders;
+use live_attachments::LiveAttachments;
 use room::{Limits, Now, Shared};
 
 pub use copy::Copied;
@@ -133,11 +133,12 @@ impl TableSet {
             let mut slots: Vec<Counted> = (0..).map_while(count).map(Counted::new).collect();
             let flows = self.tracked(table)?;
             // In this order: whoever has one of these flows was there before it, and is seen.
-            let holders = Holders::of(self)?;
+            let live_attachments = LiveAttachments::of(self)?;
             let mut lingering = Vec::new();
             for flow in flows {
                 let slot = slots.get_mut(usize::from(flow.key.slot));
-                let is_over = now.is_some_and(|now| now.is_after(&flow) || !holders.have(&flow));
+                let is_over =
+                    now.is_some_and(|now| now.is_after(&flow) || !live_attachments.have(&flow));
                 if !is_over || self.has_changed(table, &flow)? {
                     slot.into_iter().for_each(|slot| slot.kept += 1);
                     *stand += 1;
@@ -169,7 +170,7 @@ impl TableSet {
             }
             slots.iter().for_each(Counted::mend);
             if now.is_some() && table == MapName::Embryonic {
-                self.set_shares(holders.count())?;
+                self.set_shares(live_attachments.count())?;
             }
         }
         collected.deleted = deleted;

@@ -70,7 +70,7 @@ pub(crate) fn begin(paths: &Paths, _lock: &Lock, sizes: &Sizes) -> Result<SetNam
     make_dir(&directory)?;
     make_dir(&shared)?;
     if let Some(before) = bpffs::current(paths)? {
-        hand_on(&directory_of_shared(&before.path(paths)), &shared, sizes)?;
+        inherit_shared(&directory_of_shared(&before.path(paths)), &shared, sizes)?;
     }
     Ok(name)
 }
@@ -128,7 +128,7 @@ pub(crate) fn finish(paths: &Paths, name: SetName, _lock: &Lock) -> Result<(), F
 }
 
 /// Pins the shared tables of the set before once more, for the new set: those that have the size that they are to have.
-fn hand_on(before: &Path, shared: &Path, sizes: &Sizes) -> Result<(), Failed> {
+fn inherit_shared(before: &Path, shared: &Path, sizes: &Sizes) -> Result<(), Failed> {
     for map in MapName::ALL {
         if !map.is_shared() || !map.is_in_object() {
             continue;

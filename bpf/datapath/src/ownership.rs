@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What tells a link from an attachment's, if anything does.
-pub(crate) fn stranger(
+pub(crate) fn mismatch(
     socket: &mut Socket,
     link: &Link,
     record: &Record,
@@ -24,7 +24,7 @@ pub(crate) fn stranger(
     }
     // Either outlives the loss of the other. An ADD that is repeated marks first, and replaces the filters then.
     if mark::slot(link) == Some(record.slot)
-        || carried(socket, link.ifindex)?.contains(&record.slot)
+        || attached_slots(socket, link.ifindex)?.contains(&record.slot)
     {
         return Ok(None);
     }
@@ -36,12 +36,15 @@ pub(crate) fn stranger(
 }
 
 /// The slots that our filters on an interface name.
-pub(crate) fn carried(socket: &mut Socket, ifindex: Ifindex) -> Result<Vec<Slot>, NetlinkError> {
-    let mut carried = Vec::new();
+pub(crate) fn attached_slots(
+    socket: &mut Socket,
+    ifindex: Ifindex,
+) -> Result<Vec<Slot>, NetlinkError> {
+    let mut attached_slots = Vec::new();
     for direction in Direction::BOTH {
         let ours = filter::ours(socket, ifindex, direction)?;
         // Without a class ID it is in slot 0, which nobody has.
-        carried.extend(ours.map(|filter| filter.slot().unwrap_or(Slot(0))));
+        attached_slots.extend(ours.map(|filter| filter.slot().unwrap_or(Slot(0))));
     }
-    Ok(carried)
+    Ok(attached_slots)
 }

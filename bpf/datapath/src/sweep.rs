@@ -16,7 +16,7 @@ use crate::{
     lock::Lock,
     mark,
     netlink::{Ifindex, Link, LinkError, NetlinkError, Socket},
-    ownership::stranger,
+    ownership::mismatch,
     record::{self, Record},
     slots,
     tables::TableSet,
@@ -66,7 +66,7 @@ fn own_link(record: &Record) -> Result<(Socket, Link), SwapError> {
     let netlink = |source| SwapError::Netlink { ifindex, source };
     let mut socket = Socket::open().map_err(netlink)?;
     let link = socket.link_by_index(ifindex)?;
-    if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
+    if let Some(why) = mismatch(&mut socket, &link, record).map_err(netlink)? {
         return Err(SwapError::Another {
             ifindex,
             identity: record.identity.clone(),
@@ -130,7 +130,7 @@ pub fn bind_hardware(
         identity: record.identity.clone(),
         why,
     };
-    if let Some(why) = stranger(&mut socket, &link, record).map_err(netlink)? {
+    if let Some(why) = mismatch(&mut socket, &link, record).map_err(netlink)? {
         return Err(another(why));
     }
     let Some(netns) = link.link_netnsid else {
@@ -241,8 +241,8 @@ fn remove_strangers(
             // drop everything until then.
             Some(_) if youngest.get(&ifindex) != Some(&record.birth.0) => forget(paths, &record),
             Some(link) => {
-                let stranger = stranger(socket, link, &record);
-                match stranger.map_err(|source| RemoveError::Netlink { ifindex, source })? {
+                let mismatch = mismatch(socket, link, &record);
+                match mismatch.map_err(|source| RemoveError::Netlink { ifindex, source })? {
                     None => continue,
                     Some(_) => remove_under(paths, &record.identity, lock),
                 }

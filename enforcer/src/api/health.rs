@@ -7,10 +7,10 @@ use std::mem;
 use super::follow::Failure;
 use super::kind::{Kind, Missing};
 use super::store::Store;
-use crate::source::Wrong;
+use crate::source::SourceStatus;
 use crate::warning::{Object, Warning};
 
-/// How many complaints about single objects are told; the rest is counted.
+/// How many errors about single objects are told; the rest is counted.
 const TOLD: usize = 20;
 
 /// How one kind fares.
@@ -20,7 +20,7 @@ pub(crate) struct KindHealth<'a> {
     is_synced: bool,
     failure: Option<&'a Failure>,
     closed: Vec<Warning>,
-    complaints: Box<dyn Iterator<Item = Warning> + 'a>,
+    of_objects: Box<dyn Iterator<Item = Warning> + 'a>,
 }
 
 impl<'a> KindHealth<'a> {
@@ -28,9 +28,9 @@ impl<'a> KindHealth<'a> {
     pub(crate) fn of<K: Kind>(store: &'a Store<K>) -> Self {
         let closed = store.closed().into_iter();
         let closed = closed.map(|(namespace, why)| Warning::suspended(namespace, &why, K::CLOSED));
-        let complaints = store.complaints();
-        let complaints = complaints.map(|(name, uid, complaint)| Warning {
-            text: format!("{} {name}: {complaint}", K::NAME),
+        let errors = store.errors();
+        let errors = errors.map(|(name, uid, error)| Warning {
+            text: format!("{} {name}: {error}", K::NAME),
             about: K::WRONG.map(|matter| {
                 let uid = uid.map(str::to_owned);
                 (Object::of::<K::Object>(name.clone(), uid), matter)
@@ -42,7 +42,7 @@ impl<'a> KindHealth<'a> {
             is_synced: store.is_synced(),
             failure: store.failure(),
             closed: closed.collect(),
-            complaints: Box::new(complaints),
+            of_objects: Box::new(errors),
         }
     }
 
@@ -76,7 +76,7 @@ pub(crate) fn wrong<'a>(
     kinds: impl IntoIterator<Item = KindHealth<'a>>,
     refused: Option<String>,
     lacking: impl Iterator<Item = Warning>,
-) -> Wrong {
+) -> SourceStatus {
     let mut kinds: Vec<KindHealth<'_>> = kinds.into_iter().collect();
     let closed = kinds
         .iter_mut()
@@ -84,10 +84,10 @@ pub(crate) fn wrong<'a>(
     let closed: Vec<Warning> = closed.collect();
     let errors = kinds.iter().filter_map(KindHealth::error);
     let errors = errors.chain(refused).collect();
-    let complaints = kinds.into_iter().flat_map(|kind| kind.complaints);
-    Wrong {
+    let of_objects = kinds.into_iter().flat_map(|kind| kind.of_objects);
+    SourceStatus {
         errors,
-        warnings: first_of(closed.into_iter().chain(lacking).chain(complaints)),
+        warnings: first_of(closed.into_iter().chain(lacking).chain(of_objects)),
     }
 }
 

@@ -15,10 +15,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::parts::Parts;
-use crate::convert::{Complaint, Converted};
+use crate::convert::{Converted, FieldError};
 use crate::warning::Matter;
 
-/// How many complaints about one object are told.
+/// How many errors about one object are told.
 const TOLD: usize = 20;
 
 /// A kind of objects that a source watches.
@@ -34,7 +34,7 @@ pub trait Kind: Debug + Clone + Send + Sync + 'static {
     const FIELDS: Option<&'static str> = None;
     /// What it means when the API server does not have the kind.
     const MISSING: Missing = Missing::Awaited("");
-    /// What is the matter with an object that is wrong in part, if its owner is told by an Event: of policies. Other
+    /// What is the matter with an object with invalid fields, if its owner is told by an Event: of policies. Other
     /// objects are controllers' work, and many.
     const WRONG: Option<Matter> = None;
 
@@ -55,13 +55,13 @@ pub trait Kind: Debug + Clone + Send + Sync + 'static {
     }
 
     /// What stands for an object that does not fit its type, and whose isolation must not be lost.
-    fn salvage(parts: &Parts) -> Self::Value;
+    fn from_malformed(parts: &Parts) -> Self::Value;
 }
 
 /// What it means when the API server does not have a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
-    /// An error, until it comes. With what a person can do about it, after a semicolon.
+    /// What is reported until it comes. With what a person can do about it, after a semicolon.
     Awaited(&'static str),
     /// There are no objects of it. It is looked whether it has come.
     Empty,
@@ -75,7 +75,7 @@ pub struct Seen<K: Kind> {
     /// What is kept of it.
     pub value: K::Value,
     /// What is wrong with it, each with its field and what would be right.
-    pub complaints: Vec<String>,
+    pub errors: Vec<String>,
 }
 
 impl<K: Kind> Seen<K> {
@@ -112,31 +112,27 @@ impl<K: Kind> Seen<K> {
     }
 
     fn converted(object: &K::Object) -> Self {
-        let Converted { value, complaints } = K::convert(object);
+        let Converted { value, errors } = K::convert(object);
         Self {
             metadata: identity(object.meta()),
             value,
-            complaints: first_of(&complaints),
+            errors: first_of(&errors),
         }
     }
 
     fn salvaged(parts: &Parts, why: &dyn Display) -> Self {
         Self {
             metadata: identity(&parts.metadata()),
-            value: K::salvage(parts),
-            complaints: vec![format!("cannot be read by this version of podgate: {why}")],
+            value: K::from_malformed(parts),
+            errors: vec![format!("cannot be read by this version of podgate: {why}")],
         }
     }
 }
 
-/// The first complaints about an object, and how many more there are.
-fn first_of(complaints: &[Complaint]) -> Vec<String> {
-    let mut told: Vec<String> = complaints
-        .iter()
-        .take(TOLD)
-        .map(ToString::to_string)
-        .collect();
-    if let Some(more @ 1..) = complaints.len().checked_sub(TOLD) {
+/// The first errors about an object, and how many more there are.
+fn first_of(errors: &[FieldError]) -> Vec<String> {
+    let mut told: Vec<String> = errors.iter().take(TOLD).map(ToString::to_string).collect();
+    if let Some(more @ 1..) = errors.len().checked_sub(TOLD) {
         told.push(format!("{more} more like these"));
     }
     told

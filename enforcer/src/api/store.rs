@@ -71,7 +71,7 @@ pub struct Stored<V> {
     /// What is kept of it.
     pub value: V,
     /// What is wrong with it.
-    pub complaints: Vec<String>,
+    pub errors: Vec<String>,
     /// Whether it was asked for, and the watch has not brought it yet.
     early: bool,
     /// What it takes, or would if there were room.
@@ -84,7 +84,7 @@ impl<V> Stored<V> {
             uid: seen.uid().map(str::to_owned),
             bytes: K::bytes(&seen.value),
             value: seen.value,
-            complaints: seen.complaints,
+            errors: seen.errors,
             early,
         }
     }
@@ -262,13 +262,13 @@ impl<K: Kind> Store<K> {
             .map(|(name, stored)| (name, &stored.value))
     }
 
-    /// What is wrong with objects: name, UID, complaint.
-    pub fn complaints(&self) -> impl Iterator<Item = (&ObjectName, Option<&str>, &str)> {
+    /// What is wrong with objects: name, UID, error.
+    pub fn errors(&self) -> impl Iterator<Item = (&ObjectName, Option<&str>, &str)> {
         let wrong = self.wrong.iter();
         let stored = wrong.filter_map(|name| self.objects.get_key_value(name));
         stored.flat_map(|(name, stored)| {
-            let complaints = stored.complaints.iter();
-            complaints.map(move |complaint| (name, stored.uid.as_deref(), complaint.as_str()))
+            let errors = stored.errors.iter();
+            errors.map(move |error| (name, stored.uid.as_deref(), error.as_str()))
         })
     }
 
@@ -291,14 +291,14 @@ impl<K: Kind> Store<K> {
             self.closed.remove(&name);
         }
         let old = self.objects.get(&name);
-        if old.map(|old| &old.complaints) != Some(&new.complaints) {
-            for complaint in &new.complaints {
-                tracing::warn!(kind = K::NAME, object = %name, complaint, "an object is wrong in part");
+        if old.map(|old| &old.errors) != Some(&new.errors) {
+            for error in &new.errors {
+                tracing::warn!(kind = K::NAME, object = %name, error, "object has invalid fields");
             }
         }
         let changed = old.map(|old| &old.value) != Some(&new.value);
         let change = changed.then(|| (name.clone(), Some(new.value.clone())));
-        if new.complaints.is_empty() {
+        if new.errors.is_empty() {
             self.right(&name);
         } else if self.wrong.insert(name.clone()) {
             metrics::gauge!("podgate_objects_wrong", "kind" => K::NAME).increment(1);

@@ -35,11 +35,11 @@ impl Kind for Maps {
         let value = object.data.as_ref().and_then(|data| data.get("v").cloned());
         Converted {
             value,
-            complaints: Vec::new(),
+            errors: Vec::new(),
         }
     }
 
-    fn salvage(parts: &Parts) -> Option<String> {
+    fn from_malformed(parts: &Parts) -> Option<String> {
         parts.metadata().labels?.get("team").cloned()
     }
 }
@@ -93,13 +93,13 @@ fn an_object_of_the_wrong_form_is_present_beside_the_others() {
         panic!("{list:?}")
     };
     assert_eq!(right.value.as_deref(), Some("x"));
-    assert!(right.complaints.is_empty());
+    assert!(right.errors.is_empty());
     let watched = serde_json::from_value(wrong).unwrap();
     for wrong in [salvaged, &watched] {
         assert_eq!(wrong.name(), name("wrong"));
         assert_eq!((wrong.uid(), wrong.version()), (Some("u"), Some("8")));
         assert_eq!(wrong.value.as_deref(), Some("a"));
-        assert!(wrong.complaints[0].contains("cannot be read"), "{wrong:?}");
+        assert!(wrong.errors[0].contains("cannot be read"), "{wrong:?}");
     }
 }
 

@@ -11,7 +11,7 @@ use podgate_policy::model::{
 
 use super::pod::{object_name, uid};
 use super::service::is_left_alone;
-use super::{Complaints, Converted, FieldPath, addresses, names};
+use super::{Converted, FieldErrors, FieldPath, addresses, names};
 
 /// The label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -27,13 +27,13 @@ pub struct NamedSlice {
 
 /// Converts an EndpointSlice. What cannot be read of it leads nowhere: kube-proxy cannot read it either.
 pub fn convert(object: &v1::EndpointSlice) -> Converted<NamedSlice> {
-    let mut complaints = Complaints::default();
-    let name = object_name(&object.metadata, &mut complaints);
+    let mut errors = FieldErrors::default();
+    let name = object_name(&object.metadata, &mut errors);
     let has_addresses = match object.address_type.as_str() {
         "IPv4" | "IPv6" => true,
         "FQDN" => false,
         other => {
-            complaints.add(
+            errors.add(
                 &FieldPath::of("addressType"),
                 format!("{other:?} is not a type of address: use IPv4, IPv6 or FQDN"),
             );
@@ -47,24 +47,24 @@ pub fn convert(object: &v1::EndpointSlice) -> Converted<NamedSlice> {
             .and_then(|labels| labels.get(SERVICE_NAME))
             .filter(|service| !service.is_empty())
             .cloned();
-        slice.ports = ports(object.ports.as_deref(), &mut complaints);
-        slice.endpoints = endpoints(object, &name.namespace, &mut complaints);
+        slice.ports = ports(object.ports.as_deref(), &mut errors);
+        slice.endpoints = endpoints(object, &name.namespace, &mut errors);
     }
-    complaints.beside(NamedSlice {
+    errors.beside(NamedSlice {
         name,
         slice: Arc::new(slice),
     })
 }
 
 /// A port without a number stands for whatever each endpoint may serve, which no Service port leads to.
-fn ports(ports: Option<&[v1::EndpointPort]>, complaints: &mut Complaints) -> Vec<NamedPort> {
+fn ports(ports: Option<&[v1::EndpointPort]>, errors: &mut FieldErrors) -> Vec<NamedPort> {
     let list = FieldPath::of("ports");
     let mut found = Vec::new();
     for (i, port) in ports.unwrap_or_default().iter().enumerate() {
         let path = list.index(i);
         let Some(number) = port.port else { continue };
-        let number = complaints.keep(&path.key("port"), names::port_number(number));
-        let protocol = complaints.keep(
+        let number = errors.keep(&path.key("port"), names::port_number(number));
+        let protocol = errors.keep(
             &path.key("protocol"),
             names::protocol(port.protocol.as_deref()),
         );
@@ -82,17 +82,17 @@ fn ports(ports: Option<&[v1::EndpointPort]>, complaints: &mut Complaints) -> Vec
 fn endpoints(
     object: &v1::EndpointSlice,
     namespace: &str,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> Vec<Endpoint> {
     let list = FieldPath::of("endpoints");
     let mut found = Vec::new();
     for (i, endpoint) in object.endpoints.iter().flatten().enumerate() {
         let path = list.index(i).key("addresses");
         let Some(text) = endpoint.addresses.first() else {
-            complaints.add(&path, "is empty: give the endpoint its address");
+            errors.add(&path, "is empty: give the endpoint its address");
             continue;
         };
-        if let Some(address) = complaints.keep(&path.index(0), addresses::address(text)) {
+        if let Some(address) = errors.keep(&path.index(0), addresses::address(text)) {
             found.push(Endpoint {
                 address,
                 state: state(endpoint.conditions.as_ref()),

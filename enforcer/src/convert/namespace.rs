@@ -4,12 +4,12 @@
 use k8s_openapi::api::core::v1;
 use podgate_policy::model::Namespace;
 
-use super::{Complaints, Converted, FieldPath, names, selector};
+use super::{Converted, FieldErrors, FieldPath, names, selector};
 
 /// The annotation of a Namespace that says what becomes of foreign addresses at its pods, where the node obeys it.
 pub const FOREIGN_ADDRESSES: &str = "podgate.io/foreign-addresses";
 
-/// A namespace and its name (empty, with a complaint, if the object has none).
+/// A namespace and its name (empty, with an error, if the object has none).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedNamespace {
     /// Its name.
@@ -20,10 +20,10 @@ pub struct NamedNamespace {
 
 /// Converts a Namespace; the label `kubernetes.io/metadata.name` is added, as the API server does.
 pub fn convert(object: &v1::Namespace) -> Converted<NamedNamespace> {
-    let mut complaints = Complaints::default();
+    let mut errors = FieldErrors::default();
     let name = object.metadata.name.clone().unwrap_or_default();
-    complaints.keep(&FieldPath::of("metadata.name"), names::dns_label(&name));
-    let labels = selector::labels(object.metadata.labels.as_ref(), &mut complaints);
+    errors.keep(&FieldPath::of("metadata.name"), names::dns_label(&name));
+    let labels = selector::labels(object.metadata.labels.as_ref(), &mut errors);
     let annotations = object.metadata.annotations.as_ref();
     let namespace = Namespace {
         foreign_addresses: annotations
@@ -31,5 +31,5 @@ pub fn convert(object: &v1::Namespace) -> Converted<NamedNamespace> {
             .cloned(),
         ..Namespace::new(&name, labels)
     };
-    complaints.beside(NamedNamespace { name, namespace })
+    errors.beside(NamedNamespace { name, namespace })
 }

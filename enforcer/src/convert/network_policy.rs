@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use podgate_policy::model::{Namespaces, NetworkPolicy, ObjectName, Peer, Port, Rule, Selector};
 
 use super::pod::object_name;
-use super::{Complaints, Converted, FieldPath, addresses, distinct, names, selector};
+use super::{Converted, FieldErrors, FieldPath, addresses, distinct, names, selector};
 
 /// A policy and its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,21 +22,21 @@ pub struct NamedPolicy {
 
 /// Converts a NetworkPolicy, with the defaults that the API server applies.
 pub fn convert(object: &v1::NetworkPolicy) -> Converted<NamedPolicy> {
-    let mut complaints = Complaints::default();
-    let name = object_name(&object.metadata, &mut complaints);
+    let mut errors = FieldErrors::default();
+    let name = object_name(&object.metadata, &mut errors);
     let empty = v1::NetworkPolicySpec::default();
     let spec = object.spec.as_ref().unwrap_or(&empty);
     let path = FieldPath::of("spec");
     let pod_selector = match &spec.pod_selector {
-        Some(s) => selector::convert(s, &path.key("podSelector"), &mut complaints),
+        Some(s) => selector::convert(s, &path.key("podSelector"), &mut errors),
         None => Selector::everything(),
     };
-    let (isolates_ingress, isolates_egress) = directions(spec, &path, &mut complaints);
+    let (isolates_ingress, isolates_egress) = directions(spec, &path, &mut errors);
     let mut rules = |field: &str, peers: &str, list: &mut dyn Iterator<Item = ApiRule<'_>>| {
         let at = path.key(field);
         let rules = list
             .enumerate()
-            .map(|(i, r)| rule(&r, peers, &at.index(i), &mut complaints));
+            .map(|(i, r)| rule(&r, peers, &at.index(i), &mut errors));
         distinct(rules.collect())
     };
     let mut ingress = spec.ingress.iter().flatten().map(|r| ApiRule {
@@ -56,7 +56,7 @@ pub fn convert(object: &v1::NetworkPolicy) -> Converted<NamedPolicy> {
         ingress,
         egress,
     };
-    complaints.beside(NamedPolicy {
+    errors.beside(NamedPolicy {
         name,
         policy: Arc::new(policy),
     })
@@ -73,7 +73,7 @@ struct ApiRule<'a> {
 fn directions(
     spec: &v1::NetworkPolicySpec,
     path: &FieldPath,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> (bool, bool) {
     let types = spec.policy_types.as_deref().unwrap_or_default();
     if types.is_empty() {
@@ -84,7 +84,7 @@ fn directions(
     }
     let at = path.key("policyTypes");
     if types.len() > 2 {
-        complaints.add(
+        errors.add(
             &at,
             "has more than two elements: list Ingress and Egress at most once each",
         );
@@ -95,7 +95,7 @@ fn directions(
             "Ingress" => ingress = true,
             "Egress" => egress = true,
             other => {
-                complaints.add(
+                errors.add(
                     &at.index(i),
                     format!("{other:?} is not a policy type: use Ingress or Egress"),
                 );
@@ -106,48 +106,48 @@ fn directions(
     (ingress, egress)
 }
 
-fn rule(rule: &ApiRule<'_>, peers: &str, path: &FieldPath, complaints: &mut Complaints) -> Rule {
+fn rule(rule: &ApiRule<'_>, peers: &str, path: &FieldPath, errors: &mut FieldErrors) -> Rule {
     let peers_at = path.key(peers);
     let ports_at = path.key("ports");
     Rule {
         peers: distinct(
             (rule.peers.unwrap_or_default().iter().enumerate())
-                .map(|(i, p)| peer(p, &peers_at.index(i), complaints))
+                .map(|(i, p)| peer(p, &peers_at.index(i), errors))
                 .collect(),
         ),
         ports: distinct(
             (rule.ports.unwrap_or_default().iter().enumerate())
-                .map(|(i, p)| port(p, &ports_at.index(i), complaints))
+                .map(|(i, p)| port(p, &ports_at.index(i), errors))
                 .collect(),
         ),
     }
 }
 
-fn peer(peer: &v1::NetworkPolicyPeer, path: &FieldPath, complaints: &mut Complaints) -> Peer {
+fn peer(peer: &v1::NetworkPolicyPeer, path: &FieldPath, errors: &mut FieldErrors) -> Peer {
     match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
         (None, None, None) => {
-            complaints.add(path, "is empty: give podSelector, namespaceSelector or ipBlock, or remove the list to mean everybody");
+            errors.add(path, "is empty: give podSelector, namespaceSelector or ipBlock, or remove the list to mean everybody");
             Peer::Invalid
         }
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
-            complaints.add(
+            errors.add(
                 path,
                 "has ipBlock beside a selector: make two elements of them",
             );
             Peer::Invalid
         }
-        (Some(block), None, None) => ip_block(block, &path.key("ipBlock"), complaints),
+        (Some(block), None, None) => ip_block(block, &path.key("ipBlock"), errors),
         (None, namespaces, pods) => {
             let namespaces = match namespaces {
                 Some(s) => Namespaces::Matching(selector::convert(
                     s,
                     &path.key("namespaceSelector"),
-                    complaints,
+                    errors,
                 )),
                 None => Namespaces::Own,
             };
             let pods = match pods {
-                Some(s) => selector::convert(s, &path.key("podSelector"), complaints),
+                Some(s) => selector::convert(s, &path.key("podSelector"), errors),
                 None => Selector::everything(),
             };
             match (&namespaces, &pods) {
@@ -164,17 +164,17 @@ fn peer(peer: &v1::NetworkPolicyPeer, path: &FieldPath, complaints: &mut Complai
 }
 
 /// An exception that cannot be read makes the whole element invalid: without it, the element would allow too much.
-fn ip_block(block: &v1::IPBlock, path: &FieldPath, complaints: &mut Complaints) -> Peer {
-    let cidr = complaints.keep(&path.key("cidr"), addresses::block(&block.cidr));
+fn ip_block(block: &v1::IPBlock, path: &FieldPath, errors: &mut FieldErrors) -> Peer {
+    let cidr = errors.keep(&path.key("cidr"), addresses::block(&block.cidr));
     let at = path.key("except");
     let mut except = Vec::new();
     let mut readable = true;
     for (i, text) in block.except.iter().flatten().enumerate() {
         let at = at.index(i);
-        let inner = complaints.keep(&at, addresses::block(text));
+        let inner = errors.keep(&at, addresses::block(text));
         match (inner, &cidr) {
             (Some(inner), Some(cidr)) if !is_strictly_inside(&inner, cidr) => {
-                complaints.add(
+                errors.add(
                     &at,
                     format!("{text} is not strictly inside the block {}", block.cidr),
                 );
@@ -197,8 +197,8 @@ fn is_strictly_inside(inner: &IpNet, outer: &IpNet) -> bool {
     outer.contains(inner) && inner.prefix_len() > outer.prefix_len()
 }
 
-fn port(port: &v1::NetworkPolicyPort, path: &FieldPath, complaints: &mut Complaints) -> Port {
-    let protocol = complaints.keep(
+fn port(port: &v1::NetworkPolicyPort, path: &FieldPath, errors: &mut FieldErrors) -> Port {
+    let protocol = errors.keep(
         &path.key("protocol"),
         names::protocol(port.protocol.as_deref()),
     );
@@ -207,29 +207,29 @@ fn port(port: &v1::NetworkPolicyPort, path: &FieldPath, complaints: &mut Complai
     let element = match (&port.port, port.end_port) {
         (None, None) => protocol.map(Port::All),
         (None, Some(_)) => {
-            complaints.add(&end_at, "needs a port: give port as well");
+            errors.add(&end_at, "needs a port: give port as well");
             None
         }
         (Some(IntOrString::String(_)), Some(_)) => {
-            complaints.add(&end_at, "needs a port that is a number, and port is a name");
+            errors.add(&end_at, "needs a port that is a number, and port is a name");
             None
         }
         (Some(IntOrString::String(name)), None) => {
-            let valid = complaints.keep(&at, names::port_name(name));
+            let valid = errors.keep(&at, names::port_name(name));
             protocol.zip(valid).map(|(protocol, ())| Port::Named {
                 protocol,
                 name: name.clone(),
             })
         }
         (Some(IntOrString::Int(first)), end) => {
-            let first = complaints.keep(&at, names::port_number(*first));
+            let first = errors.keep(&at, names::port_number(*first));
             let last = match end {
-                Some(end) => complaints.keep(&end_at, names::port_number(end)),
+                Some(end) => errors.keep(&end_at, names::port_number(end)),
                 None => first,
             };
             match (protocol, first, last) {
                 (_, Some(first), Some(last)) if last < first => {
-                    complaints.add(&end_at, format!("{last} is less than port {first}"));
+                    errors.add(&end_at, format!("{last} is less than port {first}"));
                     None
                 }
                 (Some(protocol), Some(first), Some(last)) => Some(Port::Range {

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 
-use super::{Complaints, Converted, FieldPath, addresses, names};
+use super::{Converted, FieldErrors, FieldPath, addresses, names};
 
-/// A node's addresses, and its name (empty, with a complaint, if the object has none).
+/// A node's addresses, and its name (empty, with an error, if the object has none).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedNode {
     /// Its name.
@@ -21,9 +21,9 @@ pub struct NamedNode {
 /// Converts a Node. Beside the addresses of its status it has the first two of each of its ranges of pods, which are
 /// the network's own and the one that bridges and `host-local` give the node: tunnels end there as well.
 pub fn convert(object: &v1::Node) -> Converted<NamedNode> {
-    let mut complaints = Complaints::default();
+    let mut errors = FieldErrors::default();
     let name = object.metadata.name.clone().unwrap_or_default();
-    complaints.keep(&FieldPath::of("metadata.name"), names::dns_subdomain(&name));
+    errors.keep(&FieldPath::of("metadata.name"), names::dns_subdomain(&name));
     let mut known = BTreeSet::new();
     let status = object.status.as_ref();
     let listed = status.and_then(|status| status.addresses.as_ref());
@@ -33,18 +33,18 @@ pub fn convert(object: &v1::Node) -> Converted<NamedNode> {
             let path = FieldPath::of("status.addresses")
                 .index(index)
                 .key("address");
-            known.extend(complaints.keep(&path, addresses::address(&listed.address)));
+            known.extend(errors.keep(&path, addresses::address(&listed.address)));
         }
     }
     let spec = object.spec.as_ref();
     let ranges = spec.and_then(|spec| spec.pod_cidrs.as_ref());
     for (index, range) in ranges.into_iter().flatten().enumerate() {
         let path = FieldPath::of("spec.podCIDRs").index(index);
-        if let Some(range) = complaints.keep(&path, addresses::block(range)) {
+        if let Some(range) = errors.keep(&path, addresses::block(range)) {
             known.extend(of_nodes(range));
         }
     }
-    complaints.beside(NamedNode {
+    errors.beside(NamedNode {
         name,
         addresses: known,
     })
@@ -101,7 +101,7 @@ mod tests {
                 ..v1::NodeStatus::default()
             }),
         };
-        let Converted { value, complaints } = convert(&node);
+        let Converted { value, errors } = convert(&node);
         assert_eq!(value.name, "node2.example");
         let expected = [
             "10.244.1.0",
@@ -113,7 +113,7 @@ mod tests {
             "fd00:1::1",
         ];
         assert_eq!(value.addresses, expected.map(|a| a.parse().unwrap()).into());
-        let paths: Vec<_> = complaints.iter().map(|c| c.path.to_string()).collect();
+        let paths: Vec<_> = errors.iter().map(|c| c.path.to_string()).collect();
         assert_eq!(paths, ["status.addresses[3].address", "spec.podCIDRs[2]"]);
     }
 }

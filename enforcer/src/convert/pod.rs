@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use podgate_policy::model::{HostPort, NamedPort, ObjectName, Pod, PodUid, Protocol, Started};
 
-use super::{Complaints, Converted, FieldPath, addresses, names, selector};
+use super::{Converted, FieldErrors, FieldPath, addresses, names, selector};
 
 /// A pod with its identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,25 +29,25 @@ pub struct IdentifiedPod {
 /// Named ports are those of containers and of restartable init containers (`restartPolicy: Always`), as Kubernetes'
 /// own look-up has it; a pod being deleted stays as it is until its phase or its object goes.
 pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
-    let mut complaints = Complaints::default();
-    let name = object_name(&object.metadata, &mut complaints);
-    let labels = selector::labels(object.metadata.labels.as_ref(), &mut complaints);
+    let mut errors = FieldErrors::default();
+    let name = object_name(&object.metadata, &mut errors);
+    let labels = selector::labels(object.metadata.labels.as_ref(), &mut errors);
     let spec = object.spec.as_ref();
     let status = object.status.as_ref();
     let host_network = spec.and_then(|s| s.host_network).unwrap_or(false);
     let addresses = status
-        .map(|s| pod_addresses(s, &mut complaints))
+        .map(|s| pod_addresses(s, &mut errors))
         .unwrap_or_default();
     let started = status
         .and_then(|s| s.start_time.as_ref())
         .filter(|_| !addresses.is_empty())
         .map(|time| Started(time.0.as_second()));
-    let ports = spec.map(|s| ports(s, &mut complaints)).unwrap_or_default();
-    let named_ports = named_ports(&ports, &mut complaints);
+    let ports = spec.map(|s| ports(s, &mut errors)).unwrap_or_default();
+    let named_ports = named_ports(&ports, &mut errors);
     let host_ports = if host_network {
         Vec::new()
     } else {
-        host_ports(&ports, &mut complaints)
+        host_ports(&ports, &mut errors)
     };
     let pod = Pod {
         labels,
@@ -65,7 +65,7 @@ pub fn convert(object: &v1::Pod) -> Converted<IdentifiedPod> {
         host_ports,
         started,
     };
-    complaints.beside(IdentifiedPod {
+    errors.beside(IdentifiedPod {
         name,
         config_hash: config_hash(&object.metadata),
         node: spec.and_then(|s| s.node_name.as_deref()).map(Arc::from),
@@ -81,14 +81,14 @@ fn config_hash(metadata: &ObjectMeta) -> Option<String> {
 }
 
 /// The name of a namespaced object; without a namespace it is in `default`.
-pub(crate) fn object_name(metadata: &ObjectMeta, complaints: &mut Complaints) -> ObjectName {
+pub(crate) fn object_name(metadata: &ObjectMeta, errors: &mut FieldErrors) -> ObjectName {
     let name = metadata.name.clone().unwrap_or_default();
-    complaints.keep(&FieldPath::of("metadata.name"), names::dns_subdomain(&name));
+    errors.keep(&FieldPath::of("metadata.name"), names::dns_subdomain(&name));
     let namespace = match metadata.namespace.as_deref() {
         None | Some("") => "default".to_owned(),
         Some(namespace) => namespace.to_owned(),
     };
-    complaints.keep(
+    errors.keep(
         &FieldPath::of("metadata.namespace"),
         names::dns_label(&namespace),
     );
@@ -100,7 +100,7 @@ pub(super) fn uid(text: &str) -> PodUid {
     PodUid(text.into())
 }
 
-fn pod_addresses(status: &v1::PodStatus, complaints: &mut Complaints) -> Vec<IpAddr> {
+fn pod_addresses(status: &v1::PodStatus, errors: &mut FieldErrors) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
     let list = FieldPath::of("status.podIPs");
     let first = status
@@ -117,7 +117,7 @@ fn pod_addresses(status: &v1::PodStatus, complaints: &mut Complaints) -> Vec<IpA
         if text.is_empty() {
             continue;
         }
-        if let Some(address) = complaints.keep(&path, addresses::address(text))
+        if let Some(address) = errors.keep(&path, addresses::address(text))
             && !found.contains(&address)
         {
             found.push(address);
@@ -130,7 +130,7 @@ fn pod_addresses(status: &v1::PodStatus, complaints: &mut Complaints) -> Vec<IpA
 type ReadPorts<'a> = Vec<(FieldPath, &'a v1::ContainerPort, u16, Protocol)>;
 
 /// The ports of the containers that run as long as the pod does: containers and restartable init containers.
-fn ports<'a>(spec: &'a v1::PodSpec, complaints: &mut Complaints) -> ReadPorts<'a> {
+fn ports<'a>(spec: &'a v1::PodSpec, errors: &mut FieldErrors) -> ReadPorts<'a> {
     let mut found = Vec::new();
     let init = FieldPath::of("spec.initContainers");
     let main = FieldPath::of("spec.containers");
@@ -150,11 +150,11 @@ fn ports<'a>(spec: &'a v1::PodSpec, complaints: &mut Complaints) -> ReadPorts<'a
         let path = path.key("ports");
         for (i, port) in container.ports.iter().flatten().enumerate() {
             let path = path.index(i);
-            let number = complaints.keep(
+            let number = errors.keep(
                 &path.key("containerPort"),
                 names::port_number(port.container_port),
             );
-            let protocol = complaints.keep(
+            let protocol = errors.keep(
                 &path.key("protocol"),
                 names::protocol(port.protocol.as_deref()),
             );
@@ -166,13 +166,13 @@ fn ports<'a>(spec: &'a v1::PodSpec, complaints: &mut Complaints) -> ReadPorts<'a
     found
 }
 
-fn named_ports(ports: &ReadPorts<'_>, complaints: &mut Complaints) -> Vec<NamedPort> {
+fn named_ports(ports: &ReadPorts<'_>, errors: &mut FieldErrors) -> Vec<NamedPort> {
     let mut found = Vec::new();
     for (path, port, number, protocol) in ports {
         let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) else {
             continue;
         };
-        if complaints
+        if errors
             .keep(&path.key("name"), names::port_name(name))
             .is_some()
         {
@@ -187,15 +187,15 @@ fn named_ports(ports: &ReadPorts<'_>, complaints: &mut Complaints) -> Vec<NamedP
 }
 
 /// A `hostIP` that is unspecified, of whatever family, means every address of the node.
-fn host_ports(ports: &ReadPorts<'_>, complaints: &mut Complaints) -> Vec<HostPort> {
+fn host_ports(ports: &ReadPorts<'_>, errors: &mut FieldErrors) -> Vec<HostPort> {
     let mut found = Vec::new();
     for (path, port, target, protocol) in ports {
         let Some(number) = port.host_port.filter(|number| *number != 0) else {
             continue;
         };
-        let number = complaints.keep(&path.key("hostPort"), names::port_number(number));
+        let number = errors.keep(&path.key("hostPort"), names::port_number(number));
         let address = match port.host_ip.as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => complaints
+            Some(text) => errors
                 .keep(&path.key("hostIP"), addresses::address(text))
                 .filter(|address| !address.is_unspecified()),
             None => None,

@@ -4,21 +4,21 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use podgate_policy::model::{Labels, Operator, Requirement, Selector};
 
-use super::{Complaints, FieldPath, distinct, names};
+use super::{FieldErrors, FieldPath, distinct, names};
 
 /// The selector; [`Selector::Invalid`] if any part of it cannot be read.
 pub(crate) fn convert(
     selector: &LabelSelector,
     path: &FieldPath,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> Selector {
     let mut requirements = Vec::new();
     let mut readable = true;
     let at = path.key("matchLabels");
     for (key, value) in selector.match_labels.iter().flatten() {
         let at = at.key(key);
-        readable &= complaints.keep(&at, names::label_key(key)).is_some();
-        readable &= complaints.keep(&at, names::label_value(value)).is_some();
+        readable &= errors.keep(&at, names::label_key(key)).is_some();
+        readable &= errors.keep(&at, names::label_value(value)).is_some();
         requirements.push(Requirement {
             key: key.clone(),
             operator: Operator::In(vec![value.clone()]),
@@ -26,7 +26,7 @@ pub(crate) fn convert(
     }
     let at = path.key("matchExpressions");
     for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
-        match requirement(expression, &at.index(i), complaints) {
+        match requirement(expression, &at.index(i), errors) {
             Some(requirement) => requirements.push(requirement),
             None => readable = false,
         }
@@ -41,14 +41,14 @@ pub(crate) fn convert(
 fn requirement(
     expression: &LabelSelectorRequirement,
     path: &FieldPath,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> Option<Requirement> {
-    let key = complaints.keep(&path.key("key"), names::label_key(&expression.key));
+    let key = errors.keep(&path.key("key"), names::label_key(&expression.key));
     let values = distinct(expression.values.clone().unwrap_or_default());
     let at = path.key("values");
     let mut readable = key.is_some();
     for (i, value) in expression.values.iter().flatten().enumerate() {
-        readable &= complaints
+        readable &= errors
             .keep(&at.index(i), names::label_value(value))
             .is_some();
     }
@@ -75,18 +75,18 @@ fn requirement(
             operator,
         }),
         Err((at, reason)) => {
-            complaints.add(&at, reason);
+            errors.add(&at, reason);
             None
         }
     }
 }
 
 /// The labels of an object, checked. They are kept as they are: selectors compare text.
-pub(crate) fn labels(labels: Option<&Labels>, complaints: &mut Complaints) -> Labels {
+pub(crate) fn labels(labels: Option<&Labels>, errors: &mut FieldErrors) -> Labels {
     let at = FieldPath::of("metadata.labels");
     for (key, value) in labels.into_iter().flatten() {
-        complaints.keep(&at.key(key), names::label_key(key));
-        complaints.keep(&at.key(key), names::label_value(value));
+        errors.keep(&at.key(key), names::label_key(key));
+        errors.keep(&at.key(key), names::label_value(value));
     }
     labels.cloned().unwrap_or_default()
 }

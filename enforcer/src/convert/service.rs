@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1;
 use podgate_policy::model::{ObjectName, Service, ServicePort, TrafficPolicy};
 
 use super::pod::object_name;
-use super::{Complaints, Converted, FieldPath, addresses, distinct, names};
+use super::{Converted, FieldErrors, FieldPath, addresses, distinct, names};
 
 /// The label by which a Service says that another proxy than kube-proxy serves it.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -28,18 +28,18 @@ pub struct NamedService {
 
 /// Converts a Service. What cannot be read of it leads nowhere: kube-proxy cannot read it either.
 pub fn convert(object: &v1::Service) -> Converted<NamedService> {
-    let mut complaints = Complaints::default();
-    let name = object_name(&object.metadata, &mut complaints);
+    let mut errors = FieldErrors::default();
+    let name = object_name(&object.metadata, &mut errors);
     let mut service = Service::default();
     if let Some(spec) = &object.spec {
-        let read = read(object, spec, &mut complaints);
+        let read = read(object, spec, &mut errors);
         let is_a_name_only = spec.type_.as_deref() == Some("ExternalName");
         let is_headless = spec.cluster_ip.as_deref() == Some("None");
         if !is_a_name_only && !is_headless && !is_left_alone(object.metadata.labels.as_ref()) {
             service = read;
         }
     }
-    complaints.beside(NamedService {
+    errors.beside(NamedService {
         name,
         service: Arc::new(service),
     })
@@ -50,21 +50,21 @@ pub(super) fn is_left_alone(labels: Option<&BTreeMap<String, String>>) -> bool {
     labels.is_some_and(|labels| labels.contains_key(PROXY_NAME) || labels.contains_key(HEADLESS))
 }
 
-fn read(object: &v1::Service, spec: &v1::ServiceSpec, complaints: &mut Complaints) -> Service {
+fn read(object: &v1::Service, spec: &v1::ServiceSpec, errors: &mut FieldErrors) -> Service {
     let path = FieldPath::of("spec");
     let mut cluster = listed(&path.key("clusterIPs"), spec.cluster_ips.as_deref());
     cluster.extend(spec.cluster_ip.iter().map(|ip| (path.key("clusterIP"), ip)));
     let external = listed(&path.key("externalIPs"), spec.external_ips.as_deref());
     Service {
-        cluster_addresses: addresses_of(cluster, complaints),
-        external_addresses: addresses_of(external, complaints),
-        balancer_addresses: addresses_of(balancers(object), complaints),
-        ports: ports(spec.ports.as_deref(), &path.key("ports"), complaints),
+        cluster_addresses: addresses_of(cluster, errors),
+        external_addresses: addresses_of(external, errors),
+        balancer_addresses: addresses_of(balancers(object), errors),
+        ports: ports(spec.ports.as_deref(), &path.key("ports"), errors),
         internal_traffic: match spec.internal_traffic_policy.as_deref() {
             None | Some("Cluster") => TrafficPolicy::Cluster,
             Some("Local") => TrafficPolicy::Local,
             Some(other) => {
-                complaints.add(
+                errors.add(
                     &path.key("internalTrafficPolicy"),
                     format!("{other:?} is not a traffic policy: use Cluster or Local"),
                 );
@@ -93,13 +93,13 @@ fn balancers(object: &v1::Service) -> Texts<'_> {
         .collect()
 }
 
-fn addresses_of(texts: Texts<'_>, complaints: &mut Complaints) -> Vec<IpAddr> {
+fn addresses_of(texts: Texts<'_>, errors: &mut FieldErrors) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for (path, text) in texts {
         if text.is_empty() || text == "None" {
             continue;
         }
-        found.extend(complaints.keep(&path, addresses::address(text)));
+        found.extend(errors.keep(&path, addresses::address(text)));
     }
     distinct(found)
 }
@@ -107,24 +107,24 @@ fn addresses_of(texts: Texts<'_>, complaints: &mut Complaints) -> Vec<IpAddr> {
 fn ports(
     ports: Option<&[v1::ServicePort]>,
     path: &FieldPath,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> Vec<ServicePort> {
     let mut found = Vec::new();
     for (i, port) in ports.unwrap_or_default().iter().enumerate() {
         let path = path.index(i);
         let name = port.name.clone().unwrap_or_default();
         if !name.is_empty() {
-            complaints.keep(&path.key("name"), names::dns_label(&name));
+            errors.keep(&path.key("name"), names::dns_label(&name));
         }
-        let number = complaints.keep(&path.key("port"), names::port_number(port.port));
-        let protocol = complaints.keep(
+        let number = errors.keep(&path.key("port"), names::port_number(port.port));
+        let protocol = errors.keep(
             &path.key("protocol"),
             names::protocol(port.protocol.as_deref()),
         );
         let node_port = port
             .node_port
             .filter(|number| *number != 0)
-            .and_then(|number| complaints.keep(&path.key("nodePort"), names::port_number(number)));
+            .and_then(|number| errors.keep(&path.key("nodePort"), names::port_number(number)));
         if let (Some(number), Some(protocol)) = (number, protocol) {
             found.push(ServicePort {
                 name,

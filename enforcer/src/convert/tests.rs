@@ -31,7 +31,7 @@ fn peer(element: Value) -> (Peer, Vec<String>) {
     let converted = policy(json!({"ingress": [{"from": [element]}]}));
     (
         converted.value.policy.ingress[0].peers[0].clone(),
-        texts(&converted.complaints),
+        texts(&converted.errors),
     )
 }
 
@@ -39,7 +39,7 @@ fn port(element: Value) -> (Port, Vec<String>) {
     let converted = policy(json!({"ingress": [{"ports": [element]}]}));
     (
         converted.value.policy.ingress[0].ports[0].clone(),
-        texts(&converted.complaints),
+        texts(&converted.errors),
     )
 }
 
@@ -53,12 +53,12 @@ fn subject(selector: Value) -> (Selector, Vec<String>) {
             .matching
             .clone()
             .expect("a policy from Kubernetes goes by labels"),
-        texts(&converted.complaints),
+        texts(&converted.errors),
     )
 }
 
-fn texts(complaints: &[super::Complaint]) -> Vec<String> {
-    complaints.iter().map(ToString::to_string).collect()
+fn texts(errors: &[super::FieldError]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
 }
 
 /// Policy types default to ingress, and to egress if there are egress rules.
@@ -87,7 +87,7 @@ fn policy_types_default_to_ingress_plus_egress_if_it_has_rules() {
             expected,
             "{spec}"
         );
-        assert!(converted.complaints.is_empty(), "{spec}");
+        assert!(converted.errors.is_empty(), "{spec}");
     }
 }
 
@@ -96,7 +96,7 @@ fn an_unknown_policy_type_isolates_both_directions() {
     let converted = policy(json!({"policyTypes": ["ingress"]}));
     assert!(converted.value.policy.isolates_ingress && converted.value.policy.isolates_egress);
     assert_eq!(
-        texts(&converted.complaints),
+        texts(&converted.errors),
         ["spec.policyTypes[0]: \"ingress\" is not a policy type: use Ingress or Egress"]
     );
 }
@@ -149,12 +149,12 @@ fn ports_the_api_server_refuses_are_invalid_and_name_the_field() {
         (json!({"protocol": "ICMP"}), "protocol"),
     ];
     for (element, field) in cases {
-        let (port, complaints) = port(element.clone());
+        let (port, errors) = port(element.clone());
         assert_eq!(port, Port::Invalid, "{element}");
-        assert_eq!(complaints.len(), 1, "{element}: {complaints:?}");
+        assert_eq!(errors.len(), 1, "{element}: {errors:?}");
         assert!(
-            complaints[0].starts_with(&format!("spec.ingress[0].ports[0].{field}: ")),
-            "{element}: {complaints:?}"
+            errors[0].starts_with(&format!("spec.ingress[0].ports[0].{field}: ")),
+            "{element}: {errors:?}"
         );
     }
 }
@@ -234,12 +234,12 @@ fn peers_the_api_server_refuses_are_invalid_and_name_the_field() {
         ),
     ];
     for (element, field) in cases {
-        let (peer, complaints) = peer(element.clone());
+        let (peer, errors) = peer(element.clone());
         assert_eq!(peer, Peer::Invalid, "{element}");
-        assert_eq!(complaints.len(), 1, "{element}: {complaints:?}");
+        assert_eq!(errors.len(), 1, "{element}: {errors:?}");
         assert!(
-            complaints[0].starts_with(&format!("spec.ingress[0].from[0]{field}")),
-            "{element}: {complaints:?}"
+            errors[0].starts_with(&format!("spec.ingress[0].from[0]{field}")),
+            "{element}: {errors:?}"
         );
     }
 }
@@ -280,7 +280,7 @@ fn blocks_are_read_in_every_spelling_that_was_ever_stored() {
 
 #[test]
 fn selectors_have_every_operator() {
-    let (selector, complaints) = subject(
+    let (selector, errors) = subject(
         json!({"matchLabels": {"app": "", "k8s.io/x": "y"}, "matchExpressions": [
             {"key": "a", "operator": "In", "values": ["1", "2"]},
             {"key": "b", "operator": "NotIn", "values": [""]},
@@ -288,7 +288,7 @@ fn selectors_have_every_operator() {
             {"key": "d", "operator": "DoesNotExist", "values": []},
         ]}),
     );
-    assert!(complaints.is_empty(), "{complaints:?}");
+    assert!(errors.is_empty(), "{errors:?}");
     let Selector::Requirements(requirements) = selector else {
         panic!("the selector is valid")
     };
@@ -347,11 +347,11 @@ fn selectors_that_the_api_server_would_refuse_are_invalid() {
         ),
     ];
     for (selector, start) in cases {
-        let (converted, complaints) = subject(selector.clone());
+        let (converted, errors) = subject(selector.clone());
         assert_eq!(converted, Selector::Invalid, "{selector}");
         assert!(
-            complaints.len() == 1 && complaints[0].starts_with(start),
-            "{selector}: {complaints:?}"
+            errors.len() == 1 && errors[0].starts_with(start),
+            "{selector}: {errors:?}"
         );
     }
 }
@@ -375,7 +375,7 @@ fn named_ports_are_of_containers_and_restartable_inits() {
         ]}),
         json!({}),
     );
-    assert!(converted.complaints.is_empty());
+    assert!(converted.errors.is_empty());
     let found: Vec<_> = converted
         .value
         .pod
@@ -406,7 +406,7 @@ fn addresses_are_those_of_both_families_once() {
         json!({"podIPs": [{"ip": "10.0.0.x"}]}),
     );
     assert_eq!(
-        texts(&converted.complaints),
+        texts(&converted.errors),
         ["status.podIPs[0].ip: \"10.0.0.x\" is not an IP address"]
     );
 }
@@ -482,7 +482,7 @@ fn a_namespace_gets_its_name_label() {
         converted.value.namespace.labels["kubernetes.io/metadata.name"],
         "stars"
     );
-    assert!(converted.complaints.is_empty());
+    assert!(converted.errors.is_empty());
 }
 
 /// A namespace says what it wants of foreign addresses, and that is kept as it is written.
@@ -497,7 +497,7 @@ fn a_namespaces_foreign_addresses_are_kept_as_written() {
             super::namespace::convert(&serde_json::from_value(object).expect("a Namespace"));
         let namespace = converted.value.namespace;
         assert_eq!(namespace.foreign_addresses.as_deref(), says);
-        assert!(converted.complaints.is_empty());
+        assert!(converted.errors.is_empty());
     }
 }
 

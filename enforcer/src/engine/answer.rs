@@ -21,7 +21,7 @@ pub(super) enum Progress<'a> {
     /// Something of it is still to be written.
     Underway,
     /// All is written, and its interface does not obey: its filters run older tables, or others decide before them.
-    Hindered {
+    Blocked {
         /// For people.
         why: &'a str,
         /// Whether its ADD has waited for the next look at interfaces in vain.
@@ -31,7 +31,7 @@ pub(super) enum Progress<'a> {
 
 /// Whether the source was asked for the pod of an ADD that it had not told of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Inquiry {
+pub(super) enum PodLookup {
     /// Not yet.
     #[default]
     None,
@@ -45,7 +45,7 @@ pub(super) enum Inquiry {
     Failed(String),
 }
 
-impl From<Answer> for Inquiry {
+impl From<Answer> for PodLookup {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Known | Answer::Current | Answer::NoSuchPod | Answer::Isolation(_) => {
@@ -58,7 +58,7 @@ impl From<Answer> for Inquiry {
 
 /// What stands in the way of the last change.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Trouble<'a> {
+pub(super) struct LastError<'a> {
     /// For people.
     pub(super) why: &'a str,
     /// How often in a row it failed.
@@ -70,8 +70,8 @@ impl Progress<'_> {
     pub(super) fn reply(
         self,
         identity: &AttachmentId,
-        inquiry: &Inquiry,
-        trouble: Option<Trouble<'_>>,
+        inquiry: &PodLookup,
+        trouble: Option<LastError<'_>>,
         more_to_come: bool,
     ) -> Option<Reply> {
         let given_up = trouble
@@ -81,12 +81,12 @@ impl Progress<'_> {
             Self::InForce => Some(Reply::InForce),
             Self::NotKnown if more_to_come => None,
             Self::NotKnown => match inquiry {
-                Inquiry::None | Inquiry::Open | Inquiry::Behind => None,
-                Inquiry::Done => Some(Reply::Unknown),
-                Inquiry::Failed(why) => Some(Reply::Failed(why.clone())),
+                PodLookup::None | PodLookup::Open | PodLookup::Behind => None,
+                PodLookup::Done => Some(Reply::Unknown),
+                PodLookup::Failed(why) => Some(Reply::Failed(why.clone())),
             },
             Self::Underway => given_up,
-            Self::Hindered { why, for_long } => for_long
+            Self::Blocked { why, for_long } => for_long
                 .then(|| Reply::Failed(format!("attachment {identity} is not in force: {why}"))),
             // In trouble, its file may not have been read yet.
             Self::NoFile if trouble.is_some() => given_up,
@@ -108,7 +108,7 @@ mod tests {
             ifname: "eth0".into(),
         };
         let trouble = |attempts| {
-            Some(Trouble {
+            Some(LastError {
                 why: "full",
                 attempts,
             })
@@ -125,7 +125,7 @@ mod tests {
             (Progress::NoFile, trouble(1), false, None),
             (Progress::NoFile, trouble(PATIENCE), false, failed),
         ] {
-            let reply = progress.reply(&identity, &Inquiry::Done, trouble, more_to_come);
+            let reply = progress.reply(&identity, &PodLookup::Done, trouble, more_to_come);
             assert_eq!(reply, expected, "{progress:?} {trouble:?} {more_to_come}");
         }
         for (for_long, expected) in [
@@ -138,16 +138,16 @@ mod tests {
             ),
         ] {
             let why = "its qdisc";
-            let hindered = Progress::Hindered { why, for_long };
-            let reply = hindered.reply(&identity, &Inquiry::Done, None, false);
-            assert_eq!(reply, expected, "{hindered:?}");
+            let blocked = Progress::Blocked { why, for_long };
+            let reply = blocked.reply(&identity, &PodLookup::Done, None, false);
+            assert_eq!(reply, expected, "{blocked:?}");
         }
-        let missing = Progress::NoFile.reply(&identity, &Inquiry::None, None, true);
+        let missing = Progress::NoFile.reply(&identity, &PodLookup::None, None, true);
         assert!(matches!(missing, Some(Reply::Failed(why)) if why.contains("c-eth0")));
         let away = Answer::Failed("away".into());
         for (inquiry, expected) in [
-            (Inquiry::None, None),
-            (Inquiry::Open, None),
+            (PodLookup::None, None),
+            (PodLookup::Open, None),
             (Answer::NoSuchPod.into(), Some(Reply::Unknown)),
             (Answer::Known.into(), Some(Reply::Unknown)),
             (Answer::Current.into(), Some(Reply::Unknown)),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use podgate_datapath::Paths;
-use podgate_datapath::attach::{self, Standing};
+use podgate_datapath::attach::{self, FilterStatus};
 use podgate_datapath::isolated::Isolation;
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
@@ -17,7 +17,7 @@ use podgate_datapath::tables::TableSet;
 use super::build::{copy_flows, follow_master, take_over};
 use super::directory::Directory;
 use super::inbox::Links;
-use super::settle::take_lock;
+use super::reconcile::take_lock;
 use super::{Engine, Waiting};
 use crate::cluster::Cluster;
 
@@ -194,8 +194,8 @@ impl Engine {
     fn look_after(&mut self, record: &Record, lock: &Lock) {
         let slot = record.slot;
         follow_master(&self.built.set, record);
-        let mut standing = attach::standing(record);
-        let is_gone = matches!(standing, Ok(Standing::Gone { .. }));
+        let mut status = attach::filter_status(record);
+        let is_gone = matches!(status, Ok(FilterStatus::Gone { .. }));
         if is_gone || self.built.unswapped.contains_key(&slot) {
             match take_over(&self.built.set, record, lock) {
                 Ok(()) => {
@@ -208,16 +208,16 @@ impl Engine {
                 }
             }
             // Somebody may stand before what was put back.
-            standing = attach::standing(record);
+            status = attach::filter_status(record);
         } else {
             restore_mark(record, lock);
         }
-        let in_the_way = match standing {
-            Ok(Standing::Shadowed { by }) => {
+        let in_the_way = match status {
+            Ok(FilterStatus::Shadowed { by }) => {
                 let by: Vec<String> = by.iter().map(ToString::to_string).collect();
                 Some(by.join(", "))
             }
-            Ok(Standing::InForce | Standing::Gone { .. }) => None,
+            Ok(FilterStatus::InForce | FilterStatus::Gone { .. }) => None,
             Err(error) => Some(format!("{:#}", anyhow::Error::from(error))),
         };
         match in_the_way {

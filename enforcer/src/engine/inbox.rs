@@ -182,7 +182,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::source::{Change, Wrong};
+    use crate::source::{Change, SourceStatus};
 
     const LONG: Duration = Duration::from_secs(10);
 
@@ -222,7 +222,7 @@ mod tests {
         };
         let update = |name: &str, error: &str| Update {
             changes: vec![Change::Namespace(name.to_owned(), None)],
-            wrong: Wrong {
+            wrong: SourceStatus {
                 errors: vec![error.to_owned()],
                 warnings: Vec::new(),
             },

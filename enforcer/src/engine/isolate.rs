@@ -26,8 +26,8 @@ use podgate_policy::connection::{Baseline, Direction};
 use podgate_policy::isolation::Isolation;
 
 use super::Engine;
-use super::answer::Inquiry;
-use super::settle::{self, take_lock};
+use super::answer::PodLookup;
+use super::reconcile::{self, take_lock};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::plan::Rulesets;
@@ -98,8 +98,8 @@ impl Engine {
                 continue;
             };
             // An answer from before the source was synced is of no use any more: everything was said then.
-            if waiting.currency == Inquiry::Open {
-                waiting.currency = Inquiry::Behind;
+            if waiting.currency == PodLookup::Open {
+                waiting.currency = PodLookup::Behind;
                 let until = Instant::now() + HOLD;
                 self.held.insert(record.slot, Held { isolation, until });
             }
@@ -109,19 +109,21 @@ impl Engine {
     /// Something was said: what was not known may be by now.
     pub(super) fn ask_again_for_those_behind(&mut self) {
         for waiting in &mut self.waiting {
-            if waiting.currency == Inquiry::Behind {
-                waiting.currency = Inquiry::None;
+            if waiting.currency == PodLookup::Behind {
+                waiting.currency = PodLookup::None;
             }
         }
     }
 
     /// What the source answered about a pod of which more may be than is known.
-    pub(super) fn currency_of(answer: Answer) -> Inquiry {
+    pub(super) fn currency_of(answer: Answer) -> PodLookup {
         match answer {
-            Answer::NoSuchPod => Inquiry::Failed("the API server has no such pod any more".into()),
+            Answer::NoSuchPod => {
+                PodLookup::Failed("the API server has no such pod any more".into())
+            }
             // An answer to another question: it says nothing of policies.
-            Answer::Known => Inquiry::Open,
-            Answer::Isolation(_) => Inquiry::Behind,
+            Answer::Known => PodLookup::Open,
+            Answer::Isolation(_) => PodLookup::Behind,
             Answer::Current | Answer::Failed(_) => answer.into(),
         }
     }
@@ -156,23 +158,23 @@ impl Engine {
         &self,
         record: &Record,
         doubt: &str,
-        currency: &mut Inquiry,
+        currency: &mut PodLookup,
     ) -> Option<Reply> {
-        if *currency == Inquiry::None && !self.held.contains_key(&record.slot) {
+        if *currency == PodLookup::None && !self.held.contains_key(&record.slot) {
             let asked = self.questions.as_ref().zip(record.pod.clone());
             let is_asked =
                 asked.is_some_and(|(source, pod)| source.send(Question::Isolation(pod)).is_ok());
             *currency = if is_asked {
-                Inquiry::Open
+                PodLookup::Open
             } else {
-                Inquiry::Done
+                PodLookup::Done
             };
         }
         match currency {
-            Inquiry::None | Inquiry::Open | Inquiry::Behind => None,
+            PodLookup::None | PodLookup::Open | PodLookup::Behind => None,
             // There is no source to ask, or what is known is what there is.
-            Inquiry::Done => Some(Reply::InForce),
-            Inquiry::Failed(why) => Some(Reply::Failed(format!(
+            PodLookup::Done => Some(Reply::InForce),
+            PodLookup::Failed(why) => Some(Reply::Failed(format!(
                 "what is known is in force, and is not sure to be what there is: {doubt}; {why}"
             ))),
         }
@@ -206,7 +208,7 @@ impl Engine {
     /// Works out what attachments are to have by what is known now: of all of them, or of as many as there is time for.
     pub(super) fn compile_some(&mut self, until: Option<Instant>) -> View {
         let view = self.cluster.view();
-        settle::compile(&mut self.compiled, &view, until);
+        reconcile::compile(&mut self.compiled, &view, until);
         let mut rulesets = withheld(&self.cluster, &view, &self.compiled);
         self.let_go();
         for (slot, held) in &self.held {

@@ -17,7 +17,7 @@ use super::Engine;
 use super::build::{self, grow};
 use super::draft::{Basis, Draft, Drafted, Finished};
 use super::isolate::narrowed;
-use super::settle::{Progress, compile, give_way, take_lock};
+use super::reconcile::{Progress, compile, give_way, take_lock};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::node;

@@ -11,7 +11,7 @@ use podgate_datapath::record::Slot;
 
 use super::Engine;
 use crate::condition::Condition;
-use crate::source::Wrong;
+use crate::source::SourceStatus;
 use crate::stored::CLOSED_POLICIES;
 use crate::warning::{Matter, Warning};
 
@@ -94,7 +94,7 @@ impl Engine {
 
     /// `others` are [`Self::with_another_baseline`].
     fn condition_now(&self, others: usize) -> Condition {
-        let Wrong {
+        let SourceStatus {
             errors,
             mut warnings,
         } = self.source_wrong.clone();

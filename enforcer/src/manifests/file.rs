@@ -13,7 +13,7 @@ use podgate_policy::model::{EndpointSlice, Namespace, NetworkPolicy, ObjectName,
 use super::node::{Node, Place, Value};
 use super::salvage::{self, Extent};
 use super::typed;
-use crate::convert::{self, Complaint, Converted, FieldPath, pod::IdentifiedPod};
+use crate::convert::{self, Converted, FieldError, FieldPath, pod::IdentifiedPod};
 
 /// How deep a document may be nested: twice what a Pod in a list needs, and far less than a thread's stack bears.
 const DEPTH: usize = 32;
@@ -216,14 +216,14 @@ impl Reader<'_> {
         });
     }
 
-    fn complain(&mut self, root: &Node, prefix: &FieldPath, document: usize, complaint: Complaint) {
+    fn complain(&mut self, root: &Node, prefix: &FieldPath, document: usize, error: FieldError) {
         let mut path = prefix.clone();
-        path.0.extend(complaint.path.0);
+        path.0.extend(error.path.0);
         self.error(
             Some(document),
             Some(root.locate(&path)),
             Some(path),
-            complaint.reason,
+            error.reason,
         );
     }
 
@@ -303,7 +303,7 @@ impl Reader<'_> {
                     root,
                     path,
                     document,
-                    Complaint {
+                    FieldError {
                         path: FieldPath::default(),
                         reason,
                     },
@@ -334,7 +334,7 @@ impl Reader<'_> {
                         root,
                         path,
                         document,
-                        Complaint {
+                        FieldError {
                             path: at,
                             reason: "is not a list: write each object after a -".into(),
                         },
@@ -344,7 +344,7 @@ impl Reader<'_> {
                     root,
                     path,
                     document,
-                    Complaint {
+                    FieldError {
                         path: at,
                         reason: "Kubernetes knows no such field of a list: remove it".into(),
                     },
@@ -357,7 +357,7 @@ impl Reader<'_> {
                 root,
                 path,
                 document,
-                Complaint {
+                FieldError {
                     path: FieldPath::default(),
                     reason,
                 },
@@ -373,11 +373,11 @@ impl Reader<'_> {
         document: usize,
         convert: impl FnOnce(&T) -> Converted<(ObjectKey, Object)>,
     ) {
-        let complaints = match typed::read::<T>(node) {
+        let errors = match typed::read::<T>(node) {
             Ok(object) => {
                 let Converted {
                     value: (key, object),
-                    complaints,
+                    errors,
                 } = convert(&object);
                 if let Some(first) = self.found.iter().find(|f| f.key == key) {
                     let reason = format!(
@@ -388,7 +388,7 @@ impl Reader<'_> {
                         root,
                         path,
                         document,
-                        Complaint {
+                        FieldError {
                             path: FieldPath::default(),
                             reason,
                         },
@@ -402,12 +402,12 @@ impl Reader<'_> {
                     document,
                     place: node.place,
                 });
-                complaints
+                errors
             }
-            Err(complaints) => complaints,
+            Err(errors) => errors,
         };
-        for complaint in complaints {
-            self.complain(root, path, document, complaint);
+        for error in errors {
+            self.complain(root, path, document, error);
         }
     }
 }

@@ -12,7 +12,7 @@ use podgate_policy::model::{NetworkPolicy, ObjectName, Selector};
 
 use super::node::{Node, Value};
 use super::typed;
-use crate::convert::{Complaints, FieldPath, selector};
+use crate::convert::{FieldErrors, FieldPath, selector};
 
 /// How much there is of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +65,9 @@ fn subjects(spec: Option<&Node>, extent: Extent) -> Selector {
     let Ok(read) = typed::read::<LabelSelector>(selector) else {
         return Selector::Invalid;
     };
-    let mut complaints = Complaints::default();
-    let converted = selector::convert(&read, &FieldPath::default(), &mut complaints);
-    let is_whole = complaints.beside(()).complaints.is_empty();
+    let mut errors = FieldErrors::default();
+    let converted = selector::convert(&read, &FieldPath::default(), &mut errors);
+    let is_whole = errors.beside(()).errors.is_empty();
     if is_whole {
         converted
     } else {

@@ -16,26 +16,26 @@ use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqA
 use serde::forward_to_deserialize_any;
 
 use super::node::{Entry, Node, Value};
-use crate::convert::{Complaint, FieldPath, Step};
+use crate::convert::{FieldError, FieldPath, Step};
 
 /// The tree as a `T`; else all that keeps it from being one.
-pub(crate) fn read<T: for<'de> Deserialize<'de>>(node: &Node) -> Result<T, Vec<Complaint>> {
+pub(crate) fn read<T: for<'de> Deserialize<'de>>(node: &Node) -> Result<T, Vec<FieldError>> {
     let unknown = RefCell::new(Vec::new());
     let result = T::deserialize(Typed {
         node,
         path: Way::Root,
         unknown: &unknown,
     });
-    let mut complaints = unknown.into_inner();
+    let mut errors = unknown.into_inner();
     match result {
-        Ok(value) if complaints.is_empty() => Ok(value),
-        Ok(_) => Err(complaints),
+        Ok(value) if errors.is_empty() => Ok(value),
+        Ok(_) => Err(errors),
         Err(WrongType { path, reason }) => {
-            complaints.push(Complaint {
+            errors.push(FieldError {
                 path: path.unwrap_or_default(),
                 reason,
             });
-            Err(complaints)
+            Err(errors)
         }
     }
 }
@@ -103,7 +103,7 @@ impl Way<'_> {
 struct Typed<'a> {
     node: &'a Node,
     path: Way<'a>,
-    unknown: &'a RefCell<Vec<Complaint>>,
+    unknown: &'a RefCell<Vec<FieldError>>,
 }
 
 impl Typed<'_> {
@@ -237,7 +237,7 @@ impl<'de> Deserializer<'de> for Typed<'_> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
-        self.unknown.borrow_mut().push(Complaint {
+        self.unknown.borrow_mut().push(FieldError {
             path: self.path.as_field_path(),
             reason:
                 "Kubernetes knows no such field: correct its name or its indentation, or remove it"

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use super::entry::{Known, Stamp, content, is_editor_file, is_manifest};
 use super::file::{self, Found, Wrong};
-use super::kept::Kept;
 use super::large::{LargeFiles, Reading, Since};
+use super::last_good::LastGood;
 use super::{FileError, Manifests, Snapshot};
 use crate::stored::Rooms;
 
@@ -89,7 +89,7 @@ pub fn watch(
         watcher,
         watched: None,
         manifests: Manifests::of(rooms),
-        kept: Kept::new(kept),
+        kept: LastGood::new(kept),
         unkept: BTreeMap::new(),
         files: BTreeMap::new(),
         large: None,
@@ -155,7 +155,7 @@ struct Follower {
     /// Device and inode of the directory that is being watched.
     watched: Option<(u64, u64)>,
     manifests: Manifests,
-    kept: Kept,
+    kept: LastGood,
     /// What files say, and is not in force, or not kept yet.
     unkept: BTreeMap<PathBuf, Vec<u8>>,
     files: BTreeMap<PathBuf, Known>,

@@ -37,11 +37,11 @@ pub(super) fn of_facts(after: &mut Installed, world: &World) -> Result<Plan, Pla
         after.linger(*address, &changes);
         losing.extend(changes.into_iter().filter(Change::may_lose));
     }
-    for loser in losers(before, &losing) {
+    for loser in revoked(before, &losing) {
         after.renewals.insert(loser, after.record.now());
     }
     let ways = Ways::between(&before.facts, &facts);
-    for loser in ways.losers(&before.attachments) {
+    for loser in ways.revoked(&before.attachments) {
         after.renewals.insert(loser, after.record.now());
     }
     after.facts = facts;
@@ -54,7 +54,11 @@ pub(super) fn of_facts(after: &mut Installed, world: &World) -> Result<Plan, Pla
 impl Installed {
     /// What established flows to an address may be of: what it says, and what it said when they were last spared.
     fn said(&self, address: IpAddr) -> BTreeSet<Arc<Signature>> {
-        let mut said = self.lingering.get(&address).cloned().unwrap_or_default();
+        let mut said = self
+            .grandfathered
+            .get(&address)
+            .cloned()
+            .unwrap_or_default();
         said.insert(match self.record.peer(address) {
             Some(signature) => Arc::clone(signature),
             None => blocks_of(self.facts.signature_of(address)),
@@ -82,9 +86,9 @@ impl Installed {
         let spared = changes.iter().flat_map(|change| &change.spared);
         let spared: BTreeSet<_> = spared.cloned().collect();
         if spared.is_empty() {
-            self.lingering.remove(&address);
+            self.grandfathered.remove(&address);
         } else {
-            self.lingering.insert(address, spared);
+            self.grandfathered.insert(address, spared);
         }
     }
 }
@@ -92,7 +96,7 @@ impl Installed {
 /// The attachments and directions whose ruleset allows less than before with some address.
 ///
 /// Who has an address is not asked: what an established flow may do depends on the class of its peer alone.
-fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Direction)> {
+fn revoked(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Direction)> {
     let mut concerned: BTreeMap<RulesetId, BTreeSet<Change>> = BTreeMap::new();
     for change in changes {
         let Change { old, new, .. } = change;
@@ -109,7 +113,7 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Dir
             concerned.entry(ruleset).or_default().insert(change.clone());
         }
     }
-    let mut losers = BTreeSet::new();
+    let mut revoked = BTreeSet::new();
     for (ruleset, changes) in &concerned {
         let mut lost: BTreeMap<Direction, bool> = BTreeMap::new();
         for (slot, direction) in before.record.holders_of(*ruleset) {
@@ -126,11 +130,11 @@ fn losers(before: &Installed, changes: &BTreeSet<Change>) -> BTreeSet<(Slot, Dir
                 })
             });
             if has_lost {
-                losers.insert((slot, direction));
+                revoked.insert((slot, direction));
             }
         }
     }
-    losers
+    revoked
 }
 
 /// What an address said, and says.

@@ -66,7 +66,7 @@ impl Classes {
 
 /// The rulesets in use, by what they ask, and what they ask together beside predicates.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asking {
+pub(super) struct RulesetIndex {
     by_predicate: OrdMap<Arc<Predicate>, OrdSet<RulesetId>>,
     by_port_name: OrdMap<PortName, OrdSet<RulesetId>>,
     /// Those that ask what addresses stand for.
@@ -77,7 +77,7 @@ pub(super) struct Asking {
     surplus: OrdSet<Arc<Predicate>>,
 }
 
-impl Asking {
+impl RulesetIndex {
     /// A ruleset is new. Its predicates follow.
     pub(super) fn begin(&mut self, ruleset: RulesetId, questions: &Questions) {
         for name in &questions.port_names {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use podgate_abi::{CHUNK_ALL, CHUNK_NONE, Chunk, FIRST_CHUNK, PortSetChunks, PortSetId, RowSets};
 use podgate_policy::compile::ports::{PortSet, Row};
 
-use super::numbers::{Given, Numbers};
+use super::id_allocator::{Given, IdAllocator};
 use super::{Capacities, PlanError, Table, Write};
 
 /// An entry of a table, in the parts in which it is charged.
@@ -19,20 +19,20 @@ const LIMIT: u32 = 1 << 16;
 #[derive(Debug, Clone)]
 pub(super) struct PortSets {
     /// One use for each place in a row.
-    sets: Numbers<Arc<PortSet>>,
+    sets: IdAllocator<Arc<PortSet>>,
     /// One use for each place in a set.
-    chunks: Numbers<Arc<Chunk>>,
+    chunks: IdAllocator<Arc<Chunk>>,
 }
 
 impl PortSets {
     pub(super) fn new(capacities: &Capacities) -> Self {
         Self {
-            sets: Numbers::new(
+            sets: IdAllocator::new(
                 Table::PortSets,
                 PortSetId::FIRST.0.into(),
                 capacities.port_sets.min(LIMIT),
             ),
-            chunks: Numbers::new(
+            chunks: IdAllocator::new(
                 Table::Chunks,
                 FIRST_CHUNK.into(),
                 capacities.chunks.min(LIMIT),
@@ -147,7 +147,10 @@ impl PortSets {
 }
 
 /// Takes one use back, and the number with the last one; what had it then.
-fn last_use<K: Clone + Eq + std::hash::Hash>(numbers: &mut Numbers<K>, number: u32) -> Option<K> {
+fn last_use<K: Clone + Eq + std::hash::Hash>(
+    numbers: &mut IdAllocator<K>,
+    number: u32,
+) -> Option<K> {
     let was_last = numbers.leave(number);
     was_last.then(|| numbers.free(number)).flatten()
 }

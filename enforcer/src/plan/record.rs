@@ -18,10 +18,10 @@ use podgate_policy::compile::predicate::{Predicate, Questions};
 use podgate_policy::compile::ruleset::{Judge, Ruleset};
 use podgate_policy::compile::signature::Signature;
 
-use super::classes::{Asking, Classes, is_of_prefix, parts_of};
-use super::left::{Era, Left};
+use super::classes::{Classes, RulesetIndex, is_of_prefix, parts_of};
+use super::deferred::{Deferred, GraceEpoch};
+use super::id_allocator::{Given, IdAllocator};
 use super::moved::Moved;
-use super::numbers::{Given, Numbers};
 use super::ports::{PortSets, WHOLE};
 use super::prefix::{all_of_ipv4, is_mapped, is_mapped_block, lowered};
 use super::{Capacities, Charges, Occupancy, PlanError, Table, Write, class_or_none};
@@ -40,20 +40,20 @@ const ANSWERS: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct InstalledMaps {
     capacities: Capacities,
-    rulesets: Numbers<Arc<Ruleset>>,
+    rulesets: IdAllocator<Arc<Ruleset>>,
     known: OrdMap<RulesetId, Known>,
-    asking: Asking,
+    asking: RulesetIndex,
     /// Who has which ruleset.
     holders: OrdSet<(RulesetId, Slot, Direction)>,
-    now: Era,
+    now: GraceEpoch,
     /// Rulesets that nobody has.
-    idle_rulesets: Left<RulesetId>,
+    idle_rulesets: Deferred<RulesetId>,
     building: Building,
     /// One use for each address and prefix that has the class.
-    numbers: Numbers<Arc<Signature>>,
+    numbers: IdAllocator<Arc<Signature>>,
     classes: Classes,
     /// Classes that nothing has.
-    idle_classes: Left<Class>,
+    idle_classes: Deferred<Class>,
     ports: PortSets,
     rows: OrdMap<RowKey, RowSets>,
     /// The addresses that `peers` has: those of which more is to be said than what their prefix says.
@@ -78,22 +78,22 @@ pub(super) struct Fresh(BTreeSet<Class>);
 impl InstalledMaps {
     pub(super) fn new(capacities: Capacities) -> Self {
         Self {
-            rulesets: Numbers::new(
+            rulesets: IdAllocator::new(
                 Table::Rulesets,
                 RulesetId::FIRST.0,
                 capacities.rulesets.min(RulesetId::MAX.0 + 1),
             ),
-            numbers: Numbers::new(Table::Classes, Class::NONE.0 + 1, Class::MAX.0 + 1),
+            numbers: IdAllocator::new(Table::Classes, Class::NONE.0 + 1, Class::MAX.0 + 1),
             ports: PortSets::new(&capacities),
             capacities,
             known: OrdMap::new(),
-            asking: Asking::default(),
+            asking: RulesetIndex::default(),
             holders: OrdSet::new(),
-            now: Era::default(),
-            idle_rulesets: Left::new(),
+            now: GraceEpoch::default(),
+            idle_rulesets: Deferred::new(),
             building: Building::default(),
             classes: Classes::default(),
-            idle_classes: Left::new(),
+            idle_classes: Deferred::new(),
             rows: OrdMap::new(),
             peers: OrdMap::new(),
             prefixes: OrdMap::new(),
@@ -353,7 +353,7 @@ impl InstalledMaps {
     }
 
     /// The era that this is.
-    pub(super) fn now(&self) -> Era {
+    pub(super) fn now(&self) -> GraceEpoch {
         self.now
     }
 

@@ -67,22 +67,22 @@ impl Ways {
 
     /// Whose flows may go on where they may not begin any more. One that the peer began counts: its answers may be all that is left
     /// of it.
-    pub(super) fn losers(&self, attachments: &Rulesets) -> BTreeSet<(Slot, Direction)> {
+    pub(super) fn revoked(&self, attachments: &Rulesets) -> BTreeSet<(Slot, Direction)> {
         let Some(closed) = self.closed else {
             return BTreeSet::new();
         };
-        let mut losers = BTreeSet::new();
+        let mut revoked = BTreeSet::new();
         for (slot, both) in attachments {
-            losers.insert((*slot, Direction::Ingress));
+            revoked.insert((*slot, Direction::Ingress));
             let is_concerned = match closed {
                 Closed::ToOpen => both.egress == Ruleset::Allowed,
                 Closed::Elsewhere | Closed::ToAll => true,
             };
             if is_concerned {
-                losers.insert((*slot, Direction::Egress));
+                revoked.insert((*slot, Direction::Egress));
             }
         }
-        losers
+        revoked
     }
 }
 

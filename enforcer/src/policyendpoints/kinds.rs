@@ -32,7 +32,7 @@ impl Kind for PolicyEndpoints {
         slice::convert(&object.metadata, &object.spec).map(|named| Arc::new(named.slice))
     }
 
-    fn salvage(parts: &Parts) -> Self::Value {
+    fn from_malformed(parts: &Parts) -> Self::Value {
         let object = PolicyEndpoint {
             metadata: parts.metadata(),
             spec: parts.part("spec").unwrap_or(Value::Null),
@@ -61,7 +61,7 @@ impl Kind for OwnerPolicies {
     }
 
     /// Whom it selects is not known: it isolates every pod of its namespace, and its slices say what it allows.
-    fn salvage(parts: &Parts) -> Self::Value {
+    fn from_malformed(parts: &Parts) -> Self::Value {
         let metadata = parts.metadata();
         OwnerPolicy {
             deleting: metadata.deletion_timestamp.is_some(),

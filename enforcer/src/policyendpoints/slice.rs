@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::object;
 use crate::convert::pod::object_name;
-use crate::convert::{Complaints, Converted, FieldPath, addresses, names};
+use crate::convert::{Converted, FieldErrors, FieldPath, addresses, names};
 
 /// The group of NetworkPolicies, in the `apiVersion` of an owner.
 const NETWORK_POLICY_GROUP: &str = "networking.k8s.io";
@@ -107,30 +107,27 @@ pub(crate) enum EntryPorts {
 /// A `policyRef` that cannot be read leaves the owner to say whose slice it is; a direction that cannot be read may
 /// mean either, so it isolates both; what else cannot be read allows nothing.
 pub(crate) fn convert(metadata: &ObjectMeta, spec: &Value) -> Converted<NamedSlice> {
-    let mut complaints = Complaints::default();
+    let mut errors = FieldErrors::default();
     let path = FieldPath::of("spec");
-    let name = object_name(metadata, &mut complaints);
+    let name = object_name(metadata, &mut errors);
     let spec: object::Spec = match serde_json::from_value(spec.clone()) {
         Ok(spec) => spec,
         Err(error) => {
-            complaints.add(&path, error.to_string());
+            errors.add(&path, error.to_string());
             object::Spec::default()
         }
     };
-    let policy = policy_key(metadata, &name, spec.policy_ref, &path, &mut complaints);
-    let (isolates_ingress, isolates_egress) = directions(
-        spec.pod_isolation,
-        &path.key("podIsolation"),
-        &mut complaints,
-    );
+    let policy = policy_key(metadata, &name, spec.policy_ref, &path, &mut errors);
+    let (isolates_ingress, isolates_egress) =
+        directions(spec.pod_isolation, &path.key("podIsolation"), &mut errors);
     let pods = elements(
         spec.pod_selector_endpoints,
         &path.key("podSelectorEndpoints"),
-        &mut complaints,
-        |pod, at, complaints| listed_pod(pod, &policy.name.namespace, at, complaints),
+        &mut errors,
+        |pod, at, errors| listed_pod(pod, &policy.name.namespace, at, errors),
     );
     let mut entries = |field: &str, list: Value| -> BTreeSet<Entry> {
-        elements(list, &path.key(field), &mut complaints, entry)
+        elements(list, &path.key(field), &mut errors, entry)
     };
     let slice = Slice {
         ingress: entries("ingress", spec.ingress),
@@ -140,29 +137,29 @@ pub(crate) fn convert(metadata: &ObjectMeta, spec: &Value) -> Converted<NamedSli
         isolates_egress,
         pods,
     };
-    complaints.beside(NamedSlice { name, slice })
+    errors.beside(NamedSlice { name, slice })
 }
 
 /// What the elements of a list become, without those that cannot be read.
 fn elements<T: DeserializeOwned, U: Ord>(
     list: Value,
     path: &FieldPath,
-    complaints: &mut Complaints,
-    mut each: impl FnMut(T, &FieldPath, &mut Complaints) -> Option<U>,
+    errors: &mut FieldErrors,
+    mut each: impl FnMut(T, &FieldPath, &mut FieldErrors) -> Option<U>,
 ) -> BTreeSet<U> {
     let list = match list {
         Value::Null => Vec::new(),
         Value::Array(list) => list,
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
-            complaints.add(path, "is not a list");
+            errors.add(path, "is not a list");
             Vec::new()
         }
     };
     let mut found = BTreeSet::new();
     for (i, element) in list.into_iter().enumerate() {
         let at = path.index(i);
-        if let Some(element) = typed(element, &at, complaints)
-            && let Some(element) = each(element, &at, complaints)
+        if let Some(element) = typed(element, &at, errors)
+            && let Some(element) = each(element, &at, errors)
         {
             found.insert(element);
         }
@@ -173,10 +170,10 @@ fn elements<T: DeserializeOwned, U: Ord>(
 fn typed<T: DeserializeOwned>(
     value: Value,
     path: &FieldPath,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> Option<T> {
     let value = serde_json::from_value(value).map_err(|error| error.to_string());
-    complaints.keep(path, value)
+    errors.keep(path, value)
 }
 
 /// A policy and its slices are in one namespace: else who may write slices in one could change policy in another.
@@ -185,16 +182,16 @@ fn policy_key(
     object: &ObjectName,
     policy_ref: Value,
     path: &FieldPath,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> PolicyKey {
     let at = path.key("policyRef");
     let owner = metadata.owner_references.iter().flatten();
     let owner = owner.max_by_key(|owner| owner.controller == Some(true));
-    let policy_ref: Option<object::PolicyRef> = typed(policy_ref, &at, complaints);
+    let policy_ref: Option<object::PolicyRef> = typed(policy_ref, &at, errors);
     let name = match (policy_ref, owner) {
         (Some(policy), _) if policy.namespace == object.namespace => policy.name,
         (Some(policy), _) => {
-            complaints.add(
+            errors.add(
                 &at.key("namespace"),
                 format!(
                     "{:?} is not the namespace of the object, so this names no policy",
@@ -224,8 +221,8 @@ fn owner_of(reference: &OwnerReference) -> Owner {
     }
 }
 
-fn directions(list: Value, path: &FieldPath, complaints: &mut Complaints) -> (bool, bool) {
-    let list: Option<Vec<Value>> = match typed(list, path, complaints) {
+fn directions(list: Value, path: &FieldPath, errors: &mut FieldErrors) -> (bool, bool) {
+    let list: Option<Vec<Value>> = match typed(list, path, errors) {
         None => return (true, true),
         Some(list) => list,
     };
@@ -235,7 +232,7 @@ fn directions(list: Value, path: &FieldPath, complaints: &mut Complaints) -> (bo
             Some("Ingress") => ingress = true,
             Some("Egress") => egress = true,
             Some(_) | None => {
-                complaints.add(
+                errors.add(
                     &path.index(i),
                     format!("{direction} is neither Ingress nor Egress, so both are isolated"),
                 );
@@ -250,10 +247,10 @@ fn listed_pod(
     pod: object::PodEndpoint,
     namespace: &str,
     path: &FieldPath,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> Option<(String, IpAddr)> {
     if pod.namespace != namespace {
-        complaints.add(
+        errors.add(
             &path.key("namespace"),
             format!(
                 "{:?} is not the policy's namespace, so the policy does not apply to this pod",
@@ -262,31 +259,27 @@ fn listed_pod(
         );
         return None;
     }
-    let address = complaints.keep(&path.key("podIP"), addresses::address(&pod.pod_ip))?;
+    let address = errors.keep(&path.key("podIP"), addresses::address(&pod.pod_ip))?;
     Some((pod.name, address))
 }
 
-fn entry(
-    info: object::EndpointInfo,
-    path: &FieldPath,
-    complaints: &mut Complaints,
-) -> Option<Entry> {
+fn entry(info: object::EndpointInfo, path: &FieldPath, errors: &mut FieldErrors) -> Option<Entry> {
     let Some(cidr) = info.cidr.filter(|cidr| !cidr.is_empty()) else {
         let reason = match info.domain_name {
             Some(_) => "domain names are not supported: this allows nothing",
             None => "has no cidr: this allows nothing",
         };
-        complaints.add(path, reason);
+        errors.add(path, reason);
         return None;
     };
-    let peer = peer(&cidr, info.except.unwrap_or_default(), path, complaints)?;
+    let peer = peer(&cidr, info.except.unwrap_or_default(), path, errors)?;
     let ports = info.ports.unwrap_or_default();
     let at = path.key("ports");
     let each = |(i, element): (usize, Value)| {
         let at = at.index(i);
-        let element = typed(element, &at, complaints);
+        let element = typed(element, &at, errors);
         element
-            .and_then(|element| port(&element, &at, complaints))
+            .and_then(|element| port(&element, &at, errors))
             .unwrap_or(Port::Invalid)
     };
     let ports = match ports.is_empty() {
@@ -301,18 +294,18 @@ fn peer(
     cidr: &str,
     except: Vec<String>,
     path: &FieldPath,
-    complaints: &mut Complaints,
+    errors: &mut FieldErrors,
 ) -> Option<EntryPeer> {
     let at = path.key("cidr");
     let block = if cidr.contains('/') {
-        complaints.keep(&at, addresses::block(cidr))?
+        errors.keep(&at, addresses::block(cidr))?
     } else {
-        IpNet::from(complaints.keep(&at, addresses::address(cidr))?)
+        IpNet::from(errors.keep(&at, addresses::address(cidr))?)
     };
     let at = path.key("except");
     let mut holes = BTreeSet::new();
     for (i, hole) in except.iter().enumerate() {
-        let hole = complaints.keep(&at.index(i), addresses::block(hole))?;
+        let hole = errors.keep(&at.index(i), addresses::block(hole))?;
         if hole.contains(&block) {
             return None;
         }
@@ -327,25 +320,25 @@ fn peer(
     })
 }
 
-fn port(port: &object::Port, path: &FieldPath, complaints: &mut Complaints) -> Option<Port> {
-    let protocol = complaints.keep(
+fn port(port: &object::Port, path: &FieldPath, errors: &mut FieldErrors) -> Option<Port> {
+    let protocol = errors.keep(
         &path.key("protocol"),
         names::protocol(port.protocol.as_deref().filter(|text| !text.is_empty())),
     )?;
     let Some(first) = port.port else {
         if port.end_port.is_some() {
-            complaints.add(&path.key("endPort"), "needs a port: give port as well");
+            errors.add(&path.key("endPort"), "needs a port: give port as well");
             return None;
         }
         return Some(Port::All(protocol));
     };
-    let first = complaints.keep(&path.key("port"), names::port_number(first))?;
+    let first = errors.keep(&path.key("port"), names::port_number(first))?;
     let last = match port.end_port {
         None => first,
-        Some(last) => complaints.keep(&path.key("endPort"), names::port_number(last))?,
+        Some(last) => errors.keep(&path.key("endPort"), names::port_number(last))?,
     };
     if last < first {
-        complaints.add(
+        errors.add(
             &path.key("endPort"),
             format!("{last} is less than port {first}"),
         );

@@ -138,7 +138,7 @@ fn verdict(world: &World, subject: &Subject, connection: &Connection) -> Verdict
 
 fn slice_of(namespace: &str, object: &str, spec: Value, owner: Option<OwnerReference>) -> Slice {
     let converted = slice::convert(&metadata(namespace, object, owner), &spec);
-    assert_eq!(converted.complaints, [], "{spec}");
+    assert_eq!(converted.errors, [], "{spec}");
     converted.value.slice
 }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::{Kind, Missing, Parts};
-use crate::convert::{Complaint, Converted, FieldPath};
+use crate::convert::{Converted, FieldError, FieldPath};
 use crate::warning::Matter;
 
 /// ClusterPolicyEndpoints. Nothing is kept of them.
@@ -33,7 +33,7 @@ impl Kind for ClusterPolicyEndpoints {
         let tier = text("/tier").unwrap_or("unknown");
         Converted {
             value: (),
-            complaints: vec![Complaint {
+            errors: vec![FieldError {
                 path: FieldPath::of("spec.policyRef"),
                 reason: format!(
                     "the ClusterNetworkPolicy {policy} (tier {tier}) is not enforced: podgate does not know tiers; say \
@@ -43,7 +43,7 @@ impl Kind for ClusterPolicyEndpoints {
         }
     }
 
-    fn salvage(_: &Parts) {}
+    fn from_malformed(_: &Parts) {}
 }
 
 /// A ClusterPolicyEndpoint.

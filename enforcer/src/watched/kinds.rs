@@ -29,7 +29,7 @@ impl Kind for Namespaces {
         convert::namespace::convert(object).map(|named| Some(named.namespace))
     }
 
-    fn salvage(parts: &Parts) -> Self::Value {
+    fn from_malformed(parts: &Parts) -> Self::Value {
         if !parts.has_readable_labels() {
             return None;
         }
@@ -58,7 +58,7 @@ impl Kind for Pods {
 
     /// In doubt it counts as in the node's network: no selector finds it as a peer. What judges it goes by its labels,
     /// as far as they can be read.
-    fn salvage(parts: &Parts) -> Self::Value {
+    fn from_malformed(parts: &Parts) -> Self::Value {
         let object = core::v1::Pod {
             metadata: parts.metadata(),
             spec: parts.part("spec"),
@@ -112,7 +112,7 @@ impl Kind for Policies {
     }
 
     /// Whom it selects and what it allows is not known: it isolates every pod of its namespace, and allows nothing.
-    fn salvage(_: &Parts) -> Self::Value {
+    fn from_malformed(_: &Parts) -> Self::Value {
         Arc::new(NetworkPolicy {
             members: Selector::Invalid.into(),
             isolates_ingress: true,
@@ -137,7 +137,7 @@ impl Kind for Nodes {
         convert::node::convert(object).map(|named| Arc::new(named.addresses))
     }
 
-    fn salvage(parts: &Parts) -> Self::Value {
+    fn from_malformed(parts: &Parts) -> Self::Value {
         let object = core::v1::Node {
             metadata: parts.metadata(),
             spec: parts.part("spec"),
@@ -163,7 +163,7 @@ impl Kind for Services {
 
     /// Its addresses stay those of a Service. Without ports they lead nowhere: only what names a cluster address allows
     /// it, and an external one is judged as any address.
-    fn salvage(parts: &Parts) -> Self::Value {
+    fn from_malformed(parts: &Parts) -> Self::Value {
         let object = core::v1::Service {
             metadata: parts.metadata(),
             spec: parts
@@ -230,7 +230,7 @@ impl Kind for EndpointSlices {
         stored::closed_slice(slice)
     }
 
-    fn salvage(parts: &Parts) -> Self::Value {
+    fn from_malformed(parts: &Parts) -> Self::Value {
         let object = discovery::v1::EndpointSlice {
             address_type: parts.part("addressType").unwrap_or_default(),
             endpoints: parts.part("endpoints").unwrap_or_default(),

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     attachment::{self, Record},
+    client::{Enforcer, Patience},
     config::{Config, OnTimeout},
-    enforcer::{Enforcer, Patience},
     error::{Code, PluginError, chain},
     interface,
     invocation::Sandbox,

@@ -7,8 +7,8 @@ use podgate_handoff::{Reply, Request};
 
 use crate::{
     attachment,
+    client::{Enforcer, Patience},
     config::{Config, EnforcingMode},
-    enforcer::{Enforcer, Patience},
     error::{Code, PluginError, chain},
 };
 

@@ -9,14 +9,14 @@ use podgate_policy::model::{ObjectName, World};
 use super::case::Node;
 use super::expect::{Family, Fate, Party, Probe, What};
 use super::judge::{Judge, Seen};
-use super::paper::Paper;
 use super::service::backends;
+use super::simulated::Simulated;
 use super::state::State;
 
 /// The oracle, and the world as each node sees it.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    paper: Paper,
+    simulated: Simulated,
     worlds: [World; 2],
 }
 
@@ -25,7 +25,7 @@ impl Oracle {
         if probe.from == probe.to {
             return Seen::Said(Verdict::Allow);
         }
-        let (source, destination) = self.paper.places.ends(probe);
+        let (source, destination) = self.simulated.places.ends(probe);
         let leaves = match &probe.from {
             Party::Pod(name) => self.at(
                 name,
@@ -54,7 +54,7 @@ impl Oracle {
             (Party::OwnNode, _) => Verdict::Allow,
             (_, Party::Pod(name)) => arrives(name, probe.what),
             (_, Party::Service(name)) => {
-                let backends = backends(&self.paper.state, name, probe.what);
+                let backends = backends(&self.simulated.state, name, probe.what);
                 let mut verdicts = backends.iter().map(|(pod, what)| arrives(pod, *what));
                 let first = verdicts.next().unwrap_or(Verdict::Allow);
                 if verdicts.any(|verdict| verdict != first) {
@@ -70,7 +70,7 @@ impl Oracle {
     }
 
     fn at(&self, name: &ObjectName, connection: &Connection) -> Verdict {
-        let (node, _) = self.paper.places.pods[name];
+        let (node, _) = self.simulated.places.pods[name];
         let world = &self.worlds[node.index()];
         let subject = Subject::new(name.clone(), &world.pods[name], Baseline::Allow);
         evaluate(world, &subject, connection)
@@ -92,8 +92,8 @@ impl Judge for Oracle {
     }
 
     fn follow(&mut self, state: &State) -> Result<()> {
-        self.paper.follow(state)?;
-        let objects = &self.paper.objects;
+        self.simulated.follow(state)?;
+        let objects = &self.simulated.objects;
         self.worlds = Node::BOTH.map(|node| World {
             namespaces: objects.namespaces.clone(),
             pods: objects
@@ -102,7 +102,7 @@ impl Judge for Oracle {
                 .map(|(name, identified)| (name.clone(), identified.pod.clone()))
                 .collect(),
             policies: objects.policies.clone(),
-            node_addresses: self.paper.places.nodes[node.index()]
+            node_addresses: self.simulated.places.nodes[node.index()]
                 .addresses
                 .both()
                 .to_vec(),

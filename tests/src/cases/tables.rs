@@ -21,9 +21,9 @@ use podgate_policy::model::{ObjectName, Protocol};
 use super::case::Node;
 use super::expect::{Fate, Party, Probe, What};
 use super::judge::{Judge, Seen};
-use super::paper::Paper;
 use super::places::Places;
 use super::service::backends;
+use super::simulated::Simulated;
 use super::state::State;
 use crate::frame;
 use crate::kernel::{HostTables, Origin};
@@ -55,7 +55,7 @@ struct NodeTables {
 
 /// Both nodes.
 pub struct Tables {
-    paper: Paper,
+    simulated: Simulated,
     nodes: [NodeTables; 2],
     /// The port of whoever opens a connection at this step.
     client_port: u16,
@@ -64,10 +64,10 @@ pub struct Tables {
 
 impl Default for Tables {
     fn default() -> Self {
-        let paper = Paper::default();
+        let simulated = Simulated::default();
         let nodes = Node::BOTH.map(|node| {
             let mut cluster = Cluster::default();
-            let addresses = paper.places.nodes[node.index()].addresses.both();
+            let addresses = simulated.places.nodes[node.index()].addresses.both();
             cluster.set_node_addresses(Addresses {
                 own: addresses.into(),
                 ..Addresses::default()
@@ -81,7 +81,7 @@ impl Default for Tables {
             }
         });
         Self {
-            paper,
+            simulated,
             nodes,
             client_port: CLIENT_PORT,
             kept: BTreeMap::new(),
@@ -185,7 +185,7 @@ impl Tables {
     fn arrives(&self, probe: &Probe, client_port: u16, part: Part) -> bool {
         match &probe.to {
             Party::Service(name) => {
-                let backends = backends(&self.paper.state, name, probe.what);
+                let backends = backends(&self.simulated.state, name, probe.what);
                 let mut behind = backends.into_iter().map(|(pod, what)| Probe {
                     to: Party::Pod(pod),
                     what,
@@ -211,7 +211,7 @@ impl Tables {
         let Party::Pod(name) = end else {
             return true;
         };
-        let (opener, other) = self.paper.places.ends(probe);
+        let (opener, other) = self.simulated.places.ends(probe);
         let ((sender, receiver), (source, destination)) = match part {
             Part::Opening | Part::Request => ((&probe.from, &probe.to), (opener, other)),
             Part::Answer | Part::Reply => ((&probe.to, &probe.from), (other, opener)),
@@ -227,7 +227,7 @@ impl Tables {
         };
         let other = if end == sender { receiver } else { sender };
         let node: Node = self
-            .paper
+            .simulated
             .places
             .node_at(end, other)
             .expect("a pod is on a node");
@@ -248,13 +248,13 @@ impl Judge for Tables {
     }
 
     fn follow(&mut self, state: &State) -> Result<()> {
-        let before = self.paper.objects.clone();
-        self.paper.follow(state)?;
+        let before = self.simulated.objects.clone();
+        self.simulated.follow(state)?;
         self.client_port += 1;
         for node in Node::BOTH {
             let tables = &mut self.nodes[node.index()];
-            tables.attach(node, &self.paper.places);
-            let changes = before.differences(&self.paper.objects);
+            tables.attach(node, &self.simulated.places);
+            let changes = before.differences(&self.simulated.objects);
             tables.cluster.apply(changes);
             tables.settle().context("plan the tables of a node")?;
         }

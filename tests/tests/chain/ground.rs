@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use podgate_datapath::attach::{Standing, standing};
+use podgate_datapath::attach::{FilterStatus, filter_status};
 use podgate_tests::ground::{HostEnd, OPERATIONS, Operation, Scene, xdp_object};
 use podgate_tests::node::{
     Enforcer, LOST, Node, Pod, in_force, namespace, pod, policy, unpoliced, wait_until,
@@ -106,9 +106,9 @@ fn perform_all(share: usize, of: usize) {
         match operation.host_end {
             HostEnd::Stands => {
                 let stands = node
-                    .run(|| standing(&record))
+                    .run(|| filter_status(&record))
                     .expect("look at the interface");
-                assert_eq!(stands, Standing::InForce, "{operation}");
+                assert_eq!(stands, FilterStatus::InForce, "{operation}");
                 assert_eq!(web.record(&node), record, "{operation}");
             }
             HostEnd::Gone => wait_until("the attachment goes with its host end", || {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use podgate_abi::Direction;
-use podgate_datapath::attach::{Standing, standing};
+use podgate_datapath::attach::{FilterStatus, filter_status};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::{Ifindex, Socket};
 use podgate_datapath::record::{self, Record, Slot};
@@ -112,7 +112,10 @@ fn an_add_killed_anywhere_leaves_no_filter_without_a_record() {
         if instant % 2 == 0 {
             add.make(&node).ok();
             let record = pod.record(&node);
-            assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+            assert_eq!(
+                node.run(|| filter_status(&record)).unwrap(),
+                FilterStatus::InForce
+            );
             assert_eq!(node.records().len(), 2);
         }
         del.make(&node).ok();
@@ -166,7 +169,10 @@ fn after_a_first_add_killed_anywhere_the_next_one_works() {
         child.wait().unwrap();
         add.make(&node).ok();
         let record = pod.record(&node);
-        assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+        assert_eq!(
+            node.run(|| filter_status(&record)).unwrap(),
+            FilterStatus::InForce
+        );
         let sets = podgate_datapath::tables::TableSet::list_sets(&node.paths()).unwrap();
         assert!(!sets.is_empty() && sets.len() <= 2, "{sets:?}");
     }
@@ -217,7 +223,10 @@ fn sweep_left_both_filters(filters: usize) {
         assert!(shown.contains("0x706f6467"), "{side} is open: {shown}");
     }
     let _enforcer = Enforcer::start(&node);
-    assert_eq!(node.run(|| standing(&new)).unwrap(), Standing::InForce);
+    assert_eq!(
+        node.run(|| filter_status(&new)).unwrap(),
+        FilterStatus::InForce
+    );
     assert_eq!(node.tables().born().unwrap(), [new.slot]);
 }
 
@@ -247,7 +256,7 @@ fn a_killed_repeated_add_is_finished_by_a_running_enforcer() {
             // Whatever wakes an enforcer.
             let other = Pod::start(&node, &conflist, "b");
             other.del(&node, &conflist).unwrap();
-            node.run(|| standing(&new)).unwrap() == Standing::InForce
+            node.run(|| filter_status(&new)).unwrap() == FilterStatus::InForce
         });
         assert_eq!(node.records(), std::slice::from_ref(&new));
         assert_eq!(node.tables().born().unwrap(), [new.slot]);

@@ -6,7 +6,7 @@ use std::thread;
 
 use podgate_abi::{Direction, RulesetId};
 use podgate_datapath::Paths;
-use podgate_datapath::attach::{Standing, standing};
+use podgate_datapath::attach::{FilterStatus, filter_status};
 use podgate_datapath::tables::TableSet;
 use podgate_tests::node::{
     Enforcer, Node, Pod, arrives, in_force, is_lost, lets_in, namespace, pod, policy, unpoliced,
@@ -60,7 +60,10 @@ fn twenty_adds_race_on_a_fresh_node() {
     assert_eq!(TableSet::list_sets(&node.paths()).unwrap().len(), 1);
     let tables = node.tables();
     for record in &records {
-        assert_eq!(node.run(|| standing(record)).unwrap(), Standing::InForce);
+        assert_eq!(
+            node.run(|| filter_status(record)).unwrap(),
+            FilterStatus::InForce
+        );
         let attachment = tables.read_attachment(record.slot).unwrap();
         assert_eq!(attachment.origin().birth(), record.birth.0);
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use podgate_abi::{Direction, PolicyWord};
-use podgate_datapath::attach::{Standing, standing};
+use podgate_datapath::attach::{FilterStatus, filter_status};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::tables::TableSet;
 use podgate_tests::node::{
@@ -86,7 +86,10 @@ fn nothing_is_orphaned(node: &Node, attachments: usize) {
         .collect();
     assert_eq!(names.len(), 3, "{names:?}");
     for record in node.records() {
-        assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+        assert_eq!(
+            node.run(|| filter_status(&record)).unwrap(),
+            FilterStatus::InForce
+        );
     }
 }
 
@@ -349,7 +352,7 @@ fn a_filter_or_a_qdisc_that_somebody_removed_is_put_back() {
     ] {
         node.sh(&removal.replace("DEV", &host_end));
         wait_until("it is back", || {
-            node.run(|| standing(&record)).unwrap() == Standing::InForce
+            node.run(|| filter_status(&record)).unwrap() == FilterStatus::InForce
         });
         assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
         assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
@@ -374,7 +377,7 @@ fn attack_09_a_later_qdisc_in_the_place_of_ours_is_reported() {
     node.sh(&format!("tc qdisc del dev {host_end} ingress"));
     let record = web.record(&node);
     wait_until("it is policed again", || {
-        node.run(|| standing(&record)).unwrap() == Standing::InForce
+        node.run(|| filter_status(&record)).unwrap() == FilterStatus::InForce
     });
     wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
 }

@@ -8,7 +8,7 @@ use std::thread;
 
 use aya::maps::{Array, Map, MapData};
 use podgate_abi::{Address, Class, Direction, PeerWord, PolicyWord, RulesetId};
-use podgate_datapath::attach::{Standing, standing};
+use podgate_datapath::attach::{FilterStatus, filter_status};
 use podgate_datapath::lock::Lock;
 use podgate_datapath::owed::Owed;
 use podgate_datapath::tables::MapName;
@@ -29,7 +29,10 @@ fn polices(main: MainPlugin) {
     let record = pod.record(&node);
     assert!(pod.addresses.iter().all(|ip| record.addresses.contains(ip)));
     assert_ne!(record.slot, other.record(&node).slot);
-    assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+    assert_eq!(
+        node.run(|| filter_status(&record)).unwrap(),
+        FilterStatus::InForce
+    );
     for address in &pod.addresses {
         assert!(arrives(&other.netns, &pod.netns, *address), "{address}");
     }
@@ -330,7 +333,10 @@ fn an_add_repeated_that_fails_leaves_the_attachment_as_it_was() {
     let stands = || {
         assert_eq!(pod.record(&node), record);
         assert_eq!(node.records().len(), 1);
-        assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+        assert_eq!(
+            node.run(|| filter_status(&record)).unwrap(),
+            FilterStatus::InForce
+        );
         assert_eq!(node.tables().born().unwrap(), [record.slot]);
     };
     // Somebody stands before us by now.
@@ -373,7 +379,10 @@ fn a_failed_repeated_add_keeps_filters_it_cannot_put_back() {
     assert!(!add.make(&node).success);
 
     assert_eq!(pod.record(&node), record);
-    assert_eq!(node.run(|| standing(&record)).unwrap(), Standing::InForce);
+    assert_eq!(
+        node.run(|| filter_status(&record)).unwrap(),
+        FilterStatus::InForce
+    );
     assert_eq!(node.tables().born().unwrap(), []);
 }
 
@@ -442,7 +451,10 @@ fn an_add_repeated_replaces_the_attachment() {
     let second = pod.record(&node);
     assert_ne!(first.birth, second.birth);
     assert_eq!(node.records().len(), 1);
-    assert_eq!(node.run(|| standing(&second)).unwrap(), Standing::InForce);
+    assert_eq!(
+        node.run(|| filter_status(&second)).unwrap(),
+        FilterStatus::InForce
+    );
     if first.slot != second.slot {
         let old = node.tables().read_attachment(first.slot).unwrap();
         assert_eq!(old.origin().birth(), 0);

@@ -8,7 +8,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podgate_tests::cluster::{Cluster, Ear, Heard, Namespace, Pod, PodSpec, Said, holds_within};
+use podgate_tests::cluster::{
+    Cluster, Heard, Listener, Namespace, Pod, PodSpec, Said, holds_within,
+};
 
 const PODS: usize = 40;
 const ROUNDS: usize = 10;
@@ -160,7 +162,10 @@ fn forty_pods_ten_times_see_no_wrong_verdict() {
     );
     talkers(&near, &[&allowed, &denied, &picky]);
     let silence = Counter::of(&denied);
-    let ears = [Ear::listen(&allowed, PORT), Ear::listen(&picky, PORT)];
+    let ears = [
+        Listener::listen(&allowed, PORT),
+        Listener::listen(&picky, PORT),
+    ];
     let told = addresses_told(&near);
     let [mut open, mut chosen] = [Account::default(), Account::default()];
 

@@ -5,7 +5,7 @@ use podgate_abi::Direction;
 
 use crate::{
     Failed, LoadError, NftError,
-    filter::{self, Obstacle, ReadError},
+    filter::{self, Conflict, ReadError},
     netlink::{Ifindex, Kind, LinkError, NetlinkError},
     record::{self, AttachmentId},
 };
@@ -72,7 +72,7 @@ pub enum AddError {
         /// Which interface.
         ifindex: Ifindex,
         /// Who.
-        by: Vec<Obstacle>,
+        by: Vec<Conflict>,
     },
     /// What drops packets that `from_pod` did not judge could not be put in place.
     #[error("put table {family} podgate of nftables in place")]
@@ -88,8 +88,8 @@ pub enum AddError {
     Replace(#[source] RemoveError),
 }
 
-fn list(obstacles: &[Obstacle]) -> String {
-    let words: Vec<String> = obstacles.iter().map(Obstacle::to_string).collect();
+fn list(conflicts: &[Conflict]) -> String {
+    let words: Vec<String> = conflicts.iter().map(Conflict::to_string).collect();
     words.join(", ")
 }
 

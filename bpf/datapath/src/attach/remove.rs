@@ -9,7 +9,7 @@ use crate::{
     lock::Lock,
     mark,
     netlink::{Ifindex, LinkError, Socket},
-    ownership::{carried, stranger},
+    ownership::{attached_slots, mismatch},
     record::{self, AttachmentId, Record, Slot},
     tables::TableSet,
 };
@@ -90,13 +90,13 @@ fn unfinished(
         Err(LinkError::Missing(_)) => return Ok(Vec::new()),
         Err(LinkError::Netlink { source, .. }) => return Err(netlink(source)),
     };
-    let mut slots: Vec<Slot> = carried(socket, ifindex).map_err(netlink)?;
+    let mut slots: Vec<Slot> = attached_slots(socket, ifindex).map_err(netlink)?;
     slots.extend(mark::slot(&link));
     slots.retain(|slot| *slot != record.slot);
     if slots.is_empty() {
         return Ok(slots);
     }
-    if stranger(socket, &link, record).map_err(netlink)?.is_some() {
+    if mismatch(socket, &link, record).map_err(netlink)?.is_some() {
         return Ok(Vec::new());
     }
     for other in record::list(paths)? {
@@ -120,8 +120,8 @@ pub(crate) fn remove_filters(socket: &mut Socket, record: &Record) -> Vec<Remove
 fn remove_filters_of(socket: &mut Socket, ifindex: Ifindex, slots: &[Slot]) -> Vec<RemoveError> {
     let netlink = |source| RemoveError::Netlink { ifindex, source };
     // The interface's number may be another one's by now: the slot tells.
-    match carried(socket, ifindex) {
-        Ok(carried) if carried.iter().all(|slot| slots.contains(slot)) => {}
+    match attached_slots(socket, ifindex) {
+        Ok(attached_slots) if attached_slots.iter().all(|slot| slots.contains(slot)) => {}
         Ok(_) => return Vec::new(),
         Err(error) => return vec![netlink(error)],
     }

@@ -8,8 +8,8 @@
 //! ```
 //! [`Facts::under`] leads from any facts to others and costs what differs; [`Facts::of`] is the same from nothing.
 
-mod redirects;
 mod revision;
+mod service_map;
 mod ways;
 mod workload;
 
@@ -24,8 +24,8 @@ use crate::compile::partition::Partition;
 use crate::compile::predicate::{Predicate, Questions};
 use crate::compile::signature::Signature;
 use crate::model::{ListName, ObjectName, Started, World};
-use redirects::Redirects;
 use revision::Revision;
+use service_map::ServiceMap;
 pub use ways::{Closed, Way};
 use workload::Workload;
 
@@ -44,7 +44,7 @@ pub struct Facts {
     /// Which addresses are in a list.
     lists: OrdSet<(ListName, IpAddr)>,
     /// What Services and host ports say, asked for or not.
-    redirects: Redirects,
+    redirects: ServiceMap,
     /// Where they lead into tunnels.
     ways: OrdMap<Way, Closed>,
     partition: Partition,

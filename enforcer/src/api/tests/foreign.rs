@@ -101,7 +101,7 @@ async fn unneeded_fields_of_an_object_may_hold_anything() {
         written("it", &unknown, &in_both),
     ] {
         for seen in said_of(&object).await {
-            assert_eq!(seen.complaints, [""; 0]);
+            assert_eq!(seen.errors, [""; 0]);
             assert_eq!(seen.name(), name("it"));
             assert_eq!((seen.uid(), seen.version()), (Some("u"), Some("8")));
             assert_eq!(seen.value.as_deref(), Some("x"));
@@ -123,7 +123,7 @@ async fn what_cannot_be_read_of_an_object_is_salvaged_by_what_can() {
             assert_eq!(seen.name(), name("it"));
             assert_eq!((seen.uid(), seen.version()), (Some("u"), Some("8")));
             assert_eq!(seen.value.as_deref(), Some("a"), "salvaged");
-            assert!(seen.complaints[0].contains("cannot be read"), "{seen:?}");
+            assert!(seen.errors[0].contains("cannot be read"), "{seen:?}");
         }
     }
 }
@@ -140,7 +140,7 @@ async fn an_object_without_a_name_is_reported_beside_the_others() {
             panic!("{listed:?}")
         };
         assert_eq!(seen.name().name, "", "{object}");
-        assert!(seen.complaints[0].contains("cannot be read"), "{seen:?}");
+        assert!(seen.errors[0].contains("cannot be read"), "{seen:?}");
         assert_eq!(other.name(), name("other"));
     }
 }

@@ -24,8 +24,8 @@ impl Kind for Rare {
         Maps::convert(object)
     }
 
-    fn salvage(parts: &Parts) -> Option<String> {
-        Maps::salvage(parts)
+    fn from_malformed(parts: &Parts) -> Option<String> {
+        Maps::from_malformed(parts)
     }
 }
 

@@ -35,8 +35,8 @@ impl Kind for Long {
         None
     }
 
-    fn salvage(parts: &Parts) -> Option<String> {
-        Maps::salvage(parts)
+    fn from_malformed(parts: &Parts) -> Option<String> {
+        Maps::from_malformed(parts)
     }
 }
 

@@ -25,7 +25,7 @@ fn service(labels: Value, spec: Value, status: Value) -> (Service, Vec<String>) 
         service::convert(&serde_json::from_value(object).expect("the test's JSON is a Service"));
     (
         converted.value.service.as_ref().clone(),
-        texts(&converted.complaints),
+        texts(&converted.errors),
     )
 }
 
@@ -40,13 +40,13 @@ fn slice(labels: Value, rest: Value) -> (EndpointSlice, Vec<String>) {
     );
     (
         converted.value.slice.as_ref().clone(),
-        texts(&converted.complaints),
+        texts(&converted.errors),
     )
 }
 
 #[test]
 fn a_service_keeps_what_kube_proxy_acts_on() {
-    let (service, complaints) = service(
+    let (service, errors) = service(
         json!({"app": "s"}),
         json!({"type": "LoadBalancer", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd96::1"],
         "externalIPs": ["203.0.113.1"], "internalTrafficPolicy": "Local",
@@ -61,7 +61,7 @@ fn a_service_keeps_what_kube_proxy_acts_on() {
             {"hostname": "lb.example.com"},
         ]}}),
     );
-    assert_eq!(complaints, [""; 0]);
+    assert_eq!(errors, [""; 0]);
     let port = |name: &str, protocol, number, node_port| ServicePort {
         name: name.into(),
         protocol,
@@ -109,14 +109,14 @@ fn a_service_that_kube_proxy_leaves_alone_leads_nowhere() {
 
 #[test]
 fn what_cannot_be_read_of_a_service_leads_nowhere() {
-    let (service, complaints) = service(
+    let (service, errors) = service(
         json!({}),
         json!({"clusterIP": "10.96.0.x", "internalTrafficPolicy": "local", "ports": [
             {"port": 0}, {"port": 80, "protocol": "QUIC"}, {"port": 81, "nodePort": 70000}]}),
         json!({}),
     );
     assert_eq!(
-        complaints,
+        errors,
         [
             "spec.clusterIP: \"10.96.0.x\" is not an IP address",
             "spec.ports[0].port: 0 is not a port: use 1 to 65535",
@@ -131,7 +131,7 @@ fn what_cannot_be_read_of_a_service_leads_nowhere() {
 
 #[test]
 fn an_endpoint_slice_keeps_what_kube_proxy_acts_on() {
-    let (slice, complaints) = slice(
+    let (slice, errors) = slice(
         json!({"kubernetes.io/service-name": "s"}),
         json!({"addressType": "IPv6",
         "ports": [{"name": "web", "port": 8080}, {"port": 53, "protocol": "UDP"}, {"name": "any"}],
@@ -141,7 +141,7 @@ fn an_endpoint_slice_keeps_what_kube_proxy_acts_on() {
             {"addresses": ["fd00::3"], "targetRef": {"kind": "Node", "name": "a"}},
         ]}),
     );
-    assert_eq!(complaints, [""; 0]);
+    assert_eq!(errors, [""; 0]);
     assert_eq!(slice.service.as_deref(), Some("s"));
     let port = |name: &str, protocol, number| NamedPort {
         name: name.into(),
@@ -221,9 +221,9 @@ fn a_slice_that_kube_proxy_ignores_has_no_endpoints() {
     ] {
         assert_eq!(slice(labels, rest), (EndpointSlice::default(), vec![]));
     }
-    let (_, complaints) = slice(json!({}), rest("ipv4"));
+    let (_, errors) = slice(json!({}), rest("ipv4"));
     assert_eq!(
-        complaints,
+        errors,
         ["addressType: \"ipv4\" is not a type of address: use IPv4, IPv6 or FQDN"]
     );
 }

@@ -18,7 +18,7 @@ use podgate_policy::compile::predicate::{Predicate, Questions};
 use podgate_policy::compile::ruleset::Ruleset;
 
 use super::{Fresh, InstalledMaps, Known};
-use crate::plan::numbers::Given;
+use crate::plan::id_allocator::Given;
 use crate::plan::{PlanError, Write};
 
 /// Rulesets that are not ready yet, and those that are not gone yet.
@@ -34,7 +34,7 @@ pub(super) struct Building {
 #[derive(Debug, Clone)]
 enum Coming {
     /// It has asked its predicates up to this one.
-    Asking(Option<Arc<Predicate>>),
+    RulesetIndex(Option<Arc<Predicate>>),
     /// All is asked, and whatever that moves has moved. It has its rows but for these classes.
     Meeting(Vector<Class>),
 }
@@ -82,7 +82,7 @@ impl InstalledMaps {
     pub(super) fn still_to_meet(&self, number: RulesetId) -> usize {
         match self.building.coming.get(&number) {
             Some(Coming::Meeting(classes)) => classes.len(),
-            Some(Coming::Asking(_)) | None => 0,
+            Some(Coming::RulesetIndex(_)) | None => 0,
         }
     }
 
@@ -136,7 +136,9 @@ impl InstalledMaps {
         };
         self.known.insert(number, known);
         self.building.wanted.insert(number);
-        self.building.coming.insert(number, Coming::Asking(None));
+        self.building
+            .coming
+            .insert(number, Coming::RulesetIndex(None));
         writes.push(Write::DefaultRow {
             ruleset: number,
             row: RowWords::new(RowKey(0), default_row),
@@ -153,7 +155,8 @@ impl InstalledMaps {
         let (mut predicates, mut beside) = (Vec::new(), Questions::default());
         for number in rulesets {
             let coming = self.building.coming.get(number);
-            let Some((known, Coming::Asking(last))) = self.known.get(number).zip(coming) else {
+            let Some((known, Coming::RulesetIndex(last))) = self.known.get(number).zip(coming)
+            else {
                 continue;
             };
             let room = room.saturating_sub(predicates.len());
@@ -171,7 +174,7 @@ impl InstalledMaps {
     pub(in crate::plan) fn ask(&mut self, asked: &[(RulesetId, Arc<Predicate>)]) {
         for (number, predicate) in asked {
             self.asking.add(*number, predicate);
-            let last = Coming::Asking(Some(Arc::clone(predicate)));
+            let last = Coming::RulesetIndex(Some(Arc::clone(predicate)));
             self.building.coming.insert(*number, last);
         }
     }
@@ -181,7 +184,8 @@ impl InstalledMaps {
     pub(in crate::plan) fn have_moved(&mut self, rulesets: &[RulesetId], fresh: &Fresh) {
         for number in rulesets {
             let coming = self.building.coming.get(number);
-            let Some((known, Coming::Asking(last))) = self.known.get(number).zip(coming) else {
+            let Some((known, Coming::RulesetIndex(last))) = self.known.get(number).zip(coming)
+            else {
                 continue;
             };
             if known.questions.predicates.get_max() == last.as_ref() {

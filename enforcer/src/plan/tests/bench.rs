@@ -51,7 +51,7 @@ pub(super) struct Wrong {
     steps: Vec<Step>,
 }
 
-/// Numbers from a seed (splitmix64).
+/// IdAllocator from a seed (splitmix64).
 #[derive(Debug, Clone)]
 pub(super) struct Dice(pub u64);
 
@@ -116,7 +116,7 @@ pub(super) struct Bench {
     began: BTreeMap<(Slot, Connection), Beginners>,
     /// Those of them that a change of facts spared, which may pass or not until something that is known denies them; and
     /// whether they need their very address.
-    lingering: BTreeMap<(Slot, Connection), bool>,
+    grandfathered: BTreeMap<(Slot, Connection), bool>,
     /// Those that are denied, and may not know it until a grace period is over.
     unaware: BTreeSet<(Slot, Connection)>,
     grace: Grace,
@@ -173,7 +173,7 @@ impl Bench {
             effort,
             flows: Vec::new(),
             began: BTreeMap::new(),
-            lingering: BTreeMap::new(),
+            grandfathered: BTreeMap::new(),
             unaware: BTreeSet::new(),
             grace: Grace::None,
             mutant: None,
@@ -296,7 +296,7 @@ impl Bench {
         let probes = self.probes(|bench, slot, connection| {
             let allowed = bench.attached[&slot].ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, allowed, allowed);
-            let needs = bench.lingering.get(&(slot, connection)).copied();
+            let needs = bench.grandfathered.get(&(slot, connection)).copied();
             probe.lingers = [needs, needs];
             probe
         });
@@ -311,7 +311,7 @@ impl Bench {
             let after = attached.ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, was, after);
             probe.is_led = is_led_into_tunnel(&before, &connection);
-            let lingered = bench.lingering.get(&(slot, connection)).copied();
+            let lingered = bench.grandfathered.get(&(slot, connection)).copied();
             let needed = lingered.or_else(|| {
                 let is_redirected = is_redirected(&before, &connection);
                 is_redirected.then(|| needs_its_address(&before, &connection))
@@ -353,7 +353,7 @@ impl Bench {
             let was = before[&slot].ways(&bench.world, &connection);
             let after = bench.attached[&slot].ways(&bench.world, &connection);
             let mut probe = Probe::new(slot, connection, was, after);
-            let lingered = bench.lingering.get(&(slot, connection)).copied();
+            let lingered = bench.grandfathered.get(&(slot, connection)).copied();
             probe.lingers = [lingered, lingered.filter(|_| !after[0])];
             probe
         });
@@ -539,8 +539,8 @@ impl Bench {
                 self.began.insert(flow, began);
             }
         }
-        let lingering = flows.iter();
-        self.lingering = lingering
+        let grandfathered = flows.iter();
+        self.grandfathered = grandfathered
             .filter_map(|probe| Some(((probe.slot, probe.connection), probe.lingers[1]?)))
             .collect();
         self.tables.track(Flows::Ignored);
@@ -615,7 +615,7 @@ impl Bench {
             self.tables.forget_flows();
             self.flows.clear();
             self.began.clear();
-            self.lingering.clear();
+            self.grandfathered.clear();
             self.unaware.clear();
         }
         self.tables.track(Flows::Tracked);

@@ -31,9 +31,9 @@ struct Names {
     rows: BTreeMap<RowKey, RowWords>,
     default_rows: HashMap<RulesetId, RowWords>,
     port_sets: HashMap<PortSetId, PortSetChunks>,
-    /// Left since the last grace period began.
+    /// Deferred since the last grace period began.
     left: Held,
-    /// Left before that.
+    /// Deferred before that.
     leaving: Held,
 }
 

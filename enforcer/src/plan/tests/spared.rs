@@ -225,7 +225,7 @@ fn an_address_of_no_service_any_more_is_judged_and_forgotten() {
         }
         world.services.remove(&name("s"));
         assert!(node.renews(&world), "{went_before}");
-        assert!(node.planner.installed.lingering.is_empty());
+        assert!(node.planner.installed.grandfathered.is_empty());
     }
 }
 
@@ -240,7 +240,7 @@ fn what_is_remembered_of_an_address_is_bounded() {
         let slice = world.endpoint_slices.get_mut(&name("s-1")).expect("it is");
         Arc::make_mut(slice).ports[0].number = port;
         renewed += u32::from(node.renews(&world));
-        let mut remembered = node.planner.installed.lingering.values();
+        let mut remembered = node.planner.installed.grandfathered.values();
         assert!(remembered.all(|said| said.len() <= MOST_SPARED));
     }
     assert_eq!(renewed, 1, "by then only doubts are left");

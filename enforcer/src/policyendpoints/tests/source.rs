@@ -17,7 +17,7 @@ fn source() -> Source {
 
 fn object<K: Kind>(object: Value) -> Said<K> {
     let seen: Seen<K> = serde_json::from_value(object).unwrap();
-    assert_eq!(seen.complaints, [""; 0]);
+    assert_eq!(seen.errors, [""; 0]);
     Said::Object(Box::new(seen))
 }
 

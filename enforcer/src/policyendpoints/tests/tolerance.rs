@@ -10,15 +10,8 @@ use podgate_policy::connection::Direction::Ingress;
 fn entries(list: Value) -> (Vec<Entry>, Vec<String>) {
     let spec = json!({"policyRef": {"name": "p", "namespace": "ns"}, "egress": list});
     let converted = slice::convert(&metadata("ns", "p-1", None), &spec);
-    let complaints = converted
-        .complaints
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    (
-        converted.value.slice.egress.into_iter().collect(),
-        complaints,
-    )
+    let errors = converted.errors.iter().map(ToString::to_string).collect();
+    (converted.value.slice.egress.into_iter().collect(), errors)
 }
 
 fn entry(cidr: &str, except: &[&str], ports: &[Port]) -> Entry {
@@ -96,7 +89,7 @@ fn everything_that_controllers_write_is_accepted() {
     }
 }
 
-/// Each way to write a slice, at each level of it, and without complaint.
+/// Each way to write a slice, at each level of it, and without error.
 #[test]
 fn one_slice_is_written_in_many_ways() {
     let web = listed("web", "10.0.0.1");
@@ -174,7 +167,7 @@ fn slices_of_an_absent_owner_do_nothing_until_it_comes() {
 
 #[test]
 fn what_cannot_be_read_allows_nothing_and_is_named() {
-    for (written, read, complaint) in [
+    for (written, read, error) in [
         (json!([{"cidr": "ten"}]), vec![], "spec.egress[0].cidr"),
         (json!([{"cidr": 10}]), vec![], "spec.egress[0]"),
         (json!([{}]), vec![], "spec.egress[0]"),
@@ -211,13 +204,10 @@ fn what_cannot_be_read_allows_nothing_and_is_named() {
             "spec.egress[0].ports[0].endPort",
         ),
     ] {
-        let (found, complaints) = entries(written.clone());
+        let (found, errors) = entries(written.clone());
         assert_eq!(found, read, "{written}");
-        assert_eq!(complaints.len(), 1, "{written}: {complaints:?}");
-        assert!(
-            complaints[0].starts_with(complaint),
-            "{written}: {complaints:?}"
-        );
+        assert_eq!(errors.len(), 1, "{written}: {errors:?}");
+        assert!(errors[0].starts_with(error), "{written}: {errors:?}");
     }
 }
 
@@ -240,7 +230,7 @@ fn a_direction_that_cannot_be_read_isolates_both() {
             isolates,
             "{spec}"
         );
-        assert_eq!(!converted.complaints.is_empty(), is_wrong, "{spec}");
+        assert_eq!(!converted.errors.is_empty(), is_wrong, "{spec}");
     }
 }
 
@@ -261,7 +251,7 @@ fn an_unreadable_object_is_its_owners_slice_allowing_nothing() {
             "{spec}"
         );
         assert!(slice.ingress.is_empty() && slice.egress.is_empty());
-        assert!(!converted.complaints.is_empty(), "{spec}");
+        assert!(!converted.errors.is_empty(), "{spec}");
     }
 }
 
@@ -276,7 +266,7 @@ fn an_object_of_the_wrong_form_keeps_its_owner_and_its_end() {
         let metadata = metadata.as_object().unwrap().clone();
         object["metadata"].as_object_mut().unwrap().extend(metadata);
         let seen: Seen<K> = serde_json::from_value(object).unwrap();
-        assert!(seen.complaints[0].contains("cannot be read"), "{seen:?}");
+        assert!(seen.errors[0].contains("cannot be read"), "{seen:?}");
         seen.value
     }
     let owners = json!({"ownerReferences": [
@@ -302,5 +292,5 @@ fn nobody_changes_policy_in_another_namespace() {
     let slice = converted.value.slice;
     assert_eq!(slice.policy.name.namespace, "ns");
     assert!(slice.pods.is_empty());
-    assert_eq!(converted.complaints.len(), 2, "{:?}", converted.complaints);
+    assert_eq!(converted.errors.len(), 2, "{:?}", converted.errors);
 }

@@ -14,7 +14,7 @@ fn read<K: Kind>(spec: Value, labels: Value, status: Value) -> Seen<K> {
         "spec": spec, "status": status,
     });
     let seen: Seen<K> = serde_json::from_value(object).unwrap();
-    assert!(seen.complaints[0].contains("cannot be read"), "{seen:?}");
+    assert!(seen.errors[0].contains("cannot be read"), "{seen:?}");
     seen
 }
 

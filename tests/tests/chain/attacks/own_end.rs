@@ -152,10 +152,10 @@ fn attack_32_an_enforcer_in_a_pod_puts_back_what_was_removed() {
     ] {
         node.sh(&removal.replace("DEV", &host_end));
         wait_until("it is back", || {
-            let standing = |side| node.sh(&format!("tc filter show dev {host_end} {side}"));
+            let filters = |side| node.sh(&format!("tc filter show dev {host_end} {side}"));
             ["ingress", "egress"]
                 .iter()
-                .all(|side| standing(side).contains("podgate_"))
+                .all(|side| filters(side).contains("podgate_"))
         });
         wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
         assert!(is_lost(&web.netns, &friend.netns, friend.addresses[0]));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
 use ipnet::IpNet;
 
-use super::redirects::{Claimant, Counting, Ports};
+use super::service_map::{Counting, Frontend, Ports};
 use super::workload::Workload;
 use super::{Claim, Facts};
 use crate::compile::canonical::Canonical;
@@ -38,7 +38,7 @@ pub(super) struct Revision<'a> {
     /// Addresses whose signature may be another one than before.
     stale: BTreeSet<IpAddr>,
     /// Those that may say something else of what addresses lead to.
-    unheard: BTreeSet<Claimant>,
+    dirty: BTreeSet<Frontend>,
     /// What ends in a tunnel may be something else than before.
     ways_differ: bool,
 }
@@ -51,7 +51,7 @@ impl<'a> Revision<'a> {
             regarded: BTreeSet::new(),
             anew: BTreeSet::new(),
             stale: BTreeSet::new(),
-            unheard: BTreeSet::new(),
+            dirty: BTreeSet::new(),
             ways_differ: false,
         }
     }
@@ -237,7 +237,7 @@ impl<'a> Revision<'a> {
             let (ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address)) = difference;
             self.stale.insert(*address);
             let about_it = before.redirects.with_endpoint(*address);
-            self.unheard.extend(about_it.cloned());
+            self.dirty.extend(about_it.cloned());
             self.ways_differ = true;
         }
         self.next.world = World {
@@ -274,7 +274,7 @@ impl<'a> Revision<'a> {
                     self.stale.insert(*address);
                 }
             }
-            self.unheard.insert(Claimant::Service(name.clone()));
+            self.dirty.insert(Frontend::Service(name.clone()));
         }
         for difference in before.world.endpoint_slices.diff(&world.endpoint_slices) {
             let (name, old, new) = parts(difference);
@@ -286,28 +286,28 @@ impl<'a> Revision<'a> {
                 if let Some(service) = &slice.service {
                     let service = ObjectName::new(&name.namespace, service);
                     self.next.redirects.slice(service.clone(), name, is_there);
-                    self.unheard.insert(Claimant::Service(service));
+                    self.dirty.insert(Frontend::Service(service));
                 }
             }
         }
         let scopes = &before.world.node_scopes;
         for scope in scopes.symmetric_difference(&world.node_scopes) {
             let about_it = before.redirects.with_endpoint_in(scope);
-            self.unheard.extend(about_it.cloned());
+            self.dirty.extend(about_it.cloned());
         }
         self.ways_differ |= node_differs
             || before.world.tunnel_ports != world.tunnel_ports
             || before.world.node_scopes != world.node_scopes;
         if node_differs {
             self.stale.extend(before.redirects.addresses());
-            let services = world.services.keys().cloned().map(Claimant::Service);
+            let services = world.services.keys().cloned().map(Frontend::Service);
             let with_host_ports = world
                 .pods
                 .iter()
                 .filter(|(_, pod)| !pod.host_ports.is_empty());
-            let pods = with_host_ports.map(|(name, _)| Claimant::Pod(name.clone()));
-            self.unheard.extend(services.chain(pods));
-            self.unheard.extend(before.redirects.claimants().cloned());
+            let pods = with_host_ports.map(|(name, _)| Frontend::Pod(name.clone()));
+            self.dirty.extend(services.chain(pods));
+            self.dirty.extend(before.redirects.frontends().cloned());
         }
     }
 
@@ -315,10 +315,10 @@ impl<'a> Revision<'a> {
     fn hear_of(&mut self, name: &ObjectName, pod: &Pod) {
         for address in &pod.addresses {
             let about_it = self.before.redirects.with_endpoint(*address);
-            self.unheard.extend(about_it.cloned());
+            self.dirty.extend(about_it.cloned());
         }
         if !pod.host_ports.is_empty() {
-            self.unheard.insert(Claimant::Pod(name.clone()));
+            self.dirty.insert(Frontend::Pod(name.clone()));
         }
     }
 
@@ -379,10 +379,10 @@ impl<'a> Revision<'a> {
             }
         }
         let mut redirected = BTreeSet::new();
-        for claimant in &self.unheard {
-            redirected.extend(self.next.hear(claimant));
+        for frontend in &self.dirty {
+            redirected.extend(self.next.recompute(frontend));
         }
-        if self.ways_differ || self.next.may_differ_in_ways(self.before, &self.unheard) {
+        if self.ways_differ || self.next.may_differ_in_ways(self.before, &self.dirty) {
             self.next.find_ways();
         }
         let mut classifier = Classifier {
@@ -521,10 +521,10 @@ struct Translator<'a> {
     untranslated: &'a OrdMap<IpAddr, Arc<Signature>>,
     /// What the endpoints that count answer, those that are known and those in doubt; by allocation.
     answers: HashMap<*const Canonical<Counting>, [Arc<Answers>; 2]>,
-    /// By allocation of what each claimant says of an address.
+    /// By allocation of what each frontend says of an address.
     ports: HashMap<Vec<*const Ports>, Arc<TranslatedPorts>>,
-    /// The claimants whose addresses are recalled.
-    recalled: BTreeSet<&'a Claimant>,
+    /// The frontends whose addresses are recalled.
+    recalled: BTreeSet<&'a Frontend>,
     /// What their addresses stood for before, and stand for now: what is the same is one allocation.
     known: HashSet<Arc<TranslatedPorts>>,
     distinct: HashSet<Arc<Signature>>,
@@ -574,14 +574,14 @@ impl<'a> Translator<'a> {
     }
 
     /// What the ports stand for that are claimed. Looked for in what was there before, so that addresses alike stay alike.
-    fn ports(&mut self, claims: &[(&'a Claimant, &'a Arc<Ports>)]) -> Arc<TranslatedPorts> {
+    fn ports(&mut self, claims: &[(&'a Frontend, &'a Arc<Ports>)]) -> Arc<TranslatedPorts> {
         let key = claims.iter().map(|(_, ports)| Arc::as_ptr(ports)).collect();
         if let Some(known) = self.ports.get(&key) {
             return Arc::clone(known);
         }
-        for (claimant, _) in claims {
-            if self.recalled.insert(claimant) {
-                let addresses = self.facts.redirects.addresses_of(claimant);
+        for (frontend, _) in claims {
+            if self.recalled.insert(frontend) {
+                let addresses = self.facts.redirects.addresses_of(frontend);
                 let before = addresses.filter_map(|address| self.before.addresses.get(&address));
                 let before = before.filter_map(|signature| signature.translation());
                 self.known

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::Facts;
-use super::redirects::Claimant;
+use super::service_map::Frontend;
 use crate::connection::Transport;
 use crate::model::{Protocol, SCOPES};
 
@@ -81,7 +81,7 @@ impl Facts {
 
     /// Whether what was heard anew can have changed the ways: what may be one did, or there are some, which an endpoint that a
     /// pod has may lead to.
-    pub(super) fn may_differ_in_ways(&self, before: &Self, heard: &BTreeSet<Claimant>) -> bool {
+    pub(super) fn may_differ_in_ways(&self, before: &Self, heard: &BTreeSet<Frontend>) -> bool {
         let is_some = !before.ways.is_empty() && !heard.is_empty();
         is_some || !self.redirects.has_same_candidates(&before.redirects)
     }
@@ -106,9 +106,9 @@ impl Facts {
         while let Some(found) = search.next.pop() {
             // What a pod has may be a way as well, as the external address of another Service.
             if asked.insert(found.0) {
-                for claimant in self.redirects.with_endpoint(found.0) {
-                    if heard.insert(claimant) {
-                        for lead in &self.leads_to_held(claimant) {
+                for frontend in self.redirects.with_endpoint(found.0) {
+                    if heard.insert(frontend) {
+                        for lead in &self.leads_to_held(frontend) {
                             search.take(lead);
                         }
                     }

@@ -17,10 +17,10 @@ use podgate_handoff::Reply;
 use podgate_policy::isolation::Isolation;
 use tokio::sync::watch;
 
-use super::answer::Inquiry;
+use super::answer::PodLookup;
 use super::inbox::Inbox;
-use super::settle::take_lock;
-use super::{Beginning, Engine, Event, Waiting, answer};
+use super::reconcile::take_lock;
+use super::{Engine, EngineConfig, Event, Waiting, answer};
 use crate::condition::Condition;
 use crate::source::{Answer, Objects, Question};
 
@@ -41,11 +41,11 @@ impl Engine {
     /// # Errors
     /// When the first table set cannot be put in force.
     pub fn when_synced(
-        mut beginning: Beginning,
+        mut config: EngineConfig,
         condition: watch::Sender<Condition>,
         events: &Receiver<Event>,
     ) -> Result<Option<Self>> {
-        judge_again(&beginning.paths);
+        judge_again(&config.paths);
         let mut early: Vec<Early> = Vec::new();
         let mut reasons = Vec::new();
         let mut doubt = None;
@@ -54,12 +54,12 @@ impl Engine {
             if inbox.stop {
                 return Ok(None);
             }
-            // Interfaces that went away are swept by the beginning, kernel counters are read after it.
+            // Interfaces that went away are swept at the start, kernel counters are read after it.
             if let Some(addresses) = inbox.node_addresses {
-                beginning.node_addresses = addresses;
+                config.node_addresses = addresses;
             }
             if let Some(guard) = inbox.guard {
-                beginning.guard = guard;
+                config.guard = guard;
             }
             for reply in inbox.dels {
                 answer(reply, Reply::Done);
@@ -78,10 +78,10 @@ impl Engine {
             }));
             let Some(update) = inbox.source else {
                 for early in &mut early {
-                    early.inquire(&beginning);
+                    early.inquire(&config);
                 }
                 for (pod, what) in inbox.answers {
-                    early = take_answer(early, &pod, &what, &beginning.paths);
+                    early = take_answer(early, &pod, &what, &config.paths);
                 }
                 for reply in inbox.statuses {
                     answer(reply, Reply::Failed(not_synced(&reasons)));
@@ -92,7 +92,7 @@ impl Engine {
             for change in update.changes {
                 source.apply(change);
             }
-            let mut engine = Self::start(beginning, source, update.wrong, condition)?;
+            let mut engine = Self::start(config, source, update.wrong, condition)?;
             tracing::info!("the first table set is in force");
             engine.take_doubt(doubt);
             for reply in inbox.statuses {
@@ -137,15 +137,15 @@ fn try_to_judge_again(paths: &Paths) -> Result<()> {
 
 impl Early {
     /// Asks the source how the pod is isolated, once.
-    fn inquire(&mut self, beginning: &Beginning) {
-        let Some(questions) = &beginning.questions else {
+    fn inquire(&mut self, config: &EngineConfig) {
+        let Some(questions) = &config.questions else {
             return;
         };
-        if self.add.inquiry != Inquiry::None {
+        if self.add.inquiry != PodLookup::None {
             return;
         }
-        self.add.inquiry = Inquiry::Open;
-        self.pod = match record::read(&beginning.paths, &self.add.identity) {
+        self.add.inquiry = PodLookup::Open;
+        self.pod = match record::read(&config.paths, &self.add.identity) {
             Ok(record) => record.and_then(|record| record.pod),
             Err(error) => {
                 let error = anyhow::Error::from(error);
@@ -165,7 +165,7 @@ impl Early {
     /// The same ADD, for an engine that knows everything.
     fn into_waiting(self) -> Waiting {
         Waiting {
-            inquiry: Inquiry::None,
+            inquiry: PodLookup::None,
             ..self.add
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Numbers for contents: the same content has one number while it is in use.
+//! IdAllocator for contents: the same content has one number while it is in use.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -13,7 +13,7 @@ use super::{PlanError, Table};
 /// A number goes back into the pot when it is freed. Whoever frees it makes sure that by then nothing uses it, and no
 /// program can hold it.
 #[derive(Debug, Clone)]
-pub(super) struct Numbers<K> {
+pub(super) struct IdAllocator<K> {
     table: Table,
     first: u32,
     /// One more than the highest number that there is.
@@ -41,8 +41,8 @@ pub(super) enum Given {
     New(u32),
 }
 
-impl<K: Clone + Eq + Hash> Numbers<K> {
-    /// Numbers from `first` to below `limit`.
+impl<K: Clone + Eq + Hash> IdAllocator<K> {
+    /// IdAllocator from `first` to below `limit`.
     pub(super) fn new(table: Table, first: u32, limit: u32) -> Self {
         Self {
             table,

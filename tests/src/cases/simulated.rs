@@ -19,7 +19,7 @@ use super::{service, world};
 
 /// What the judges on the host know of a case.
 #[derive(Debug)]
-pub struct Paper {
+pub struct Simulated {
     /// Where everybody is.
     pub places: Places,
     /// What the case says.
@@ -32,7 +32,7 @@ pub struct Paper {
     given_to_services: u8,
 }
 
-impl Default for Paper {
+impl Default for Simulated {
     fn default() -> Self {
         let node = |number: u8| NodePlace {
             addresses: Addresses {
@@ -64,7 +64,7 @@ impl Default for Paper {
     }
 }
 
-impl Paper {
+impl Simulated {
     /// The world is now so.
     ///
     /// # Errors

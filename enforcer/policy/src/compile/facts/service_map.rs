@@ -30,7 +30,7 @@ use crate::model::{
 
 /// Who says that an address leads to endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Claimant {
+pub(super) enum Frontend {
     /// A pod, by its host ports.
     Pod(ObjectName),
     /// A Service.
@@ -46,7 +46,7 @@ pub(super) struct RedirectedPort {
     pub(super) counting: Arc<Canonical<Counting>>,
 }
 
-/// The ports of an address that lead to endpoints, of one claimant: one allocation for all addresses of a kind.
+/// The ports of an address that lead to endpoints, of one frontend: one allocation for all addresses of a kind.
 pub(super) type Ports = Canonical<BTreeSet<RedirectedPort>>;
 
 /// The endpoints that count, each with its target port.
@@ -59,7 +59,7 @@ pub(super) struct Counting {
     pub(super) doubtful: BTreeSet<(IpAddr, u16)>,
 }
 
-/// What one claimant says.
+/// What one frontend says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Said {
     /// Of each address that it claims. None is empty.
@@ -113,10 +113,10 @@ impl Kind {
 
 /// All that is said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Redirects {
-    said: OrdMap<Claimant, Arc<Said>>,
-    by_address: OrdSet<(IpAddr, Claimant)>,
-    by_endpoint: OrdSet<(IpAddr, Claimant)>,
+pub(super) struct ServiceMap {
+    said: OrdMap<Frontend, Arc<Said>>,
+    by_address: OrdSet<(IpAddr, Frontend)>,
+    by_endpoint: OrdSet<(IpAddr, Frontend)>,
     /// The EndpointSlices of a Service.
     slices: OrdSet<(ObjectName, ObjectName)>,
     /// The Services that have a cluster address.
@@ -124,10 +124,10 @@ pub(super) struct Redirects {
     /// The Services that name an external address themselves.
     external: OrdSet<(IpAddr, ObjectName)>,
     /// What may be ways into tunnels, of those who say any.
-    candidates: OrdMap<Claimant, Arc<Vec<Lead>>>,
+    candidates: OrdMap<Frontend, Arc<Vec<Lead>>>,
 }
 
-impl Redirects {
+impl ServiceMap {
     /// A Service has this slice, or has it no more.
     pub(super) fn slice(&mut self, service: ObjectName, slice: &ObjectName, is_there: bool) {
         let entry = (service, slice.clone());
@@ -168,8 +168,8 @@ impl Redirects {
         is_noted(&self.external, address)
     }
 
-    /// Every claimant that is known.
-    pub(super) fn claimants(&self) -> impl Iterator<Item = &Claimant> {
+    /// Every frontend that is known.
+    pub(super) fn frontends(&self) -> impl Iterator<Item = &Frontend> {
         self.said.keys()
     }
 
@@ -190,26 +190,26 @@ impl Redirects {
         self.candidates == other.candidates
     }
 
-    /// The claimants of which an endpoint has this address.
-    pub(super) fn with_endpoint(&self, address: IpAddr) -> impl Iterator<Item = &Claimant> {
+    /// The frontends of which an endpoint has this address.
+    pub(super) fn with_endpoint(&self, address: IpAddr) -> impl Iterator<Item = &Frontend> {
         of_address(&self.by_endpoint, address)
     }
 
-    /// The claimants of which an endpoint has an address of this block.
-    pub(super) fn with_endpoint_in(&self, block: &IpNet) -> impl Iterator<Item = &Claimant> {
+    /// The frontends of which an endpoint has an address of this block.
+    pub(super) fn with_endpoint_in(&self, block: &IpNet) -> impl Iterator<Item = &Frontend> {
         let inside = self
             .by_endpoint
-            .range((block.network(), first_claimant())..);
+            .range((block.network(), first_frontend())..);
         let inside = inside.take_while(|(endpoint, _)| block.contains(endpoint));
-        inside.map(|(_, claimant)| claimant)
+        inside.map(|(_, frontend)| frontend)
     }
 
     /// The addresses of which some port may lead to one of these.
     pub(super) fn leading_to(&self, targets: &[IpAddr]) -> BTreeSet<IpAddr> {
-        let claimants = targets
+        let frontends = targets
             .iter()
             .flat_map(|target| self.with_endpoint(*target));
-        self.claimed_by(claimants.collect())
+        self.claimed_by(frontends.collect())
     }
 
     /// The addresses of which some port may lead into a block.
@@ -217,29 +217,29 @@ impl Redirects {
         self.claimed_by(self.with_endpoint_in(block).collect())
     }
 
-    fn claimed_by(&self, claimants: BTreeSet<&Claimant>) -> BTreeSet<IpAddr> {
-        let claimants = claimants.into_iter();
-        claimants.flat_map(|it| self.addresses_of(it)).collect()
+    fn claimed_by(&self, frontends: BTreeSet<&Frontend>) -> BTreeSet<IpAddr> {
+        let frontends = frontends.into_iter();
+        frontends.flat_map(|it| self.addresses_of(it)).collect()
     }
 
-    /// The addresses that a claimant claims.
-    pub(super) fn addresses_of(&self, claimant: &Claimant) -> impl Iterator<Item = IpAddr> {
-        let said = self.said.get(claimant).into_iter();
+    /// The addresses that a frontend claims.
+    pub(super) fn addresses_of(&self, frontend: &Frontend) -> impl Iterator<Item = IpAddr> {
+        let said = self.said.get(frontend).into_iter();
         said.flat_map(|said| said.ports.keys().copied())
     }
 
     /// The ports of an address that lead to endpoints, by who claims them.
-    pub(super) fn ports_of(&self, address: IpAddr) -> Vec<(&Claimant, &Arc<Ports>)> {
-        let claimants = of_address(&self.by_address, address);
-        let ports = |claimant| self.said.get(claimant)?.ports.get(&address);
-        claimants
-            .filter_map(|claimant| Some((claimant, ports(claimant)?)))
+    pub(super) fn ports_of(&self, address: IpAddr) -> Vec<(&Frontend, &Arc<Ports>)> {
+        let frontends = of_address(&self.by_address, address);
+        let ports = |frontend| self.said.get(frontend)?.ports.get(&address);
+        frontends
+            .filter_map(|frontend| Some((frontend, ports(frontend)?)))
             .collect()
     }
 
-    /// What the claimant says is now this. The addresses of which something else is said than before.
-    fn says(&mut self, claimant: &Claimant, mut new: Said) -> BTreeSet<IpAddr> {
-        let old = self.said.get(claimant).cloned().unwrap_or_default();
+    /// What the frontend says is now this. The addresses of which something else is said than before.
+    fn says(&mut self, frontend: &Frontend, mut new: Said) -> BTreeSet<IpAddr> {
+        let old = self.said.get(frontend).cloned().unwrap_or_default();
         new.share(&old);
         if *old == new {
             return BTreeSet::new();
@@ -250,7 +250,7 @@ impl Redirects {
             .copied()
             .collect();
         for address in &touched {
-            let entry = (*address, claimant.clone());
+            let entry = (*address, frontend.clone());
             if new.ports.contains_key(address) {
                 self.by_address.insert(entry);
             } else {
@@ -258,39 +258,39 @@ impl Redirects {
             }
         }
         for endpoint in old.endpoints.difference(&new.endpoints) {
-            self.by_endpoint.remove(&(*endpoint, claimant.clone()));
+            self.by_endpoint.remove(&(*endpoint, frontend.clone()));
         }
         for endpoint in new.endpoints.difference(&old.endpoints) {
-            self.by_endpoint.insert((*endpoint, claimant.clone()));
+            self.by_endpoint.insert((*endpoint, frontend.clone()));
         }
         if new.candidates.is_empty() {
-            self.candidates.remove(claimant);
+            self.candidates.remove(frontend);
         } else {
             let candidates = Arc::clone(&new.candidates);
-            self.candidates.insert(claimant.clone(), candidates);
+            self.candidates.insert(frontend.clone(), candidates);
         }
         if new == Said::default() {
-            self.said.remove(claimant);
+            self.said.remove(frontend);
         } else {
-            self.said.insert(claimant.clone(), Arc::new(new));
+            self.said.insert(frontend.clone(), Arc::new(new));
         }
         touched
     }
 }
 
 /// Before all others.
-fn first_claimant() -> Claimant {
-    Claimant::Pod(ObjectName::new("", ""))
+fn first_frontend() -> Frontend {
+    Frontend::Pod(ObjectName::new("", ""))
 }
 
 fn of_address(
-    index: &OrdSet<(IpAddr, Claimant)>,
+    index: &OrdSet<(IpAddr, Frontend)>,
     address: IpAddr,
-) -> impl Iterator<Item = &Claimant> {
+) -> impl Iterator<Item = &Frontend> {
     index
-        .range((address, first_claimant())..)
+        .range((address, first_frontend())..)
         .take_while(move |(of, _)| *of == address)
-        .map(|(_, claimant)| claimant)
+        .map(|(_, frontend)| frontend)
 }
 
 /// Who an endpoint is.
@@ -304,19 +304,19 @@ enum Known {
 }
 
 impl Facts {
-    /// Works out what a claimant says. The addresses of which something else is said than before.
-    pub(super) fn hear(&mut self, claimant: &Claimant) -> BTreeSet<IpAddr> {
-        let said = match claimant {
-            Claimant::Service(name) => match self.world.services.get(name) {
+    /// Works out what a frontend says. The addresses of which something else is said than before.
+    pub(super) fn recompute(&mut self, frontend: &Frontend) -> BTreeSet<IpAddr> {
+        let said = match frontend {
+            Frontend::Service(name) => match self.world.services.get(name) {
                 Some(service) => self.said_by_service(name, service),
                 None => Said::default(),
             },
-            Claimant::Pod(name) => match self.world.pods.get(name) {
+            Frontend::Pod(name) => match self.world.pods.get(name) {
                 Some(pod) => self.said_by_pod(pod),
                 None => Said::default(),
             },
         };
-        self.redirects.says(claimant, said)
+        self.redirects.says(frontend, said)
     }
 
     /// Whether an address is the own node's. The cluster address of a Service is nobody's, whatever interface has it.
@@ -516,14 +516,14 @@ impl Facts {
         leads
     }
 
-    /// Where a claimant leads, to what pods have as well.
-    pub(super) fn leads_to_held(&self, claimant: &Claimant) -> Vec<Lead> {
-        match claimant {
-            Claimant::Service(name) => match self.world.services.get(name) {
+    /// Where a frontend leads, to what pods have as well.
+    pub(super) fn leads_to_held(&self, frontend: &Frontend) -> Vec<Lead> {
+        match frontend {
+            Frontend::Service(name) => match self.world.services.get(name) {
                 Some(service) => self.leads_of(name, service, |_| true),
                 None => Vec::new(),
             },
-            Claimant::Pod(name) => match self.world.pods.get(name) {
+            Frontend::Pod(name) => match self.world.pods.get(name) {
                 Some(pod) => self.leads_of_pod(pod, |_| true),
                 None => Vec::new(),
             },

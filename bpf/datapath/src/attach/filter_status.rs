@@ -6,7 +6,7 @@ use podgate_abi::Direction;
 use super::{AddError, CheckError, open_socket};
 use crate::{
     Paths,
-    filter::{self, Obstacle, PRIORITY, Qdisc},
+    filter::{self, Conflict, PRIORITY, Qdisc},
     guard,
     lock::Lock,
     netlink::{Ifindex, Kind, LinkError, Socket},
@@ -16,13 +16,13 @@ use crate::{
 
 /// Whether the kernel asks our programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum FilterStatus {
     /// It does, and before all others.
     InForce,
     /// Others come first and can end the matter.
     Shadowed {
         /// They.
-        by: Vec<Obstacle>,
+        by: Vec<Conflict>,
     },
     /// A filter is missing, or names another slot.
     Gone {
@@ -46,10 +46,10 @@ pub fn check(paths: &Paths, identity: &AttachmentId) -> Result<Record, CheckErro
             return Err(CheckError::NoRecord(record.slot));
         }
     }
-    match standing(&record)? {
-        Standing::InForce => Ok(record),
-        Standing::Shadowed { by } => Err(AddError::Shadowed { ifindex, by }.into()),
-        Standing::Gone { direction } => Err(CheckError::Gone { ifindex, direction }),
+    match filter_status(&record)? {
+        FilterStatus::InForce => Ok(record),
+        FilterStatus::Shadowed { by } => Err(AddError::Shadowed { ifindex, by }.into()),
+        FilterStatus::Gone { direction } => Err(CheckError::Gone { ifindex, direction }),
     }
 }
 
@@ -57,7 +57,7 @@ pub fn check(paths: &Paths, identity: &AttachmentId) -> Result<Record, CheckErro
 ///
 /// # Errors
 /// When the interface cannot be read.
-pub fn standing(record: &Record) -> Result<Standing, AddError> {
+pub fn filter_status(record: &Record) -> Result<FilterStatus, AddError> {
     let ifindex = record.host_ifindex;
     let mut socket = open_socket(ifindex)?;
     let qdisc = filter::qdisc(&mut socket, ifindex).map_err(|source| AddError::Netlink {
@@ -72,21 +72,21 @@ pub(super) fn standing_of(
     socket: &mut Socket,
     record: &Record,
     qdisc: Qdisc,
-) -> Result<Standing, AddError> {
+) -> Result<FilterStatus, AddError> {
     let ifindex = record.host_ifindex;
     let found = filter::situation(socket, ifindex, qdisc)
         .map_err(|source| AddError::ReadBack { ifindex, source })?;
     for direction in Direction::BOTH {
         let ours = &found.ours[direction as usize];
         if ours.as_ref().and_then(filter::Filter::slot) != Some(record.slot) {
-            return Ok(Standing::Gone { direction });
+            return Ok(FilterStatus::Gone { direction });
         }
     }
-    if found.obstacles.is_empty() {
-        return Ok(Standing::InForce);
+    if found.conflicts.is_empty() {
+        return Ok(FilterStatus::InForce);
     }
-    Ok(Standing::Shadowed {
-        by: found.obstacles,
+    Ok(FilterStatus::Shadowed {
+        by: found.conflicts,
     })
 }
 
@@ -149,11 +149,11 @@ pub(super) fn would_be_heard(socket: &mut Socket, ifindex: Ifindex) -> Result<()
     }
     let mut by = filter::situation(socket, ifindex, qdisc)
         .map_err(|source| AddError::ReadBack { ifindex, source })?
-        .obstacles;
-    by.retain(|obstacle| match obstacle {
+        .conflicts;
+    by.retain(|conflict| match conflict {
         // Where ours are missing, those behind their place count as before it.
-        Obstacle::Filter(filter) => filter.priority <= PRIORITY,
-        Obstacle::Qdisc(_) | Obstacle::Tcx { .. } => true,
+        Conflict::Filter(filter) => filter.priority <= PRIORITY,
+        Conflict::Qdisc(_) | Conflict::Tcx { .. } => true,
     });
     if by.is_empty() {
         Ok(())

@@ -47,18 +47,18 @@ pub enum Said {
 
 /// Listens at one port of a pod, TCP and UDP of both families, until it is dropped.
 #[derive(Debug)]
-pub struct Ear {
+pub struct Listener {
     heard: Receiver<Heard>,
     ended: Arc<AtomicBool>,
 }
 
-impl Drop for Ear {
+impl Drop for Listener {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 }
 
-impl Ear {
+impl Listener {
     /// Listens in the pod's network namespace.
     pub fn listen(pod: &Pod<'_>, port: u16) -> Self {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);

@@ -5,9 +5,9 @@ use imbl::OrdMap;
 
 /// How many grace periods have begun.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Era(u64);
+pub(super) struct GraceEpoch(u64);
 
-impl Era {
+impl GraceEpoch {
     /// A grace period begins.
     pub(super) fn next(self) -> Self {
         Self(self.0 + 1)
@@ -16,16 +16,16 @@ impl Era {
 
 /// Things that were left, each in the era in which that came about last.
 #[derive(Debug, Clone)]
-pub(super) struct Left<T: Ord>(OrdMap<T, Era>);
+pub(super) struct Deferred<T: Ord>(OrdMap<T, GraceEpoch>);
 
-impl<T: Ord + Clone> Left<T> {
+impl<T: Ord + Clone> Deferred<T> {
     /// None.
     pub(super) fn new() -> Self {
         Self(OrdMap::new())
     }
 
     /// One was left, now.
-    pub(super) fn insert(&mut self, one: T, now: Era) {
+    pub(super) fn insert(&mut self, one: T, now: GraceEpoch) {
         self.0.insert(one, now);
     }
 
@@ -39,12 +39,12 @@ impl<T: Ord + Clone> Left<T> {
     }
 
     /// Whether some were left before the last grace period began.
-    pub(super) fn has_before(&self, now: Era) -> bool {
+    pub(super) fn has_before(&self, now: GraceEpoch) -> bool {
         self.0.values().any(|era| *era < now)
     }
 
     /// Takes out those that were left before the last grace period began, `most` of them.
-    pub(super) fn take_before(&mut self, now: Era, most: usize) -> Vec<T> {
+    pub(super) fn take_before(&mut self, now: GraceEpoch, most: usize) -> Vec<T> {
         let before = self.0.iter().filter(|(_, era)| **era < now).take(most);
         let before: Vec<T> = before.map(|(one, _)| one.clone()).collect();
         for one in &before {
@@ -60,10 +60,13 @@ mod tests {
 
     #[test]
     fn what_is_left_again_waits_for_a_later_grace_period() {
-        let (first, second) = (Era::default().next(), Era::default().next().next());
-        let mut left = Left::new();
-        left.insert('a', Era::default());
-        left.insert('b', Era::default());
+        let (first, second) = (
+            GraceEpoch::default().next(),
+            GraceEpoch::default().next().next(),
+        );
+        let mut left = Deferred::new();
+        left.insert('a', GraceEpoch::default());
+        left.insert('b', GraceEpoch::default());
         left.remove(&'b');
         left.insert('b', first);
         left.insert('c', first);

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 /// The directory of copies, one for each file, of the same name.
 #[derive(Debug)]
-pub(crate) struct Kept(PathBuf);
+pub(crate) struct LastGood(PathBuf);
 
-impl Kept {
+impl LastGood {
     /// The copies in `directory`, which is made when the first is.
     pub(crate) fn new(directory: PathBuf) -> Self {
         Self(directory)

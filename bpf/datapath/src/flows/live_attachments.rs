@@ -10,13 +10,13 @@ use crate::{
 };
 
 /// The attachments of a table set, and of all others, whose filters may use the same tables of flows.
-pub(super) struct Holders<'a> {
+pub(super) struct LiveAttachments<'a> {
     set: &'a TableSet,
     /// None: they cannot all be read, so any flow may be somebody's.
     others: Option<Vec<TableSet>>,
 }
 
-impl<'a> Holders<'a> {
+impl<'a> LiveAttachments<'a> {
     /// Opens them all.
     pub(super) fn of(set: &'a TableSet) -> Result<Self, Failed> {
         let others = set.others()?;

@@ -2,15 +2,19 @@
 //! What the engine was told last.
 
 use crate::engine::Event;
-use crate::source::{Change, Update, Wrong};
+use crate::source::{Change, SourceStatus, Update};
 
 /// Whether everything was known, and what was wrong, when the engine was told last; none before the first time.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Option<(bool, Wrong)>);
+pub(crate) struct Publisher(Option<(bool, SourceStatus)>);
 
-impl Told {
+impl Publisher {
     /// What the engine has not been told yet. `changes` are none until everything has been known once.
-    pub(crate) fn news(&mut self, changes: Option<Vec<Change>>, wrong: Wrong) -> Option<Event> {
+    pub(crate) fn news(
+        &mut self,
+        changes: Option<Vec<Change>>,
+        wrong: SourceStatus,
+    ) -> Option<Event> {
         let now = (changes.is_some(), wrong.clone());
         let is_same = self.0.as_ref() == Some(&now);
         if is_same && changes.as_ref().is_none_or(Vec::is_empty) {

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// The lock, held as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct InstanceLock {
     file: File,
     path: PathBuf,
     /// Until it is looked again.
@@ -46,7 +46,7 @@ impl Asked {
     }
 
     /// Waits for the other enforcer to end.
-    pub(crate) async fn granted(self) -> Result<Life> {
+    pub(crate) async fn granted(self) -> Result<InstanceLock> {
         let Self {
             file,
             path,
@@ -56,7 +56,7 @@ impl Asked {
             tokio::time::sleep(PAUSE).await;
             is_ours = try_lock(&file, &path)?;
         }
-        Ok(Life {
+        Ok(InstanceLock {
             file,
             path,
             look: LOOK,
@@ -64,7 +64,7 @@ impl Asked {
     }
 }
 
-impl Life {
+impl InstanceLock {
     /// Asks for the lock, and logs when another enforcer has it.
     pub(crate) fn ask(run_dir: &Path) -> Result<Asked> {
         let path = run_dir.join("enforcer.lock");
@@ -158,7 +158,7 @@ mod tests {
     async fn a_lock_without_its_directory_is_retaken_or_the_process_ends() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
-        let mut life = Life::ask(&run).unwrap().granted().await.unwrap();
+        let mut life = InstanceLock::ask(&run).unwrap().granted().await.unwrap();
         life.look = Duration::from_millis(1);
         let (out, mut told) = tokio::sync::mpsc::unbounded_channel();
         fs::remove_dir_all(&run).unwrap();
