@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use podgate_datapath::guard::{self, Family, Stood};
 use tokio::sync::oneshot;
 
-use crate::node::Stopped;
+use crate::gone::EngineGone;
 
 /// How often the number is asked for.
 const EVERY: Duration = Duration::from_millis(200);
@@ -43,7 +43,9 @@ pub struct Followed {
 ///
 /// # Errors
 /// When there are no threads to be had.
-pub fn follow(notice: impl Fn(Guard) -> Result<(), Stopped> + Send + 'static) -> Result<Followed> {
+pub fn follow(
+    notice: impl Fn(Guard) -> Result<(), EngineGone> + Send + 'static,
+) -> Result<Followed> {
     let mut keeper = Keeper::default();
     let first = keeper.look();
     let (alive_in, alive) = oneshot::channel();

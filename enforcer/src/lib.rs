@@ -22,6 +22,7 @@ pub mod events;
 pub mod figures;
 #[cfg(test)]
 mod fixture;
+pub mod gone;
 pub mod guard;
 mod instance_lock;
 pub mod manifests;

@@ -21,8 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
 use crate::api::{Changed, Said, Server, Store, follow};
-use crate::engine::Event;
-use crate::source::{Change, Freshness};
+use crate::source::{Change, Freshness, News};
 use crate::watched::{
     self, EndpointSlices, Ends, Found, Namespaces, Nodes, PodChanges, Pods, Policies, Publisher,
     Services, Watching,
@@ -146,7 +145,7 @@ impl Watching for Source {
     }
 
     /// What the engine has not been told yet. What is known is told only once all of it is.
-    fn news(&mut self, refused: Option<String>, _: Instant) -> Option<Event> {
+    fn news(&mut self, refused: Option<String>, _: Instant) -> Option<News> {
         let wrong = health::wrong(self.kinds(), refused, iter::empty());
         let synced = self.kinds().iter().all(KindHealth::is_synced);
         let changes = synced.then(|| mem::take(&mut self.changes));

@@ -22,7 +22,7 @@ use podgate_datapath::netlink::{Ifindex, Socket, Tunnel};
 use podgate_policy::model::SCOPES;
 use tokio::sync::oneshot;
 
-use crate::guard::Guard;
+use crate::gone::EngineGone;
 
 /// Something that concerns attachments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +37,6 @@ pub enum Noticed {
     MasterChanged(Ifindex),
     /// On the interface a filter or a queueing discipline was removed, or somebody else hung a filter up.
     FiltersChanged(Ifindex),
-    /// What is wrong with the guard behind the filters, now that it is something else.
-    Guard(Guard),
     /// The kernel dropped messages: anything may have changed.
     Lost,
 }
@@ -100,7 +98,7 @@ pub struct Followed {
 /// # Errors
 /// When a netlink socket cannot be made, or the addresses cannot be read.
 pub fn follow(
-    notice: impl Fn(Noticed) -> Result<(), Stopped> + Send + 'static,
+    notice: impl Fn(Noticed) -> Result<(), EngineGone> + Send + 'static,
 ) -> Result<Followed> {
     let monitor = monitor().context("listen to the kernel's netlink groups")?;
     // After the monitor has begun, so that nothing falls between the two.
@@ -126,10 +124,6 @@ enum Owed {
     Addresses,
 }
 
-/// Nobody wants to know any more.
-#[derive(Debug)]
-pub struct Stopped;
-
 fn monitor() -> io::Result<netlink_sys::Socket> {
     let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
@@ -154,7 +148,7 @@ fn listen(
     mut owed: Owed,
     mut tunnel_ports: BTreeSet<u16>,
     mut addresses: impl FnMut() -> Result<Addresses>,
-    notice: impl Fn(Noticed) -> Result<(), Stopped>,
+    notice: impl Fn(Noticed) -> Result<(), EngineGone>,
 ) {
     let mut masters = Masters::default();
     loop {
@@ -502,7 +496,7 @@ mod tests {
         };
         let notice = |noticed| {
             out.send(noticed).unwrap();
-            Err(Stopped)
+            Err(EngineGone)
         };
         listen(
             &monitor,

@@ -37,8 +37,7 @@ use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
 use crate::api::{Changed, Kind, Said, Server, Store, follow, follow_selected};
-use crate::engine::Event;
-use crate::source::{Change, Freshness};
+use crate::source::{Change, Freshness, News};
 use crate::watched::{
     self, EndpointSlices, Ends, Found, Nodes, PodChanges, Pods, Publisher, Services, Watching,
 };
@@ -196,7 +195,7 @@ impl Watching for Source {
 
     /// What the engine has not been told yet. It begins when every kind has been listed, and no slices are just being
     /// written; but whoever may write new ones all the time cannot keep it from that.
-    fn news(&mut self, refused: Option<String>, now: Instant) -> Option<Event> {
+    fn news(&mut self, refused: Option<String>, now: Instant) -> Option<News> {
         self.is_synced |= self.listed_at.is_some() && self.due().is_none_or(|due| due <= now);
         let changes = self.is_synced.then(|| {
             let mut changes = self.state.update(now);

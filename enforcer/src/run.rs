@@ -2,7 +2,7 @@
 //! The wiring: who is started, in which order, and how it ends.
 
 use std::num::NonZeroU32;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -19,15 +19,16 @@ use crate::conntrack_gc;
 use crate::descriptors::Descriptors;
 use crate::engine::{Drafts, Engine, EngineConfig, Event, Graces};
 use crate::events;
+use crate::gone::EngineGone;
 use crate::guard;
 use crate::instance_lock::InstanceLock;
 use crate::manifests::{self, Snapshot};
 use crate::networkpolicies;
 use crate::node::{self, Noticed};
 use crate::policyendpoints;
-use crate::socket::{EngineGone, Limits, Socket};
-use crate::source::{Freshness, Objects, SourceStatus, Update};
-use crate::watched::Ends;
+use crate::socket::{Limits, Socket};
+use crate::source::{Freshness, News, Objects, SourceStatus, Update};
+use crate::watched::{Ends, Tell};
 
 /// Only root may hand over attachments.
 const ROOT: u32 = 0;
@@ -94,17 +95,11 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let sizes = with_flows(sizes_of(&paths), flow_table_size, max_flows_per_pod)?;
     let from_node = events_in.clone();
-    let node = node::follow(move |noticed| {
-        from_node
-            .send(Event::Node(noticed))
-            .map_err(|_| node::Stopped)
-    })?;
+    let node =
+        node::follow(move |noticed| from_node.send(Event::Node(noticed)).map_err(|_| EngineGone))?;
     let from_guard = events_in.clone();
-    let guard = guard::follow(move |guard| {
-        from_guard
-            .send(Event::Node(Noticed::Guard(guard)))
-            .map_err(|_| node::Stopped)
-    })?;
+    let guard =
+        guard::follow(move |guard| from_guard.send(Event::Guard(guard)).map_err(|_| EngineGone))?;
     let to_engine = events_in.clone();
     let socket = Socket::bind(&paths.run, ROOT, Limits::default())?;
     let serving = tokio::spawn(socket.serve(move |handoff| {
@@ -117,8 +112,13 @@ pub async fn run(config: Config) -> Result<()> {
         Source::Manifests(_) => false,
         Source::NetworkPolicies(_) | Source::PolicyEndpoints(_) => true,
     };
+    let from_source = events_in.clone();
     let ends = Ends {
-        engine: events_in.clone(),
+        tell: Box::new(move |news| {
+            from_source
+                .send(Event::Source(news))
+                .map_err(|_| EngineGone)
+        }),
         questions,
         freshness: freshness_in,
         rooms,
@@ -251,7 +251,7 @@ async fn follow_source(
             let snapshots = tokio::task::spawn_blocking(watch)
                 .await?
                 .context("read the source")?;
-            follow_manifests(snapshots, &ends.engine).await
+            follow_manifests(snapshots, ends.tell).await
         }
         Source::NetworkPolicies(ApiServer { kubeconfig }) => {
             let client = api::connect(kubeconfig.as_deref()).await?;
@@ -266,10 +266,7 @@ async fn follow_source(
     }
 }
 
-async fn follow_manifests(
-    mut snapshots: watch::Receiver<Snapshot>,
-    engine: &Sender<Event>,
-) -> Result<()> {
+async fn follow_manifests(mut snapshots: watch::Receiver<Snapshot>, tell: Tell) -> Result<()> {
     let mut known = Objects::default();
     loop {
         let Snapshot {
@@ -284,7 +281,7 @@ async fn follow_manifests(
                 warnings: closed,
             },
         };
-        if engine.send(Event::Source(update)).is_err() {
+        if tell(News::Update(update)).is_err() {
             return Ok(());
         }
         known = objects;

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::engine::Handoff;
+use crate::gone::EngineGone;
 
 /// The socket's name in the run directory.
 pub const NAME: &str = "cni.sock";
@@ -153,11 +154,6 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
-
-/// The engine takes no requests any more: the enforcer is stopping.
-#[derive(Debug, thiserror::Error)]
-#[error("hand a request to the engine: the enforcer is stopping")]
-pub struct EngineGone;
 
 async fn converse(
     mut stream: UnixStream,

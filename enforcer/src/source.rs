@@ -52,6 +52,19 @@ pub struct Update {
     pub wrong: SourceStatus,
 }
 
+/// What a source tells the engine.
+#[derive(Debug)]
+pub enum News {
+    /// It changed. The first time, it says everything that it has.
+    Update(Update),
+    /// It has not said everything that it has yet, for these reasons.
+    NotSynced(Vec<String>),
+    /// It answers a question about a pod.
+    Answer(PodName, Answer),
+    /// Why what it knows is older than it is where it comes from; none: it is not known to be.
+    Doubt(Option<String>),
+}
+
 /// What is wrong with a source, each with what a person can do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceStatus {

@@ -16,7 +16,6 @@ mod publisher;
 #[cfg(test)]
 mod tests;
 
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -27,8 +26,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{Changed, Kind, Server, Store};
-use crate::engine::Event;
-use crate::source::{Answer, Freshness, Question};
+use crate::gone::EngineGone;
+use crate::source::{Answer, Freshness, News, Question};
 use crate::stored::Rooms;
 pub(crate) use ask::Found;
 use asking::Asking;
@@ -68,7 +67,7 @@ pub(crate) trait Watching {
     fn due(&self) -> Option<Instant>;
 
     /// What the engine has not been told yet. `refused` is what is wrong with direct questions.
-    fn news(&mut self, refused: Option<String>, now: Instant) -> Option<Event>;
+    fn news(&mut self, refused: Option<String>, now: Instant) -> Option<News>;
 
     /// Why what it knows of policies and pods is older than it is at the API server, if that is known; for people.
     fn doubt(&self, now: Instant) -> Option<String>;
@@ -80,11 +79,13 @@ pub(crate) trait Watching {
     fn freshness(&self) -> Freshness;
 }
 
+/// Tells the engine.
+pub type Tell = Box<dyn Fn(News) -> Result<(), EngineGone> + Send>;
+
 /// What connects a source with the rest of the enforcer.
-#[derive(Debug)]
 pub struct Ends {
     /// Where news and answers go.
-    pub engine: Sender<Event>,
+    pub tell: Tell,
     /// What the engine asks.
     pub questions: UnboundedReceiver<Question>,
     /// Where it says how fresh its knowledge is.
@@ -99,7 +100,7 @@ pub struct Ends {
 /// When a watch ends by itself, which it never should.
 pub(crate) async fn run<W: Watching>(mut source: W, client: Client, ends: Ends) -> Result<()> {
     let Ends {
-        engine,
+        tell,
         mut questions,
         freshness,
         rooms: _,
@@ -151,19 +152,19 @@ pub(crate) async fn run<W: Watching>(mut source: W, client: Client, ends: Ends) 
         freshness.send_replace(source.freshness());
         let answers = answers
             .into_iter()
-            .map(|(pod, answer)| Event::Answer(pod, answer));
+            .map(|(pod, answer)| News::Answer(pod, answer));
         let doubt = source.doubt(Instant::now());
         let is_news = doubt.is_some() != told_doubt;
         told_doubt = doubt.is_some();
         // After what was said: once nothing is in doubt, the engine knows all of it.
-        let doubt = is_news.then_some(Event::Doubt(doubt));
+        let doubt = is_news.then_some(News::Doubt(doubt));
         for event in source
             .news(asking.error(), Instant::now())
             .into_iter()
             .chain(doubt)
             .chain(answers)
         {
-            if engine.send(event).is_err() {
+            if tell(event).is_err() {
                 tracing::debug!("the engine has ended, and the source with it");
                 return Ok(());
             }

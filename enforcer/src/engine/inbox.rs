@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::draft::Finished;
 use crate::guard::Guard;
 use crate::node::{Addresses, Noticed};
-use crate::source::{Answer, Update};
+use crate::source::{Answer, News, Update};
 
 /// A request of the plugin, and where its answer goes. An answer that nobody waits for any more is dropped.
 #[derive(Debug)]
@@ -29,16 +29,12 @@ pub struct Handoff {
 pub enum Event {
     /// A plugin asks.
     Handoff(Handoff),
-    /// The source changed. The first time, it says everything that it has.
-    Source(Update),
-    /// The source has not said everything that it has yet, for these reasons.
-    NotSynced(Vec<String>),
-    /// The source answers a question about a pod.
-    Answer(PodName, Answer),
-    /// Why what the source knows is older than it is where it comes from; none: it is not known to be.
-    Doubt(Option<String>),
+    /// The source says something.
+    Source(News),
     /// The node's kernel said something.
     Node(Noticed),
+    /// What is wrong with the guard behind the filters, now that it is something else.
+    Guard(Guard),
     /// The grace period that was begun last is over.
     GraceOver,
     /// The kernel refuses it. It is asked again.
@@ -148,21 +144,21 @@ impl Inbox {
                 Request::Del(_) => self.dels.push(reply),
                 Request::Status => self.statuses.push(reply),
             },
-            Event::Source(update) => {
+            Event::Source(News::Update(update)) => {
                 let known = self.source.get_or_insert_default();
                 known.changes.extend(update.changes);
                 known.wrong = update.wrong;
             }
-            Event::Answer(pod, answer) => self.answers.push((pod, answer)),
-            Event::Doubt(doubt) => self.doubt = Some(doubt),
-            Event::NotSynced(reasons) => self.not_synced = Some(reasons),
+            Event::Source(News::Answer(pod, answer)) => self.answers.push((pod, answer)),
+            Event::Source(News::Doubt(doubt)) => self.doubt = Some(doubt),
+            Event::Source(News::NotSynced(reasons)) => self.not_synced = Some(reasons),
             Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
             Event::Node(
                 Noticed::LinkGone(interface)
                 | Noticed::MasterChanged(interface)
                 | Noticed::FiltersChanged(interface),
             ) => self.links.add(interface),
-            Event::Node(Noticed::Guard(guard)) => self.guard = Some(guard),
+            Event::Guard(guard) => self.guard = Some(guard),
             Event::Node(Noticed::LinkChanged(interface)) => {
                 self.changed_links.insert(interface);
             }
@@ -228,9 +224,9 @@ mod tests {
             },
         };
         for event in [
-            Event::Source(update("a", "mended")),
+            Event::Source(News::Update(update("a", "mended"))),
             handoff(Request::Add(id("c1"))),
-            Event::Source(update("b", "new")),
+            Event::Source(News::Update(update("b", "new"))),
             Event::Node(Noticed::Addresses(addresses.clone())),
             Event::Node(Noticed::LinkGone(Ifindex(7))),
             handoff(Request::Del(id("c0"))),

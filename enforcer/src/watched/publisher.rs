@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the engine was told last.
 
-use crate::engine::Event;
-use crate::source::{Change, SourceStatus, Update};
+use crate::source::{Change, News, SourceStatus, Update};
 
 /// Whether everything was known, and what was wrong, when the engine was told last; none before the first time.
 #[derive(Debug, Default)]
@@ -14,7 +13,7 @@ impl Publisher {
         &mut self,
         changes: Option<Vec<Change>>,
         wrong: SourceStatus,
-    ) -> Option<Event> {
+    ) -> Option<News> {
         let now = (changes.is_some(), wrong.clone());
         let is_same = self.0.as_ref() == Some(&now);
         if is_same && changes.as_ref().is_none_or(Vec::is_empty) {
@@ -22,8 +21,8 @@ impl Publisher {
         }
         self.0 = Some(now);
         Some(match changes {
-            Some(changes) => Event::Source(Update { changes, wrong }),
-            None => Event::NotSynced(wrong.errors),
+            Some(changes) => News::Update(Update { changes, wrong }),
+            None => News::NotSynced(wrong.errors),
         })
     }
 }

@@ -54,7 +54,7 @@ fn hear(source: &mut Source, objects: &mut Objects, messages: Vec<Message>, now:
     }
     *now += Duration::from_secs(1);
     match source.news(None, *now) {
-        Some(Event::Source(update)) => {
+        Some(News::Update(update)) => {
             for change in update.changes {
                 objects.apply(change);
             }
@@ -146,14 +146,14 @@ fn a_cluster_wide_policy_is_reported_and_not_waited_for() {
     for message in listed_all() {
         source.take(message, now);
     }
-    assert!(matches!(source.news(None, now), Some(Event::Source(_))));
+    assert!(matches!(source.news(None, now), Some(News::Update(_))));
     let seen = serde_json::from_value(json!({
         "metadata": {"name": "isolate-x7k2p", "uid": "u", "resourceVersion": "1"},
         "spec": {"policyRef": {"name": "isolate"}, "tier": "Admin"},
     }));
     let said = Said::Object(Box::new(seen.unwrap()));
     source.take(Message::Unsupported(said), now);
-    let Some(Event::Source(update)) = source.news(None, now) else {
+    let Some(News::Update(update)) = source.news(None, now) else {
         panic!("nothing is told")
     };
     assert!(update.changes.is_empty() && update.wrong.errors.is_empty());
@@ -183,9 +183,9 @@ fn nothing_is_due_before_every_kind_is_listed() {
     assert_eq!(source.due(), Some(quiet), "the last of them, not the first");
     assert!(matches!(
         source.news(None, quiet - MS),
-        None | Some(Event::NotSynced(_))
+        None | Some(News::NotSynced(_))
     ));
-    assert!(matches!(source.news(None, quiet), Some(Event::Source(_))));
+    assert!(matches!(source.news(None, quiet), Some(News::Update(_))));
     assert_eq!(source.due(), None);
 }
 
@@ -203,7 +203,7 @@ fn policies_that_come_all_the_time_hold_up_no_start() {
             Arc::make_mut(&mut seen.value).policy.name = ObjectName::new("ns", number.to_string());
         }
         source.take(another, now);
-        if let Some(Event::Source(_)) = source.news(None, now) {
+        if let Some(News::Update(_)) = source.news(None, now) {
             break;
         }
         assert!(now < begin + 5 * Duration::from_secs(1), "{number}");
@@ -216,11 +216,11 @@ fn policies_that_come_all_the_time_hold_up_no_start() {
 #[test]
 fn the_engine_learns_that_all_is_listed_though_it_is_empty() {
     let (mut source, now) = (source(), Instant::now());
-    assert!(matches!(source.news(None, now), Some(Event::NotSynced(_))));
+    assert!(matches!(source.news(None, now), Some(News::NotSynced(_))));
     assert!(source.news(None, now).is_none());
     for message in listed_all() {
         source.take(message, now);
     }
-    assert!(matches!(source.news(None, now), Some(Event::Source(_))));
+    assert!(matches!(source.news(None, now), Some(News::Update(_))));
     assert!(source.news(None, now).is_none());
 }
