@@ -32,7 +32,7 @@ use crate::model::{
 /// Nor does policy lift what a Service leads into such a tunnel at last, by way of another.
 pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Verdict {
     let closed = match connection.direction {
-        Direction::Ingress => Closed::Nobody,
+        Direction::Ingress => Closed::Never,
         Direction::Egress => services::closed(world, connection),
     };
     if closed == Closed::ToAll {
@@ -41,7 +41,7 @@ pub fn evaluate(world: &World, subject: &Subject, connection: &Connection) -> Ve
     let Some(policy) = policy_of(world, subject, connection.direction) else {
         let tunnel = is_tunnel_to_node(world, connection);
         return match subject.baseline {
-            Baseline::Allow => Verdict::when(!tunnel && closed == Closed::Nobody),
+            Baseline::Allow => Verdict::when(!tunnel && closed == Closed::Never),
             Baseline::Deny => Verdict::Deny,
         };
     };

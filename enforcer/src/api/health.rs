@@ -10,7 +10,7 @@ use super::store::Store;
 use crate::source::SourceStatus;
 use crate::warning::{Object, Warning};
 
-/// How many errors about single objects are told; the rest is counted.
+/// How many errors about single objects are reported; the rest is counted.
 const TOLD: usize = 20;
 
 /// How one kind fares.

@@ -18,7 +18,7 @@ use super::parts::Parts;
 use crate::convert::{Converted, FieldError};
 use crate::warning::Matter;
 
-/// How many errors about one object are told.
+/// How many errors about one object are reported.
 const TOLD: usize = 20;
 
 /// A kind of objects that a source watches.

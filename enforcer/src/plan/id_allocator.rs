@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! IdAllocator for contents: the same content has one number while it is in use.
+//! Numbers for contents: the same content has one number while it is in use.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -42,7 +42,7 @@ pub(super) enum Given {
 }
 
 impl<K: Clone + Eq + Hash> IdAllocator<K> {
-    /// IdAllocator from `first` to below `limit`.
+    /// Numbers from `first` to below `limit`.
     pub(super) fn new(table: Table, first: u32, limit: u32) -> Self {
         Self {
             table,

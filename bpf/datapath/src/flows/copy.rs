@@ -27,7 +27,7 @@ pub struct Copied {
 
 impl TableSet {
     /// Copies the flows of all other sets whose tables are not this set's own: those that this set lacks, and those
-    /// that were seen there last. Quotas are counted anew: their table may be new where that of the flows is not.
+    /// that were seen there last. Quotas are counted again from zero: their table may be new where that of the flows is not.
     ///
     /// Once before the attachments come over, so that they find their flows; and once more after that, for what
     /// changed meanwhile. A flow whose next packet comes in between is judged again.

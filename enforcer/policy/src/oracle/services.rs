@@ -380,7 +380,7 @@ fn is(said: &PodReference, name: &ObjectName, uid: Option<&crate::model::PodUid>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Closed {
     /// To none.
-    Nobody,
+    Never,
     /// Pods that no policy isolates.
     ToOpen,
     /// All: what it leads to is translated again, there or at another node.
@@ -390,7 +390,7 @@ pub(super) enum Closed {
 /// See [`Closed`].
 pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
     let Transport::Port(Protocol::Udp, number) = connection.transport else {
-        return Closed::Nobody;
+        return Closed::Never;
     };
     let links = links(world);
     let mut leading: Vec<Place> = Vec::new();
@@ -398,7 +398,7 @@ pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
         let more: Vec<Place> = links
             .iter()
             .filter(|Link { way, target, .. }| {
-                let is_tunnel = tunnel_at(world, *target) != Closed::Nobody;
+                let is_tunnel = tunnel_at(world, *target) != Closed::Never;
                 !leading.contains(way) && (is_tunnel || leads_on(world, &leading, *target))
             })
             .map(|link| link.way)
@@ -417,7 +417,7 @@ pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
                 tunnel_at(world, link.target)
             }
         });
-        of_each.max().unwrap_or(Closed::Nobody)
+        of_each.max().unwrap_or(Closed::Never)
     };
     let at_nodes = (unspecified(connection.peer), number);
     let as_node = if is_node_address(world, connection.peer) {
@@ -425,14 +425,14 @@ pub(super) fn closed(world: &World, connection: &Connection) -> Closed {
     } else if is_node(world, connection.peer) && leading.contains(&at_nodes) {
         Closed::ToAll
     } else {
-        Closed::Nobody
+        Closed::Never
     };
     of_way((connection.peer, number)).max(as_node)
 }
 
 /// Whether nodes lead the connection into a tunnel that ends at one of them.
 pub fn is_led_into_tunnel(world: &World, connection: &Connection) -> bool {
-    connection.direction == Direction::Egress && closed(world, connection) != Closed::Nobody
+    connection.direction == Direction::Egress && closed(world, connection) != Closed::Never
 }
 
 /// An address and a UDP port; the unspecified address stands for every node's.
@@ -535,13 +535,13 @@ fn tunnel_at(world: &World, (address, port): Place) -> Closed {
     if port == 0 {
         Closed::ToAll
     } else if !Transport::Port(Protocol::Udp, port).is_tunnel(&world.tunnel_ports) {
-        Closed::Nobody
+        Closed::Never
     } else if is_node(world, address) {
         Closed::ToOpen
     } else if scopes.any(|scope| scope.contains(&address)) {
         Closed::ToAll
     } else {
-        Closed::Nobody
+        Closed::Never
     }
 }
 

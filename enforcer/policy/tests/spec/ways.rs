@@ -58,6 +58,12 @@ fn serve(
     world.endpoint_slices.insert(name, Arc::new(slice));
 }
 
+/// The EndpointSlice of Service `y/NAME`.
+fn slice_of<'w>(world: &'w mut World, name: &str) -> &'w mut EndpointSlice {
+    let slice = world.endpoint_slices.get_mut(&ObjectName::new("y", name));
+    Arc::make_mut(slice.expect("a slice"))
+}
+
 fn with_nodes(policies: impl IntoIterator<Item = NetworkPolicy>) -> World {
     let mut world = world_with(policies);
     world.cluster_nodes.insert(address(OTHER));
@@ -178,7 +184,7 @@ fn attack_05_an_endpoint_only_another_node_would_choose_counts() {
             let name = ObjectName::new("y", "s");
             let service = Arc::make_mut(world.services.get_mut(&name).unwrap());
             service.internal_traffic = TrafficPolicy::Local;
-            let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap());
+            let slice = slice_of(&mut world, "s");
             slice.endpoints[0].state = state;
             slice.endpoints[0].node = Some("there".into());
             let near = Endpoint {
@@ -192,7 +198,7 @@ fn attack_05_an_endpoint_only_another_node_would_choose_counts() {
             assert_eq!(judge(&world, Egress, CLUSTER, udp(53)), Allow, "{state:?}");
             assert_eq!(judge(&world, Egress, SECOND, udp(53)), Deny, "{state:?}");
             assert_eq!(judge(&world, Egress, OTHER, udp(30053)), Deny, "{state:?}");
-            let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap());
+            let slice = slice_of(&mut world, "s");
             slice.endpoints[0].state = EndpointState::Unusable;
             assert_eq!(judge(&world, Egress, SECOND, udp(53)), Allow, "{state:?}");
             assert_eq!(judge(&world, Egress, OTHER, udp(30053)), Allow, "{state:?}");
@@ -221,8 +227,7 @@ fn attack_05_a_service_with_unknown_endpoints_is_closed() {
     let named = with_ports([range(Protocol::Udp, VXLAN, VXLAN)]);
     for mut world in open().into_iter().chain([with_nodes([egress([named])])]) {
         serve(&mut world, "s", &[CLUSTER], Some(30053), (OTHER, 53));
-        let name = ObjectName::new("y", "s");
-        let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap());
+        let slice = slice_of(&mut world, "s");
         *slice = EndpointSlice {
             service: slice.service.clone(),
             is_closed: true,
@@ -282,8 +287,7 @@ fn attack_05_an_endpoint_that_the_node_takes_is_no_pod() {
 fn a_node_port_that_leads_into_a_tunnel_elsewhere_is_open_here() {
     for mut world in open() {
         serve(&mut world, "s", &[CLUSTER], Some(30053), (OTHER, VXLAN));
-        let name = ObjectName::new("y", "s");
-        let slice = Arc::make_mut(world.endpoint_slices.get_mut(&name).unwrap());
+        let slice = slice_of(&mut world, "s");
         let ready = Endpoint {
             address: address(X_DB),
             ..slice.endpoints[0].clone()

@@ -237,7 +237,7 @@ async fn what_a_file_last_said_outlives_the_enforcer() {
     let first = snapshots.borrow().clone();
     assert!(first.objects.namespaces.keys().eq(["a", "c"]), "{first:?}");
     assert!(first.errors.len() == 1, "{first:?}");
-    // LastGood is what was in force last, and nothing that is gone.
+    // Kept is what was in force last, and nothing that is gone.
     write(path, "c.yaml", &namespace("d"));
     until(&mut snapshots, "edited", |s| {
         s.objects.namespaces.contains_key("d")

@@ -51,7 +51,7 @@ pub(super) struct Wrong {
     steps: Vec<Step>,
 }
 
-/// IdAllocator from a seed (splitmix64).
+/// Numbers from a seed (splitmix64).
 #[derive(Debug, Clone)]
 pub(super) struct Dice(pub u64);
 

@@ -31,9 +31,9 @@ struct Names {
     rows: BTreeMap<RowKey, RowWords>,
     default_rows: HashMap<RulesetId, RowWords>,
     port_sets: HashMap<PortSetId, PortSetChunks>,
-    /// Deferred since the last grace period began.
+    /// Left since the last grace period began.
     left: Held,
-    /// Deferred before that.
+    /// Left before that.
     leaving: Held,
 }
 

@@ -525,7 +525,7 @@ struct Translator<'a> {
     ports: HashMap<Vec<*const Ports>, Arc<TranslatedPorts>>,
     /// The frontends whose addresses are recalled.
     recalled: BTreeSet<&'a Frontend>,
-    /// What their addresses stood for before, and stand for now: what is the same is one allocation.
+    /// Translations of their addresses, before and now: equal ones are one allocation.
     known: HashSet<Arc<TranslatedPorts>>,
     distinct: HashSet<Arc<Signature>>,
 }

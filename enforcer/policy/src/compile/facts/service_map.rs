@@ -67,7 +67,7 @@ struct Said {
     /// Every address that an endpoint has, usable or not: who is known there matters.
     endpoints: BTreeSet<IpAddr>,
     /// What may be ways into a tunnel, with where they lead: of UDP, to endpoints that no pod is known to have, or that a node
-    /// takes for itself whoever has them.
+    /// takes for itself even if a pod has them.
     candidates: Arc<Vec<Lead>>,
 }
 
@@ -348,7 +348,7 @@ impl Facts {
             && !self.redirects.is_cluster_address(address)
     }
 
-    /// Whether a node may take what is sent to an address for itself, whoever is known to have it.
+    /// Whether a node may take what is sent to an address for itself, even if a pod is known to have it.
     fn may_be_taken_by_node(&self, address: IpAddr) -> bool {
         self.world.node_addresses.contains(&address)
             || self.world.cluster_nodes.contains(&address)
