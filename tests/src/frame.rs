@@ -106,8 +106,17 @@ pub fn udp(source_port: u16, destination_port: u16) -> Payload {
 
 /// An SCTP packet with an INIT chunk's first bytes.
 pub fn sctp(source_port: u16, destination_port: u16) -> Payload {
+    sctp_chunk(source_port, destination_port, 1)
+}
+
+/// An SCTP packet with the first bytes of an INIT ACK.
+pub fn sctp_ack(source_port: u16, destination_port: u16) -> Payload {
+    sctp_chunk(source_port, destination_port, 2)
+}
+
+fn sctp_chunk(source_port: u16, destination_port: u16, kind: u8) -> Payload {
     let mut bytes = ports(source_port, destination_port);
-    bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4]);
+    bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, kind, 0, 0, 4]);
     Payload {
         protocol: SCTP,
         bytes,

@@ -153,7 +153,8 @@ impl Content {
     pub const SOURCE_ROUTE: Self = Self(3);
     /// TCP; the detail is its flags.
     pub const TCP: Self = Self(4);
-    /// A protocol with or without ports whose packets make a flow: UDP, SCTP, ICMP echo, and all the rest.
+    /// A protocol with or without ports whose packets make a flow: UDP, SCTP, ICMP echo, and all the rest. Of SCTP the
+    /// detail is the type of the first chunk.
     pub const DATAGRAM: Self = Self(5);
     /// Neighbor discovery; the detail is the ICMPv6 type. The code is 0 (RFC 4861: else it is to be dropped).
     pub const NEIGHBOR: Self = Self(6);
@@ -189,6 +190,11 @@ pub(crate) mod port {
     pub(crate) const DHCP_SERVER: u16 = 67;
     pub(crate) const DHCPV6_CLIENT: u16 = 546;
     pub(crate) const DHCPV6_SERVER: u16 = 547;
+}
+
+/// Types of SCTP chunks (RFC 9260, section 3.2).
+pub(crate) mod chunk {
+    pub(crate) const INIT: u8 = 1;
 }
 
 /// TCP flags.
@@ -518,6 +524,10 @@ fn read_transport(
             packet.content = Content::DATAGRAM;
             if packet.protocol == UDP {
                 read_dhcp(bytes, packet, transport, direction);
+            } else if transport.length >= 16
+                && let Some([chunk]) = bytes.load_words::<1>(offset + 12)
+            {
+                packet.detail = (u32::from_be(chunk) >> 24) as u8;
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::flag::{ACK, FIN, RST, SYN};
-use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
+use podgate_tests::frame::{self, echo_reply, echo_request, sctp, sctp_ack, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
 
 use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
@@ -43,7 +43,7 @@ fn answers_pass_whatever_the_other_direction_says() {
         scene.handshake(friend, 999, 80, asks);
         for (question, answer) in [
             (udp(2000, 53), udp(53, 2000)),
-            (sctp(2000, 80), sctp(80, 2000)),
+            (sctp(2000, 80), sctp_ack(80, 2000)),
             (echo_request(friend, 7), echo_reply(friend, 7)),
             (frame::other(50), frame::other(50)),
         ] {
@@ -68,7 +68,7 @@ fn what_looks_like_an_answer_to_nothing_is_judged() {
             tcp(80, 2000, ACK),
             tcp(80, 2000, RST),
             udp(53, 2000),
-            sctp(80, 2000),
+            sctp_ack(80, 2000),
             echo_reply(stranger, 7),
         ] {
             assert_eq!(scene.end_sends(end, stranger, payload), Reason::Policy);
@@ -257,5 +257,37 @@ fn a_slot_without_a_record_drops_everything() {
         assert_eq!(scene.receives(&asks), Reason::NoRecord);
         let odd = frame::ethernet(0x88cc, &[0; 46]);
         assert_eq!(scene.receives(&odd), Reason::NoRecord);
+    }
+}
+
+/// Both ends may use one pair of ports: an INIT of the other end begins an association of its own, as a SYN does.
+#[test]
+fn an_init_of_the_other_end_begins_another_association() {
+    for (family, begins) in ways() {
+        let mut scene = Scene::new(family, begins.policy());
+        let (friend, other) = (scene.friend, begins.other());
+        scene.kernel.flip(other.direction(), RulesetId::DENY_ALL);
+        let (init, ack) = (sctp(2905, 2905), sctp_ack(2905, 2905));
+        for (end, payload, expected) in [
+            (other, init.clone(), Reason::DenyAll),
+            (begins, init.clone(), Reason::Allowed),
+            (other, ack.clone(), Reason::Established),
+            (begins, ack.clone(), Reason::Established),
+            (other, init.clone(), Reason::DenyAll),
+            (begins, init.clone(), Reason::Established),
+            (other, ack.clone(), Reason::Established),
+        ] {
+            assert_eq!(scene.end_sends(end, friend, payload), expected, "{end:?}");
+        }
+        // A policy that turns round lets the other end begin on the same ports.
+        scene.kernel.flip(other.direction(), RULESET);
+        scene.kernel.flip(begins.direction(), RulesetId::DENY_ALL);
+        for (end, payload, expected) in [
+            (begins, ack.clone(), Reason::DenyAll),
+            (other, init, Reason::Allowed),
+            (begins, ack, Reason::Established),
+        ] {
+            assert_eq!(scene.end_sends(end, friend, payload), expected, "{end:?}");
+        }
     }
 }

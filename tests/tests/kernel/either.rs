@@ -3,7 +3,7 @@
 
 use podgate_abi::{Direction, Reason, RulesetId};
 use podgate_tests::frame::flag::{ACK, PSH};
-use podgate_tests::frame::{self, Payload, sctp, tcp, udp};
+use podgate_tests::frame::{self, Payload, sctp, sctp_ack, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
 
 use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
@@ -85,13 +85,17 @@ fn a_connection_stays_that_of_the_end_which_began_it() {
             let friend = scene.friend;
             scene.handshake(friend, 999, 80, began);
             assert!(scene.end_sends(began, friend, sctp(7, 7)).passes());
-            assert!(scene.end_sends(began.other(), friend, sctp(7, 7)).passes());
+            assert!(
+                scene
+                    .end_sends(began.other(), friend, sctp_ack(7, 7))
+                    .passes()
+            );
             scene.kernel.flip(began.direction(), RulesetId::DENY_ALL);
             for flags in [ACK, PSH | ACK] {
                 let segment = scene.segment(began.other(), 999, flags);
                 assert_eq!(segment, Reason::DenyAll);
             }
-            let other = scene.end_sends(began.other(), friend, sctp(7, 7));
+            let other = scene.end_sends(began.other(), friend, sctp_ack(7, 7));
             assert_eq!(other, Reason::DenyAll);
             let new = scene.end_sends(began.other(), friend, tcp(7, 7, ACK));
             assert_eq!(new, Reason::Allowed);

@@ -7,7 +7,7 @@ use podgate_abi::{
     Class, Direction, PeerWord, Reason, RowKey, RowSets, RowWords, RulesetId, WayKey, WayWord,
 };
 use podgate_tests::frame::flag::{ACK, SYN};
-use podgate_tests::frame::{self, echo_reply, echo_request, sctp, tcp, udp};
+use podgate_tests::frame::{self, echo_reply, echo_request, sctp, sctp_ack, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
 
 use crate::setting::{ALL, FAMILIES, FRIENDS, Family, NOTHING, RULESET, Scene, on_a_router};
@@ -21,7 +21,7 @@ fn the_node_may_always_reach_its_pod_and_gets_answers() {
             for (request, answer) in [
                 (tcp(999, 80, SYN), tcp(80, 999, SYN | ACK)),
                 (udp(999, 53), udp(53, 999)),
-                (sctp(999, 80), sctp(80, 999)),
+                (sctp(999, 80), sctp_ack(80, 999)),
                 (echo_request(node, 7), echo_reply(node, 7)),
             ] {
                 assert_eq!(scene.node_sends(node, request.clone()), Reason::Node);

@@ -4,7 +4,7 @@
 use core::hint::black_box;
 
 use super::{Hook, PacketCtx, PolicyView};
-use crate::packet::{Content, tcp};
+use crate::packet::{Content, SCTP, chunk, tcp};
 use crate::{
     Address, Direction, FlowEntry, FlowKey, FlowState, FlowTable, FlowValue, FlowWord, Initiator,
     Life, Limit, Place, Put, Quota, RulesetId, Tables,
@@ -54,7 +54,14 @@ pub(super) fn find_flow<T: Tables>(
     let ctx = black_box(ctx);
     let from_node = ctx.from_node != 0;
     let is_tcp = ctx.packet.content == Content::TCP;
-    let opens = is_tcp && ctx.packet.detail & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    // An INIT is the only chunk of its packet (RFC 9260, section 6.10).
+    let opens = if is_tcp {
+        ctx.packet.detail & (tcp::SYN | tcp::ACK) == tcp::SYN
+    } else {
+        ctx.packet.content == Content::DATAGRAM
+            && ctx.packet.protocol == SCTP
+            && ctx.packet.detail == chunk::INIT
+    };
     if ctx.flow != FlowWord::NONE {
         let flow = ctx.flow;
         // Only the node's own packets belong to a flow that the node began; what else has its key is judged,
@@ -103,7 +110,7 @@ impl PolicyView {
     }
 }
 
-/// Whether a SYN begins another connection than the flow that has its key.
+/// Whether a SYN or an INIT begins another connection than the flow that has its key.
 #[inline(always)]
 fn begins_another(flow: FlowWord, direction: Direction, from_node: bool) -> bool {
     let initiator = flow.initiator();
