@@ -157,6 +157,27 @@ fn attack_28_a_tunnel_to_another_node() {
 }
 
 /// What a Service leads into a tunnel at a node; and its NodePort, which other nodes have as well.
+/// An address that the node had goes to another host: what the node began there is judged as the pod's own.
+#[test]
+fn the_nodes_flow_ends_with_the_nodes_address() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::SHUT);
+        let node = scene.node;
+        for (request, answer) in [
+            (tcp(999, 80, SYN), tcp(80, 999, SYN | ACK)),
+            (udp(999, 53), udp(53, 999)),
+        ] {
+            assert_eq!(scene.node_sends(node, request), Reason::Node);
+            assert_eq!(scene.pod_sends(node, answer.clone()), Reason::Established);
+            let word = scene.kernel.host.peers[&node.into()];
+            scene.kernel.remove_peer(node.into());
+            scene.kernel.renew();
+            assert_eq!(scene.pod_sends(node, answer), Reason::DenyAll, "{family:?}");
+            scene.kernel.put_peer_word(node.into(), word);
+        }
+    }
+}
+
 #[test]
 fn attack_05_a_service_that_leads_into_a_tunnel() {
     on_a_router(|| {

@@ -75,6 +75,13 @@ pub(super) fn find_flow<T: Tables>(
             ctx.flow = FlowWord::NONE;
         } else if opens && begins_another(flow, hook.direction, from_node) {
             ctx.flow = FlowWord::NONE;
+        } else if flow.initiator() == Initiator::NODE
+            && !hook.is_to_pod()
+            && flow.generation() != view.generation(Initiator::NODE)
+            && !tables.peer_word(ctx.key.peer).is_node()
+        {
+            // The address is another host's by now.
+            ctx.flow = FlowWord::NONE;
         }
     }
     let is_known = ctx.flow != FlowWord::NONE;
@@ -104,7 +111,7 @@ impl PolicyView {
         let (to_pod, from_pod) = (self.to_pod.generation(), self.from_pod.generation());
         match initiator {
             Initiator::POD => from_pod,
-            Initiator::MIDSTREAM => self.life.latest(),
+            Initiator::MIDSTREAM | Initiator::NODE => self.life.latest(),
             _ => to_pod,
         }
     }
