@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a process with `CAP_NET_ADMIN` in the pod's network namespace does to the pod's own end of its interface.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use podgate_datapath::mark;
@@ -228,6 +229,27 @@ fn what_a_pod_makes_or_changes_on_the_node_is_told_of_in_time() {
     );
     assert!(begin.elapsed() <= Duration::from_secs(1));
     assert!(node.has_filter("renamed"));
+}
+
+/// Only the file of its attachment explains the interface.
+#[test]
+fn an_interface_whose_add_was_not_handed_over_is_not_warned_of() {
+    let node = scene();
+    let enforcer = Enforcer::start(&node);
+    let socket = node.paths().run.join("cni.sock");
+    fs::rename(&socket, socket.with_extension("away")).expect("the socket is away");
+    let friend = Pod::start(&node, &node.ptp(json!({})), "friend");
+    fs::rename(socket.with_extension("away"), &socket).expect("the socket is back");
+    wait_until("it is known", || {
+        let figures = enforcer.metrics(&node);
+        figures.contains("podgate_attachments{state=\"in_force\"} 1")
+    });
+    // What comes later shows that nothing is to come of it.
+    friend.sh("ip link add way link-netnsid 0 type veth peer name out");
+    is_told_of(&node, &enforcer, "(out) leads into");
+    let host_end = friend.host_end(&node);
+    let of_it = format!("({host_end})");
+    assert!(!enforcer.log().contains(&of_it), "{}", enforcer.log());
 }
 
 #[test]
