@@ -377,12 +377,7 @@ fn parse_ipv6(
             break;
         };
         let extension = u32::from_be(extension);
-        let units = extension >> 16 & 0xff;
-        let size = match next {
-            extension::FRAGMENT => 8,
-            extension::AUTHENTICATION => (units + 2) * 4,
-            _ => (units + 1) * 8,
-        };
+        let size = size_of_extension(next, extension);
         if size > transport.length {
             packet.content = Content::CUT_SHORT;
             break;
@@ -448,6 +443,17 @@ impl Order {
                 | is_fragment << extension::ROUTING
                 | is_fragment << extension::DESTINATION_OPTIONS,
         )
+    }
+}
+
+/// Bytes of an extension header of this kind whose first word this is (RFC 8200 section 4, RFC 4302 section 2.2).
+#[inline(always)]
+const fn size_of_extension(kind: u8, word: u32) -> u32 {
+    let units = word >> 16 & 0xff;
+    match kind {
+        extension::FRAGMENT => 8,
+        extension::AUTHENTICATION => (units + 2) * 4,
+        _ => (units + 1) * 8,
     }
 }
 

@@ -110,6 +110,46 @@ fn an_error_about_a_first_fragment_reaches_who_sent_it() {
     }
 }
 
+/// "Packet too big" about a packet with options, a routing header that was followed to its end, or authentication.
+#[test]
+fn an_error_about_extension_headers_reaches_who_sent_it() {
+    let mut scene = Scene::new(Family::V6, PolicyOf::to_pod(RULESET));
+    let (pod, friend, stranger) = (scene.pod, scene.friend, scene.stranger);
+    assert_eq!(scene.peer_sends(friend, udp(999, 53)), Reason::Allowed);
+    let first = Fragment {
+        identification: 7,
+        offset: 0,
+        more: true,
+    };
+    let later = Fragment { offset: 8, ..first };
+    let answer = || frame::packet(pod, friend, udp(53, 999));
+    let options = |times| answer().padding_options(frame::DESTINATION_OPTIONS, times);
+    let hop_by_hop = || answer().padding_options(frame::HOP_BY_HOP, 1);
+    let twelve = [[1].as_slice(), &[0; 10]].concat();
+    for (packet, expected) in [
+        (options(1), Reason::Related),
+        (options(6), Reason::Related),
+        // No packet of a pod passes with more.
+        (options(7), Reason::Policy),
+        (hop_by_hop(), Reason::Related),
+        (hop_by_hop().fragment(first), Reason::Related),
+        (hop_by_hop().fragment(later), Reason::Policy),
+        (answer().extension(frame::ROUTING, &[0; 7]), Reason::Related),
+        (
+            answer().extension(frame::AUTHENTICATION, &twelve),
+            Reason::Related,
+        ),
+    ] {
+        let mut error = frame::unreachable(stranger, &packet.frame());
+        // "Packet too big".
+        error.bytes[0] = 2;
+        assert_eq!(scene.peer_sends(stranger, error), expected, "{packet:?}");
+    }
+    let other = frame::packet(pod, friend, udp(53, 998)).padding_options(frame::HOP_BY_HOP, 1);
+    let error = frame::unreachable(stranger, &other.frame());
+    assert_eq!(scene.peer_sends(stranger, error), Reason::Policy);
+}
+
 /// A pod sends an error only to the sender of the packet that it is about. That packet is one of a connection that is
 /// allowed; what the pod has to say goes to another peer.
 #[test]

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! ICMP of both families: echoes, errors about other packets, what neighbors say to each other.
 
+use core::hint::black_box;
+
 use super::link::{read_options, weigh_listener};
-use super::{Bytes, Content, ICMP, ICMPV6, Packet, SCTP, TCP, Transport, UDP, extension, upper};
+use super::{
+    Bytes, Content, ICMP, ICMPV6, MAX_EXTENSIONS, Packet, SCTP, TCP, Transport, UDP, extension,
+    is_extension, size_of_extension, upper,
+};
 use crate::{Address, Direction};
 
 /// RFC 792, RFC 1812. `start` and `rest` are its first two words.
@@ -89,17 +94,23 @@ pub(super) fn read_icmpv6(
             packet.about = Address::from_words(far);
             let mut next = (u32::from_be(rest) >> 8) as u8;
             let mut transport = offset + 48;
-            // Of a fragmented datagram, the first fragment says whose it is. "Packet too big" may be about it.
-            if next == extension::FRAGMENT {
+            // Hidden from the compiler, which would write the loop out.
+            let mut left = black_box(MAX_EXTENSIONS);
+            while is_extension(next) {
+                if left == 0 {
+                    return;
+                }
+                left -= 1;
                 let Some([extension]) = bytes.load_words::<1>(transport) else {
                     return;
                 };
                 let extension = u32::from_be(extension);
-                if extension & 0xfff8 != 0 {
+                // Of a fragmented datagram, the first fragment says whose it is. "Packet too big" may be about it.
+                if next == extension::FRAGMENT && extension & 0xfff8 != 0 {
                     return;
                 }
+                transport += size_of_extension(next, extension);
                 next = (extension >> 24) as u8;
-                transport += 8;
             }
             read_inside(bytes, packet, next, transport);
         }
