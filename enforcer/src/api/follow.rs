@@ -2,10 +2,11 @@
 //! Listing a kind, then watching it, for ever.
 //!
 //! ```text
-//! list: pages ── Listed ──► watch from that version ── ended, or broken ──► watch from the last version seen
-//!   ▲                                                                         │ 410 Gone, another ERROR in the
-//!   │                                                                         │ stream, or broken too often
-//!   └─────────────────────────────────────────────────────────────────────────┘
+//! list: pages ── Listed ──► watch from that version ── ended, cut or broken ──► watch from the last version seen
+//!   ▲                                                                            │ 410 Gone, another ERROR in the
+//!   │                                                                            │ stream, broken too often, or cut
+//!   │                                                                            │ without an event for too long
+//!   └────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //! Written on lists and watches of our own and not on kube's `watcher`, which tells neither of bookmarks nor that a
 //! broken watch works again: how old our knowledge is, and whether an error is mended, would stay unknown while a
@@ -40,6 +41,8 @@ const SILENCE: Duration = Duration::from_secs(150);
 const FRESH: Duration = Duration::from_secs(2);
 /// How often a kind acts upon what another kind hears, at most.
 const WAKES: Duration = Duration::from_secs(15);
+/// The status of a server that is asked about a version too long ago.
+const GONE: u16 = 410;
 /// A watch that ended sooner did not work.
 const SHORT: Duration = Duration::from_secs(1);
 /// After so many attempts to go on with a watch the kind is listed anew: the server may know nothing of our version,
@@ -61,6 +64,8 @@ pub enum Said<K: Kind> {
     Begun,
     /// Nothing changed up to now: a bookmark came, or a watch has ended as it should.
     Good,
+    /// The server has more to say than the watch will: a list of everything begins.
+    Behind,
     /// It is not known any more what changes, and it is tried again.
     Failed(Failure),
 }
@@ -85,7 +90,7 @@ impl Failure {
         let text = format!("{} (status {})", status.message, status.code);
         match status.code {
             404 => Self::NoSuchKind(text),
-            408 | 429 | 500.. => Self::Unreachable(text),
+            408 | GONE | 429 | 500.. => Self::Unreachable(text),
             _ => Self::Refused(text),
         }
     }
@@ -126,6 +131,8 @@ enum Ended {
     Well(Next),
     /// The server does not know our version any more, which is no error.
     Gone,
+    /// The connection of a watch was cut between two events.
+    Cut(String),
     /// It broke; a watch goes on from its last version.
     Broken(Failure, Next),
 }
@@ -171,6 +178,8 @@ pub async fn follow_selected<K: Kind, M: Send>(
         failures: 0,
         last: None,
         barren: false,
+        news: Instant::now(),
+        in_pages: true,
     };
     match follower.run().await {
         Ok(never) => match never {},
@@ -202,6 +211,10 @@ struct Follower<'a, K: Kind, M, W> {
     /// Whether the last watch that began has brought nothing yet. If it breaks so, it means nothing that the next one
     /// begins.
     barren: bool,
+    /// When a list was last complete, or a watch last brought something.
+    news: Instant,
+    /// Whether lists come page by page.
+    in_pages: bool,
 }
 
 impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> {
@@ -221,8 +234,23 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                         kind = K::NAME,
                         "the watch fell behind; the kind is listed anew"
                     );
+                    self.say(Said::Behind).await?;
                     self.pause().await;
                     Next::List
+                }
+                Ended::Cut(version) if !self.barren => Next::Watch(version),
+                Ended::Cut(version) => {
+                    // What cuts connections before the first bookmark comes may hold back all else, too.
+                    self.pause().await;
+                    if self.news.elapsed() < SILENCE {
+                        Next::Watch(version)
+                    } else {
+                        tracing::info!(
+                            kind = K::NAME,
+                            "every watch is cut before it says anything; the kind is listed anew"
+                        );
+                        Next::List
+                    }
                 }
                 Ended::Broken(Failure::NoSuchKind(_), _) if K::MISSING == Missing::Empty => {
                     self.heard();
@@ -283,6 +311,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     /// everything are what costs the server most.
     fn brought(&mut self) {
         self.barren = false;
+        self.news = Instant::now();
         self.backoff.reset();
         self.heard();
     }
@@ -312,7 +341,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         self.listed = Some(Instant::now());
         self.say(Said::Listing).await?;
         let mut params = ListParams {
-            limit: Some(PAGE),
+            limit: self.in_pages.then_some(PAGE),
             field_selector: self.fields.clone(),
             ..ListParams::default()
         };
@@ -320,8 +349,11 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             let page = stream::list::<K>(&self.client, None, &params);
             let mut page = match timeout(ANSWER, page).await {
                 Ok(Ok(page)) => page,
-                // The version of the first page is too old for the next one.
-                Ok(Err(kube::Error::Api(status))) if is_gone(&status) => return Ok(Ended::Gone),
+                // The version of the first page is too old for the next one: the pages take too long.
+                Ok(Err(error)) if is_gone(&error) => {
+                    self.in_pages = false;
+                    return Ok(Ended::Broken(Failure::of(&error), Next::List));
+                }
                 Ok(Err(error)) => return Ok(Ended::Broken(Failure::of(&error), Next::List)),
                 Err(_) => return Ok(Ended::Broken(late(), Next::List)),
             };
@@ -333,8 +365,14 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     Err(_) => return Ok(Ended::Broken(late(), Next::List)),
                 }
             };
-            params.continue_token = metadata.continue_.filter(|token| !token.is_empty());
-            if params.continue_token.is_some() {
+            let token = metadata.continue_.filter(|token| !token.is_empty());
+            if token.is_some() {
+                if params.continue_token == token {
+                    let failure =
+                        Failure::Refused("a page of the list is followed by itself".into());
+                    return Ok(Ended::Broken(failure, Next::List));
+                }
+                params.continue_token = token;
                 continue;
             }
             let Some(version) = metadata.resource_version.filter(|v| !v.is_empty()) else {
@@ -342,6 +380,8 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 return Ok(Ended::Broken(failure, Next::List));
             };
             self.barren = false;
+            self.news = Instant::now();
+            self.in_pages = true;
             self.heard();
             self.say(Said::Listed).await?;
             return Ok(Ended::Well(Next::Watch(version)));
@@ -357,7 +397,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         let events = stream::watch::<K>(&self.client, &params, &version);
         let mut events = match timeout(ANSWER, events).await {
             Ok(Ok(events)) => events,
-            Ok(Err(kube::Error::Api(status))) if is_gone(&status) => return Ok(Ended::Gone),
+            Ok(Err(error)) if is_gone(&error) => return Ok(Ended::Gone),
             Ok(Err(error)) => {
                 return Ok(Ended::Broken(Failure::of(&error), Next::Watch(version)));
             }
@@ -397,7 +437,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 }
             };
             let event = match event {
-                Ok(Ok(Some(event))) => event,
+                Ok(Ok(stream::Next::Event(event))) => event,
                 Ok(Err(error)) => {
                     let then = if matches!(error, kube::Error::ReadEvents(_)) {
                         Next::Watch(version)
@@ -407,11 +447,12 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     };
                     return Ok(Ended::Broken(Failure::of(&error), then));
                 }
-                Ok(Ok(None)) if began.elapsed() < SHORT => {
+                Ok(Ok(stream::Next::Ended | stream::Next::Cut)) if began.elapsed() < SHORT => {
                     let failure = Failure::Unreachable("the watch ended at once".into());
                     return Ok(Ended::Broken(failure, Next::Watch(version)));
                 }
-                Ok(Ok(None)) => {
+                Ok(Ok(stream::Next::Cut)) => return Ok(Ended::Cut(version)),
+                Ok(Ok(stream::Next::Ended)) => {
                     self.brought();
                     self.say(Said::Good).await?;
                     return Ok(Ended::Well(Next::Watch(version)));
@@ -421,7 +462,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     return Ok(Ended::Broken(failure, Next::Watch(version)));
                 }
             };
-            let said = match event {
+            let said = match *event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     count::<K>("apply");
                     if !step(&mut version, object.version()) {
@@ -444,7 +485,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     }
                     Said::Good
                 }
-                WatchEvent::Error(status) if is_gone(&status) => return Ok(Ended::Gone),
+                WatchEvent::Error(status) if status.code == GONE => return Ok(Ended::Gone),
                 WatchEvent::Error(status) => {
                     return Ok(Ended::Broken(Failure::of_status(&status), Next::List));
                 }
@@ -477,9 +518,8 @@ fn no_version() -> Ended {
     Ended::Broken(failure, Next::List)
 }
 
-/// 410: what was asked about is too long ago.
-fn is_gone(status: &Status) -> bool {
-    status.code == 410
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == GONE)
 }
 
 fn late() -> Failure {

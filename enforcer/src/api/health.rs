@@ -51,10 +51,14 @@ impl<'a> KindHealth<'a> {
         self.is_synced
     }
 
-    /// What somebody has to do something about. A server that is away is no such thing once everything was listed.
+    /// What keeps it from being followed, if that does not pass by itself or the kind has never been listed to its end.
     fn error(&self) -> Option<String> {
         let name = self.name;
-        match self.failure? {
+        let Some(failure) = self.failure else {
+            let waits = !self.is_synced && matches!(self.missing, Missing::Awaited(_));
+            return waits.then(|| format!("list {name}: the list has not come to its end yet"));
+        };
+        match failure {
             Failure::NoSuchKind(why) => match self.missing {
                 Missing::Awaited(what_to_do) => Some(format!(
                     "watch {name}: the API server does not have them, and they are waited for{what_to_do}: {why}"

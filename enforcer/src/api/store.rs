@@ -24,7 +24,8 @@ pub struct Store<K: Kind> {
     listing: Option<Listing>,
     synced: bool,
     failure: Option<Failure>,
-    /// Whether the server was away, and nothing has been said since that was not known.
+    /// Whether the server was away, or has more to say than the watch, and nothing has been said since that was not
+    /// known.
     is_behind: bool,
     /// When it was last heard that everything is known.
     heard: Option<Instant>,
@@ -129,10 +130,10 @@ impl<K: Kind> Store<K> {
             // Half a list says nothing of what it has yet to name.
             Said::Object(_) => self.listing.is_none(),
             Said::Listed | Said::Gone(..) | Said::Begun | Said::Good => true,
-            Said::Listing | Said::Failed(_) => false,
+            Said::Listing | Said::Behind | Said::Failed(_) => false,
         };
         match &said {
-            Said::Failed(_) => self.is_behind = true,
+            Said::Behind | Said::Failed(_) => self.is_behind = true,
             Said::Object(_) if self.listing.is_some() => {}
             Said::Object(_) | Said::Listed | Said::Gone(..) | Said::Good => self.is_behind = false,
             Said::Listing | Said::Begun => {}
@@ -177,7 +178,7 @@ impl<K: Kind> Store<K> {
                 }
                 self.remove(&name)
             }
-            Said::Begun | Said::Good => Vec::new(),
+            Said::Begun | Said::Good | Said::Behind => Vec::new(),
             Said::Failed(failure) => {
                 self.failure = Some(failure);
                 Vec::new()
@@ -237,7 +238,9 @@ impl<K: Kind> Store<K> {
         let why = match &self.failure {
             Some(failure) => failure.to_string(),
             None if age > SILENT => "nothing is heard of them".to_owned(),
-            None if self.is_behind => "their watch has only begun again".to_owned(),
+            None if self.is_behind => {
+                "what changed while they were not watched is still to come".to_owned()
+            }
             None => return None,
         };
         Some(format!(

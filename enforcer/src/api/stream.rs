@@ -21,6 +21,9 @@ use serde_json::value::RawValue;
 
 use super::kind::{Kind, Seen};
 
+/// Bytes that an object, or an event, may have. An API server stores objects of 1.5 MiB and less unless it is told
+/// otherwise, and its JSON may be several times longer.
+const WHOLE: usize = 16 << 20;
 /// From how many bytes on room that was needed once is given back.
 const KEPT: usize = 1 << 16;
 
@@ -71,6 +74,8 @@ impl<R: AsyncBufRead + Unpin> Page<R> {
             }
             let (read, is_whole) = self.splitter.take(bytes);
             self.body.consume_unpin(read);
+            let longest = self.splitter.element.len().max(self.splitter.beside.len());
+            within_bounds(longest).map_err(kube::Error::ReadEvents)?;
             if is_whole {
                 // Some of it is what clients wrote, byte by byte.
                 let seen = Seen::read(&String::from_utf8_lossy(&self.splitter.element));
@@ -164,6 +169,16 @@ impl Splitter {
     }
 }
 
+/// What comes next of a watch.
+pub(crate) enum Next<K: Kind> {
+    /// An event.
+    Event(Box<WatchEvent<Seen<K>>>),
+    /// The server has ended the watch: it has said all that it had to say.
+    Ended,
+    /// The connection ended between two events, which may have been on their way.
+    Cut,
+}
+
 /// What a watch says, line by line.
 pub(crate) struct Events<R> {
     body: R,
@@ -198,29 +213,34 @@ struct Line<'a> {
 }
 
 impl<R: AsyncBufRead + Unpin> Events<R> {
-    /// The next event; none: the watch has ended. What is not awaited to its end loses nothing.
+    /// What comes next. What is not awaited to its end loses nothing.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub(crate) async fn next<K: Kind>(&mut self) -> kube::Result<Option<WatchEvent<Seen<K>>>> {
+    /// When it cannot be read, or ends within an event.
+    pub(crate) async fn next<K: Kind>(&mut self) -> kube::Result<Next<K>> {
         loop {
-            match self.body.read_until(b'\n', &mut self.line).await {
-                Ok(_) => {}
-                // So ends a watch whose connection was cut.
-                Err(error) if is_cut(&error) => return Ok(None),
+            match self.read_line().await {
+                Ok(()) => {}
+                Err(error) if is_cut(&error) && self.line.trim_ascii().is_empty() => {
+                    return Ok(Next::Cut);
+                }
                 Err(error) => return Err(kube::Error::ReadEvents(error)),
             }
             let is_last = self.line.last() != Some(&b'\n');
             let line = std::mem::take(&mut self.line);
             match (line.trim_ascii().is_empty(), is_last) {
-                (true, true) => return Ok(None),
+                (true, true) => return Ok(Next::Ended),
                 (true, false) => continue,
                 (false, _) => {}
             }
             return match event(&line) {
-                Ok(event) => Ok(Some(event)),
+                Ok(event) => Ok(Next::Event(Box::new(event))),
                 // The rest of it will not come.
-                Err(error) if is_last && error.is_eof() => Ok(None),
+                Err(error) if is_last && error.is_eof() => {
+                    let end = io::ErrorKind::UnexpectedEof;
+                    let within = io::Error::new(end, "the watch ended within an event");
+                    Err(kube::Error::ReadEvents(within))
+                }
                 Err(error) => Err(match refusal(&line) {
                     Some(status) => kube::Error::Api(status.boxed()),
                     None => kube::Error::SerdeError(error),
@@ -228,6 +248,36 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
             };
         }
     }
+}
+
+impl<R: AsyncBufRead + Unpin> Events<R> {
+    /// Reads up to the end of a line, or of the watch.
+    async fn read_line(&mut self) -> io::Result<()> {
+        loop {
+            let bytes = self.body.fill_buf().await?;
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let read = end.map_or(bytes.len(), |end| end + 1);
+            let is_whole = end.is_some() || bytes.is_empty();
+            self.line.extend_from_slice(&bytes[..read]);
+            self.body.consume_unpin(read);
+            if is_whole {
+                return Ok(());
+            }
+            within_bounds(self.line.len())?;
+        }
+    }
+}
+
+/// Whether something of which so many bytes have come may go on.
+fn within_bounds(bytes: usize) -> io::Result<()> {
+    if bytes <= WHOLE {
+        return Ok(());
+    }
+    let text = format!(
+        "an object of more than {} MiB, which none may have",
+        WHOLE >> 20
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
 fn event<K: Kind>(line: &[u8]) -> serde_json::Result<WatchEvent<Seen<K>>> {

@@ -15,6 +15,7 @@ use super::*;
 use crate::convert::Converted;
 
 mod broken_watches;
+mod cut_watches;
 mod foreign;
 mod missing_kinds;
 mod requests;
@@ -162,6 +163,7 @@ fn after_an_outage_a_kind_is_in_doubt_until_there_is_news() {
         (Said::Good, false),
         (Said::Listed, false),
         (Said::Listing, true),
+        (Said::Behind, true),
         // What changed meanwhile is still to come.
         (Said::Begun, true),
     ] {
@@ -177,6 +179,21 @@ fn after_an_outage_a_kind_is_in_doubt_until_there_is_news() {
         store.take(ends);
         assert_eq!(store.doubt(now).is_some(), expected);
     }
+}
+
+/// What a watch that fell behind would have said is unknown until everything is listed.
+#[test]
+fn a_kind_whose_watch_fell_behind_is_in_doubt_until_it_is_listed() {
+    let now = std::time::Instant::now();
+    let mut store = Store::<Maps>::default();
+    store.take(Said::Listed);
+    assert_eq!(store.doubt(now), None);
+    for said in [Said::Behind, Said::Listing, seen("a", "1")] {
+        store.take(said);
+        assert!(store.doubt(now).is_some());
+    }
+    store.take(Said::Listed);
+    assert_eq!(store.doubt(now), None);
 }
 
 /// What happens at the server, and to the watch.

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is asked of the API server and what comes from it, counted where every request passes.
+//! What is asked of the API server and what comes from it, counted and bounded where every request passes.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::http::{Method, Request, Response, Uri};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use kube::client::{Body, DynBody};
 use tower::{Layer, Service};
 
-/// Counts requests by their outcome, and the bytes that are received.
+/// Bytes that the body of a refusal may have, which the client takes into memory whole.
+const REFUSAL: usize = 64 << 10;
+
+/// Counts requests by their outcome, and the bytes that are received. Bounds the bodies of those that are refused.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counting;
 
@@ -89,13 +92,19 @@ where
                 .increment(1);
             let received = metrics::counter!("podgate_api_received_bytes_total", "kind" => kind, "verb" => verb);
             answer.map(|answer| {
+                let is_refused =
+                    answer.status().is_client_error() || answer.status().is_server_error();
                 answer.map(|body| {
                     let counted = body.map_frame(move |frame| {
                         let bytes = frame.data_ref().map_or(0, |data| data.len());
                         received.increment(bytes as u64);
                         frame
                     });
-                    Box::new(counted) as Box<DynBody>
+                    if is_refused {
+                        Box::new(Limited::new(counted, REFUSAL)) as Box<DynBody>
+                    } else {
+                        Box::new(counted)
+                    }
                 })
             })
         })

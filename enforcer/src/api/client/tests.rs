@@ -100,3 +100,23 @@ fn files_that_a_kubeconfig_names_are_followed_too() {
         assert!(before != Said::now(Some(&path)), "{name}");
     }
 }
+
+/// The client reads a refusal whole, and would a body without an end, too.
+#[tokio::test]
+async fn a_refusal_without_an_end_is_not_read_to_it() {
+    let endless = any(|| async {
+        let chunk = axum::body::Bytes::from_static(&[b'x'; 1 << 16]);
+        let chunks = futures::stream::repeat_with(move || Ok::<_, std::io::Error>(chunk.clone()));
+        let body = axum::body::Body::from_stream(chunks);
+        (axum::http::StatusCode::FORBIDDEN, body)
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(endless)).await });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(file.path(), &server, &json!({}));
+    let client = connect(Some(file.path())).await.unwrap();
+    let request = Request::get("/version").body(Vec::new()).unwrap();
+    let error = client.request_text(request).await.unwrap_err();
+    assert!(!matches!(error, kube::Error::Api(_)), "{error}");
+}

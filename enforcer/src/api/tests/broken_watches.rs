@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 use super::*;
 
 /// An ERROR of the API server within a watch.
-fn error() -> String {
+fn error(message: &str, code: u16) -> String {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": "an event cannot be decoded", "reason": "InternalError", "code": 500,
+        "message": message, "code": code,
     });
     format!("{}\n", json!({"type": "ERROR", "object": status}))
 }
@@ -62,6 +62,7 @@ async fn until_the_second_failure(said: &mut mpsc::Receiver<Said<Maps>>) -> Vec<
             Said::Object(_) => "object",
             Said::Gone(..) => "gone",
             Said::Begun | Said::Good => "good",
+            Said::Behind => "behind",
             Said::Failed(_) => "failed",
         });
     }
@@ -70,7 +71,7 @@ async fn until_the_second_failure(said: &mut mpsc::Receiver<Said<Maps>>) -> Vec<
 
 #[tokio::test]
 async fn an_error_within_a_watch_leads_to_a_list() {
-    let (mut said, requests) = said_of(error()).await;
+    let (mut said, requests) = said_of(error("an event cannot be decoded", 500)).await;
     let words = until_the_second_failure(&mut said).await;
     let round = ["listing", "listed", "good", "failed"];
     assert_eq!(words, [round, round].concat());
@@ -78,6 +79,15 @@ async fn an_error_within_a_watch_leads_to_a_list() {
         requests.lock().unwrap()[..4],
         ["list", "watch", "list", "watch"]
     );
+}
+
+/// What happened since the version that is too old is unknown until the list is complete.
+#[tokio::test]
+async fn a_watch_that_fell_behind_is_said_before_the_list() {
+    let (mut said, _) = said_of(error("too old resource version", 410)).await;
+    for expected in ["Listing", "Listed", "Begun", "Behind", "Listing", "Listed"] {
+        assert_eq!(format!("{:?}", said.recv().await.unwrap()), expected);
+    }
 }
 
 #[tokio::test]

@@ -63,8 +63,8 @@ async fn watched(line: &[u8]) -> kube::Result<Vec<WatchEvent<Seen<Maps>>>> {
     let client = answered([line, b"\n", other.as_bytes(), b"\n"].concat()).await;
     let mut events = stream::watch::<Maps>(&client, &WatchParams::default(), "1").await?;
     let mut all = Vec::new();
-    while let Some(event) = events.next().await? {
-        all.push(event);
+    while let stream::Next::Event(event) = events.next().await? {
+        all.push(*event);
     }
     Ok(all)
 }

@@ -17,8 +17,8 @@ fn parameters(uri: &Uri) -> Vec<String> {
     query.map(str::to_owned).collect()
 }
 
-/// A kind is listed page by page, once more from the first page when a page is too old, and then watched with
-/// bookmarks. Here the second page is refused once, as too old by now, and the watch that follows ends at once.
+/// A kind is listed page by page, in one answer when a page is too old, and then watched with bookmarks. Here the
+/// second page is refused as too old by now, and the watch that follows ends at once.
 #[tokio::test]
 async fn a_kind_is_listed_page_by_page_then_watched_with_bookmarks() {
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -28,26 +28,27 @@ async fn a_kind_is_listed_page_by_page_then_watched_with_bookmarks() {
         let has = |part: &str| asked.iter().any(|asked| asked == part);
         let (is_watch, is_second) = (has("watch=true"), has("continue=more"));
         let mut requests = requests.lock().unwrap();
-        let is_gone = is_second && requests.len() == 1;
+        let is_whole = !has("limit=500");
         requests.push(asked);
-        let page = |more: &str, name: &str| {
+        let page = |more: &str, names: &[&str]| {
+            let items: Vec<Value> = names.iter().map(|name| map(name, name, "1")).collect();
             json!({
                 "kind": "ConfigMapList", "apiVersion": "v1",
-                "metadata": {"resourceVersion": "9", "continue": more}, "items": [map(name, name, "1")],
+                "metadata": {"resourceVersion": "9", "continue": more}, "items": items,
             })
         };
         let answer = if is_watch {
             (StatusCode::OK, String::new())
-        } else if is_gone {
+        } else if is_second {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                 "message": "The provided continue parameter is too old", "reason": "Expired", "code": 410,
             });
             (StatusCode::GONE, status.to_string())
-        } else if is_second {
-            (StatusCode::OK, page("", "b").to_string())
+        } else if is_whole {
+            (StatusCode::OK, page("", &["a", "b"]).to_string())
         } else {
-            (StatusCode::OK, page("more", "a").to_string())
+            (StatusCode::OK, page("more", &["a"]).to_string())
         };
         async move { answer.into_response() }
     };
@@ -57,15 +58,16 @@ async fn a_kind_is_listed_page_by_page_then_watched_with_bookmarks() {
     tokio::spawn(follow_selected::<Maps, _>(client, fields, out, |said| said));
     let mut store = Store::<Maps>::default();
     let mut failures = 0;
-    while failures == 0 {
+    while failures < 2 {
         let said = said.recv().await.unwrap();
-        failures += u32::from(matches!(said, Said::Failed(_)));
+        failures += u32::from(matches!(said, Said::Failed(Failure::Unreachable(_))));
         store.take(said);
     }
     assert!(store.is_synced());
     assert!(store.get(&name("a")).is_some() && store.get(&name("b")).is_some());
     let first = ["limit=500"].as_slice();
     let second = ["limit=500", "continue=more"].as_slice();
+    let whole = [].as_slice();
     let watch = [
         "watch=true",
         "allowWatchBookmarks=true",
@@ -73,7 +75,7 @@ async fn a_kind_is_listed_page_by_page_then_watched_with_bookmarks() {
     ]
     .as_slice();
     let asked = asked.lock().unwrap();
-    for (asked, expected) in asked.iter().zip([first, second, first, second, watch]) {
+    for (asked, expected) in asked.iter().zip([first, second, whole, watch]) {
         let selected = "fieldSelector=spec.nodeName%3Dhere";
         let expected = expected.iter().copied().chain([selected]);
         let sorted = |mut all: Vec<String>| {
@@ -83,7 +85,33 @@ async fn a_kind_is_listed_page_by_page_then_watched_with_bookmarks() {
         let expected = sorted(expected.map(str::to_owned).collect());
         assert_eq!(sorted(asked.clone()), expected);
     }
-    assert_eq!(asked.len(), 5);
+    assert_eq!(asked.len(), 4);
+}
+
+/// A server that names one page as its own next one.
+#[tokio::test]
+async fn a_list_whose_page_follows_itself_fails() {
+    let answer = || async {
+        let page = json!({
+            "kind": "ConfigMapList", "apiVersion": "v1",
+            "metadata": {"resourceVersion": "9", "continue": "more"}, "items": [map("a", "a", "1")],
+        });
+        page.to_string()
+    };
+    let client = client_of(Router::new().fallback(answer)).await;
+    let (out, mut said) = mpsc::channel(1);
+    tokio::spawn(follow::<Maps, _>(client, out, |said| said));
+    let mut objects = 0;
+    let failure = loop {
+        let said = said.recv().await.unwrap();
+        assert!(!matches!(said, Said::Listed));
+        objects += usize::from(matches!(said, Said::Object(_)));
+        if let Said::Failed(failure) = said {
+            break failure;
+        }
+    };
+    assert!(matches!(failure, Failure::Refused(_)), "{failure}");
+    assert_eq!(objects, 2);
 }
 
 #[tokio::test]
