@@ -24,8 +24,8 @@ mod track;
 
 use foreign::admits;
 pub use foreign::may_be_foreign;
-use judge::judge;
 pub use judge::{Answer, ask, peer_word, way_word};
+use judge::{judge, leads_into_tunnel};
 use neighbors::{dhcp, examine_arp, examine_listener, examine_neighbor};
 use track::{find_flow, record};
 
@@ -182,7 +182,7 @@ pub struct PacketCtx {
     from_node: u8,
     /// The packet's end at the pod is a foreign address that the attachment's mode admits.
     is_foreign: u8,
-    /// Has the key of a flow that the node began, but did not come from the node.
+    /// Has the key of a flow that the node began, but is none of its packets, and leaves it alone.
     poses_as_node: u8,
     /// The flow was let in by the policy in force, or needs none.
     is_current: u8,
@@ -367,6 +367,18 @@ fn examine_flow<T: Tables>(
         let reason = judge(tables, hook, view, peer, ctx);
         if reason != Reason::Allowed {
             return reason;
+        }
+    } else if ctx.initiator != Initiator::NODE && ctx.makes_flow != 0 {
+        let packet = &ctx.packet;
+        let own = if hook.is_to_pod() {
+            packet.destination
+        } else {
+            packet.source
+        };
+        let from_pod = ctx.initiator != Initiator::PEER;
+        let (protocol, port) = (ctx.key.protocol, ctx.key.peer_port);
+        if leads_into_tunnel(tables, view, own, peer, protocol, port, from_pod) {
+            return Reason::Tunnel;
         }
     }
     let ctx = black_box(ctx);

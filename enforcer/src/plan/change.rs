@@ -44,16 +44,6 @@ pub(super) fn of_facts(after: &mut Installed, world: &World) -> Result<Plan, Pla
     for loser in ways.revoked(&before.attachments) {
         after.renewals.insert(loser, after.record.now());
     }
-    // What the node takes for itself no class tells of: the programs ask its routes, once for each flow.
-    if !world
-        .node_scopes
-        .is_subset(&before.facts.world().node_scopes)
-    {
-        let slots = before.attachments.keys();
-        for loser in slots.flat_map(|slot| Direction::BOTH.map(|direction| (*slot, direction))) {
-            after.renewals.insert(loser, after.record.now());
-        }
-    }
     after.facts = facts;
     ways.write_before(&mut writes);
     after.move_some(&mut moved, usize::MAX, &mut Fresh::default(), &mut writes)?;

@@ -156,28 +156,84 @@ fn attack_28_a_tunnel_to_another_node() {
     });
 }
 
-/// What a Service leads into a tunnel at a node; and its NodePort, which other nodes have as well.
-/// An address that the node had goes to another host: what the node began there is judged as the pod's own.
+/// Routes change without the plan: the node is asked for every packet of a flow, also of one that a policy allows.
+#[test]
+fn a_tunnel_to_anybody_else_may_come_to_lead_to_the_node() {
+    on_a_router(|| {
+        for family in FAMILIES {
+            for policy in [PolicyOf::OPEN, PolicyOf::from_pod(RULESET)] {
+                let mut scene = Scene::new(family, policy);
+                let friend = scene.friend;
+                for forwards in [true, false, true] {
+                    scene.kernel.host.forwards = forwards;
+                    let word = if forwards { "1" } else { "0" };
+                    for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                        std::fs::write(format!("/proc/sys/net/{setting}"), word)
+                            .expect("a setting");
+                    }
+                    for (at, tunnel) in tunnels().into_iter().enumerate() {
+                        let reason = scene.pod_sends(friend, tunnel);
+                        assert_eq!(reason == Reason::Tunnel, !forwards, "{at}: {reason:?}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// An address that the node had goes to another host: what the node began there is judged as the pod's own, and the other
+/// host may begin flows on the same ports.
 #[test]
 fn the_nodes_flow_ends_with_the_nodes_address() {
     for family in FAMILIES {
-        let mut scene = Scene::new(family, PolicyOf::SHUT);
-        let node = scene.node;
-        for (request, answer) in [
-            (tcp(999, 80, SYN), tcp(80, 999, SYN | ACK)),
-            (udp(999, 53), udp(53, 999)),
-        ] {
-            assert_eq!(scene.node_sends(node, request), Reason::Node);
-            assert_eq!(scene.pod_sends(node, answer.clone()), Reason::Established);
-            let word = scene.kernel.host.peers[&node.into()];
-            scene.kernel.remove_peer(node.into());
-            scene.kernel.renew();
-            assert_eq!(scene.pod_sends(node, answer), Reason::DenyAll, "{family:?}");
-            scene.kernel.put_peer_word(node.into(), word);
+        for policy in [PolicyOf::SHUT, PolicyOf::from_pod(RulesetId::DENY_ALL)] {
+            let mut scene = Scene::new(family, policy);
+            let node = scene.node;
+            for (request, answer) in [
+                (tcp(999, 80, SYN), tcp(80, 999, SYN | ACK)),
+                (udp(999, 53), udp(53, 999)),
+            ] {
+                assert_eq!(scene.node_sends(node, request.clone()), Reason::Node);
+                assert_eq!(scene.pod_sends(node, answer.clone()), Reason::Established);
+                let word = scene.kernel.host.peers[&node.into()];
+                scene.kernel.remove_peer(node.into());
+                assert_eq!(scene.pod_sends(node, answer.clone()), Reason::DenyAll);
+                if policy.to_pod == RulesetId::ALLOW_ALL {
+                    assert_eq!(scene.peer_sends(node, request), Reason::Allowed);
+                    assert_eq!(scene.pod_sends(node, answer), Reason::Established);
+                }
+                scene.kernel.put_peer_word(node.into(), word);
+            }
         }
     }
 }
 
+/// The address may come back to the node, and its connection go on.
+#[test]
+fn an_open_pods_segment_takes_no_place_of_the_nodes_flow() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(family, PolicyOf::OPEN);
+        let node = scene.node;
+        assert_eq!(scene.node_sends(node, tcp(999, 80, SYN)), Reason::Node);
+        assert_eq!(
+            scene.pod_sends(node, tcp(80, 999, SYN | ACK)),
+            Reason::Established
+        );
+        let word = scene.kernel.host.peers[&node.into()];
+        scene.kernel.remove_peer(node.into());
+        assert_eq!(scene.pod_sends(node, tcp(80, 999, ACK)), Reason::Allowed);
+        scene.kernel.put_peer_word(node.into(), word);
+        scene
+            .kernel
+            .flip(podgate_abi::Direction::Egress, RulesetId::DENY_ALL);
+        assert_eq!(
+            scene.pod_sends(node, tcp(80, 999, ACK)),
+            Reason::Established
+        );
+    }
+}
+
+/// What a Service leads into a tunnel at a node; and its NodePort, which other nodes have as well.
 #[test]
 fn attack_05_a_service_that_leads_into_a_tunnel() {
     on_a_router(|| {

@@ -168,31 +168,47 @@ pub(super) fn judge<T: Tables>(
             return Reason::Allowed;
         }
     }
-    // Whoever is policed, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is
-    // judged as another's packet. An isolated pod's ruleset says so itself, in its rows for the nodes' addresses.
-    // What comes from a tunnel at a node could be answered into the tunnel, and so could what comes from an address that the
-    // node takes for its own without having it.
+    if leads_into_tunnel(tables, view, own, peer, protocol, peer_port, from_pod) {
+        Reason::Tunnel
+    } else {
+        Reason::Allowed
+    }
+}
+
+/// Whether the flow's packets from the pod come to a tunnel's end at a node that no rule names. No table tells of what the
+/// node takes for itself, so its routes are asked for every packet to what may be a tunnel's end.
+///
+/// Whoever is policed, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is judged as
+/// another's packet. An isolated pod's ruleset says so itself, in its rows for the nodes' addresses. What comes from a tunnel
+/// at a node could be answered into the tunnel, and so could what comes from an address that the node takes for its own
+/// without having it.
+#[inline(always)]
+pub(super) fn leads_into_tunnel<T: Tables>(
+    tables: &T,
+    view: &PolicyView,
+    own: Address,
+    peer: Address,
+    protocol: u8,
+    peer_port: u16,
+    from_pod: bool,
+) -> bool {
+    let column = Column::of(protocol);
     let (set, port) = if column == Column::UDP {
         (PortSetId::TUNNEL_PORTS, peer_port)
     } else if column == Column::REST {
         (PortSetId::TUNNEL_PROTOCOLS, u16::from(protocol))
     } else {
-        return Reason::Allowed;
+        return false;
     };
     if !holds(tables, set, port) {
-        return Reason::Allowed;
+        return false;
     }
-    let leads_here = if tables.peer_word(peer).is_any_node() {
-        !from_pod || egress == RulesetId::ALLOW_ALL
+    if tables.peer_word(peer).is_any_node() {
+        !from_pod || view.from_pod.ruleset() == RulesetId::ALLOW_ALL
     } else {
         peer.is_multicast_or_broadcast()
             || peer.is_ipv4_loopback()
             || tables.is_delivered_here(view.link, own, peer)
-    };
-    if leads_here {
-        Reason::Tunnel
-    } else {
-        Reason::Allowed
     }
 }
 

@@ -64,23 +64,19 @@ pub(super) fn find_flow<T: Tables>(
     };
     if ctx.flow != FlowWord::NONE {
         let flow = ctx.flow;
-        // Only the node's own packets belong to a flow that the node began; what else has its key is judged,
-        // and leaves the flow alone.
-        if flow.initiator() == Initiator::NODE
-            && hook.is_to_pod()
-            && !from_node
-            && ctx.is_error == 0
-        {
+        let is_nodes = flow.initiator() == Initiator::NODE && !from_node;
+        if is_nodes && !tables.peer_word(ctx.key.peer).is_node() {
+            // The address is another host's by now, which may begin a flow in the place of the node's. The pod's end of a
+            // connection may not: the address may come back to the node.
+            let is_stream = is_tcp || ctx.packet.protocol == SCTP;
+            ctx.poses_as_node = u8::from(is_stream && !opens && !hook.is_to_pod());
+            ctx.flow = FlowWord::NONE;
+        } else if is_nodes && hook.is_to_pod() && ctx.is_error == 0 {
+            // Only the node's own packets belong to a flow that the node began; what else has its key is judged, and leaves
+            // the flow alone.
             ctx.poses_as_node = 1;
             ctx.flow = FlowWord::NONE;
         } else if opens && begins_another(flow, hook.direction, from_node) {
-            ctx.flow = FlowWord::NONE;
-        } else if flow.initiator() == Initiator::NODE
-            && !hook.is_to_pod()
-            && flow.generation() != view.generation(Initiator::NODE)
-            && !tables.peer_word(ctx.key.peer).is_node()
-        {
-            // The address is another host's by now.
             ctx.flow = FlowWord::NONE;
         }
     }

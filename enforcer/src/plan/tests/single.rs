@@ -317,26 +317,6 @@ fn only_the_direction_that_lost_something_is_judged_again() {
     );
 }
 
-/// A range that the node takes for itself may have the far ends of flows into tunnels; the programs ask the routes only of
-/// flows that are judged.
-#[test]
-fn flows_are_judged_again_when_the_node_takes_a_range() {
-    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
-    let mut world = world(allowing(vec![block("0.0.0.0/0")], vec![]));
-    put_in_force(&tables, &mut planner, &world);
-    let generations = || Direction::BOTH.map(|it| tables.word(SLOT, it).generation());
-    let before = generations();
-    world.node_scopes.insert("10.9.0.0/24".parse().unwrap());
-    let plan = planner.facts_change(&world).expect("room");
-    execute(&tables, &mut planner, plan);
-    let taken = generations();
-    assert!(taken[0] != before[0] && taken[1] != before[1]);
-    world.node_scopes.clear();
-    let plan = planner.facts_change(&world).expect("room");
-    execute(&tables, &mut planner, plan);
-    assert_eq!(generations(), taken);
-}
-
 /// A flow that a peer began from a tunnel ends when the peer becomes a node. No policy speaks of what comes from a
 /// tunnel that ends at a node: the programs drop it, and must do so of a flow that began while the address was not a
 /// node's.
