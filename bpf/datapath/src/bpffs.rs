@@ -161,10 +161,26 @@ pub(crate) fn next(paths: &Paths) -> Result<SetName, Failed> {
             remove(&paths.bpffs.join(name))?;
         }
     }
-    Ok(SetName {
-        abi: ABI,
-        number: last.unwrap_or(0) + 1,
-    })
+    let number = last.unwrap_or(0).checked_add(1).ok_or_else(|| {
+        let why = io::Error::other("the last table set has the last number");
+        Failed::at("number a table set in", &paths.bpffs)(why)
+    })?;
+    Ok(SetName { abi: ABI, number })
+}
+
+/// Takes away a link that names no table set, whatever stands in its place.
+pub(crate) fn forget_bad_current(paths: &Paths) -> Result<bool, Failed> {
+    if current(paths).is_ok() {
+        return Ok(false);
+    }
+    let link = paths.current();
+    let removed = match fs::symlink_metadata(&link) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&link),
+        Ok(_) => fs::remove_file(&link),
+        Err(error) => Err(error),
+    };
+    removed.map_err(Failed::at("remove link", &link))?;
+    Ok(true)
 }
 
 /// Unpins a table set. What the kernel still uses lives on. Its name goes first, so that nobody meets half of it.

@@ -324,6 +324,21 @@ pub fn restore_mark(record: &Record, _lock: &Lock) -> Result<bool, SwapError> {
     mark::put(&mut socket, &link, record).map_err(netlink)
 }
 
+/// Unpins the table sets of this layout that lack a pin, as an interrupted removal leaves them: they can be neither read nor
+/// written. What runs of them runs on until its filters are swapped. Tells which.
+///
+/// # Errors
+/// When pins cannot be listed or removed.
+pub fn unpin_torn_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, Failed> {
+    bpffs::forget_bad_current(paths)?;
+    let mut torn = bpffs::list(paths)?;
+    torn.retain(|name| name.abi == podgate_abi::ABI && !TableSet::at(paths, *name).is_whole());
+    for name in &torn {
+        bpffs::unpin(paths, *name)?;
+    }
+    Ok(torn)
+}
+
 /// Unpins every table set that is not current and whose programs no filter runs. Tells which.
 ///
 /// # Errors
@@ -345,7 +360,12 @@ pub fn unpin_unused_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, Sw
         if Some(name) == current {
             continue;
         }
-        let programs = TableSet::at(paths, name).program_ids()?;
+        let programs = match TableSet::at(paths, name).program_ids() {
+            Ok(programs) => programs,
+            // Nobody knows what runs of it. The next start unpins it.
+            Err(error) if error.is_missing() => continue,
+            Err(error) => return Err(error.into()),
+        };
         if programs.iter().any(|program| running.contains(program)) {
             continue;
         }

@@ -443,6 +443,46 @@ fn a_removed_run_directory_is_made_again() {
     nothing_is_orphaned(&node, 4);
 }
 
+/// What an interrupted removal of the pins leaves: no enforcer could start beside it, and no ADD succeed.
+#[test]
+fn table_sets_that_lack_pins_keep_no_enforcer_from_its_start() {
+    let node = scene();
+    let first = Enforcer::start(&node);
+    let [web, friend, stranger] = ["web", "friend", "stranger"].map(|name| start(&node, name));
+    first.kill();
+    let pins = node.paths().bpffs;
+    let torn: [(&str, &dyn Fn()); 4] = [
+        ("a program of the current set", &|| {
+            std::fs::remove_file(node.paths().current().join("to_pod")).unwrap();
+        }),
+        ("all of the current set", &|| {
+            let set = std::fs::canonicalize(node.paths().current()).unwrap();
+            std::fs::remove_dir_all(&set).unwrap();
+            std::fs::create_dir(&set).unwrap();
+        }),
+        ("a set beside it, with the last number", &|| {
+            std::fs::create_dir(pins.join(format!("{}-{}", podgate_abi::ABI, u32::MAX))).unwrap();
+        }),
+        ("the name of the current set", &|| {
+            std::fs::remove_file(node.paths().current()).unwrap();
+            std::os::unix::fs::symlink("none", node.paths().current()).unwrap();
+        }),
+    ];
+    for (what, tear) in torn {
+        Enforcer::start(&node).kill();
+        tear();
+        println!("without {what}");
+        let enforcer = Enforcer::start(&node);
+        wait_until("it is ready", || enforcer.readiness(&node).0 == 200);
+        assert!(arrives(&friend.netns, &web.netns, web.addresses[0]));
+        assert!(is_lost(&stranger.netns, &web.netns, web.addresses[0]));
+        let late = start(&node, "unknown");
+        assert!(is_lost(&late.netns, &web.netns, web.addresses[0]));
+        let sets = TableSet::list_sets(&node.paths()).unwrap();
+        assert_eq!(sets.len(), 1, "{sets:?}");
+    }
+}
+
 #[test]
 fn a_filter_attached_before_ours_is_reported_at_once() {
     let node = scene();
