@@ -2,7 +2,7 @@
 //! What each metric is, as a scrape says it. `docs/configuration.md` says more.
 
 /// Names and help, in the order of the documents.
-const HELP: [(&str, &str); 40] = [
+const HELP: [(&str, &str); 41] = [
     ("podgate_attachments", "Interfaces of pods by state."),
     (
         "podgate_pods_without_attachment",
@@ -97,6 +97,10 @@ const HELP: [(&str, &str); 40] = [
         "Addresses that were evaluated for changes.",
     ),
     ("podgate_manifest_errors", "Errors in manifests."),
+    (
+        "podgate_api_credentials_unusable",
+        "1 while what the kubeconfig or the ServiceAccount says cannot be used, and what it said before is.",
+    ),
     (
         "podgate_api_requests_total",
         "Requests to the API server by answer.",

@@ -10,7 +10,9 @@ use futures::future::BoxFuture;
 use kube::client::{Body, ClientBuilder};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
 use tower::Service;
 
 use super::traffic::Counting;
@@ -21,6 +23,12 @@ const USER_AGENT: &str = concat!("podgate-enforcer/", env!("CARGO_PKG_VERSION"))
 /// How often it is looked whether the files that say how to reach the API server have changed. A watch that is refused
 /// begins anew within half a minute, so both together take less than one.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// How long what could not be used is left alone at most. A credential plugin that hangs may stay behind each time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// How long a client may take to be made. A credential plugin that a kubeconfig names runs meanwhile.
+const MADE: Duration = Duration::from_secs(15);
 
 /// Why there is no client. None of this mends itself: an API server that is not reached is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +47,23 @@ pub enum ConnectError {
         "find the API server: run in a pod with a ServiceAccount, or name a file with --kubeconfig"
     )]
     Infer(#[source] Box<InferConfigError>),
+    /// The authority that is to vouch for the server has no certificate: a file that is being written, for one.
+    #[error(
+        "make a client of the API server at {server}: its certificate authority has no certificate"
+    )]
+    NoAuthority {
+        /// The server.
+        server: String,
+    },
+    /// A credential plugin does not end, as a rule.
+    #[error(
+        "make a client of the API server at {server}: it takes longer than {} s; see to the credential plugin (exec) of the kubeconfig",
+        MADE.as_secs()
+    )]
+    Late {
+        /// The server.
+        server: String,
+    },
     /// The certificates or the credentials cannot be used.
     #[error("make a client of the API server at {server}")]
     Client {
@@ -90,11 +115,30 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
     config.headers.push(agent);
     let server = config.cluster_url.to_string();
     tracing::info!(server, "the source is an API server");
-    let builder = ClientBuilder::try_from(config).map_err(|error| ConnectError::Client {
-        server,
-        source: Box::new(error),
-    })?;
-    Ok(builder.with_layer(&Counting).build())
+    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+        return Err(ConnectError::NoAuthority { server });
+    }
+    match timeout(MADE, made(config)).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(source)) => Err(ConnectError::Client { server, source }),
+        Err(_) => Err(ConnectError::Late { server }),
+    }
+}
+
+/// On a thread of its own, which nobody waits for at the end: kube waits for a credential plugin without giving way.
+async fn made(config: Config) -> Result<Client, Box<kube::Error>> {
+    let (made_in, made) = oneshot::channel();
+    let runtime = Handle::current();
+    let make = move || {
+        let _entered = runtime.enter();
+        let builder = ClientBuilder::try_from(config).map_err(Box::new);
+        // The other end gives up when it takes too long.
+        drop(made_in.send(builder.map(|builder| builder.with_layer(&Counting).build())));
+    };
+    let service = |error| Box::new(kube::Error::Service(error));
+    let thread = std::thread::Builder::new().name("credentials".into());
+    thread.spawn(make).map_err(|error| service(error.into()))?;
+    made.await.map_err(|error| service(error.into()))?
 }
 
 async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
@@ -103,43 +147,57 @@ async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
 }
 
 /// Makes another client whenever the files say something else, until nobody uses it. While what they say cannot be used,
-/// the last one stays.
+/// the last one stays, and it is tried again: a plugin or the server that it asks may be away for a while.
 async fn keep_current(
     kubeconfig: Option<PathBuf>,
     mut said: Said,
     look: Duration,
     current: watch::Sender<Client>,
 ) {
+    let unusable = metrics::gauge!("podgate_api_credentials_unusable");
+    unusable.set(0);
+    let mut wrong = String::new();
+    let (mut pause, mut again) = (look, None);
     loop {
         tokio::select! {
             () = current.closed() => return,
             () = tokio::time::sleep(look) => {}
         }
         let now = Said::now(kubeconfig.as_deref());
-        if now == said {
+        let is_due = again.is_some_and(|again| again <= Instant::now());
+        if now == said && !is_due {
             continue;
         }
         said = now;
         match client(kubeconfig.as_deref()).await {
             Ok(client) => {
+                unusable.set(0);
+                wrong.clear();
+                (pause, again) = (look, None);
                 tracing::info!(
                     "the credentials or certificates for the API server have changed; they are in use"
                 );
                 current.send_replace(client);
             }
             Err(error) => {
-                let error = anyhow::Error::from(error);
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "the files that say how to reach the API server have changed and cannot be used; the former credentials stay"
-                );
+                unusable.set(1);
+                let error = format!("{:#}", anyhow::Error::from(error));
+                if error != wrong {
+                    tracing::error!(
+                        error,
+                        "the files that say how to reach the API server have changed and cannot be used; the former credentials stay, and it is tried again"
+                    );
+                }
+                wrong = error;
+                again = Some(Instant::now() + pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
 }
 
-/// What is in the files that say how to reach the API server. Tokens in files of their own (`tokenFile`, a
-/// ServiceAccount's) are read again by kube, within a minute.
+/// What is in the files that say how to reach the API server. kube reads tokens in files of their own (`tokenFile`, a
+/// ServiceAccount's) again within a minute, unless the clock steps back.
 #[derive(PartialEq, Eq)]
 struct Said(Vec<(PathBuf, Option<Vec<u8>>)>);
 
@@ -157,7 +215,8 @@ impl Said {
                     .auth_infos
                     .into_iter()
                     .filter_map(|user| user.auth_info);
-                let of_users = users.flat_map(|user| [user.client_certificate, user.client_key]);
+                let of_users = users
+                    .flat_map(|user| [user.client_certificate, user.client_key, user.token_file]);
                 let clusters = read.clusters.into_iter().filter_map(|of| of.cluster);
                 let of_clusters = clusters.map(|cluster| cluster.certificate_authority);
                 files.extend(of_users.chain(of_clusters).flatten().map(PathBuf::from));
@@ -173,7 +232,7 @@ impl Said {
 
 /// Where kube looks without `--kubeconfig`.
 fn found_by_kube() -> Vec<PathBuf> {
-    const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+    const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
     let mut files: Vec<PathBuf> = match std::env::var_os("KUBECONFIG") {
         Some(list) if !list.is_empty() => std::env::split_paths(&list).collect(),
         Some(_) | None => {
@@ -183,7 +242,7 @@ fn found_by_kube() -> Vec<PathBuf> {
                 .collect()
         }
     };
-    files.push(AUTHORITY.into());
+    files.extend(["ca.crt", "token"].map(|name| Path::new(SERVICE_ACCOUNT).join(name)));
     files
 }
 

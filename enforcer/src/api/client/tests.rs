@@ -91,9 +91,10 @@ async fn a_token_that_is_replaced_in_a_kubeconfig_is_used() {
 fn files_that_a_kubeconfig_names_are_followed_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("kubeconfig");
-    let user = json!({"client-certificate": "user.crt", "client-key": "user.key"});
+    let user =
+        json!({"client-certificate": "user.crt", "client-key": "user.key", "tokenFile": "token"});
     write(&path, "https://192.0.2.1", &user);
-    for name in ["user.crt", "user.key"] {
+    for name in ["user.crt", "user.key", "token"] {
         let before = Said::now(Some(&path));
         assert!(before == Said::now(Some(&path)));
         replace(&directory.path().join(name), b"another");
@@ -119,4 +120,57 @@ async fn a_refusal_without_an_end_is_not_read_to_it() {
     let request = Request::get("/version").body(Vec::new()).unwrap();
     let error = client.request_text(request).await.unwrap_err();
     assert!(!matches!(error, kube::Error::Api(_)), "{error}");
+}
+
+/// The enforcer may have to wait for a credential plugin of the kubeconfig; whoever else has work goes on meanwhile, and
+/// credentials that come after it are used.
+#[tokio::test(flavor = "current_thread")]
+async fn a_credential_plugin_that_hangs_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kubeconfig");
+    let server = server().await;
+    write(&path, &server, &json!({"token": "first"}));
+    let look = Duration::from_millis(5);
+    let client = connect_looking(Some(&path), look).await.unwrap();
+    let begun = directory.path().join("begun");
+    let script = format!(
+        "touch {}; while :; do sleep 1; kill -0 {} || exit; done",
+        begun.display(),
+        std::process::id()
+    );
+    let plugin = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
+        "interactiveMode": "Never",
+    });
+    write(&path, &server, &json!({"exec": plugin}));
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !begun.exists() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the plugin is not run"
+        );
+        assert_eq!(who_asks(&client).await, "Bearer first");
+    }
+    write(&path, &server, &json!({"token": "second"}));
+    until_asked_by(&client, "Bearer second").await;
+}
+
+#[tokio::test]
+async fn an_authority_without_a_certificate_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, authority) = ("kubeconfig", "ca.crt");
+    let [path, authority] = [path, authority].map(|name| directory.path().join(name));
+    std::fs::write(&authority, "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://192.0.2.1", "certificate-authority": authority}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    });
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    let error = connect(Some(&path)).await.err().expect("no authority");
+    assert!(
+        matches!(error, ConnectError::NoAuthority { .. }),
+        "{error:?}"
+    );
 }
