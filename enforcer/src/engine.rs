@@ -459,13 +459,10 @@ impl Engine {
         if !unmarked.is_empty() {
             self.look_after_interfaces(Some(&unmarked));
         }
-        changed |= self.links.due().is_some_and(|due| due <= now);
+        // After ADDs and sweeps, so that it is known what explains an interface.
+        changed |= self.look_at_links(now);
         if changed {
             self.settle();
-        }
-        // After the files of attachments were read: they explain interfaces, also those whose ADD was not handed over.
-        if self.look_at_links(now) {
-            self.publish();
         }
     }
 

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use podgate_datapath::mark;
 use podgate_datapath::netlink::{Ifindex, Kind, Link, Socket};
-use podgate_datapath::record::{Record, Slot};
+use podgate_datapath::record::{self, Record, Slot};
 
 use super::Engine;
+use super::directory::Directory;
 
 /// Changes are looked at together that come within this time of each other.
 const GATHER: Duration = Duration::from_millis(50);
@@ -200,14 +201,33 @@ impl Engine {
         unmarked.map(|record| record.host_ifindex).collect()
     }
 
-    /// Looks at the node's interfaces if that is due; whether there is something else to report now.
+    /// Attachments of which there is a file only: their ADD was not handed over, or is not over.
+    fn unread_records(&self) -> Vec<Record> {
+        if Directory::now(&self.paths).is_still(&self.directory) {
+            return Vec::new();
+        }
+        let births = self.cluster.records().map(|record| record.birth.0);
+        let known: BTreeSet<u32> = births.collect();
+        // What cannot be read is reported by who reads it to use it.
+        let listed = record::list(&self.paths).unwrap_or_default().into_iter();
+        let unread = listed.flatten();
+        unread
+            .filter(|record| !known.contains(&record.birth.0))
+            .collect()
+    }
+
+    /// Looks at the node's interfaces if that is due; whether there is something to report or to put in force now.
     pub(super) fn look_at_links(&mut self, now: Instant) -> bool {
         if self.links.due().is_none_or(|due| due > now) {
             return false;
         }
         let listed = Socket::open().and_then(|mut socket| socket.links());
         let changed = match listed {
-            Ok(links) => self.links.judge(now, &links, self.cluster.records()),
+            Ok(links) => {
+                let unread = self.unread_records();
+                let records = self.cluster.records().chain(&unread);
+                self.links.judge(now, &links, records) || !unread.is_empty()
+            }
             Err(error) => {
                 let error = anyhow::Error::from(error);
                 tracing::warn!(
