@@ -28,7 +28,7 @@ pub mod service;
 mod tests;
 
 /// One step from an object to a part of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// The field, or the key of a map, of this name.
     Key(String),
@@ -37,7 +37,7 @@ pub enum Step {
 }
 
 /// The way from an object to one of its fields, such as `spec.ingress[0].ports[1].endPort`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct FieldPath(pub Vec<Step>);
 
 impl FieldPath {

@@ -18,8 +18,11 @@ use crate::convert::{self, Converted, FieldError, FieldPath, pod::IdentifiedPod}
 /// How deep a document may be nested: twice what a Pod in a list needs, and far less than a thread's stack bears.
 const DEPTH: usize = 32;
 
+/// How many errors of one file are kept. A small file may have far more than there is memory for, and nobody reads them.
+const MOST_ERRORS: usize = 100;
+
 /// What is wrong with a file, or with the directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileError {
     /// The file or directory.
     pub path: PathBuf,
@@ -114,18 +117,19 @@ pub(crate) struct Found {
 /// What there is of a file that is wrong.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wrong {
-    /// What is wrong, all of it.
+    /// What is wrong: the first [`MOST_ERRORS`], and one that says how many more there are.
     pub(crate) errors: Vec<FileError>,
     /// Whom its policies isolate, as far as that can be read: without rules.
     pub(crate) isolating: Vec<(ObjectName, Arc<NetworkPolicy>)>,
 }
 
-/// The objects of a file, or everything that is wrong with it. `path` is for the errors only.
+/// The objects of a file, or what is wrong with it. `path` is for the errors only.
 pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Wrong> {
     let mut reader = Reader {
         path,
         found: Vec::new(),
         wrong: Wrong::default(),
+        unlisted: 0,
     };
     if std::str::from_utf8(bytes).is_err() {
         reader.error(
@@ -134,7 +138,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Wrong> {
             None,
             "is not UTF-8 text: save it as UTF-8".into(),
         );
-        return Err(reader.wrong);
+        return reader.finish();
     }
     let mut rest = bytes;
     for (i, document) in documents(&mut rest).enumerate() {
@@ -151,11 +155,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Wrong> {
             }
         }
     }
-    if reader.wrong.errors.is_empty() {
-        Ok(reader.found)
-    } else {
-        Err(reader.wrong)
-    }
+    reader.finish()
 }
 
 /// The documents of a file. Numbers are read as `kubectl` reads them: 0120 is octal.
@@ -197,9 +197,28 @@ struct Reader<'a> {
     path: &'a Path,
     found: Vec<Found>,
     wrong: Wrong,
+    /// How many errors there are beside those that are kept.
+    unlisted: usize,
 }
 
 impl Reader<'_> {
+    fn finish(mut self) -> Result<Vec<Found>, Wrong> {
+        if self.wrong.errors.is_empty() {
+            return Ok(self.found);
+        }
+        if self.unlisted > 0 {
+            let more = self.unlisted;
+            self.wrong.errors.push(FileError {
+                path: self.path.to_owned(),
+                document: None,
+                place: None,
+                field: None,
+                reason: format!("has {more} more errors: mend those that are listed first"),
+            });
+        }
+        Err(self.wrong)
+    }
+
     fn error(
         &mut self,
         document: Option<usize>,
@@ -207,6 +226,10 @@ impl Reader<'_> {
         field: Option<FieldPath>,
         reason: String,
     ) {
+        if self.wrong.errors.len() >= MOST_ERRORS {
+            self.unlisted += 1;
+            return;
+        }
         self.wrong.errors.push(FileError {
             path: self.path.to_owned(),
             document,

@@ -10,7 +10,7 @@ use serde_saphyr::Spanned;
 use crate::convert::{FieldPath, Step};
 
 /// A place in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The line, counted from 1.
     pub line: u64,

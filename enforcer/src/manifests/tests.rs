@@ -132,6 +132,22 @@ fn text_that_is_not_utf8_is_an_error() {
     );
 }
 
+/// Of a file that is wrong all over no more is kept than somebody reads. Its policies isolate all the same.
+#[test]
+fn of_the_errors_of_a_file_a_hundred_are_kept_and_counted() {
+    assert_eq!(errors("---\n{}\n".repeat(100)).len(), 100);
+    let policies: String = (0..150)
+        .map(|_| format!("---\n{}", policy("  podSelector: {}\n")))
+        .collect();
+    let text = "---\n{}\n".repeat(5_000) + &policies;
+    let wrong = file::read(Path::new("f.yaml"), text.as_bytes()).expect_err("wrong all over");
+    assert_eq!(wrong.errors.len(), 101);
+    let last = wrong.errors.last().expect("there are some").to_string();
+    // Of the policies, which have one name, all but the first are wrong.
+    assert!(last.starts_with("f.yaml: has 5049 more errors"), "{last}");
+    assert_eq!(wrong.isolating.len(), 150);
+}
+
 #[test]
 fn an_empty_file_says_nothing() {
     for empty in ["", "\n", "# comment\n", "---\n---\n", "null\n"] {

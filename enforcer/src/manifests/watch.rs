@@ -5,7 +5,7 @@
 //! inotify may lose events, and cannot follow symbolic links, the directory is also scanned every [`RESCAN`]; a file
 //! that changed without an event is read once two scans in a row saw it the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -477,10 +477,11 @@ fn report(before: &[FileError], now: &[FileError]) {
         reason = "a gauge is a float, and files are few"
     )]
     metrics::gauge!("podgate_manifest_errors").set(now.len() as f64);
-    for error in now.iter().filter(|e| !before.contains(e)) {
+    let [known, standing] = [before, now].map(|errors| errors.iter().collect::<HashSet<_>>());
+    for error in now.iter().filter(|error| !known.contains(error)) {
         tracing::error!(%error, "a manifest is wrong; what it last said stays in force, and policies that are new in it isolate without rules");
     }
-    for error in before.iter().filter(|e| !now.contains(e)) {
+    for error in before.iter().filter(|error| !standing.contains(error)) {
         tracing::info!(%error, "a manifest's error is gone");
     }
 }
