@@ -1,23 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Entries of the directory: which are manifests, and whether one has changed.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 /// Bytes that a manifest may have: room for some thousand objects, and far less than the enforcer's memory.
 const MOST: u64 = 16 << 20;
 
-/// What a file holds, unless that is more than a manifest may have.
+/// What a file holds, unless that is more than a manifest may have. What is no file is neither read nor waited for, though
+/// it took the place of one just now: to open a FIFO waits for its writer.
 pub(crate) fn content(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(not_a_file());
+    }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+    file.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
         let why = "it is larger than 16 MiB: split it into several files";
         return Err(io::Error::other(why));
     }
     Ok(bytes)
+}
+
+/// Why a directory, a FIFO or a device is not read.
+pub(crate) fn not_a_file() -> io::Error {
+    io::Error::other("it is not a file")
 }
 
 /// What tells one content of a file from the next without reading it.
@@ -71,4 +86,29 @@ pub(crate) fn is_editor_file(path: &Path) -> bool {
         || name.ends_with(".swp")
         || name.ends_with(".swx")
         || name.starts_with(".#")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    /// A FIFO that takes the place of a file after somebody looked what is there.
+    #[test]
+    fn a_fifo_without_a_writer_is_an_error_and_no_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.yaml");
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let (done, read) = channel();
+        thread::spawn(move || done.send(content(&path)));
+        let read = read.recv_timeout(Duration::from_secs(10));
+        let error = read.expect("it is read in time").unwrap_err();
+        assert_eq!(error.to_string(), "it is not a file");
+    }
 }

@@ -17,7 +17,7 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
-use super::entry::{Known, Stamp, content, is_editor_file, is_manifest};
+use super::entry::{Known, Stamp, content, is_editor_file, is_manifest, not_a_file};
 use super::file::{self, Found, Wrong};
 use super::large::{LargeFiles, Reading, Since};
 use super::last_good::LastGood;
@@ -370,7 +370,7 @@ impl Follower {
         let stamp = match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => Stamp::of(&metadata),
             // What the file said that had this name stays: whoever removes it takes the name away.
-            Ok(_) => return self.unreadable(path, &io::Error::other("it is not a file")),
+            Ok(_) => return self.unreadable(path, &not_a_file()),
             Err(_) if fs::symlink_metadata(path).is_err() => return self.forget(path),
             Err(error) => return self.unreadable(path, &error),
         };
