@@ -42,8 +42,8 @@ pub use watch::{WatchError, watch};
 pub struct Snapshot {
     /// Every object.
     pub objects: Objects,
-    /// The namespaces whose objects are not kept whole.
-    pub closed: Vec<Warning>,
+    /// Namespaces whose objects are not kept whole, and files whose content is not kept for the next start.
+    pub warnings: Vec<Warning>,
     /// What is wrong now, by path. Empty: everything in the directory is in this snapshot.
     pub errors: Vec<FileError>,
 }
@@ -161,7 +161,7 @@ impl Manifests {
     pub fn snapshot(&mut self) -> Snapshot {
         let conflicts = self.settle();
         let mut snapshot = Snapshot {
-            closed: self.room.warnings(&self.files),
+            warnings: self.room.warnings(&self.files),
             ..Snapshot::default()
         };
         for (path, file) in &self.files {

@@ -271,14 +271,14 @@ async fn follow_manifests(mut snapshots: watch::Receiver<Snapshot>, tell: Tell) 
     loop {
         let Snapshot {
             objects,
-            closed,
+            warnings,
             errors,
         } = snapshots.borrow_and_update().clone();
         let update = Update {
             changes: known.differences(&objects),
             wrong: SourceStatus {
                 errors: errors.iter().map(ToString::to_string).collect(),
-                warnings: closed,
+                warnings,
             },
         };
         if tell(News::Update(update)).is_err() {

@@ -43,24 +43,44 @@ impl LastGood {
         fs::read(self.0.join(file.file_name()?)).ok()
     }
 
-    /// Keeps what the file said, in one step.
-    pub(crate) fn keep(&self, file: &Path, said: &[u8]) {
-        let Some(name) = file.file_name() else { return };
-        let (path, unfinished) = (self.0.join(name), self.0.join(".unfinished"));
-        let write = || -> io::Result<()> {
-            if fs::read(&path).is_ok_and(|kept| kept == said) {
-                return Ok(());
-            }
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.0)?;
-            File::create(&unfinished)?.write_all(said)?;
-            fs::rename(&unfinished, &path)
+    /// Where they are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// Keeps what the file said, in one step. Where that fails, the copy of what it said before gives its room; it would open
+    /// what the file has closed since, so it goes in any case.
+    ///
+    /// # Errors
+    /// When it cannot be written in that room either: there is no copy then.
+    pub(crate) fn keep(&self, file: &Path, said: &[u8]) -> io::Result<()> {
+        let Some(name) = file.file_name() else {
+            return Ok(());
         };
-        if let Err(error) = write() {
-            self.complain("what a manifest says cannot be kept", &error);
+        let path = self.0.join(name);
+        if fs::read(&path).is_ok_and(|kept| kept == said) {
+            return Ok(());
         }
+        self.write(&path, said).or_else(|_| {
+            drop(fs::remove_file(&path));
+            self.write(&path, said)
+        })
+    }
+
+    fn write(&self, path: &Path, said: &[u8]) -> io::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)?;
+        let unfinished = self.0.join(".unfinished");
+        let written = File::create(&unfinished)
+            .and_then(|mut file| file.write_all(said))
+            .and_then(|()| fs::rename(&unfinished, path));
+        if written.is_err() {
+            // It may have taken the last room.
+            drop(fs::remove_file(&unfinished));
+        }
+        written
     }
 
     /// Forgets what the file said.
@@ -76,5 +96,59 @@ impl LastGood {
 
     fn complain(&self, what: &str, error: &io::Error) {
         tracing::warn!(directory = %self.0.display(), %error, "{what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const FILE: &str = "a.yaml";
+
+    /// Copies in `run`, and the name of the temporary file beside them.
+    fn copies(run: &tempfile::TempDir) -> (LastGood, PathBuf) {
+        let directory = run.path().join("kept");
+        let unfinished = directory.join(".unfinished");
+        (LastGood::new(directory), unfinished)
+    }
+
+    /// The copy of what a file said before would open what the file has closed since.
+    #[test]
+    fn a_copy_that_cannot_be_replaced_is_removed() {
+        let run = tempfile::tempdir().unwrap();
+        let (kept, unfinished) = copies(&run);
+        let file = Path::new(FILE);
+        kept.keep(file, b"before").unwrap();
+        // A directory has the name of the temporary file.
+        fs::create_dir(&unfinished).unwrap();
+        kept.keep(file, b"now").unwrap_err();
+        assert_eq!(kept.said(file), None);
+        fs::remove_dir(&unfinished).unwrap();
+        kept.keep(file, b"now").unwrap();
+        assert_eq!(kept.said(file), Some(b"now".to_vec()));
+    }
+
+    #[test]
+    fn a_copy_may_have_the_room_of_the_one_it_replaces() {
+        let run = tempfile::tempdir().unwrap();
+        let (kept, unfinished) = copies(&run);
+        let file = Path::new(FILE);
+        kept.keep(file, b"before").unwrap();
+        // The first write finds no room.
+        symlink("/dev/full", &unfinished).unwrap();
+        kept.keep(file, b"now").unwrap();
+        assert_eq!(kept.said(file), Some(b"now".to_vec()));
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_written_takes_no_room() {
+        let run = tempfile::tempdir().unwrap();
+        let (kept, unfinished) = copies(&run);
+        // A directory has the name of the copy.
+        fs::create_dir_all(run.path().join("kept").join(FILE)).unwrap();
+        kept.keep(Path::new(FILE), b"now").unwrap_err();
+        assert!(!unfinished.exists());
     }
 }

@@ -23,6 +23,7 @@ use super::large::{LargeFiles, Reading, Since};
 use super::last_good::LastGood;
 use super::{FileError, Manifests, Snapshot};
 use crate::stored::Rooms;
+use crate::warning::Warning;
 
 /// Time between two scans of the directory.
 const RESCAN: Duration = Duration::from_secs(10);
@@ -90,6 +91,7 @@ pub fn watch(
         watched: None,
         manifests: Manifests::of(rooms),
         kept: LastGood::new(kept),
+        pending: BTreeMap::new(),
         unkept: BTreeMap::new(),
         files: BTreeMap::new(),
         large: None,
@@ -156,12 +158,22 @@ struct Follower {
     watched: Option<(u64, u64)>,
     manifests: Manifests,
     kept: LastGood,
-    /// What files say, and is not in force, or not kept yet.
-    unkept: BTreeMap<PathBuf, Vec<u8>>,
+    /// What files say, and was not in force yet.
+    pending: BTreeMap<PathBuf, Vec<u8>>,
+    /// What is in force, and is not kept.
+    unkept: BTreeMap<PathBuf, Unkept>,
     files: BTreeMap<PathBuf, Known>,
     /// None until the first snapshot, which has all files.
     large: Option<LargeFiles>,
     directory_error: Option<String>,
+}
+
+/// What is in force of a file, and is not kept.
+#[derive(Default)]
+struct Unkept {
+    said: Vec<u8>,
+    /// What is told of it; none until it was tried to keep it.
+    told: Option<String>,
 }
 
 /// What a bundle of events asks for.
@@ -320,15 +332,34 @@ impl Follower {
         self.manifests.snapshot();
     }
 
-    /// Keeps what is in force by now.
+    /// Keeps what is in force by now. What cannot be kept is tried again at the next snapshot, whatever its file says then.
     fn keep(&mut self) {
-        let (manifests, kept) = (&self.manifests, &self.kept);
-        self.unkept.retain(|path, said| {
-            let in_force = manifests.is_in_force(path);
-            if in_force {
-                kept.keep(path, said);
+        let manifests = &self.manifests;
+        let in_force = self
+            .pending
+            .extract_if(.., |path, _| manifests.is_in_force(path));
+        for (path, said) in in_force {
+            self.unkept.entry(path).or_default().said = said;
+        }
+        let kept = &self.kept;
+        self.unkept.retain(|path, unkept| {
+            let Err(error) = kept.keep(path, &unkept.said) else {
+                if unkept.told.is_some() {
+                    tracing::info!(path = %path.display(), "what a manifest says is kept for the next start");
+                }
+                return false;
+            };
+            let text = format!(
+                "what {} says is not kept for the next start of the enforcer, because {} cannot be written: {error}; if the \
+                 file is wrong by then, what it says now is not in force: make room there, or make it writable",
+                path.display(),
+                kept.directory().display(),
+            );
+            if unkept.told.as_ref() != Some(&text) {
+                tracing::warn!("{text}");
+                unkept.told = Some(text);
             }
-            !in_force
+            true
         });
     }
 
@@ -396,7 +427,7 @@ impl Follower {
 
     fn apply(&mut self, path: &Path, bytes: Vec<u8>, found: Result<Vec<Found>, Wrong>) {
         self.manifests.apply(path, found);
-        self.unkept.insert(path.to_owned(), bytes);
+        self.pending.insert(path.to_owned(), bytes);
     }
 
     /// A large file was read; it is read again if it has changed meanwhile.
@@ -429,6 +460,7 @@ impl Follower {
             if let Some(large) = &mut self.large {
                 large.forget(path);
             }
+            self.pending.remove(path);
             self.unkept.remove(path);
             self.manifests.remove_file(path);
             self.kept.forget(path);
@@ -454,6 +486,8 @@ impl Follower {
         if is_restored {
             snapshot = self.manifests.snapshot();
         }
+        let told = self.unkept.values().filter_map(|it| it.told.clone());
+        snapshot.warnings.extend(told.map(Warning::from));
         if let Some(reason) = &self.directory_error {
             let reason =
                 format!("the directory cannot be read, what it last said stays in force: {reason}");

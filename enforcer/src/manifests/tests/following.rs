@@ -252,6 +252,36 @@ async fn what_a_file_last_said_outlives_the_enforcer() {
     assert!(start().borrow().objects.namespaces.keys().eq(["d"]));
 }
 
+/// What is in force is kept as soon as it can be, though its file says something else by then.
+#[tokio::test]
+async fn what_cannot_be_kept_is_a_warning_until_it_is_kept() {
+    let (directory, run) = (directory(), directory());
+    let path = directory.path();
+    let start = || {
+        manifests::watch(path.to_owned(), run.path().join("kept"), Rooms::default())
+            .expect("the directory can be watched")
+    };
+    // It has the name of the directory of copies.
+    write(run.path(), "kept", "");
+    write(path, "a.yaml", &namespace("a"));
+    let mut snapshots = start();
+    let told = |s: &Snapshot| {
+        let warnings = s.warnings.iter();
+        let texts = warnings.filter(|it| it.about.is_none() && it.text.contains("a.yaml"));
+        texts.count()
+    };
+    assert_eq!(told(&snapshots.borrow()), 1);
+    write(path, "a.yaml", "kind: [");
+    until(&mut snapshots, "wrong", |s| s.errors.len() == 1).await;
+    assert_eq!(told(&snapshots.borrow()), 1);
+    fs::remove_file(run.path().join("kept")).expect("removed");
+    write(path, "b.yaml", &namespace("b"));
+    until(&mut snapshots, "kept", |s| told(s) == 0).await;
+    drop(snapshots);
+    let names = start().borrow().objects.namespaces.clone();
+    assert!(names.keys().eq(["a", "b"]), "{names:?}");
+}
+
 /// What becomes of a file while what it said is not kept whole.
 #[derive(Debug, Clone, Copy)]
 enum Becomes {
@@ -306,7 +336,7 @@ async fn a_closed_policy_without_a_copy_is_reported_until_repaired() {
     fs::remove_dir_all(kept.path().join("kept")).expect("removed");
     fs::remove_file(directory.path().join("b.yaml")).expect("removed");
     until(&mut snapshots, "told", |s| {
-        let told = s.closed.iter().map(|warning| &warning.text);
+        let told = s.warnings.iter().map(|warning| &warning.text);
         let told: Vec<_> = told.filter(|text| text.contains("a.yaml")).collect();
         matches!(told.as_slice(), [text] if !text.contains("being read again"))
     })

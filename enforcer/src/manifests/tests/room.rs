@@ -33,7 +33,7 @@ pub(super) fn rules(snapshot: &Snapshot, namespace: &str, name: &str) -> usize {
 }
 
 pub(super) fn closed(snapshot: &Snapshot) -> Vec<&str> {
-    let all = snapshot.closed.iter();
+    let all = snapshot.warnings.iter();
     all.map(|it| it.about.as_ref().unwrap().0.name.name.as_str())
         .collect()
 }
