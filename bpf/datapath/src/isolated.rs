@@ -27,9 +27,8 @@ pub use podgate_core::Isolation;
 
 use crate::{
     Failed, Paths,
-    error::if_there,
     lock::{Lock, make_private_dir},
-    record::{Baseline, write_private},
+    record::{Baseline, replace_private},
 };
 
 const HEADER: &str = "podgate isolated 1";
@@ -166,14 +165,7 @@ pub fn write(paths: &Paths, namespaces: &Namespaces, _lock: &Lock) -> Result<Wri
 
 fn replace(paths: &Paths, bytes: &[u8]) -> io::Result<()> {
     make_private_dir(&paths.run).map_err(|failed| failed.source)?;
-    let path = paths.isolated();
-    let temporary = path.with_extension("new");
-    let replaced = write_private(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
-    if replaced.is_err() {
-        // It may have taken the last room.
-        if_there(fs::remove_file(&temporary)).ok();
-    }
-    replaced
+    replace_private(&paths.isolated(), bytes)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 pub use podgate_core::{AttachmentId, Baseline, PodName, Slot};
@@ -29,6 +29,12 @@ pub use reader::Reader;
 
 /// The version of the files' format.
 const FORMAT: u32 = 1;
+
+/// The extension of the file of an attachment.
+const COMPLETE: &str = "json";
+
+/// The extension of a file that is being written.
+const UNFINISHED: &str = "new";
 
 /// A number that names one state of one attachment's policy; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -100,7 +106,7 @@ impl Paths {
 /// # Errors
 /// When the directory itself cannot be read. No directory is no attachment.
 pub fn list(paths: &Paths) -> Result<Vec<Result<Record, Failed>>, Failed> {
-    Ok(files(paths)?
+    Ok(files(paths, COMPLETE)?
         .into_iter()
         .filter_map(|path| match read_file(path) {
             // Removed while we looked.
@@ -110,8 +116,8 @@ pub fn list(paths: &Paths) -> Result<Vec<Result<Record, Failed>>, Failed> {
         .collect())
 }
 
-/// The files of attachments, in the order of their names.
-fn files(paths: &Paths) -> Result<Vec<PathBuf>, Failed> {
+/// The files of attachments that have this extension, in the order of their names.
+fn files(paths: &Paths, extension: &str) -> Result<Vec<PathBuf>, Failed> {
     let directory = paths.attachments();
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -123,10 +129,7 @@ fn files(paths: &Paths) -> Result<Vec<PathBuf>, Failed> {
         let path = entry
             .map_err(Failed::at("list attachments in", &directory))?
             .path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
+        if path.extension().is_some_and(|it| it == extension) {
             files.push(path);
         }
     }
@@ -177,21 +180,38 @@ pub fn restore(paths: &Paths, record: &Record, _lock: &Lock) -> Result<(), Faile
 pub(crate) fn write(paths: &Paths, record: &Record) -> Result<(), Failed> {
     make_private_dir(&paths.attachments())?;
     let path = paths.attachment(&record.identity);
-    let temporary = path.with_extension("new");
     let file = Versioned {
         format: FORMAT,
         attachment: record,
     };
     let bytes = serde_json::to_vec(&file)
         .map_err(|error| Failed::at("encode attachment", &path)(error.into()))?;
-    write_private(&temporary, &bytes)
-        .and_then(|()| fs::rename(&temporary, &path))
+    replace_private(&path, &bytes)
         .and_then(|()| File::open(paths.attachments())?.sync_all())
         .map_err(Failed::at("write attachment", &path))
 }
 
+/// Writes a file that only root may read, in the place of an older one. If that fails, nothing is left of it: it may have
+/// taken the last room.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension(UNFINISHED);
+    let replaced = write_private(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path));
+    if replaced.is_err() {
+        fs::remove_file(&unfinished).ok();
+    }
+    replaced
+}
+
+/// Removes files whose writer was killed: nobody writes one while the lock is held.
+pub(crate) fn remove_unfinished(paths: &Paths, _lock: &Lock) -> Result<(), Failed> {
+    for path in files(paths, UNFINISHED)? {
+        if_there(fs::remove_file(&path)).map_err(Failed::at("remove unfinished file", &path))?;
+    }
+    Ok(())
+}
+
 /// Writes a file that only root may read, down to the disk.
-pub(crate) fn write_private(path: &std::path::Path, bytes: &[u8]) -> io::Result<()> {
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(true)
@@ -263,6 +283,19 @@ mod tests {
         let found = list(&paths).unwrap();
         assert_eq!(found.len(), 3);
         assert_eq!(found.iter().filter(|result| result.is_err()).count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(&dir);
+        // A directory has the name of the file.
+        let path = paths.attachment(&record("a").identity);
+        fs::create_dir_all(&path).unwrap();
+        write(&paths, &record("a")).unwrap_err();
+        let left = fs::read_dir(paths.attachments()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [path]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{fs, io};
 use podgate_abi::Slot;
 use serde::{Deserialize, Serialize};
 
-use crate::{Failed, Paths, lock::make_private_dir, record::write_private};
+use crate::{Failed, Paths, lock::make_private_dir, record::replace_private};
 
 /// Elements of each table. The defaults use about 27 MB, of which 14 are shared by all sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,11 +84,9 @@ impl Sizes {
     pub fn write(&self, paths: &Paths) -> Result<(), Failed> {
         make_private_dir(&paths.run)?;
         let path = paths.config();
-        let temporary = paths.run.join("config.new");
         serde_json::to_vec_pretty(self)
             .map_err(io::Error::from)
-            .and_then(|bytes| write_private(&temporary, &bytes))
-            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|bytes| replace_private(&path, &bytes))
             .map_err(Failed::at("write sizes of tables to", &path))
     }
 
@@ -121,5 +119,17 @@ mod tests {
         assert_eq!(Sizes::read(&paths).unwrap(), sizes);
         fs::write(paths.config(), b"{\"flowz\": 1}").unwrap();
         assert!(Sizes::read(&paths).is_err());
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_written_leave_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(&dir);
+        // A directory has the name of the file.
+        fs::create_dir_all(paths.config()).unwrap();
+        Sizes::default().write(&paths).unwrap_err();
+        let left = fs::read_dir(&paths.run).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [paths.config()]);
     }
 }

@@ -154,8 +154,8 @@ pub struct Swept {
     pub errors: Vec<RemoveError>,
 }
 
-/// Removes the attachments whose interface is gone, or is another one by now. Filters that an interface of an
-/// attachment has lost are no reason: the enforcer puts them back.
+/// Removes the attachments whose interface is gone, or is another one by now, and files that were left unfinished. Filters
+/// that an interface of an attachment has lost are no reason: the enforcer puts them back.
 ///
 /// # Errors
 /// When the files or the interfaces cannot be listed.
@@ -191,6 +191,9 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
                 }
             }
         }
+    }
+    if let Err(error) = record::remove_unfinished(paths, lock) {
+        swept.errors.push(error.into());
     }
     Ok(swept)
 }
@@ -374,4 +377,27 @@ pub fn unpin_unused_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, Sw
     }
     bpffs::unpin_common(paths)?;
     Ok(unpinned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Whoever wrote them was killed: they are written under the lock.
+    #[test]
+    fn a_sweep_removes_files_that_were_left_unfinished() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(&dir);
+        let lock = Lock::take(&paths).unwrap();
+        fs::create_dir_all(paths.attachments()).unwrap();
+        let [unfinished, other] = ["a:eth0.new", "notes"].map(|it| paths.attachments().join(it));
+        for path in [&unfinished, &other] {
+            fs::write(path, b"{").unwrap();
+        }
+        let swept = sweep(&paths, &lock).unwrap();
+        assert!(swept.errors.is_empty(), "{:?}", swept.errors);
+        assert!(!unfinished.exists() && other.exists());
+    }
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Record, files, read_file};
+use super::{COMPLETE, Record, files, read_file};
 use crate::{Failed, Paths};
 
 /// Far longer than a step of the clock that stamps files.
@@ -68,7 +68,7 @@ impl Reader {
     ) -> Result<Vec<Result<Record, Failed>>, Failed> {
         let mut before = std::mem::take(&mut self.0);
         let mut all = Vec::new();
-        for path in files(paths)? {
+        for path in files(paths, COMPLETE)? {
             let state = match fs::metadata(&path) {
                 Ok(file) => State::of(&file, now),
                 // Removed while we looked.
