@@ -46,6 +46,10 @@ impl Engine {
             Directory::default()
         };
         let new = self.cluster.set_attachments(records);
+        if !new.is_empty() {
+            // Their interfaces may have been reported as nobody's.
+            self.links.look_soon(Instant::now());
+        }
         let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
         for slot in &new {

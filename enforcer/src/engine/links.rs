@@ -174,7 +174,8 @@ fn unexplained(link: &Link, namespaces: &BTreeMap<i32, &Record>) -> Option<Strin
     let slot = mark::slot(link)?;
     Some(format!(
         "interface {} ({}) is in the group of a host end of slot {}, and no attachment names it: nothing that it receives \
-         goes anywhere",
+         goes anywhere, and what is sent to the pod behind it is not judged; delete that pod, so that its controller makes \
+         another",
         link.ifindex, link.name, slot.0
     ))
 }
@@ -282,6 +283,27 @@ mod tests {
         assert!(links.reports()[0].starts_with("interface 8 (v8) leads into"));
         assert!(links.judge(begin + ADD, &both[..1], [&record].into_iter()));
         assert!(links.reports().is_empty());
+    }
+
+    /// Nothing attaches programs to it again: its pod has to be made again.
+    #[test]
+    fn a_host_end_without_an_attachment_says_what_to_do() {
+        let (mut links, begin) = (Links::default(), Instant::now());
+        let left = Link {
+            group: mark::group(Slot(3)),
+            ..link(8, Some(5))
+        };
+        let left = std::slice::from_ref(&left);
+        assert!(!links.judge(begin, left, std::iter::empty()));
+        assert!(links.judge(begin + ADD, left, std::iter::empty()));
+        let report = &links.reports()[0];
+        for part in [
+            "group of a host end of slot 3",
+            "is not judged",
+            "delete that pod",
+        ] {
+            assert!(report.contains(part), "{report}");
+        }
     }
 
     /// A host end that is not as it was is reported until it is so again.
