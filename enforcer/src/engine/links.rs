@@ -174,8 +174,8 @@ fn unexplained(link: &Link, namespaces: &BTreeMap<i32, &Record>) -> Option<Strin
     let slot = mark::slot(link)?;
     Some(format!(
         "interface {} ({}) is in the group of a host end of slot {}, and no attachment names it: nothing that it receives \
-         goes anywhere, and what is sent to the pod behind it is not judged; delete that pod, so that its controller makes \
-         another",
+         goes anywhere, and where our filters are gone, too, nothing judges what is sent to its pod; delete that pod, so that \
+         its controller makes another",
         link.ifindex, link.name, slot.0
     ))
 }
@@ -299,7 +299,7 @@ mod tests {
         let report = &links.reports()[0];
         for part in [
             "group of a host end of slot 3",
-            "is not judged",
+            "nothing judges what is sent",
             "delete that pod",
         ] {
             assert!(report.contains(part), "{report}");
