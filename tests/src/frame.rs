@@ -114,6 +114,11 @@ pub fn sctp_ack(source_port: u16, destination_port: u16) -> Payload {
     sctp_chunk(source_port, destination_port, 2)
 }
 
+/// An SCTP packet with the first bytes of a DATA chunk.
+pub fn sctp_data(source_port: u16, destination_port: u16) -> Payload {
+    sctp_chunk(source_port, destination_port, 0)
+}
+
 fn sctp_chunk(source_port: u16, destination_port: u16, kind: u8) -> Payload {
     let mut bytes = ports(source_port, destination_port);
     bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, kind, 0, 0, 4]);

@@ -183,7 +183,7 @@ fn after_an_outage_a_kind_is_in_doubt_until_there_is_news() {
 
 /// What a watch that fell behind would have said is unknown until everything is listed.
 #[test]
-fn a_kind_whose_watch_fell_behind_is_in_doubt_until_it_is_listed() {
+fn a_kind_whose_watch_fell_behind_is_in_doubt_until_listed() {
     let now = std::time::Instant::now();
     let mut store = Store::<Maps>::default();
     store.take(Said::Listed);

@@ -50,7 +50,11 @@ pub(super) fn payload(probe: &Probe, source: IpAddr, client_port: u16, part: Par
         }
         What::Port(Protocol::Sctp, port) => {
             let (source, destination) = ports(port);
-            frame::sctp(source, destination)
+            match part {
+                Part::Opening => frame::sctp(source, destination),
+                Part::Answer => frame::sctp_ack(source, destination),
+                Part::Request | Part::Reply => frame::sctp_data(source, destination),
+            }
         }
         What::Echo if back => frame::echo_reply(source, client_port),
         What::Echo => frame::echo_request(source, client_port),
