@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use super::{Policy, is_node, is_node_address, is_tunnel_to_node, pod_at};
+use super::{Policy, is_node, is_node_address, is_tunnel_to_node, peer_matches, pod_at};
 use crate::connection::{Connection, Direction, Transport};
 use crate::model::{
     Endpoint, EndpointState, ExternalAddresses, HostPort, ObjectName, Peer, PodReference, Protocol,
@@ -109,18 +109,13 @@ pub(super) fn spares(
 fn speaks_of(policy: &Policy<'_>, rule: &Rule, connection: &Connection) -> bool {
     let address = connection.peer;
     let names_it = rule.peers.iter().any(|peer| match peer {
-        Peer::Block { cidr, except } => {
+        Peer::Block { cidr, .. } => {
             let is_alone = cidr.prefix_len() == cidr.max_prefix_len();
             let ranges = &policy.world.service_options.ranges;
             (is_alone || ranges.iter().any(|range| range.contains(cidr)))
-                && cidr.contains(&address)
-                && !except.iter().any(|hole| hole.contains(&address))
+                && peer_matches(policy.world, policy.subject, peer, address)
         }
-        Peer::Listed(list) => policy
-            .world
-            .listed
-            .get(&address)
-            .is_some_and(|lists| lists.contains(list)),
+        Peer::Listed(_) => peer_matches(policy.world, policy.subject, peer, address),
         Peer::Pods { .. } | Peer::Invalid => false,
     });
     names_it && (rule.ports.is_empty() || policy.ports_match(rule, connection))

@@ -354,6 +354,19 @@ fn a_host_port_of_the_own_node_stands_for_its_pod() {
     assert_egress(&world, NODE, tcp(8000), Allow);
 }
 
+/// A wide block of the ranges of Services names no address that the node has as a route of its own, too.
+#[test]
+fn a_block_of_services_names_no_scope_inside_it() {
+    let node = NODE.parse().unwrap();
+    let wide = ipnet::IpNet::new(node, 24).unwrap().trunc();
+    let mut world = with_service([egress([with_peers([block(&wide.to_string(), &[])])])]);
+    world.service_options.ranges = vec![wide];
+    assert_egress(&world, NODE, tcp(30080), Allow);
+    world.node_scopes.insert(node.into());
+    assert_egress(&world, NODE, tcp(30080), Deny);
+    assert_egress(&world, NODE, tcp(30081), Allow);
+}
+
 /// A cluster address is no address of the node, whichever interface has it.
 #[test]
 fn a_cluster_address_is_never_an_address_of_the_node() {
