@@ -93,7 +93,8 @@ pub(crate) enum EnforcingMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OnTimeout {
-    /// The pod starts under its baseline.
+    /// The pod starts: denied in each direction in which a policy of its namespace is known to isolate, and under its baseline in
+    /// the others.
     Baseline,
     /// The ADD fails, and the runtime tries again.
     Fail,
@@ -117,7 +118,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The verdict that holds for a pod until its policy is in force.
+    /// The verdict that holds for a pod in a direction in which no known policy isolates it.
     pub(crate) fn baseline(&self, pod: Option<&PodName>) -> Baseline {
         match self.enforcing_mode {
             EnforcingMode::Standard => Baseline::Allow,
