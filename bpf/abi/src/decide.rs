@@ -368,7 +368,7 @@ fn examine_flow<T: Tables>(
         if reason != Reason::Allowed {
             return reason;
         }
-    } else if ctx.initiator != Initiator::NODE && ctx.makes_flow != 0 {
+    } else if ctx.from_node == 0 && ctx.initiator != Initiator::NODE && ctx.makes_flow != 0 {
         let packet = &ctx.packet;
         let own = if hook.is_to_pod() {
             packet.destination

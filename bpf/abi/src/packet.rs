@@ -481,7 +481,9 @@ fn read_transport(
     packet.content = Content::CUT_SHORT;
     let needed = match packet.protocol {
         TCP => 20,
-        SCTP => 12,
+        // With the header of a chunk, without which nobody takes it (`sctp_rcv`). A fragment that ends before is one of data
+        // that would say what the chunk is.
+        SCTP => 16,
         UDP | ICMP | ICMPV6 | IGMP => 8,
         _ => 0,
     };
@@ -525,15 +527,17 @@ fn read_transport(
         // The other family's messages are nobody's, and say nothing here.
         ICMP | ICMPV6 | IGMP => packet.content = Content::DATAGRAM,
         _ => {
+            if packet.protocol == SCTP {
+                let Some([chunk]) = bytes.load_words::<1>(offset + 12) else {
+                    return;
+                };
+                packet.detail = (u32::from_be(chunk) >> 24) as u8;
+            }
             packet.source_port = upper(start);
             packet.destination_port = start as u16;
             packet.content = Content::DATAGRAM;
             if packet.protocol == UDP {
                 read_dhcp(bytes, packet, transport, direction);
-            } else if transport.length >= 16
-                && let Some([chunk]) = bytes.load_words::<1>(offset + 12)
-            {
-                packet.detail = (u32::from_be(chunk) >> 24) as u8;
             }
         }
     }

@@ -115,6 +115,13 @@ impl FlowMemory {
         place.is_some()
     }
 
+    /// Every flow.
+    pub fn iter(&self) -> impl Iterator<Item = (FlowKey, &FlowValue)> {
+        let index = self.index.borrow().clone();
+        let found = index.into_iter();
+        found.filter_map(|(key, place)| Some((key, self.elements.get(place)?)))
+    }
+
     /// How many flows there are.
     pub fn len(&self) -> usize {
         self.index.borrow().len()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Connections: the first packet is judged, and what belongs to it passes.
 
-use podgate_abi::{Direction, Reason, RulesetId};
+use podgate_abi::{Direction, FlowState, Reason, RulesetId};
 use podgate_tests::frame::flag::{ACK, FIN, RST, SYN};
 use podgate_tests::frame::{self, echo_reply, echo_request, sctp, sctp_ack, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
@@ -279,6 +279,13 @@ fn an_init_of_the_other_end_begins_another_association() {
         ] {
             assert_eq!(scene.end_sends(end, friend, payload), expected, "{end:?}");
         }
+        // Its first twelve bytes alone do not say what chunk comes: a receiver may put it together from two fragments.
+        let mut half = init.clone();
+        half.bytes.truncate(12);
+        assert_eq!(
+            scene.end_sends(other, friend, half),
+            Reason::BadTransportHeader
+        );
         // A policy that turns round lets the other end begin on the same ports.
         scene.kernel.flip(other.direction(), RULESET);
         scene.kernel.flip(begins.direction(), RulesetId::DENY_ALL);
@@ -289,5 +296,9 @@ fn an_init_of_the_other_end_begins_another_association() {
         ] {
             assert_eq!(scene.end_sends(end, friend, payload), expected, "{end:?}");
         }
+        // It lives as any other, and is not taken for one that has ended.
+        let flows = &scene.kernel.host.flows;
+        let (_, flow) = flows.iter().next().expect("the flow");
+        assert_eq!(flow.word().state(), FlowState::ESTABLISHED);
     }
 }

@@ -184,7 +184,7 @@ fn what_is_cut_short_never_passes_where_there_is_a_policy() {
         for (payload, needed) in [
             (tcp(999, 80, SYN), 20),
             (udp(999, 53), 8),
-            (sctp(999, 80), 12),
+            (sctp(999, 80), 16),
             (frame::echo_request(friend, 7), 8),
         ] {
             for (source, destination) in [(friend, pod), (pod, friend)] {
@@ -195,13 +195,7 @@ fn what_is_cut_short_never_passes_where_there_is_a_policy() {
                 let whole = whole.frame();
                 let transport = whole.len() - payload.bytes.len();
                 let network = if family == Family::V4 { 34 } else { 54 };
-                // SCTP's last four bytes are looked for by their length only, not read.
-                let read = if payload.protocol == frame::SCTP {
-                    8
-                } else {
-                    needed
-                };
-                for length in 14..transport + read {
+                for length in 14..transport + needed {
                     let cut = &whole[..length];
                     let reason = if source == pod {
                         scene.sends(cut)

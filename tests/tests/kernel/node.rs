@@ -181,6 +181,22 @@ fn a_tunnel_to_anybody_else_may_come_to_lead_to_the_node() {
     });
 }
 
+/// The node may send in a flow of the pod's to what has become an address of the node, and the pod may not.
+#[test]
+fn a_tunnel_to_anybody_else_is_the_nodes_once_it_is_there() {
+    on_a_router(|| {
+        for family in FAMILIES {
+            let mut scene = Scene::new(family, PolicyOf::OPEN);
+            scene.kernel.host.forwards = true;
+            let address = scene.stranger;
+            assert_eq!(scene.pod_sends(address, udp(2000, 1701)), Reason::Allowed);
+            scene.kernel.put_node(address);
+            assert_eq!(scene.node_sends(address, udp(1701, 2000)), Reason::Node);
+            assert_eq!(scene.pod_sends(address, udp(2000, 1701)), Reason::Tunnel);
+        }
+    });
+}
+
 /// An address that the node had goes to another host: what the node began there is judged as the pod's own, and the other
 /// host may begin flows on the same ports.
 #[test]

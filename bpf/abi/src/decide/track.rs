@@ -197,6 +197,8 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, view: &PolicyView, ctx:
         FlowState::SYN_ACK
     } else if (before == FlowState::SYN_ACK && is_initiators && step == tcp::ACK)
         || (before == FlowState::HALF && !is_initiators && flags & tcp::RST == 0)
+        // Only TCP says that a connection ends; of what else stands there anew, an answer shows that it lives.
+        || (before == FlowState::CLOSING && !is_initiators && ctx.packet.content != Content::TCP)
     {
         FlowState::ESTABLISHED
     } else {
