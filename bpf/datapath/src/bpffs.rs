@@ -124,7 +124,7 @@ fn names_in(directory: &Path) -> Result<Vec<String>, Failed> {
     }
 }
 
-/// The current table set, if one is named. A name that leads nowhere is none.
+/// The current table set, if one is named. A name that leads nowhere, or is none of a set, is none.
 pub(crate) fn current(paths: &Paths) -> Result<Option<SetName>, Failed> {
     let link = paths.current();
     let target = match fs::read_link(&link) {
@@ -132,11 +132,9 @@ pub(crate) fn current(paths: &Paths) -> Result<Option<SetName>, Failed> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Failed::at("read link", &link)(error)),
     };
-    let name = target
-        .to_str()
-        .and_then(SetName::parse)
-        .ok_or_else(|| Failed::at("read link", &link)(io::Error::other("it names no table set")))?;
-    Ok(name.path(paths).is_dir().then_some(name))
+    // What names no table set, as after somebody has changed it, is replaced by the next one that does.
+    let name = target.to_str().and_then(SetName::parse);
+    Ok(name.filter(|name| name.path(paths).is_dir()))
 }
 
 /// Names a table set current, in one step.
@@ -155,6 +153,10 @@ pub(crate) fn next(paths: &Paths) -> Result<SetName, Failed> {
     let mut last = None;
     for name in names(paths)? {
         let unfinished = name.strip_prefix(UNFINISHED);
+        // A set is never empty but where somebody has removed its pins, and then nothing is lost with it.
+        if SetName::parse(&name).is_some() && fs::remove_dir(paths.bpffs.join(&name)).is_ok() {
+            continue;
+        }
         let set = SetName::parse(unfinished.unwrap_or(&name));
         last = last.max(set.map(|set| set.number));
         if unfinished.is_some_and(|it| it != CURRENT) {
@@ -166,21 +168,6 @@ pub(crate) fn next(paths: &Paths) -> Result<SetName, Failed> {
         Failed::at("number a table set in", &paths.bpffs)(why)
     })?;
     Ok(SetName { abi: ABI, number })
-}
-
-/// Takes away a link that names no table set, whatever stands in its place.
-pub(crate) fn forget_bad_current(paths: &Paths) -> Result<bool, Failed> {
-    if current(paths).is_ok() {
-        return Ok(false);
-    }
-    let link = paths.current();
-    let removed = match fs::symlink_metadata(&link) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&link),
-        Ok(_) => fs::remove_file(&link),
-        Err(error) => Err(error),
-    };
-    removed.map_err(Failed::at("remove link", &link))?;
-    Ok(true)
 }
 
 /// Unpins a table set. What the kernel still uses lives on. Its name goes first, so that nobody meets half of it.

@@ -2,7 +2,7 @@
 //! What the enforcer does with attachments and sets that others left: swap, sweep, unpin.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -182,11 +182,12 @@ pub fn sweep(paths: &Paths, lock: &Lock) -> Result<Swept, RemoveError> {
         for name in TableSet::list_sets(paths)? {
             if name.abi == podgate_abi::ABI {
                 let set = TableSet::at(paths, name);
-                for slot in set
-                    .born()?
-                    .into_iter()
-                    .filter(|slot| !named.contains(&slot.0))
-                {
+                let born = match set.born() {
+                    // It has lost its pin. The set is unpinned once another one is in force.
+                    Err(error) if error.is_missing() => continue,
+                    born => born?,
+                };
+                for slot in born.into_iter().filter(|slot| !named.contains(&slot.0)) {
                     set.clear_attachment(slot)?;
                 }
             }
@@ -327,21 +328,6 @@ pub fn restore_mark(record: &Record, _lock: &Lock) -> Result<bool, SwapError> {
     mark::put(&mut socket, &link, record).map_err(netlink)
 }
 
-/// Unpins the table sets of this layout that lack a pin, as an interrupted removal leaves them: they can be neither read nor
-/// written. What runs of them runs on until its filters are swapped. Tells which.
-///
-/// # Errors
-/// When pins cannot be listed or removed.
-pub fn unpin_torn_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, Failed> {
-    bpffs::forget_bad_current(paths)?;
-    let mut torn = bpffs::list(paths)?;
-    torn.retain(|name| name.abi == podgate_abi::ABI && !TableSet::at(paths, *name).is_whole());
-    for name in &torn {
-        bpffs::unpin(paths, *name)?;
-    }
-    Ok(torn)
-}
-
 /// Unpins every table set that is not current and whose programs no filter runs. Tells which.
 ///
 /// # Errors
@@ -353,30 +339,38 @@ pub fn unpin_unused_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, Sw
     };
     let current = bpffs::current(paths)?;
     let mut socket = Socket::open().map_err(netlink)?;
-    let running: BTreeSet<u32> = filter::all_bpf(&mut socket)
-        .map_err(netlink)?
-        .into_iter()
-        .filter_map(|(_, filter)| filter.program)
-        .collect();
-    let mut unpinned = Vec::new();
+    let filters = filter::all_bpf(&mut socket).map_err(netlink)?;
+    let filters = filters.into_iter().map(|(_, filter)| filter);
+    let mut running: BTreeMap<u32, bool> = BTreeMap::new();
+    for filter in filters {
+        if let Some(program) = filter.program {
+            *running.entry(program).or_default() |= filter.is_ours();
+        }
+    }
+    let mut unused = Vec::new();
+    // Sets of which a program has lost its pin, as an interrupted removal leaves them: what runs of them cannot be told.
+    let mut incomplete = Vec::new();
     for name in bpffs::list(paths)? {
-        if Some(name) == current {
-            continue;
-        }
-        let programs = match TableSet::at(paths, name).program_ids() {
-            Ok(programs) => programs,
-            // Nobody knows what runs of it. The next start unpins it.
-            Err(error) if error.is_missing() => continue,
+        match TableSet::at(paths, name).program_ids() {
+            Ok(programs) => {
+                let is_running = programs.map(|program| running.remove(&program).is_some());
+                if Some(name) != current && is_running == [false; 2] {
+                    unused.push(name);
+                }
+            }
+            Err(error) if error.is_missing() => incomplete.push(name),
             Err(error) => return Err(error.into()),
-        };
-        if programs.iter().any(|program| running.contains(program)) {
-            continue;
         }
-        bpffs::unpin(paths, name)?;
-        unpinned.push(name);
+    }
+    // Every filter of ours runs a program of a set that is complete.
+    if running.values().all(|is_ours| !is_ours) {
+        unused.extend(incomplete.into_iter().filter(|name| Some(*name) != current));
+    }
+    for name in &unused {
+        bpffs::unpin(paths, *name)?;
     }
     bpffs::unpin_common(paths)?;
-    Ok(unpinned)
+    Ok(unused)
 }
 
 #[cfg(test)]

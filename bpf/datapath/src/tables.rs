@@ -209,16 +209,6 @@ impl TableSet {
         }
     }
 
-    /// Whether every pin of its own is there.
-    pub(crate) fn is_whole(&self) -> bool {
-        let own = MapName::ALL
-            .into_iter()
-            .filter(|map| !map.is_shared() && *map != MapName::Generation);
-        let maps = own.map(|map| self.pin(map));
-        let programs = Direction::BOTH.map(|direction| self.directory.join(direction.program()));
-        maps.chain(programs).all(|pin| pin.exists())
-    }
-
     pub(crate) fn map(&self, name: MapName) -> Result<&Map, Failed> {
         let cell = &self.maps[name as usize];
         if let Some(map) = cell.get() {

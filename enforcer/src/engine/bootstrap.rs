@@ -12,7 +12,6 @@ use anyhow::{Context, Result};
 use podgate_abi::{Direction, PolicyWord, RulesetId};
 use podgate_datapath::Paths;
 use podgate_datapath::record::{self, AttachmentId, PodName};
-use podgate_datapath::sweep;
 use podgate_datapath::tables::{Over, TableSet};
 use podgate_handoff::Reply;
 use podgate_policy::isolation::Isolation;
@@ -46,7 +45,6 @@ impl Engine {
         condition: watch::Sender<Condition>,
         events: &Receiver<Event>,
     ) -> Result<Option<Self>> {
-        unpin_torn_sets(&config.paths);
         judge_again(&config.paths);
         let mut early: Vec<Early> = Vec::new();
         let mut reasons = Vec::new();
@@ -103,26 +101,6 @@ impl Engine {
             engine.waiting = early.into_iter().map(Early::into_waiting).collect();
             engine.settle();
             return Ok(Some(engine));
-        }
-    }
-}
-
-/// What an interrupted removal has left can be put in force by nobody, and would keep all else from it.
-fn unpin_torn_sets(paths: &Paths) {
-    let torn = take_lock(paths).and_then(|lock| {
-        sweep::unpin_torn_sets(paths, &lock).context("unpin table sets that lack pins")
-    });
-    match torn {
-        Ok(torn) if torn.is_empty() => {}
-        Ok(torn) => {
-            let sets: Vec<String> = torn.iter().map(ToString::to_string).collect();
-            tracing::warn!(?sets, "table sets that lacked pins are unpinned");
-        }
-        Err(error) => {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "table sets that lack pins may keep others from being made"
-            );
         }
     }
 }

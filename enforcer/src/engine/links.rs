@@ -204,7 +204,10 @@ impl Engine {
 
     /// Attachments of which there is a file only: their ADD was not handed over, or is not over.
     fn unread_records(&self) -> Vec<Record> {
-        if Directory::now(&self.paths).is_still(&self.directory) {
+        // Only where an interface waits to be explained: many looks in a row need not read all files.
+        if self.links.unexplained.is_empty()
+            || Directory::now(&self.paths).is_still(&self.directory)
+        {
             return Vec::new();
         }
         let births = self.cluster.records().map(|record| record.birth.0);
