@@ -2,11 +2,13 @@
 //! How the enforcer reaches the API server.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::task;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Request, Response, header};
 use futures::future::BoxFuture;
+use k8s_openapi::jiff::Timestamp;
 use kube::client::{Body, ClientBuilder};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
@@ -24,11 +26,11 @@ const USER_AGENT: &str = concat!("podgate-enforcer/", env!("CARGO_PKG_VERSION"))
 /// begins anew within half a minute, so both together take less than one.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// How long what could not be used is left alone at most. A credential plugin that hangs may stay behind each time.
+/// How long what could not be used is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// How long a client may take to be made. A credential plugin that a kubeconfig names runs meanwhile.
-const MADE: Duration = Duration::from_secs(15);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why there is no client. None of this mends itself: an API server that is not reached is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +60,7 @@ pub enum ConnectError {
     /// A credential plugin does not end, as a rule.
     #[error(
         "make a client of the API server at {server}: it takes longer than {} s; see to the credential plugin (exec) of the kubeconfig",
-        MADE.as_secs()
+        CLIENT_TIMEOUT.as_secs()
     )]
     Late {
         /// The server.
@@ -91,15 +93,20 @@ async fn connect_looking(
     let kubeconfig = kubeconfig.map(Path::to_owned);
     // Before the client, so that no change falls between the two.
     let said = Said::now(kubeconfig.as_deref());
-    let first = client(kubeconfig.as_deref()).await?;
+    let running = Arc::new(());
+    let first = client(kubeconfig.as_deref(), &running).await?;
+    tracing::info!(
+        namespace = first.default_namespace(),
+        "the source is an API server"
+    );
     let namespace = first.default_namespace().to_owned();
     let (current, latest) = watch::channel(first);
-    tokio::spawn(keep_current(kubeconfig, said, look, current));
+    tokio::spawn(keep_current(kubeconfig, said, look, current, running));
     Ok(Client::new(Latest(latest), namespace))
 }
 
 /// A client by what the files say now.
-async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+async fn client(kubeconfig: Option<&Path>, running: &Arc<()>) -> Result<Client, ConnectError> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path)
             .await
@@ -114,11 +121,11 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
     let agent = (header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     config.headers.push(agent);
     let server = config.cluster_url.to_string();
-    tracing::info!(server, "the source is an API server");
+    tracing::debug!(server, "a client of the API server is made");
     if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
         return Err(ConnectError::NoAuthority { server });
     }
-    match timeout(MADE, made(config)).await {
+    match timeout(CLIENT_TIMEOUT, build_client(config, running.clone())).await {
         Ok(Ok(client)) => Ok(client),
         Ok(Err(source)) => Err(ConnectError::Client { server, source }),
         Err(_) => Err(ConnectError::Late { server }),
@@ -126,10 +133,11 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
 }
 
 /// On a thread of its own, which nobody waits for at the end: kube waits for a credential plugin without giving way.
-async fn made(config: Config) -> Result<Client, Box<kube::Error>> {
+async fn build_client(config: Config, running: Arc<()>) -> Result<Client, Box<kube::Error>> {
     let (made_in, made) = oneshot::channel();
     let runtime = Handle::current();
     let make = move || {
+        let _running = running;
         let _entered = runtime.enter();
         let builder = ClientBuilder::try_from(config).map_err(Box::new);
         // The other end gives up when it takes too long.
@@ -153,6 +161,7 @@ async fn keep_current(
     mut said: Said,
     look: Duration,
     current: watch::Sender<Client>,
+    running: Arc<()>,
 ) {
     let unusable = metrics::gauge!("podgate_api_credentials_unusable");
     unusable.set(0);
@@ -164,12 +173,18 @@ async fn keep_current(
             () = tokio::time::sleep(look) => {}
         }
         let now = Said::now(kubeconfig.as_deref());
+        // A plugin that hangs is not run once more for the same.
         let is_due = again.is_some_and(|again| again <= Instant::now());
+        let is_due =
+            is_due && Arc::strong_count(&running) == 1 || expires_soon(&current.borrow(), look);
         if now == said && !is_due {
             continue;
         }
+        if now != said {
+            pause = look;
+        }
         said = now;
-        match client(kubeconfig.as_deref()).await {
+        match client(kubeconfig.as_deref(), &running).await {
             Ok(client) => {
                 unusable.set(0);
                 wrong.clear();
@@ -194,6 +209,12 @@ async fn keep_current(
             }
         }
     }
+}
+
+/// Whether the certificate of this client, which a credential plugin gave, is at its end when it is looked again.
+fn expires_soon(client: &Client, look: Duration) -> bool {
+    let until = client.valid_until().as_ref();
+    until.is_some_and(|until| *until <= Timestamp::now() + look * 2)
 }
 
 /// What is in the files that say how to reach the API server. kube reads tokens in files of their own (`tokenFile`, a

@@ -12,7 +12,9 @@
 //! broken watch works again: how old our knowledge is, and whether an error is mended, would stay unknown while a
 //! kind is quiet.
 
+use std::io;
 use std::marker::PhantomData;
+use std::mem;
 use std::time::Duration;
 
 use kube::Client;
@@ -64,7 +66,7 @@ pub enum Said<K: Kind> {
     Begun,
     /// Nothing changed up to now: a bookmark came, or a watch has ended as it should.
     Good,
-    /// The server has more to say than the watch will: a list of everything begins.
+    /// The server may have more to say than the watch has: it does not know our version any more, or something cut the watch.
     Behind,
     /// It is not known any more what changes, and it is tried again.
     Failed(Failure),
@@ -87,7 +89,9 @@ pub enum Failure {
 impl Failure {
     /// Statuses of a server that is busy or not up yet say nothing of us.
     fn of_status(status: &Status) -> Self {
-        let text = format!("{} (status {})", status.message, status.code);
+        // A proxy may say much.
+        let message: String = status.message.chars().take(500).collect();
+        let text = format!("{message} (status {})", status.code);
         match status.code {
             404 => Self::NoSuchKind(text),
             408 | GONE | 429 | 500.. => Self::Unreachable(text),
@@ -109,7 +113,12 @@ impl Failure {
             }
             cause = error.source();
         }
-        Self::Unreachable(text)
+        let is_too_large = matches!(error, kube::Error::ReadEvents(error) if error.kind() == io::ErrorKind::InvalidData);
+        if is_too_large {
+            Self::Refused(text)
+        } else {
+            Self::Unreachable(text)
+        }
     }
 }
 
@@ -213,7 +222,7 @@ struct Follower<'a, K: Kind, M, W> {
     barren: bool,
     /// When a list was last complete, or a watch last brought something.
     news: Instant,
-    /// Whether lists come page by page.
+    /// Whether the next list comes page by page, and not in one answer. The two alternate while lists fail.
     in_pages: bool,
 }
 
@@ -241,6 +250,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                 Ended::Cut(version) if !self.barren => Next::Watch(version),
                 Ended::Cut(version) => {
                     // What cuts connections before the first bookmark comes may hold back all else, too.
+                    self.say(Said::Behind).await?;
                     self.pause().await;
                     if self.news.elapsed() < SILENCE {
                         Next::Watch(version)
@@ -273,8 +283,8 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
 
     /// Takes note of a failure, logs it if it is another than the one before, and waits.
     async fn failed(&mut self, doing: &'static str, failure: Failure) -> Result<(), Unheard> {
-        let is_same = self.last.as_ref().map(std::mem::discriminant)
-            == Some(std::mem::discriminant(&failure));
+        let is_same =
+            self.last.as_ref().map(mem::discriminant) == Some(mem::discriminant(&failure));
         if is_same {
             tracing::debug!(kind = K::NAME, doing, %failure, self.failures, "the API server is still not heard");
         } else {
@@ -341,7 +351,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         self.listed = Some(Instant::now());
         self.say(Said::Listing).await?;
         let mut params = ListParams {
-            limit: self.in_pages.then_some(PAGE),
+            limit: mem::replace(&mut self.in_pages, true).then_some(PAGE),
             field_selector: self.fields.clone(),
             ..ListParams::default()
         };
@@ -381,7 +391,6 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             };
             self.barren = false;
             self.news = Instant::now();
-            self.in_pages = true;
             self.heard();
             self.say(Said::Listed).await?;
             return Ok(Ended::Well(Next::Watch(version)));
@@ -404,7 +413,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             Err(_) => return Ok(Ended::Broken(late(), Next::Watch(version))),
         };
         metrics::counter!("podgate_watch_starts_total", "kind" => K::NAME).increment(1);
-        if !std::mem::replace(&mut self.barren, true) {
+        if !mem::replace(&mut self.barren, true) {
             self.heard();
             self.say(Said::Begun).await?;
         }

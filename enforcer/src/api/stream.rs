@@ -23,7 +23,7 @@ use super::kind::{Kind, Seen};
 
 /// Bytes that an object, or an event, may have. An API server stores objects of 1.5 MiB and less unless it is told
 /// otherwise, and its JSON may be several times longer.
-const WHOLE: usize = 16 << 20;
+const MAX_OBJECT_BYTES: usize = 16 << 20;
 /// From how many bytes on room that was needed once is given back.
 const KEPT: usize = 1 << 16;
 
@@ -270,12 +270,12 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
 
 /// Whether something of which so many bytes have come may go on.
 fn within_bounds(bytes: usize) -> io::Result<()> {
-    if bytes <= WHOLE {
+    if bytes <= MAX_OBJECT_BYTES {
         return Ok(());
     }
     let text = format!(
         "an object of more than {} MiB, which none may have",
-        WHOLE >> 20
+        MAX_OBJECT_BYTES >> 20
     );
     Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }

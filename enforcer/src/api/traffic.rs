@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is asked of the API server and what comes from it, counted and bounded where every request passes.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use axum::body::{Bytes, HttpBody};
 use axum::http::{Method, Request, Response, Uri};
-use http_body_util::{BodyExt, Limited};
+use futures::StreamExt;
+use http_body_util::{BodyExt, BodyStream, StreamBody};
 use kube::client::{Body, DynBody};
 use tower::{Layer, Service};
 
 /// Bytes that the body of a refusal may have, which the client takes into memory whole.
-const REFUSAL: usize = 64 << 10;
+const MAX_ERROR_BODY: usize = 64 << 10;
 
 /// Counts requests by their outcome, and the bytes that are received. Bounds the bodies of those that are refused.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +103,7 @@ where
                         frame
                     });
                     if is_refused {
-                        Box::new(Limited::new(counted, REFUSAL)) as Box<DynBody>
+                        Box::new(beginning(counted)) as Box<DynBody>
                     } else {
                         Box::new(counted)
                     }
@@ -109,6 +111,20 @@ where
             })
         })
     }
+}
+
+/// The first [`MAX_ERROR_BODY`] bytes of a body, or somewhat more: it ends there as if it were whole.
+fn beginning<B: HttpBody<Data = Bytes> + Unpin>(
+    body: B,
+) -> impl HttpBody<Data = Bytes, Error = B::Error> + Unpin {
+    let frames = BodyStream::new(body).scan(0, |taken, frame| {
+        let is_over = *taken >= MAX_ERROR_BODY;
+        if let Ok(frame) = &frame {
+            *taken += frame.data_ref().map_or(0, Bytes::len);
+        }
+        ready((!is_over).then_some(frame))
+    });
+    StreamBody::new(frames)
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl LastGood {
     /// what the file has closed since, so it goes in any case.
     ///
     /// # Errors
-    /// When it cannot be written in that room either: there is no copy then.
+    /// When it cannot be written in that room either: there is no copy then, unless the error says that an older one stays.
     pub(crate) fn keep(&self, file: &Path, said: &[u8]) -> io::Result<()> {
         let Some(name) = file.file_name() else {
             return Ok(());
@@ -62,7 +62,13 @@ impl LastGood {
             return Ok(());
         }
         self.write(&path, said).or_else(|_| {
-            drop(fs::remove_file(&path));
+            match fs::remove_file(&path) {
+                // An empty one opens nothing either.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    File::create(&path).map_err(|error| stays(&error))?;
+                }
+                Ok(()) | Err(_) => {}
+            }
             self.write(&path, said)
         })
     }
@@ -97,6 +103,11 @@ impl LastGood {
     fn complain(&self, what: &str, error: &io::Error) {
         tracing::warn!(directory = %self.0.display(), %error, "{what}");
     }
+}
+
+/// The copy of what the file said before can be neither replaced nor removed.
+fn stays(error: &io::Error) -> io::Error {
+    io::Error::other(format!("an older copy stays there: {error}"))
 }
 
 #[cfg(test)]

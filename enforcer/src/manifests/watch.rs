@@ -478,7 +478,8 @@ impl Follower {
         }
         let mut is_restored = false;
         for path in self.manifests.lacking() {
-            if let Some(said) = self.kept.said(&path) {
+            let unkept = self.unkept.get(&path).map(|unkept| unkept.said.clone());
+            if let Some(said) = unkept.or_else(|| self.kept.said(&path)) {
                 self.manifests.restore(&path, &said);
                 is_restored = true;
             }
