@@ -211,9 +211,16 @@ mod tests {
         let number = || next(&paths).unwrap().number;
         fs::create_dir_all(&paths.bpffs).unwrap();
         assert_eq!(number(), 1);
-        for name in ["4-2", "unfinished-4-7", "unfinished-current"] {
+        // The third has lost its pins.
+        for name in [
+            "4-2",
+            "unfinished-4-7",
+            "4-4294967295",
+            "unfinished-current",
+        ] {
             fs::create_dir_all(paths.bpffs.join(name)).unwrap();
         }
+        fs::write(paths.bpffs.join("4-2/peers"), "").unwrap();
         assert_eq!(number(), 8);
         assert!(!paths.bpffs.join("unfinished-4-7").exists());
         assert_eq!(number(), 3);
