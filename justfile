@@ -24,6 +24,10 @@ test *levels:
 test-long level:
     tests/run --long {{ level }}
 
+# Looks for inputs that break what must hold of any: `just fuzz --seconds 600 packet`.
+fuzz *flags:
+    fuzz/run {{ flags }}
+
 # Runs the Stars demo; `just demo --ui` serves its page.
 demo *flags:
     demo/run {{ flags }}

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 
 use crate::api::health::{self, KindHealth};
 use crate::api::{Changed, Kind, Said, Server, Store, follow, follow_selected};
-use crate::source::{Change, Freshness, News};
+use crate::source::{Change, Freshness, News, SourceStatus};
 use crate::watched::{
     self, EndpointSlices, Ends, Found, Nodes, PodChanges, Pods, Publisher, Services, Watching,
 };
@@ -97,6 +97,32 @@ pub async fn run(client: Client, node: &str, ends: Ends) -> Result<()> {
         ..Source::default()
     };
     watched::run(source, client, ends).await
+}
+
+/// What is wrong with a PolicyEndpoint of this JSON text, if the source hears of it.
+///
+/// # Errors
+/// When it is no object of Kubernetes.
+pub fn check(text: &str) -> serde_json::Result<SourceStatus> {
+    let seen = serde_json::from_str(text)?;
+    let (mut source, now) = (Source::default(), Instant::now());
+    for message in [
+        Message::Slices(Said::Object(Box::new(seen))),
+        Message::Slices(Said::Listed),
+        Message::Policies(Said::Listed),
+        Message::Pods(Said::Listed),
+        Message::Nodes(Said::Listed),
+        Message::Services(Said::Listed),
+        Message::Endpoints(Said::Listed),
+    ] {
+        source.take(message, now);
+    }
+    match source.news(None, now + settle::PATIENCE) {
+        Some(News::Update(update)) => Ok(update.wrong),
+        news @ (Some(News::NotSynced(_) | News::Answer(..) | News::Doubt(_)) | None) => {
+            unreachable!("everything is listed: {news:?}")
+        }
+    }
 }
 
 impl Watching for Source {

@@ -2,7 +2,7 @@
 # Gates over the crates of the workspace, for sourcing by tests/run.
 
 # crate | crates of ours below it, however deep | what must not be below it, however deep
-# The arrows of docs/adr/0018; tests may know everything, and nothing may know tests.
+# The arrows of docs/adr/0018; tests and fuzzers may know everything, and nothing may know them.
 arrows='
 podgate-core     |                                                  | aya tokio kube k8s-openapi
 podgate-abi      | podgate-core                                     | aya tokio kube k8s-openapi
@@ -15,6 +15,7 @@ podgate-enforcer | podgate-abi podgate-core podgate-datapath podgate-handoff pod
 podgate-demo     |                                                  | aya kube k8s-openapi
 podgate-bench    | podgate-abi podgate-core podgate-datapath podgate-demo podgate-enforcer podgate-handoff podgate-policy |
 podgate-tests    | podgate-abi podgate-core podgate-datapath podgate-enforcer podgate-handoff podgate-policy podgate podgate-demo |
+podgate-fuzz     | podgate-abi podgate-core podgate-datapath podgate-enforcer podgate-handoff podgate-policy podgate podgate-demo podgate-tests |
 '
 
 lints_are_inherited() {

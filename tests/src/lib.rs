@@ -12,3 +12,4 @@ pub mod hostile;
 pub mod kernel;
 pub mod metrics;
 pub mod node;
+pub mod opening;

@@ -70,6 +70,13 @@ impl HostTables {
         self.attachments.remove(&slot);
     }
 
+    /// Forgets every flow.
+    pub fn forget_flows(&mut self) {
+        for flows in [&mut self.flows, &mut self.embryonic, &mut self.crowd] {
+            *flows = FlowMemory::with_capacity(flows.capacity());
+        }
+    }
+
     /// Executes a plan to its end.
     pub fn execute(&mut self, plan: &Plan) {
         for write in plan.writes() {
