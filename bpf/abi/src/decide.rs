@@ -203,6 +203,18 @@ pub struct PacketCtx {
     needs_no_flow: u8,
 }
 
+impl PacketCtx {
+    /// The packet's address at the pod's end.
+    #[inline(always)]
+    const fn pod(&self, hook: &Hook) -> Address {
+        if hook.is_to_pod() {
+            self.packet.destination
+        } else {
+            self.packet.source
+        }
+    }
+}
+
 #[inline(always)]
 fn examine_packet<T: Tables>(
     tables: &T,
@@ -369,15 +381,8 @@ fn examine_flow<T: Tables>(
             return reason;
         }
     } else if ctx.from_node == 0 && ctx.initiator != Initiator::NODE && ctx.makes_flow != 0 {
-        let packet = &ctx.packet;
-        let own = if hook.is_to_pod() {
-            packet.destination
-        } else {
-            packet.source
-        };
-        let from_pod = ctx.initiator != Initiator::PEER;
-        let (protocol, port) = (ctx.key.protocol, ctx.key.peer_port);
-        if leads_into_tunnel(tables, view, own, peer, protocol, port, from_pod) {
+        let protocol = ctx.key.protocol;
+        if leads_into_tunnel(tables, hook, view, ctx, peer, protocol) {
             return Reason::Tunnel;
         }
     }

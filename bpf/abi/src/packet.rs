@@ -481,8 +481,8 @@ fn read_transport(
     packet.content = Content::CUT_SHORT;
     let needed = match packet.protocol {
         TCP => 20,
-        // With the header of a chunk, without which nobody takes it (`sctp_rcv`). A fragment that ends before is one of data
-        // that would say what the chunk is.
+        // With the header of a chunk: Linux drops shorter ones (`sctp_rcv`), and a first fragment that ends before it could
+        // hide an INIT.
         SCTP => 16,
         UDP | ICMP | ICMPV6 | IGMP => 8,
         _ => 0,

@@ -147,19 +147,14 @@ pub(super) fn judge<T: Tables>(
         return from_pod.reason();
     }
     let ctx = black_box(ctx);
-    let from_pod = ctx.initiator != Initiator::PEER;
-    let own = if hook.is_to_pod() {
-        ctx.packet.destination
-    } else {
-        ctx.packet.source
-    };
     // A Service leads no pod into a tunnel either. A packet from its address is no translation of this node's and passes, but makes
     // no flow: the node could translate the answer, which is evaluated by itself.
     if column == Column::UDP {
         let way = tables.way_word(peer, peer_port);
         if way == WayWord::TO_ALL
             || (way == WayWord::TO_OPEN && egress == RulesetId::ALLOW_ALL)
-            || (way == WayWord::TO_ALL_IF_HERE && tables.is_delivered_here(view.link, own, peer))
+            || (way == WayWord::TO_ALL_IF_HERE
+                && tables.is_delivered_here(view.link, ctx.pod(hook), peer))
         {
             if !hook.is_to_pod() {
                 return Reason::Tunnel;
@@ -168,7 +163,7 @@ pub(super) fn judge<T: Tables>(
             return Reason::Allowed;
         }
     }
-    if leads_into_tunnel(tables, view, own, peer, protocol, peer_port, from_pod) {
+    if leads_into_tunnel(tables, hook, view, ctx, peer, protocol) {
         Reason::Tunnel
     } else {
         Reason::Allowed
@@ -178,23 +173,22 @@ pub(super) fn judge<T: Tables>(
 /// Whether the flow's packets from the pod come to a tunnel's end at a node that no rule names. No table tells of what the
 /// node takes for itself, so its routes are asked for every packet to what may be a tunnel's end.
 ///
-/// Whoever is policed, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is judged as
+/// With a policy or without, no tunnel leads from a pod to any node unless a rule names it: what comes out of it is judged as
 /// another's packet. An isolated pod's ruleset says so itself, in its rows for the nodes' addresses. What comes from a tunnel
 /// at a node could be answered into the tunnel, and so could what comes from an address that the node takes for its own
 /// without having it.
 #[inline(always)]
 pub(super) fn leads_into_tunnel<T: Tables>(
     tables: &T,
+    hook: &Hook,
     view: &PolicyView,
-    own: Address,
+    ctx: &PacketCtx,
     peer: Address,
     protocol: u8,
-    peer_port: u16,
-    from_pod: bool,
 ) -> bool {
     let column = Column::of(protocol);
     let (set, port) = if column == Column::UDP {
-        (PortSetId::TUNNEL_PORTS, peer_port)
+        (PortSetId::TUNNEL_PORTS, ctx.key.peer_port)
     } else if column == Column::REST {
         (PortSetId::TUNNEL_PROTOCOLS, u16::from(protocol))
     } else {
@@ -204,11 +198,11 @@ pub(super) fn leads_into_tunnel<T: Tables>(
         return false;
     }
     if tables.peer_word(peer).is_any_node() {
-        !from_pod || view.from_pod.ruleset() == RulesetId::ALLOW_ALL
+        ctx.initiator == Initiator::PEER || view.from_pod.ruleset() == RulesetId::ALLOW_ALL
     } else {
         peer.is_multicast_or_broadcast()
             || peer.is_ipv4_loopback()
-            || tables.is_delivered_here(view.link, own, peer)
+            || tables.is_delivered_here(view.link, ctx.pod(hook), peer)
     }
 }
 

@@ -107,7 +107,7 @@ impl PolicyView {
         let (to_pod, from_pod) = (self.to_pod.generation(), self.from_pod.generation());
         match initiator {
             Initiator::POD => from_pod,
-            Initiator::MIDSTREAM | Initiator::NODE => self.life.latest(),
+            Initiator::MIDSTREAM => self.life.latest(),
             _ => to_pod,
         }
     }
@@ -197,7 +197,7 @@ pub(super) fn record<T: Tables>(tables: &T, hook: &Hook, view: &PolicyView, ctx:
         FlowState::SYN_ACK
     } else if (before == FlowState::SYN_ACK && is_initiators && step == tcp::ACK)
         || (before == FlowState::HALF && !is_initiators && flags & tcp::RST == 0)
-        // Only TCP says that a connection ends; of what else stands there anew, an answer shows that it lives.
+        // Only TCP has flags that end a connection: an answer of another protocol shows that the new flow is alive.
         || (before == FlowState::CLOSING && !is_initiators && ctx.packet.content != Content::TCP)
     {
         FlowState::ESTABLISHED
