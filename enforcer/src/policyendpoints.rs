@@ -64,6 +64,20 @@ enum Message {
     Endpoints(Said<EndpointSlices>),
 }
 
+impl Message {
+    /// The list of every kind that policy is made of has ended.
+    fn listed_all() -> [Self; 6] {
+        [
+            Self::Slices(Said::Listed),
+            Self::Policies(Said::Listed),
+            Self::Pods(Said::Listed),
+            Self::Nodes(Said::Listed),
+            Self::Services(Said::Listed),
+            Self::Endpoints(Said::Listed),
+        ]
+    }
+}
+
 /// What the API server has, as far as it was said.
 #[derive(Debug, Default)]
 struct Source {
@@ -106,15 +120,8 @@ pub async fn run(client: Client, node: &str, ends: Ends) -> Result<()> {
 pub fn check(text: &str) -> serde_json::Result<SourceStatus> {
     let seen = serde_json::from_str(text)?;
     let (mut source, now) = (Source::default(), Instant::now());
-    for message in [
-        Message::Slices(Said::Object(Box::new(seen))),
-        Message::Slices(Said::Listed),
-        Message::Policies(Said::Listed),
-        Message::Pods(Said::Listed),
-        Message::Nodes(Said::Listed),
-        Message::Services(Said::Listed),
-        Message::Endpoints(Said::Listed),
-    ] {
+    source.take(Message::Slices(Said::Object(Box::new(seen))), now);
+    for message in Message::listed_all() {
         source.take(message, now);
     }
     match source.news(None, now + settle::PATIENCE) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets between a pod and its friend, byte for byte, under a policy that allows one UDP port: no receiver finds anything
-//! else in what passed. Receivers read by themselves ([`Receiver`]): with and without connection tracking, at once and behind a
-//! router.
+//! else in what passed. Receivers read by themselves ([`Readers`]).
 
 use std::net::IpAddr;
 
@@ -10,7 +9,7 @@ use podgate_abi::{
     PortSetChunks, PortSetId, Reason, RowKey, RowSets, RowWords, RulesetId, Slot, decide,
 };
 use podgate_tests::frame::{ICMP, ICMPV6, IPV4, IPV6};
-use podgate_tests::hostile::{ALLOWED, Receiver, Router};
+use podgate_tests::hostile::{ALLOWED, Readers};
 use podgate_tests::kernel::HostTables;
 
 const SLOT: Slot = Slot(1);
@@ -62,38 +61,6 @@ fn tables(pod: IpAddr, friend: IpAddr) -> HostTables {
     tables
 }
 
-/// All who may read a packet, each in its own way.
-struct Readers {
-    hosts: [Receiver; 2],
-    router: Router,
-    behind_router: [Receiver; 2],
-}
-
-impl Readers {
-    fn new() -> Self {
-        let hosts = || [false, true].map(Receiver::new);
-        Self {
-            hosts: hosts(),
-            router: Router::default(),
-            behind_router: hosts(),
-        }
-    }
-
-    /// What any of them takes the frame for: protocols and ports.
-    fn targets(&mut self, frame: &[u8]) -> Vec<(u8, u16)> {
-        let mut delivered = Vec::new();
-        for host in &mut self.hosts {
-            delivered.extend(host.take(frame));
-        }
-        for frame in self.router.forward(frame) {
-            for host in &mut self.behind_router {
-                delivered.extend(host.take(&frame));
-            }
-        }
-        delivered.iter().filter_map(|it| it.target()).collect()
-    }
-}
-
 /// Whether a packet that passed for this reason may be for that.
 fn may_be(reason: Reason, (protocol, port): (u8, u16)) -> bool {
     let is_allowed = (protocol, port) == (UDP, ALLOWED);
@@ -125,7 +92,7 @@ pub fn run(data: &[u8]) {
         Direction::Ingress => (friend, pod),
         Direction::Egress => (pod, friend),
     };
-    let mut readers = Readers::new();
+    let mut readers = Readers::default();
     for _ in 0..PACKETS {
         let Some((length, after)) = rest.split_first() else {
             break;
@@ -143,10 +110,10 @@ pub fn run(data: &[u8]) {
         let Decision::Pass(reason) = decide(&&tables, frame.as_slice(), &hook) else {
             continue;
         };
-        for target in readers.targets(&frame) {
+        for (place, target, _) in readers.read(&frame) {
             assert!(
                 may_be(reason, target),
-                "{reason:?}: {target:?} in {frame:02x?}"
+                "{reason:?}: {target:?} {place}, in {frame:02x?}"
             );
         }
     }

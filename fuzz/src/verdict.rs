@@ -4,29 +4,20 @@
 use std::sync::Arc;
 
 use podgate_abi::{Decision, Direction, Hook, Slot, decide};
-use podgate_enforcer::plan::{Capacities, Plan, Planner};
+use podgate_enforcer::plan::Planner;
 use podgate_policy::arbitrary;
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::{Baseline, Verdict};
 use podgate_policy::evaluate;
 use podgate_policy::model::World;
 use podgate_tests::frame::packet;
-use podgate_tests::kernel::HostTables;
+use podgate_tests::kernel::{CAPACITIES, HostTables};
 use podgate_tests::opening::{addresses_of, is_not_the_policys, opens};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// Values of one input at most.
 const VALUES: usize = 64;
-
-const CAPACITIES: Capacities = Capacities {
-    rulesets: 1024,
-    rows: 16384,
-    peers: 4096,
-    prefixes: 4096,
-    port_sets: 1024,
-    chunks: 1024,
-};
 
 /// The value of a strategy that a seed stands for.
 fn any<S: Strategy>(seed: &[u8], strategy: S) -> S::Value {
@@ -36,11 +27,6 @@ fn any<S: Strategy>(seed: &[u8], strategy: S) -> S::Value {
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let tree = strategy.new_tree(&mut runner).expect("a value");
     tree.current()
-}
-
-fn put_in_force(tables: &mut HostTables, planner: &mut Planner, plan: Plan) {
-    tables.execute(&plan);
-    planner.commit(plan);
 }
 
 /// Each five bytes say what kind of value comes, and its seed: an edit of the world, or a connection that is tried with every pod of
@@ -72,15 +58,8 @@ pub fn run(data: &[u8]) {
         rulesets.map(|(slot, subject)| (slot, Arc::new(compile_subject(&world, subject))));
     let rulesets = rulesets.collect();
     let mut planner = Planner::new(CAPACITIES);
-    let plan = planner.facts_change(&world).expect("there is room");
-    put_in_force(&mut tables, &mut planner, plan);
-    let plan = planner.policy_change(&rulesets).expect("there is room");
-    put_in_force(&mut tables, &mut planner, plan);
-    while planner.waits_for_grace() {
-        planner.grace_begins();
-        let plan = planner.after_grace().expect("there is room");
-        put_in_force(&mut tables, &mut planner, plan);
-    }
+    let settled = tables.settle(&mut planner, &world, &rulesets);
+    settled.expect("there is room");
     for (slot, subject) in (1..).map(Slot).zip(&subjects) {
         let own = addresses_of(&world, subject);
         for connection in &connections {

@@ -7,12 +7,14 @@
 
 mod chance;
 mod queue;
+mod readers;
 mod receiver;
 mod router;
 
 use std::net::IpAddr;
 
 pub use chance::{Chance, packets};
+pub use readers::Readers;
 pub use receiver::{Delivered, Receiver};
 pub use router::Router;
 

@@ -25,6 +25,7 @@ use podgate_abi::{
     ATTACHMENT_HEAD, Decision, Direction, Event, Hook, MAX_ADDRESSES, Reason, Slot, decide,
 };
 
+pub use execute::CAPACITIES;
 pub use host::{FlowMemory, HostTables};
 pub use load::Sizes;
 pub use pod::{Pod, PolicyOf};

@@ -13,7 +13,7 @@ use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{AttachmentId, Baseline, Generation, PodName, Record, Slot};
 use podgate_enforcer::cluster::Cluster;
 use podgate_enforcer::node::Addresses;
-use podgate_enforcer::plan::{Capacities, Planner};
+use podgate_enforcer::plan::Planner;
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::Verdict;
 use podgate_policy::model::{ObjectName, Protocol};
@@ -26,17 +26,8 @@ use super::service::backends;
 use super::simulated::Simulated;
 use super::state::State;
 use crate::frame;
-use crate::kernel::{HostTables, Origin};
+use crate::kernel::{CAPACITIES, HostTables, Origin};
 use packet::{Part, payload};
-
-const CAPACITIES: Capacities = Capacities {
-    rulesets: 1024,
-    rows: 16384,
-    peers: 4096,
-    prefixes: 4096,
-    port_sets: 1024,
-    chunks: 1024,
-};
 
 /// Room for flows: a step tries about two thousand connections.
 const FLOWS: u32 = 1 << 16;
@@ -118,23 +109,13 @@ impl NodeTables {
     /// What the engine does: facts, then policy, then what waits for a grace period.
     fn settle(&mut self) -> Result<()> {
         let view = self.cluster.view();
-        let plan = self.planner.facts_change(&view.world)?;
-        self.tables.execute(&plan);
-        self.planner.commit(plan);
         let rulesets = view
             .subjects
             .iter()
             .map(|(slot, subject)| (*slot, Arc::new(compile_subject(&view.world, subject))))
             .collect();
-        let plan = self.planner.policy_change(&rulesets)?;
-        self.tables.execute(&plan);
-        self.planner.commit(plan);
-        while self.planner.waits_for_grace() {
-            self.planner.grace_begins();
-            let plan = self.planner.after_grace()?;
-            self.tables.execute(&plan);
-            self.planner.commit(plan);
-        }
+        let planner = &mut self.planner;
+        self.tables.settle(planner, &view.world, &rulesets)?;
         Ok(())
     }
 

@@ -8,9 +8,20 @@ use podgate_abi::{
     HardwareWord, MAX_ADDRESSES, PolicyWord, PortSetChunks, PortSetId, PrefixKey, PrefixWord,
     Quota, RulesetId, Slot, Word, tunnel,
 };
-use podgate_enforcer::plan::{Plan, Write};
+use podgate_enforcer::plan::{Capacities, Plan, PlanError, Planner, Rulesets, Write};
+use podgate_policy::model::World;
 
 use super::{FlowMemory, HZ, HostTables};
+
+/// Room for what tests plan.
+pub const CAPACITIES: Capacities = Capacities {
+    rulesets: 1024,
+    rows: 16384,
+    peers: 4096,
+    prefixes: 4096,
+    port_sets: 1024,
+    chunks: 1024,
+};
 
 impl HostTables {
     /// Tables of a new set, with room for so many flows in each of their tables.
@@ -71,10 +82,36 @@ impl HostTables {
     }
 
     /// Forgets every flow.
-    pub fn forget_flows(&mut self) {
-        for flows in [&mut self.flows, &mut self.embryonic, &mut self.crowd] {
-            *flows = FlowMemory::with_capacity(flows.capacity());
+    pub fn forget_flows(&self) {
+        for flows in [&self.flows, &self.embryonic, &self.crowd] {
+            flows.clear();
         }
+    }
+
+    /// Puts facts in force, then policy, then what waits for a grace period, as the engine does.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn settle(
+        &mut self,
+        planner: &mut Planner,
+        world: &World,
+        rulesets: &Rulesets,
+    ) -> Result<(), PlanError> {
+        let mut commit = |planner: &mut Planner, plan: Plan| {
+            self.execute(&plan);
+            planner.commit(plan);
+        };
+        let facts = planner.facts_change(world)?;
+        commit(planner, facts);
+        let policy = planner.policy_change(rulesets)?;
+        commit(planner, policy);
+        while planner.waits_for_grace() {
+            planner.grace_begins();
+            let rest = planner.after_grace()?;
+            commit(planner, rest);
+        }
+        Ok(())
     }
 
     /// Executes a plan to its end.

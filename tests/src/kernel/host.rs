@@ -122,6 +122,12 @@ impl FlowMemory {
         found.filter_map(|(key, place)| Some((key, self.elements.get(place)?)))
     }
 
+    /// Deletes every flow.
+    pub fn clear(&self) {
+        self.index.borrow_mut().clear();
+        self.free.borrow_mut().clear();
+    }
+
     /// How many flows there are.
     pub fn len(&self) -> usize {
         self.index.borrow().len()

@@ -8,7 +8,7 @@ use std::thread;
 use podgate_abi::{
     Bytes, Decision, Direction, Hook, Offload, PortSetId, Reason, RowSets, decide, ethertype,
 };
-use podgate_tests::hostile::{self, ALLOWED, Chance, Receiver, Router};
+use podgate_tests::hostile::{self, ALLOWED, Chance, Readers};
 use podgate_tests::kernel::{Kernel, Origin, PolicyOf, SLOT};
 
 use crate::setting::{FAMILIES, FRIENDS, Family, RULESET, Scene};
@@ -53,40 +53,12 @@ fn scene(family: Family) -> Scene {
     scene
 }
 
-/// All who may read a packet, each in its own way.
-struct Readers {
-    hosts: [Receiver; 2],
-    router: Router,
-    behind_router: [Receiver; 2],
-}
-
-impl Readers {
-    fn new() -> Self {
-        let hosts = || [false, true].map(Receiver::new);
-        Self {
-            hosts: hosts(),
-            router: Router::default(),
-            behind_router: hosts(),
-        }
-    }
-
-    /// What the readers take it for, if it is another thing than what is allowed.
-    fn find_fault(&mut self, frame: &[u8]) -> Option<String> {
-        let mut found = Vec::new();
-        for host in &mut self.hosts {
-            found.push((host.take(frame), "as it is"));
-        }
-        for frame in self.router.forward(frame) {
-            for host in &mut self.behind_router {
-                found.push((host.take(&frame), "behind a router"));
-            }
-        }
-        found.into_iter().find_map(|(delivered, where_)| {
-            let delivered = delivered?;
-            let target = delivered.target()?;
-            (target != (17, ALLOWED)).then(|| format!("{where_}: {target:?}, {delivered:02x?}"))
-        })
-    }
+/// What a reader takes a frame for, if it is another thing than what is allowed.
+fn find_fault(readers: &mut Readers, frame: &[u8]) -> Option<String> {
+    let mut found = readers.read(frame).into_iter();
+    found.find_map(|(place, target, delivered)| {
+        (target != (17, ALLOWED)).then(|| format!("{place}: {target:?}, {delivered:02x?}"))
+    })
 }
 
 /// What a sender might ask to have written, and where.
@@ -128,7 +100,7 @@ fn run(family: Family, direction: Direction) {
         received_from: 7,
         interface: 1,
     };
-    let mut readers = Readers::new();
+    let mut readers = Readers::default();
     let (mut sent, mut passed, mut last) = (0, 0, Vec::new());
     while sent < hostile::packets(PACKETS) {
         for frame in hostile::frames(&mut chance, from, to) {
@@ -148,7 +120,7 @@ fn run(family: Family, direction: Direction) {
             assert_ne!(reason, Reason::Unpoliced, "{frame:02x?}");
             passed += 1;
             let frame = finished(frame, offload);
-            if let Some(fault) = readers.find_fault(&frame) {
+            if let Some(fault) = find_fault(&mut readers, &frame) {
                 panic!("{reason:?}: {fault}; {frame:02x?} with {offload:x?}, after {last:02x?}");
             }
             last = frame;

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use podgate_abi::{Direction, Reason, RulesetId, Slot};
-use podgate_enforcer::plan::{Capacities, Plan, Planner, Write};
+use podgate_enforcer::plan::{Plan, Planner, Write};
 use podgate_policy::arbitrary;
 use podgate_policy::compile::compile_subject;
 use podgate_policy::connection::Verdict;
 use podgate_policy::evaluate;
 use podgate_tests::frame::packet;
-use podgate_tests::kernel::{Kernel, Origin, Pod, PolicyOf};
+use podgate_tests::kernel::{CAPACITIES, Kernel, Origin, Pod, PolicyOf};
 use podgate_tests::opening::{addresses_of, is_not_the_policys, opens};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -22,15 +22,6 @@ use crate::setting::on_a_router;
 /// Worlds, one after another in the same tables, and connections that are tried with every pod of each.
 const WORLDS: usize = 300;
 const CONNECTIONS: usize = 20;
-
-const CAPACITIES: Capacities = Capacities {
-    rulesets: 1024,
-    rows: 16384,
-    peers: 4096,
-    prefixes: 4096,
-    port_sets: 1024,
-    chunks: 1024,
-};
 
 /// Executes a plan, write by write; the flips go into `policies`.
 fn execute(

@@ -5,10 +5,18 @@ use std::path::Path;
 
 use axum::Router;
 use axum::http::HeaderMap;
-use axum::routing::any;
+use axum::routing::{MethodRouter, any};
 use serde_json::json;
 
 use super::*;
+
+/// A server that answers every request so; its URL.
+async fn serve(answer: MethodRouter) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+    format!("http://{address}")
+}
 
 /// An API server that answers every request with its `Authorization`.
 async fn server() -> String {
@@ -17,10 +25,7 @@ async fn server() -> String {
         let text = authorization.and_then(|value| value.to_str().ok());
         text.unwrap_or("nobody").to_owned()
     });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(echo)).await });
-    format!("http://{address}")
+    serve(echo).await
 }
 
 /// Puts a kubeconfig of this user in its place, in one step.
@@ -111,9 +116,7 @@ async fn a_refusal_without_an_end_is_not_read_to_it() {
         let body = axum::body::Body::from_stream(chunks);
         (axum::http::StatusCode::FORBIDDEN, body)
     });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(endless)).await });
+    let server = serve(endless).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     write(file.path(), &server, &json!({}));
     let client = connect(Some(file.path())).await.unwrap();
@@ -125,8 +128,8 @@ async fn a_refusal_without_an_end_is_not_read_to_it() {
     );
 }
 
-/// The enforcer may have to wait for a credential plugin of the kubeconfig; whoever else has work goes on meanwhile, and
-/// credentials that come after it are used.
+/// Other tasks of the runtime go on while a credential plugin of the kubeconfig runs, and credentials that come after it are
+/// used.
 #[tokio::test(flavor = "current_thread")]
 async fn a_credential_plugin_that_hangs_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();

@@ -35,18 +35,6 @@ fn a_slice(name: &str) -> Message {
     Message::Slices(object(json!({"metadata": metadata, "spec": spec})))
 }
 
-/// Every list has ended.
-fn listed_all() -> [Message; 6] {
-    [
-        Message::Slices(Said::Listed),
-        Message::Policies(Said::Listed),
-        Message::Pods(Said::Listed),
-        Message::Nodes(Said::Listed),
-        Message::Services(Said::Listed),
-        Message::Endpoints(Said::Listed),
-    ]
-}
-
 /// Takes messages, and gives time enough for slices to settle. What the engine is told goes to `objects`.
 fn hear(source: &mut Source, objects: &mut Objects, messages: Vec<Message>, now: &mut Instant) {
     for message in messages {
@@ -107,7 +95,7 @@ fn an_endpoint_on_another_node_is_judged_as_an_address_in_lists() {
         pod("near", "10.0.0.5"),
         service,
     ];
-    first.extend(listed_all());
+    first.extend(Message::listed_all());
     hear(&mut source, &mut objects, first, &mut now);
     for (second, expected) in [
         (endpoint("far", "10.0.1.6", json!("there")), Allow),
@@ -143,7 +131,7 @@ fn an_endpoint_on_another_node_is_judged_as_an_address_in_lists() {
 #[test]
 fn a_cluster_wide_policy_is_reported_and_not_waited_for() {
     let (mut source, now) = (source(), Instant::now());
-    for message in listed_all() {
+    for message in Message::listed_all() {
         source.take(message, now);
     }
     assert!(matches!(source.news(None, now), Some(News::Update(_))));
@@ -175,7 +163,7 @@ fn nothing_is_due_before_every_kind_is_listed() {
         Arc::make_mut(&mut seen.value).policy.name = ObjectName::new("ns", "q");
     }
     source.take(other, later);
-    for message in listed_all() {
+    for message in Message::listed_all() {
         assert_eq!(source.due(), None);
         source.take(message, later);
     }
@@ -193,7 +181,7 @@ fn nothing_is_due_before_every_kind_is_listed() {
 #[test]
 fn policies_that_come_all_the_time_hold_up_no_start() {
     let (mut source, begin) = (source(), Instant::now());
-    for message in listed_all() {
+    for message in Message::listed_all() {
         source.take(message, begin);
     }
     let mut now = begin;
@@ -218,7 +206,7 @@ fn the_engine_learns_that_all_is_listed_though_it_is_empty() {
     let (mut source, now) = (source(), Instant::now());
     assert!(matches!(source.news(None, now), Some(News::NotSynced(_))));
     assert!(source.news(None, now).is_none());
-    for message in listed_all() {
+    for message in Message::listed_all() {
         source.take(message, now);
     }
     assert!(matches!(source.news(None, now), Some(News::Update(_))));
