@@ -132,7 +132,7 @@ pub(crate) fn current(paths: &Paths) -> Result<Option<SetName>, Failed> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Failed::at("read link", &link)(error)),
     };
-    // What names no table set, as after somebody has changed it, is replaced by the next one that does.
+    // A link that was changed by hand and names no table set is replaced when the next set is named.
     let name = target.to_str().and_then(SetName::parse);
     Ok(name.filter(|name| name.path(paths).is_dir()))
 }
@@ -153,7 +153,7 @@ pub(crate) fn next(paths: &Paths) -> Result<SetName, Failed> {
     let mut last = None;
     for name in names(paths)? {
         let unfinished = name.strip_prefix(UNFINISHED);
-        // A set is never empty but where somebody has removed its pins, and then nothing is lost with it.
+        // A set is pinned complete: an empty directory is one whose pins were removed by hand.
         if SetName::parse(&name).is_some() && fs::remove_dir(paths.bpffs.join(&name)).is_ok() {
             continue;
         }

@@ -202,7 +202,7 @@ pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replaced
 }
 
-/// Removes files whose writer was killed: nobody writes one while the lock is held.
+/// Removes files whose writer was killed: they are written under the lock.
 pub(crate) fn remove_unfinished(paths: &Paths, _lock: &Lock) -> Result<(), Failed> {
     for path in files(paths, UNFINISHED)? {
         if_there(fs::remove_file(&path)).map_err(Failed::at("remove unfinished file", &path))?;

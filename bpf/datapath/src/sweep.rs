@@ -348,7 +348,7 @@ pub fn unpin_unused_sets(paths: &Paths, _lock: &Lock) -> Result<Vec<SetName>, Sw
         }
     }
     let mut unused = Vec::new();
-    // Sets of which a program has lost its pin, as an interrupted removal leaves them: what runs of them cannot be told.
+    // Sets without the pin of a program, as an interrupted removal leaves them: whether a filter runs it is unknown.
     let mut incomplete = Vec::new();
     for name in bpffs::list(paths)? {
         match TableSet::at(paths, name).program_ids() {

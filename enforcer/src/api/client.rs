@@ -132,7 +132,7 @@ async fn client(kubeconfig: Option<&Path>, running: &Arc<()>) -> Result<Client, 
     }
 }
 
-/// On a thread of its own, which nobody waits for at the end: kube waits for a credential plugin without giving way.
+/// On a thread of its own, which the end of the process does not wait for: kube runs a credential plugin synchronously.
 async fn build_client(config: Config, running: Arc<()>) -> Result<Client, Box<kube::Error>> {
     let (made_in, made) = oneshot::channel();
     let runtime = Handle::current();

@@ -257,7 +257,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     } else {
                         tracing::info!(
                             kind = K::NAME,
-                            "every watch is cut before it says anything; the kind is listed anew"
+                            "every watch is cut before its first event; the kind is listed again"
                         );
                         Next::List
                     }
