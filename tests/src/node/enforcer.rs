@@ -183,7 +183,25 @@ impl Enforcer {
         self.child.id()
     }
 
-    /// Sends it a signal. What was stopped is killed like any other.
+    /// Stops it until `SIGCONT`. What was stopped is killed like any other.
+    ///
+    /// # Panics
+    /// When a thread of it still runs after a while.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        // A thread that runs on another CPU stops some time after the signal was sent.
+        wait_until("every thread is stopped", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+            let mut threads = threads.expect("list the enforcer's threads");
+            threads.all(|thread| {
+                let stat = thread.map(|thread| fs::read_to_string(thread.path().join("stat")));
+                // The state follows the name, which is in parentheses (proc_pid_stat(5)).
+                stat.is_ok_and(|stat| stat.is_ok_and(|stat| stat.contains(") T ")))
+            })
+        });
+    }
+
+    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process ID");
         kill(Pid::from_raw(pid), signal).expect("signal the enforcer");

@@ -39,7 +39,7 @@ pub(super) struct Way {
 /// Stopped without the lock: with it, no ADD would come to its end.
 fn stopped(node: &Node, enforcer: Enforcer) -> Held {
     wait_until("it is stopped between two turns", || {
-        enforcer.signal(Signal::SIGSTOP);
+        enforcer.stop();
         let is_free = Lock::take_until(&node.paths(), Instant::now()).is_ok();
         if !is_free {
             enforcer.signal(Signal::SIGCONT);
