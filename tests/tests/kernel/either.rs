@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Flows that either end may begin: they live for the end that is still allowed.
 
-use podgate_abi::{Direction, Reason, RulesetId};
+use podgate_abi::{Direction, Reason, RowKey, RowWords, RulesetId, WayKey, WayWord};
 use podgate_tests::frame::flag::{ACK, PSH};
 use podgate_tests::frame::{self, Payload, sctp, sctp_ack, tcp, udp};
 use podgate_tests::kernel::PolicyOf;
 
-use crate::setting::{End, FAMILIES, Family, RULESET, Scene};
+use crate::setting::{ALL, End, FAMILIES, Family, NOTHING, RULESET, Scene};
 
 /// Where both ends have one port, so that nothing tells a question from an answer.
 fn symmetric() -> [Payload; 2] {
@@ -117,5 +117,43 @@ fn an_answered_question_to_the_nodes_tunnel_port_stays_shut() {
         scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
         let sent = scene.peer_sends(node, udp(4789, 4789));
         assert_eq!(sent, Reason::Tunnel);
+    }
+}
+
+/// What a Service leads into a tunnel is closed to the answers of an isolated pod as well, unless a row of its own opens it.
+#[test]
+fn what_the_peer_began_is_not_answered_into_a_tunnel() {
+    for family in FAMILIES {
+        for began in End::BOTH {
+            for is_open in [false, true] {
+                let mut scene = Scene::new(family, PolicyOf::OPEN);
+                let service = scene.stranger;
+                let ends = [End::Pod, End::Peer];
+                let of = |end| match end {
+                    End::Pod => udp(2000, 53),
+                    End::Peer => udp(53, 2000),
+                };
+                assert_eq!(scene.end_sends(began, service, of(began)), Reason::Allowed);
+                let answer = scene.end_sends(began.other(), service, of(began.other()));
+                assert_eq!(answer, Reason::Established);
+                let way = WayKey::new(service.into(), 53);
+                scene.kernel.put_way(way, WayWord::TO_OPEN);
+                let sets = if is_open { ALL } else { NOTHING };
+                let row = RowWords::new(RowKey(0), sets);
+                scene.kernel.put_default_row(RULESET, row);
+                scene.kernel.flip(Direction::Egress, RULESET);
+                scene.kernel.renew();
+                // Nothing isolates what comes from there; that makes no flow, and revives none.
+                assert!(scene.end_sends(End::Peer, service, of(End::Peer)).passes());
+                let sent = scene.end_sends(End::Pod, service, of(End::Pod));
+                assert_eq!(sent.passes(), is_open, "{began:?} began: {sent:?}");
+                // What the row opens goes with it.
+                scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
+                for end in ends {
+                    let sent = scene.end_sends(end, service, of(end));
+                    assert_eq!(sent.passes(), end == End::Peer, "{sent:?}");
+                }
+            }
+        }
     }
 }

@@ -151,8 +151,10 @@ pub(super) fn judge<T: Tables>(
     // no flow: the node could translate the answer, which is evaluated by itself.
     if column == Column::UDP {
         let way = tables.way_word(peer, peer_port);
+        // A ruleset of the pod's has rows for ways. They answer for what it sends, and not for what the peer may begin.
+        let has_row = egress > RulesetId::ALLOW_ALL && from_pod == Answer::ALLOWED;
         if way == WayWord::TO_ALL
-            || (way == WayWord::TO_OPEN && egress == RulesetId::ALLOW_ALL)
+            || (way == WayWord::TO_OPEN && !has_row)
             || (way == WayWord::TO_ALL_IF_HERE
                 && tables.is_delivered_here(view.link, ctx.pod(hook), peer))
         {
@@ -161,6 +163,11 @@ pub(super) fn judge<T: Tables>(
             }
             ctx.makes_flow = 0;
             return Reason::Allowed;
+        }
+        if way == WayWord::TO_OPEN && ctx.initiator == Initiator::PEER {
+            // From now on it passes by that row.
+            ctx.initiator = Initiator::POD;
+            ctx.generation = view.generation(Initiator::POD);
         }
     }
     if leads_into_tunnel(tables, hook, view, ctx, peer, protocol) {
