@@ -204,6 +204,15 @@ impl Cluster {
         .map(|(name, _)| name)
     }
 
+    /// The pods of attachments that the source has never known. An attachment of no pod, as a chain without Kubernetes
+    /// makes it, is none.
+    pub fn without_object(&self) -> impl Iterator<Item = ObjectName> {
+        let unknown = self
+            .records()
+            .filter(|record| self.view.unknown.contains(&record.slot));
+        unknown.filter_map(|record| record.pod.as_ref().map(name_of))
+    }
+
     /// How the pod of an attachment is judged, if the source knows it; whether or not the attachment is among these.
     pub fn subject_of(&self, record: &Record) -> Option<Subject> {
         let pod = record.pod.as_ref()?;

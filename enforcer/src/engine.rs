@@ -30,7 +30,7 @@ mod rebuild;
 mod reconcile;
 mod report;
 mod taken;
-mod unattached;
+mod unpaired;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ use isolated_file::IsolatedFile;
 use own_node::OwnNode;
 use portion::Portion;
 use report::Counted;
-use unattached::Unattached;
+use unpaired::{Half, Unpaired};
 
 pub use draft::Drafts;
 pub use grace::Graces;
@@ -179,7 +179,8 @@ pub struct Engine {
     links: links::Links,
     counted: Counted,
     own_node: OwnNode,
-    unattached: Unattached,
+    unattached: Unpaired,
+    unheard_of: Unpaired,
     crowded: Crowded,
     condition: watch::Sender<Condition>,
 }
@@ -313,7 +314,8 @@ impl Engine {
             links: links::Links::default(),
             counted: Counted::default(),
             own_node: OwnNode::default(),
-            unattached: Unattached::default(),
+            unattached: Unpaired::new(Half::Pod),
+            unheard_of: Unpaired::new(Half::Attachment),
             crowded: Crowded::default(),
             condition,
         };
@@ -348,8 +350,10 @@ impl Engine {
             return Duration::ZERO;
         }
         let due = self.backoff.due_or(self.facts_due);
+        let reports = [self.unattached.due(), self.unheard_of.due()];
         let next = [due, self.links.due()]
             .into_iter()
+            .chain(reports)
             .flatten()
             .fold(self.upkeep_due, Instant::min);
         next.saturating_duration_since(Instant::now())
@@ -463,6 +467,10 @@ impl Engine {
         changed |= self.look_at_links(now);
         if changed {
             self.settle();
+        }
+        let reports = [self.unattached.due(), self.unheard_of.due()];
+        if reports.into_iter().flatten().any(|due| due <= now) {
+            self.publish();
         }
     }
 

@@ -115,7 +115,9 @@ impl Engine {
         let of_node = self.links.reports().iter().chain(&self.guard.unsupported);
         warnings.extend(of_node.cloned().map(Warning::from));
         warnings.extend(self.own_node.warning().map(Warning::from));
-        warnings.extend(self.unattached.warning().map(Warning::from));
+        for unpaired in [&self.unattached, &self.unheard_of] {
+            warnings.extend(unpaired.warning().map(Warning::from));
+        }
         warnings.extend(self.built.taken.warning().map(Warning::from));
         warnings.extend(self.cluster.foreign_warnings());
         warnings.extend(self.crowded.warnings());
@@ -183,8 +185,12 @@ impl Engine {
         let has_nodes = self.questions.is_some();
         self.own_node
             .look(cluster.missing_node().filter(|_| has_nodes));
-        self.unattached
-            .look(Instant::now(), || cluster.without_attachment());
+        let time = Instant::now();
+        self.unattached.look(time, || {
+            cluster.without_attachment().map(ToString::to_string)
+        });
+        self.unheard_of
+            .look(time, || cluster.without_object().map(|pod| pod.to_string()));
         let now = self.condition_now(others);
         let suspended = suspended_in(now.warnings()).len();
         metrics::gauge!("podgate_namespaces_suspended").set(figure(suspended as u64));

@@ -365,7 +365,7 @@ fn a_pod_added_under_another_mode_is_reported() {
 }
 
 #[test]
-fn a_pod_that_a_chain_without_podgate_added_is_told_of() {
+fn pods_without_attachments_and_the_reverse_are_reported() {
     let node = Node::new();
     node.apply("namespace", &namespace("default"));
     let enforcer = Enforcer::start(&node);
@@ -380,19 +380,24 @@ fn a_pod_that_a_chain_without_podgate_added_is_told_of() {
         let status = format!("status: {{podIPs: [{{ip: {address}}}]}}\n");
         node.apply(name, &(pod(name, "app: web") + &status));
     }
-    wait_until("the pod is told of", || {
+    let _unheard_of = Pod::start(&node, &node.ptp(json!({})), "unheard-of");
+    let is_so = [
+        "warning: 1 pods of this node have no attachment, and no policy applies to them: default/open; ",
+        "warning: 1 attachments are of pods that the source does not know",
+    ];
+    wait_until("both are reported", || {
         let (status, said) = enforcer.readiness(&node);
-        status == 200 && said.contains("warning: 1 pods of this node have no attachment")
+        status == 200 && is_so.iter().all(|is| said.contains(is))
     });
     let (_, said) = enforcer.readiness(&node);
     assert!(
-        said.contains("default/open") && !said.contains("default/policed"),
+        said.contains(": default/unheard-of; ") && !said.contains("default/policed"),
         "{said}"
     );
+    let log = enforcer.log();
     assert!(
-        enforcer.log().contains("pod=default/open"),
-        "{}",
-        enforcer.log()
+        log.contains("names=default/open") && log.contains("names=default/unheard-of"),
+        "{log}"
     );
     let figure = "podgate_pods_without_attachment 1";
     assert!(enforcer.metrics(&node).contains(figure));
