@@ -84,7 +84,8 @@ pub struct Args {
         long,
         env = "PODGATE_SERVICE_CIDRS",
         value_name = "CIDR,CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = range_of_addresses
     )]
     service_cidrs: Vec<IpNet>,
     /// Nodes translate whatever is sent to `externalIPs`, so that a policy needs to allow the endpoints only, and not the
@@ -383,6 +384,13 @@ impl TryFrom<Args> for Config {
 fn host_name() -> Result<String> {
     let name: OsString = nix::sys::utsname::uname()?.nodename().to_owned();
     Ok(name.to_string_lossy().into_owned())
+}
+
+fn range_of_addresses(text: &str) -> Result<IpNet, String> {
+    text.trim().parse().map_err(|_| {
+        "write an address, a slash, and how many of its bits count: 10.96.0.0/12, fd00:1::/108"
+            .to_owned()
+    })
 }
 
 /// The namespaces of a list with commas; an empty list is none.

@@ -231,5 +231,8 @@ fn what_services_mean_is_said_by_flags() {
             ranges: ranges.into(),
         }
     );
-    assert!(with(&["--service-cidrs", "10.96.0.0"]).is_err());
+    for wrong in ["10.96.0.0", "10.96.0.0/33", "services"] {
+        let said = format!("{:#}", with(&["--service-cidrs", wrong]).unwrap_err());
+        assert!(said.contains("how many of its bits count"), "{said}");
+    }
 }
