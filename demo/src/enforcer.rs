@@ -47,7 +47,6 @@ impl Enforcer {
                 "--bpffs-dir",
                 "/sys/fs/bpf/podgate",
             ])
-            .args(["--enforcing-mode", "standard"])
             .args(["--node-name", NODE_NAME, "--metrics-bind-addr", METRICS])
             .args(["--health-probe-bind-addr", &HEALTH.to_string()])
             .stdin(Stdio::null())

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line: text to [`Config`], once.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -16,8 +15,6 @@ use podgate_policy::model::{ExternalAddresses, ServiceEgress, ServiceOptions};
 use tracing::level_filters::LevelFilter;
 
 use crate::cluster::ForeignSetting;
-use crate::convert::names::dns_label;
-use crate::mode::{EnforcingMode, Mode};
 use crate::stored::{self, Rooms};
 
 /// Enforces Kubernetes NetworkPolicy at the interfaces of this node's pods.
@@ -53,22 +50,6 @@ pub struct Args {
     /// The node's name, as the API server knows it; the host's name without it.
     #[arg(long, env = "MY_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
-    /// The enforcingMode that conflists should have; they decide, and a pod that was added with another one is reported.
-    #[arg(
-        long,
-        env = "NETWORK_POLICY_ENFORCING_MODE",
-        value_enum,
-        default_value = "standard"
-    )]
-    enforcing_mode: EnforcingMode,
-    /// The exemptNamespaces that conflists should have, separated by commas: always of the standard baseline.
-    #[arg(
-        long,
-        env = "PODGATE_EXEMPT_NAMESPACES",
-        value_name = "A,B",
-        default_value = "kube-system"
-    )]
-    exempt_namespaces: String,
     /// How many endpoints of a Service an egress policy must allow; nobody can tell which one a connection goes to.
     #[arg(
         long,
@@ -240,8 +221,6 @@ pub struct Config {
     pub bpffs_dir: PathBuf,
     /// The node's name, as the API server knows it.
     pub node_name: String,
-    /// Which baseline attachments should have.
-    pub mode: Mode,
     /// What Services mean.
     pub services: ServiceOptions,
     /// What becomes of foreign addresses.
@@ -271,8 +250,6 @@ impl TryFrom<Args> for Config {
             run_dir,
             bpffs_dir,
             node_name,
-            enforcing_mode,
-            exempt_namespaces,
             service_egress,
             service_cidrs,
             external_addresses_translated,
@@ -341,10 +318,6 @@ impl TryFrom<Args> for Config {
                 Some(name) => name,
                 None => host_name().context("asking for the host's name; or give --node-name")?,
             },
-            mode: Mode {
-                enforcing: enforcing_mode,
-                exempt_namespaces: namespaces(&exempt_namespaces)?,
-            },
             services: ServiceOptions {
                 egress: match service_egress {
                     Endpoints::All => ServiceEgress::All,
@@ -391,22 +364,6 @@ fn range_of_addresses(text: &str) -> Result<IpNet, String> {
         "write an address, a slash, and how many of its bits count: 10.96.0.0/12, fd00:1::/108"
             .to_owned()
     })
-}
-
-/// The namespaces of a list with commas; an empty list is none.
-fn namespaces(list: &str) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    for name in list
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-    {
-        if let Err(why) = dns_label(name) {
-            bail!("--exempt-namespaces: {why}");
-        }
-        names.insert(name.to_owned());
-    }
-    Ok(names)
 }
 
 #[cfg(test)]

@@ -53,7 +53,6 @@ use crate::cluster::{Cluster, ForeignSetting, View};
 use crate::compiled::Compiled;
 use crate::condition::Condition;
 use crate::guard::Guard;
-use crate::mode::Mode;
 use crate::node::Addresses;
 use crate::plan::Rulesets;
 use crate::source::{Answer, Objects, Question, SourceStatus};
@@ -90,8 +89,6 @@ pub struct EngineConfig {
     pub paths: Paths,
     /// How large the tables are, unless they must be larger.
     pub sizes: Sizes,
-    /// Which baseline attachments should have.
-    pub mode: Mode,
     /// The node's name, as pods and endpoints have it.
     pub node_name: String,
     /// What Services mean.
@@ -114,7 +111,6 @@ pub struct EngineConfig {
 #[derive(Debug)]
 pub struct Engine {
     paths: Paths,
-    mode: Mode,
     cluster: Cluster,
     /// What is wrong with the source now.
     source_wrong: SourceStatus,
@@ -234,7 +230,6 @@ impl Engine {
         let EngineConfig {
             paths,
             sizes,
-            mode,
             node_name,
             services,
             foreign,
@@ -274,7 +269,6 @@ impl Engine {
         drop(lock);
         let mut engine = Self {
             paths,
-            mode,
             cluster,
             source_wrong,
             unreadable: files.unreadable,
@@ -320,9 +314,6 @@ impl Engine {
             condition,
         };
         engine.take_note_of(view);
-        for record in engine.cluster.records() {
-            engine.compare_baseline(record);
-        }
         engine.publish();
         Ok(engine)
     }
@@ -586,25 +577,6 @@ impl Engine {
         } = view;
         self.facts = world;
         self.unknown = unknown;
-    }
-
-    /// Logs an attachment that was made under another mode than this enforcer's.
-    fn compare_baseline(&self, record: &Record) {
-        if self.has_another_baseline(record) {
-            tracing::warn!(
-                attachment = %record.identity,
-                pod = ?record.pod,
-                baseline = ?record.baseline,
-                "an attachment keeps the baseline of its conflist, which is not that of --enforcing-mode and --exempt-namespaces",
-            );
-        }
-    }
-
-    /// Whether an attachment was made under another mode than this enforcer's.
-    fn has_another_baseline(&self, record: &Record) -> bool {
-        let wanted = |pod: &PodName| self.mode.baseline(&pod.namespace);
-        let pod = record.pod.as_ref();
-        pod.is_some_and(|pod| wanted(pod) != record.baseline)
     }
 }
 

@@ -26,7 +26,6 @@ pub mod gone;
 pub mod guard;
 mod instance_lock;
 pub mod manifests;
-pub mod mode;
 pub mod networkpolicies;
 pub mod node;
 pub mod plan;

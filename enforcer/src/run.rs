@@ -46,7 +46,6 @@ pub async fn run(config: Config) -> Result<()> {
         run_dir,
         bpffs_dir,
         node_name,
-        mode,
         services,
         foreign,
         metrics,
@@ -57,7 +56,7 @@ pub async fn run(config: Config) -> Result<()> {
         log_level: _,
     } = config;
     release::require()?;
-    tracing::info!(node = node_name, ?source, ?mode, "starting");
+    tracing::info!(node = node_name, ?source, "starting");
     let recorder = admin::install_recorder()?;
     let descriptors = Descriptors::raise()?;
     let (condition_in, condition) = watch::channel(Condition::Starting(Vec::new()));
@@ -135,7 +134,6 @@ pub async fn run(config: Config) -> Result<()> {
     let config = EngineConfig {
         paths,
         sizes,
-        mode,
         node_name,
         services,
         foreign,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-use podgate_policy::connection::Baseline;
+
+use std::collections::BTreeSet;
 
 use super::*;
 
@@ -24,10 +25,6 @@ fn what_is_not_said_has_the_documented_default() {
             run_dir: "/run/podgate".into(),
             bpffs_dir: "/sys/fs/bpf/podgate".into(),
             node_name: "here".into(),
-            mode: Mode {
-                enforcing: EnforcingMode::Standard,
-                exempt_namespaces: BTreeSet::from(["kube-system".to_owned()]),
-            },
             services: ServiceOptions::default(),
             foreign: ForeignSetting {
                 node: Foreign::Unisolated,
@@ -70,9 +67,7 @@ fn what_contradicts_itself_or_is_not_known_is_an_error() {
         (&["--polcies", "x"], "--polcies"),
         (&["--kubeconfig", "/x"], "leave out --kubeconfig"),
         (&["x"], "unexpected argument"),
-        (&["--enforcing-mode", "lax"], "lax"),
         (&["--foreign-addresses", "some"], "some"),
-        (&["--exempt-namespaces", "a,B"], "\"B\" is not a name"),
         (&["--run-dir", "run"], "absolute"),
         (&["--run-dir", "/x", "--bpffs-dir", "/x"], "same directory"),
         (
@@ -141,27 +136,6 @@ fn two_servers_that_are_off_are_not_at_the_same_address() {
     assert_eq!(
         (config.metrics, config.health),
         (BindAddress::Off, BindAddress::Off)
-    );
-}
-
-#[test]
-fn exempt_namespaces_are_standard_whatever_the_mode() {
-    let mode = with(&["--enforcing-mode", "strict", "--exempt-namespaces", "a, b,"])
-        .unwrap()
-        .mode;
-    for (namespace, baseline) in [
-        ("a", Baseline::Allow),
-        ("b", Baseline::Allow),
-        ("kube-system", Baseline::Deny),
-    ] {
-        assert_eq!(mode.baseline(namespace), baseline, "{namespace}");
-    }
-    assert!(
-        with(&["--exempt-namespaces", ""])
-            .unwrap()
-            .mode
-            .exempt_namespaces
-            .is_empty()
     );
 }
 

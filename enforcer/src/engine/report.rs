@@ -86,24 +86,11 @@ impl Engine {
         dirty.len()
     }
 
-    /// How many attachments were made under another mode than this enforcer's.
-    fn with_another_baseline(&self) -> usize {
-        let records = self.cluster.records();
-        records.filter(|it| self.has_another_baseline(it)).count()
-    }
-
-    /// `others` are [`Self::with_another_baseline`].
-    fn condition_now(&self, others: usize) -> Condition {
+    fn condition_now(&self) -> Condition {
         let SourceStatus {
             errors,
             mut warnings,
         } = self.source_wrong.clone();
-        if others > 0 {
-            warnings.push(Warning::from(format!(
-                "{others} attachments have another baseline than --enforcing-mode and --exempt-namespaces say: the conflist \
-                 with which a pod was added decides; the log names them"
-            )));
-        }
         if let Some(error) = &self.built.blind {
             warnings.push(Warning::from(format!(
                 "checksums that a pod with CAP_NET_RAW asks for are not looked at, and can change the ports of what it sends: {error}"
@@ -179,7 +166,6 @@ impl Engine {
     pub(super) fn publish(&mut self) {
         self.published = Instant::now();
         self.look_at_flows();
-        let others = self.with_another_baseline();
         let cluster = &self.cluster;
         // A directory of manifests may well leave all Nodes out.
         let has_nodes = self.questions.is_some();
@@ -191,7 +177,7 @@ impl Engine {
         });
         self.unheard_of
             .look(time, || cluster.without_object().map(|pod| pod.to_string()));
-        let now = self.condition_now(others);
+        let now = self.condition_now();
         let suspended = suspended_in(now.warnings()).len();
         metrics::gauge!("podgate_namespaces_suspended").set(figure(suspended as u64));
         self.condition.send_if_modified(|before| {
@@ -208,7 +194,6 @@ impl Engine {
             ("unknown", self.unknown.len()),
             ("not_swapped", self.built.unswapped.len()),
             ("shadowed", self.shadowed.len()),
-            ("other_baseline", others),
         ] {
             metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
         }

@@ -348,22 +348,6 @@ fn a_change_under_a_held_lock_is_reported_as_not_in_force() {
     assert!(is_lost(&friend.netns, &web.netns, web.addresses[0]));
 }
 
-/// A pod that was added under another mode than the enforcer's is reported.
-#[test]
-fn a_pod_added_under_another_mode_is_reported() {
-    let node = Node::new();
-    let enforcer = Enforcer::begin(&node, &["--enforcing-mode", "strict"]);
-    let open = Pod::start(&node, &node.ptp(json!({})), "open");
-    wait_until("the pod is told of", || {
-        let (status, said) = enforcer.readiness(&node);
-        status == 200 && said.contains("warning: 1 attachments have another baseline")
-    });
-    let name = open.record(&node).identity.to_string();
-    assert!(enforcer.log().contains(&name), "{}", enforcer.log());
-    let figure = "podgate_attachments{state=\"other_baseline\"} 1";
-    assert!(enforcer.metrics(&node).contains(figure));
-}
-
 #[test]
 fn pods_without_attachments_and_the_reverse_are_reported() {
     let node = Node::new();
