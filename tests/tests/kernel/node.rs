@@ -249,6 +249,43 @@ fn an_open_pods_segment_takes_no_place_of_the_nodes_flow() {
     }
 }
 
+/// Attack 5: what the node began opens no tunnel's port: another makes it send, or it sends to a group, and each pod of that
+/// has a flow.
+#[test]
+fn attack_05_the_nodes_own_datagram_opens_no_tunnel() {
+    for family in FAMILIES {
+        for tunnel in [4789, 2152] {
+            let mut scene = Scene::new(family, PolicyOf::OPEN);
+            let node = scene.node;
+            let (to_pod, from_pod) = (udp(tunnel, 2000), udp(2000, tunnel));
+            assert_eq!(scene.node_sends(node, to_pod.clone()), Reason::Node);
+            assert_eq!(scene.pod_sends(node, from_pod.clone()), Reason::Tunnel);
+            assert_eq!(scene.node_sends(node, to_pod.clone()), Reason::Node);
+            let row = RowWords::new(RowKey(0), NOTHING);
+            scene.kernel.put_default_row(RULESET, row);
+            scene.kernel.flip(Direction::Egress, RULESET);
+            assert_eq!(scene.pod_sends(node, from_pod.clone()), Reason::Policy);
+            // A rule that names it opens it.
+            let class = Class(77);
+            let word = PeerWord::new(node.into(), class, Class::NONE, true);
+            scene.kernel.put_peer_word(node.into(), word);
+            let named = RowSets {
+                udp: scene.kernel.ports(&[tunnel..=tunnel]),
+                ..NOTHING
+            };
+            scene.kernel.put_row(RULESET, class, named);
+            assert_eq!(scene.pod_sends(node, from_pod), Reason::Allowed);
+        }
+        let mut scene = Scene::new(family, PolicyOf::OPEN);
+        let node = scene.node;
+        assert_eq!(scene.node_sends(node, frame::other(103)), Reason::Node);
+        assert_eq!(scene.pod_sends(node, frame::other(103)), Reason::Tunnel);
+        // Other answers go on.
+        assert_eq!(scene.node_sends(node, udp(53, 2000)), Reason::Node);
+        assert_eq!(scene.pod_sends(node, udp(2000, 53)), Reason::Established);
+    }
+}
+
 /// What a Service leads into a tunnel at a node; and its NodePort, which other nodes have as well.
 #[test]
 fn attack_05_a_service_that_leads_into_a_tunnel() {

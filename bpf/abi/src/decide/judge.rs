@@ -193,15 +193,7 @@ pub(super) fn leads_into_tunnel<T: Tables>(
     peer: Address,
     protocol: u8,
 ) -> bool {
-    let column = Column::of(protocol);
-    let (set, port) = if column == Column::UDP {
-        (PortSetId::TUNNEL_PORTS, ctx.key.peer_port)
-    } else if column == Column::REST {
-        (PortSetId::TUNNEL_PROTOCOLS, u16::from(protocol))
-    } else {
-        return false;
-    };
-    if !holds(tables, set, port) {
+    if !is_tunnels(tables, protocol, ctx.key.peer_port) {
         return false;
     }
     if tables.peer_word(peer).is_any_node() {
@@ -210,6 +202,24 @@ pub(super) fn leads_into_tunnel<T: Tables>(
         peer.is_multicast_or_broadcast()
             || peer.is_ipv4_loopback()
             || tables.is_delivered_here(view.link, ctx.pod(hook), peer)
+    }
+}
+
+/// Whether a flow is of a protocol, or goes to a UDP port, at which tunnels end.
+#[inline(always)]
+pub(super) fn is_of_tunnels<T: Tables>(tables: &T, ctx: &PacketCtx) -> bool {
+    is_tunnels(tables, ctx.key.protocol, ctx.key.peer_port)
+}
+
+#[inline(always)]
+fn is_tunnels<T: Tables>(tables: &T, protocol: u8, peer_port: u16) -> bool {
+    let column = Column::of(protocol);
+    if column == Column::UDP {
+        holds(tables, PortSetId::TUNNEL_PORTS, peer_port)
+    } else if column == Column::REST {
+        holds(tables, PortSetId::TUNNEL_PROTOCOLS, u16::from(protocol))
+    } else {
+        false
     }
 }
 

@@ -3,6 +3,7 @@
 
 use core::hint::black_box;
 
+use super::judge::is_of_tunnels;
 use super::{Hook, PacketCtx, PolicyView};
 use crate::packet::{Content, SCTP, chunk, tcp};
 use crate::{
@@ -74,6 +75,11 @@ pub(super) fn find_flow<T: Tables>(
         } else if is_nodes && hook.is_to_pod() && ctx.is_error == 0 {
             // Only the node's own packets belong to a flow that the node began; what else has its key is judged, and leaves
             // the flow alone.
+            ctx.poses_as_node = 1;
+            ctx.flow = FlowWord::NONE;
+        } else if is_nodes && makes_flow && is_of_tunnels(tables, ctx) {
+            // Where a tunnel ends nothing that the node began is answered: what it sends to a group begins a flow with each
+            // pod, and others make it send.
             ctx.poses_as_node = 1;
             ctx.flow = FlowWord::NONE;
         } else if opens && begins_another(flow, hook.direction, from_node) {
