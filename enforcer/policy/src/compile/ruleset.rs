@@ -405,7 +405,10 @@ impl Rules {
             ByEndpoints::Denied(tunnels) => return literal.without(tunnels),
             ByEndpoints::Judged { claimed, allowed } => (&*claimed, &*allowed),
         };
-        let by_name = self.row_by_name(peer, translation);
+        let mut by_name = self.row_by_name(peer, translation);
+        if !by_name.udp.is_empty() {
+            by_name = by_name.without(&self.tunnels_behind(translation));
+        }
         let either = || {
             let mut either = by_name.clone();
             either.add(allowed);

@@ -260,8 +260,9 @@ impl TranslatedPort {
             .map(AsRef::as_ref)
     }
 
-    fn is_certain(&self) -> bool {
-        self.standing == Standing::Known && self.doubtful.is_empty()
+    /// Whether there is no endpoint, not even one that nobody knows.
+    fn has_none(&self) -> bool {
+        self.standing == Standing::NotKnown && self.doubtful.is_empty()
     }
 }
 
@@ -276,12 +277,12 @@ pub enum Standing {
 
 impl Signature {
     /// What established flows are judged by at an address that has said `old` and says this now. What went away is not
-    /// denied: a port whose endpoints nobody knows any more still stands for those that it had. Nor is what is in doubt: an
-    /// endpoint that is not known does not count beside one that is. All else is as it is now, the address itself
-    /// included. None: there is no such port, or the address stands for nothing any more.
+    /// denied: a port that has no endpoint any more still stands for those that it had. What is in doubt is: an endpoint
+    /// that nobody knows may be any address, and a datagram, or a connection that conntrack has forgotten, is translated
+    /// to it as the first of a flow is. All else is as it is now, the address itself included. None: there is no such
+    /// port, or the address stands for nothing any more.
     pub fn sparing(&self, old: &Self) -> Option<Self> {
         let (before, now) = (old.translation()?, self.translation()?);
-        let nobody: Arc<Answers> = Arc::new(BTreeSet::new().into());
         let mut spared: BTreeSet<TranslatedPort> = BTreeSet::new();
         let mut at: BTreeSet<(Protocol, u16)> = BTreeSet::new();
         for said in before
@@ -290,21 +291,15 @@ impl Signature {
         {
             let place = said[0].place();
             let here = now.ports_at(place);
-            if !here.is_empty() && here.iter().all(|now| now.is_certain()) {
+            let (gone, left): (Vec<_>, Vec<_>) = here.iter().partition(|now| now.has_none());
+            if gone.is_empty() && !left.is_empty() {
                 continue;
             }
             at.insert(place);
-            let known = here.iter().filter(|now| now.standing == Standing::Known);
-            let known: Vec<TranslatedPort> = known
-                .map(|now| TranslatedPort {
-                    doubtful: Arc::clone(&nobody),
-                    ..now.clone()
-                })
-                .collect();
-            if known.is_empty() {
+            if left.is_empty() {
                 spared.extend(said.iter().cloned());
             } else {
-                spared.extend(known);
+                spared.extend(left.into_iter().cloned());
             }
         }
         if at.is_empty() {

@@ -26,10 +26,10 @@ pub(super) fn allows(policy: &Policy<'_>, connection: &Connection) -> bool {
         return literally && !claims.iter().any(|claim| claim.leads_into_tunnel(policy));
     }
     let claims = claims(world, connection);
-    let by_name = policy
-        .rules
-        .iter()
-        .any(|rule| speaks_of(policy, rule, connection));
+    // Who writes Services would lift for everybody what tunnels need.
+    let is_led = claims.iter().any(|claim| claim.leads_into_tunnel(policy));
+    let mut rules = policy.rules.iter();
+    let by_name = !is_led && rules.any(|rule| speaks_of(policy, rule, connection));
     let by_endpoints = claims.iter().all(|claim| claim.is_allowed(policy));
     if is_cluster_address(world, connection.peer) {
         return by_name || !claims.is_empty() && by_endpoints;
@@ -89,19 +89,17 @@ pub fn needs_its_address(world: &World, connection: &Connection) -> bool {
         }
 }
 
-/// Whether an isolated pod may open the connection as far as the address itself and known endpoints go. Only where it may
-/// not a denial cuts what is established: neither what went away nor what is in doubt is denied.
+/// Whether an isolated pod may open the connection as far as the address itself goes and the endpoints that there are. Only
+/// where it may not a denial cuts what is established: what went away is not denied.
 pub(super) fn spares(
     policy: &Policy<'_>,
     connection: &Connection,
     needs_its_address: bool,
 ) -> bool {
     let claims = claims(policy.world, connection);
-    let known = claims.iter().filter(|claim| claim.is_known());
+    let mut left = claims.iter().filter(|claim| !claim.targets.is_empty());
     (!needs_its_address || policy.allows_literally(connection))
-        && known
-            .into_iter()
-            .all(|claim| claim.without_doubts().is_allowed(policy))
+        && left.all(|claim| claim.is_allowed(policy))
 }
 
 /// Whether a rule allows this very address, whatever stands behind it: by a block of it alone, by one inside the
@@ -127,7 +125,6 @@ struct Claim {
     targets: Vec<Target>,
 }
 
-#[derive(Clone)]
 struct Target {
     address: IpAddr,
     port: u16,
@@ -146,20 +143,6 @@ enum Known {
 }
 
 impl Claim {
-    /// Whether it is known of any endpoint who it is, or is not.
-    fn is_known(&self) -> bool {
-        let mut targets = self.targets.iter();
-        targets.any(|target| target.known != Known::NotYet)
-    }
-
-    fn without_doubts(&self) -> Self {
-        let known = self.targets.iter().filter(|t| t.known != Known::NotYet);
-        Self {
-            protocol: self.protocol,
-            targets: known.cloned().collect(),
-        }
-    }
-
     /// What becomes of a connection that this endpoint is chosen for.
     fn connection_to(&self, target: &Target) -> Connection {
         Connection {

@@ -157,6 +157,36 @@ fn a_rule_with_the_tunnels_port_opens_the_service_to_it() {
     }
 }
 
+/// A rule that names the Service's address says nothing of the tunnel behind it: whoever writes the Service leads it there.
+#[test]
+fn attack_05_a_rule_for_the_services_address_opens_no_tunnel() {
+    let to = |peer: &str| {
+        let mut rule = with_peers([block(&format!("{peer}/32"), &[])]);
+        rule.ports = vec![
+            range(Protocol::Udp, 53, 53),
+            range(Protocol::Udp, 30053, 30053),
+        ];
+        rule
+    };
+    let tunnel = with_ports([range(Protocol::Udp, VXLAN, VXLAN)]);
+    for (peer, port) in [(CLUSTER, 53), (EXTERNAL, 53), (NODE, 30053)] {
+        for (rules, wanted) in [
+            (vec![to(peer)], Deny),
+            (vec![with_peers([block(&format!("{peer}/32"), &[])])], Deny),
+            (vec![to(peer), tunnel.clone()], Allow),
+        ] {
+            let mut world = with_nodes([egress(rules.clone())]);
+            serve(&mut world, "s", &[CLUSTER], Some(30053), (OTHER, VXLAN));
+            let found = judge(&world, Egress, peer, udp(port));
+            assert_eq!(found, wanted, "{peer} {rules:?}");
+            serve(&mut world, "s", &[CLUSTER], Some(30053), (OTHER, 53));
+            if peer == CLUSTER {
+                assert_eq!(judge(&world, Egress, peer, udp(port)), Allow);
+            }
+        }
+    }
+}
+
 /// What the node takes for itself is no address of its own, and no rule can name it: broadcasts, anycast, local routes.
 #[test]
 fn attack_05_no_service_leads_to_a_tunnel_at_a_broadcast() {
