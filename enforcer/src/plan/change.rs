@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::ordset::DiffItem;
 use podgate_abi::{Direction, RulesetId, Slot};
+use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::ports::{PortSet, Row};
 use podgate_policy::compile::predicate::Predicate;
 use podgate_policy::compile::ruleset::{Judge, Ruleset};
@@ -41,7 +43,8 @@ pub(super) fn of_facts(after: &mut Installed, world: &World) -> Result<Plan, Pla
         after.renewals.insert(loser, after.record.now());
     }
     let ways = Ways::between(&before.facts, &facts);
-    for loser in ways.revoked(&before.attachments) {
+    let revoked = ways.revoked(&before.attachments);
+    for loser in revoked.into_iter().chain(led_at_nodes(before, &facts)) {
         after.renewals.insert(loser, after.record.now());
     }
     after.facts = facts;
@@ -91,6 +94,24 @@ impl Installed {
             self.grandfathered.insert(address, spared);
         }
     }
+}
+
+/// All attachments, if a NodePort leads into a tunnel and there are addresses at which no ruleset has a row for it: those of
+/// another node, and those that this node takes for itself without having them, of which the programs ask the routes
+/// once for each flow.
+fn led_at_nodes(before: &Installed, now: &Facts) -> BTreeSet<(Slot, Direction)> {
+    let [was, is] = [&before.facts, now].map(Facts::world);
+    let mut nodes = was.cluster_nodes.diff(&is.cluster_nodes);
+    let is_new = !is.node_scopes.is_subset(&was.node_scopes)
+        || nodes.any(|difference| matches!(difference, DiffItem::Add(_)));
+    let mut ways = now.ways().iter().map(|(way, _)| way.0);
+    if !is_new || !ways.any(|address| address.is_unspecified()) {
+        return BTreeSet::new();
+    }
+    let slots = before.attachments.keys();
+    slots
+        .flat_map(|slot| Direction::BOTH.map(|direction| (*slot, direction)))
+        .collect()
 }
 
 /// The attachments and directions whose ruleset allows less than before with some address.

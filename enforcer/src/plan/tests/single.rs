@@ -125,6 +125,65 @@ fn egress_passes(tables: &HostTables, peer: &str) -> bool {
     passes(tables, SLOT, &connection, Part::Opening)
 }
 
+/// Attack 28: a NodePort that leads into a tunnel has rows at the own node's addresses only. Flows to what becomes another
+/// node's address, or what this node takes for itself, are judged again.
+#[test]
+fn attack_28_flows_to_what_becomes_a_nodes_are_judged_again() {
+    let elsewhere: IpAddr = "192.0.2.9".parse().expect("an address");
+    let other: IpAddr = "192.0.2.2".parse().expect("an address");
+    let narrow = Port::Range {
+        protocol: Protocol::Udp,
+        first: 30053,
+        last: 30053,
+    };
+    for port in [podgate_abi::tunnel::UDP_PORTS[0], 53] {
+        for becomes_node in [false, true] {
+            let mut world = world(allowing(vec![block("192.0.2.0/24")], vec![narrow.clone()]));
+            world.cluster_nodes.insert(other);
+            let name = ObjectName::new("x", "s");
+            let service = Service {
+                cluster_addresses: vec!["10.96.0.1".parse().expect("an address")],
+                ports: vec![ServicePort {
+                    name: String::new(),
+                    protocol: Protocol::Udp,
+                    number: 53,
+                    node_port: Some(30053),
+                }],
+                ..Service::default()
+            };
+            let slice = EndpointSlice {
+                service: Some("s".into()),
+                ports: vec![NamedPort {
+                    name: String::new(),
+                    protocol: Protocol::Udp,
+                    number: port,
+                }],
+                endpoints: vec![Endpoint {
+                    address: other,
+                    state: EndpointState::Ready,
+                    pod: None,
+                    node: None,
+                }],
+                is_closed: false,
+            };
+            world.services.insert(name.clone(), Arc::new(service));
+            world.endpoint_slices.insert(name, Arc::new(slice));
+            let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+            put_in_force(&tables, &mut planner, &world);
+            let generation = || tables.word(SLOT, Direction::Egress).generation();
+            let before = generation();
+            if becomes_node {
+                world.cluster_nodes.insert(elsewhere);
+            } else {
+                world.node_scopes.insert(elsewhere.into());
+            }
+            let plan = planner.facts_change(&world).expect("room");
+            execute(&tables, &mut planner, plan);
+            assert_eq!(generation() != before, port != 53, "{port} {becomes_node}");
+        }
+    }
+}
+
 /// Attack 17: `::/0` in one trie with mapped IPv4.
 #[test]
 fn attack_17_every_ipv6_address_is_no_ipv4_address() {
