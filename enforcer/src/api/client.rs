@@ -13,7 +13,7 @@ use kube::client::{Body, ClientBuilder};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tower::Service;
 
@@ -31,6 +31,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// How long a client may take to be made. A credential plugin that a kubeconfig names runs meanwhile.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How many runs of credential plugins may hang before what the files say anew is not tried any more.
+const MOST_HANGING: usize = 3;
+
+/// How many requests may wait for an answer, or for the credential plugin that kube runs for each when a token is at its end.
+const MOST_WAITING: usize = 256;
 
 /// Why there is no client. None of this mends itself: an API server that is not reached is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +106,7 @@ async fn connect_looking(
         "the source is an API server"
     );
     let namespace = first.default_namespace().to_owned();
-    let (current, latest) = watch::channel(first);
+    let (current, latest) = watch::channel(Current::of(first));
     tokio::spawn(keep_current(kubeconfig, said, look, current, running));
     Ok(Client::new(Latest(latest), namespace))
 }
@@ -160,7 +166,7 @@ async fn keep_current(
     kubeconfig: Option<PathBuf>,
     mut said: Said,
     look: Duration,
-    current: watch::Sender<Client>,
+    current: watch::Sender<Current>,
     running: Arc<()>,
 ) {
     let unusable = metrics::gauge!("podgate_api_credentials_unusable");
@@ -173,11 +179,11 @@ async fn keep_current(
             () = tokio::time::sleep(look) => {}
         }
         let now = Said::now(kubeconfig.as_deref());
-        // A plugin that hangs is not run once more for the same.
         let is_due = again.is_some_and(|again| again <= Instant::now());
-        let is_due =
-            is_due && Arc::strong_count(&running) == 1 || expires_soon(&current.borrow(), look);
-        if now == said && !is_due {
+        let is_due = is_due || expires_soon(&current.borrow().client, look);
+        // A plugin that hangs is not run once more for the same, and not for ever for something else.
+        let hanging = Arc::strong_count(&running) - 1;
+        if now == said && !(is_due && hanging == 0) || hanging > MOST_HANGING {
             continue;
         }
         if now != said {
@@ -192,7 +198,7 @@ async fn keep_current(
                 tracing::info!(
                     "the credentials or certificates for the API server have changed; they are in use"
                 );
-                current.send_replace(client);
+                current.send_replace(Current::of(client));
             }
             Err(error) => {
                 unusable.set(1);
@@ -267,9 +273,26 @@ fn found_by_kube() -> Vec<PathBuf> {
     files
 }
 
-/// Sends every request by the client of that moment.
+/// A client, and room for the requests that wait for it.
 #[derive(Clone)]
-struct Latest(watch::Receiver<Client>);
+struct Current {
+    client: Client,
+    room: Arc<Semaphore>,
+}
+
+impl Current {
+    fn of(client: Client) -> Self {
+        let room = Arc::new(Semaphore::new(MOST_WAITING));
+        Self { client, room }
+    }
+}
+
+/// Sends every request by the client of that moment.
+///
+/// In a task of its own, which goes on when nobody waits for the answer any more: kube runs a credential plugin while it holds the
+/// token's lock. Given up, the request would let go of the lock and leave the plugin behind, and the next one would run another.
+#[derive(Clone)]
+struct Latest(watch::Receiver<Current>);
 
 impl Service<Request<Body>> for Latest {
     type Response = Response<Body>;
@@ -281,8 +304,21 @@ impl Service<Request<Body>> for Latest {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = self.0.borrow().clone();
-        Box::pin(async move { client.send(request).await })
+        let Current { client, room } = self.0.borrow().clone();
+        Box::pin(async move {
+            let failed = |error: &str| kube::Error::Service(error.into());
+            let room = room.try_acquire_owned().map_err(|_| {
+                failed("too many requests wait for an answer or for the credential plugin (exec) of the kubeconfig")
+            })?;
+            let answer = tokio::spawn(async move {
+                let answer = client.send(request).await;
+                drop(room);
+                answer
+            });
+            answer
+                .await
+                .map_err(|_| failed("the task of the request ended by itself"))?
+        })
     }
 }
 

@@ -35,8 +35,8 @@ use super::stream;
 const PAGE: u32 = 500;
 /// How long the server may take for a page of a list, or to begin a watch.
 const ANSWER: Duration = Duration::from_secs(60);
-/// When the server is to end a watch, in seconds; the next one goes on where it ended.
-const WATCH: u32 = 290;
+/// When the server is to end a watch; the next one goes on where it ended.
+const WATCH: Duration = Duration::from_secs(290);
 /// A watch in which nothing was said for so long is dead. Bookmarks come about every minute.
 const SILENCE: Duration = Duration::from_secs(150);
 /// A watch that said something so short a time ago is alive.
@@ -47,6 +47,8 @@ const WAKES: Duration = Duration::from_secs(15);
 const GONE: u16 = 410;
 /// A watch that ended sooner did not work.
 const SHORT: Duration = Duration::from_secs(1);
+/// A watch that was cut sooner is no sign of what cuts idle connections.
+const IDLE: Duration = Duration::from_secs(10);
 /// After so many attempts to go on with a watch the kind is listed anew: the server may know nothing of our version,
 /// after a restored backup for one.
 const ATTEMPTS: u32 = 8;
@@ -140,8 +142,8 @@ enum Ended {
     Well(Next),
     /// The server does not know our version any more, which is no error.
     Gone,
-    /// The connection of a watch was cut between two events.
-    Cut(String),
+    /// The connection of a watch was cut between two events, after so long.
+    Cut(String, Duration),
     /// It broke; a watch goes on from its last version.
     Broken(Failure, Next),
 }
@@ -187,6 +189,7 @@ pub async fn follow_selected<K: Kind, M: Send>(
         failures: 0,
         last: None,
         barren: false,
+        lasts: WATCH,
         news: Instant::now(),
         in_pages: true,
     };
@@ -220,6 +223,8 @@ struct Follower<'a, K: Kind, M, W> {
     /// Whether the last watch that began has brought nothing yet. If it breaks so, it means nothing that the next one
     /// begins.
     barren: bool,
+    /// When the server is to end a watch.
+    lasts: Duration,
     /// When a list was last complete, or a watch last brought something.
     news: Instant,
     /// Whether the next list comes page by page, and not in one answer. The two alternate while lists fail.
@@ -247,11 +252,16 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     self.pause().await;
                     Next::List
                 }
-                Ended::Cut(version) if !self.barren => Next::Watch(version),
-                Ended::Cut(version) => {
+                Ended::Cut(version, _) if !self.barren => Next::Watch(version),
+                Ended::Cut(version, lived) => {
                     // What cuts connections before the first bookmark comes may hold back all else, too.
                     self.say(Said::Behind).await?;
-                    self.pause().await;
+                    if lived < IDLE {
+                        self.pause().await;
+                    } else {
+                        // The server is to end the next one before that. What it ends is whole.
+                        self.lasts = lived * 4 / 5;
+                    }
                     if self.news.elapsed() < SILENCE {
                         Next::Watch(version)
                     } else {
@@ -348,6 +358,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     async fn list(&mut self) -> Result<Ended, Unheard> {
         metrics::counter!("podgate_watch_lists_total", "kind" => K::NAME).increment(1);
         self.is_recalled = false;
+        self.lasts = WATCH;
         self.listed = Some(Instant::now());
         self.say(Said::Listing).await?;
         let mut params = ListParams {
@@ -399,7 +410,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
 
     async fn watch(&mut self, mut version: String) -> Result<Ended, Unheard> {
         let params = WatchParams {
-            timeout: Some(WATCH),
+            timeout: Some(u32::try_from(self.lasts.as_secs()).unwrap_or(u32::MAX)),
             field_selector: self.fields.clone(),
             ..WatchParams::default()
         };
@@ -460,7 +471,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     let failure = Failure::Unreachable("the watch ended at once".into());
                     return Ok(Ended::Broken(failure, Next::Watch(version)));
                 }
-                Ok(Ok(stream::Next::Cut)) => return Ok(Ended::Cut(version)),
+                Ok(Ok(stream::Next::Cut)) => return Ok(Ended::Cut(version, began.elapsed())),
                 Ok(Ok(stream::Next::Ended)) => {
                     self.brought();
                     self.say(Said::Good).await?;

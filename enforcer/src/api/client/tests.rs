@@ -161,6 +161,40 @@ async fn a_credential_plugin_that_hangs_stops_nothing() {
     until_asked_by(&client, "Bearer second").await;
 }
 
+/// A plugin that hangs when its token is at its end hangs once, however many requests are given up.
+#[tokio::test]
+async fn a_plugin_that_hangs_for_a_token_is_run_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kubeconfig");
+    let [runs, hangs] = ["runs", "hangs"].map(|name| directory.path().join(name));
+    let script = format!(
+        "echo run >> {runs}; while test -e {hangs}; do sleep 0.1; done; echo '{said}'",
+        runs = runs.display(),
+        hangs = hangs.display(),
+        said = json!({
+            "kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1",
+            "status": {"token": "old", "expirationTimestamp": "2020-01-01T00:00:00Z"},
+        }),
+    );
+    let plugin = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
+        "interactiveMode": "Never",
+    });
+    write(&path, &server().await, &json!({"exec": plugin}));
+    let client = connect_looking(Some(&path), LOOK).await.unwrap();
+    let ran = || std::fs::read_to_string(&runs).unwrap().lines().count();
+    let before = ran();
+    std::fs::write(&hangs, "").unwrap();
+    for _ in 0..5 {
+        let asked = timeout(Duration::from_millis(200), who_asks(&client)).await;
+        assert!(asked.is_err(), "there is no token to ask with");
+    }
+    let after = ran();
+    // Nobody waits for it when the test is over.
+    std::fs::remove_file(&hangs).unwrap();
+    assert_eq!(after, before + 1);
+}
+
 #[tokio::test]
 async fn an_authority_without_a_certificate_is_refused() {
     let directory = tempfile::tempdir().unwrap();

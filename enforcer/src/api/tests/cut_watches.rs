@@ -21,6 +21,8 @@ enum End {
     Proper,
     /// By anybody else.
     Cut,
+    /// By anybody else when it was idle for so long; by the server where that is to end it before.
+    Idle,
 }
 
 /// What a follower says of a server with one object, each of whose watches says this, lasts so long and ends so; and the
@@ -35,6 +37,16 @@ async fn said_of(
     let answer = move |request: Request<Body>| {
         let query = request.uri().query().unwrap_or_default();
         let is_watch = query.contains("watch=true");
+        let wanted = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("timeoutSeconds="));
+        let wanted = wanted.and_then(|seconds| seconds.parse().ok());
+        let wanted = Duration::from_secs(wanted.unwrap_or(290));
+        let (lasts, end) = match end {
+            End::Idle if wanted < lasts => (wanted, End::Proper),
+            End::Idle => (lasts, End::Cut),
+            End::Proper | End::Cut => (lasts, end),
+        };
         asked
             .lock()
             .unwrap()
@@ -50,7 +62,7 @@ async fn said_of(
             let steps = stream::unfold(0, move |step| async move {
                 let chunk = match (step, end) {
                     (0, _) => Ok(watch.as_bytes().to_vec()),
-                    (1, End::Cut) => {
+                    (1, End::Cut | End::Idle) => {
                         sleep(lasts).await;
                         Err(io::Error::from(io::ErrorKind::UnexpectedEof))
                     }
@@ -110,6 +122,27 @@ async fn watches_that_are_cut_again_and_again_lead_to_a_list() {
             .filter(|it| **it == "watch")
             .count();
         assert!((3..20).contains(&watches), "{watches} watches of {lasts} s");
+    }
+}
+
+/// What cuts idle connections cuts one watch: the server ends the next ones before that.
+#[tokio::test(start_paused = true)]
+async fn an_idle_timeout_leaves_no_doubt_and_no_gap_between_watches() {
+    for lasts in [20, 35, 59] {
+        let (mut said, requests) = said_of("", Duration::from_secs(lasts), End::Idle).await;
+        let (mut behind, mut lists) = (0, 0);
+        let _ = timeout(Duration::from_secs(600), async {
+            while let Some(said) = said.recv().await {
+                behind += u32::from(matches!(said, Said::Behind));
+                lists += u32::from(matches!(said, Said::Listed));
+            }
+        })
+        .await;
+        assert_eq!((behind, lists), (1, 1), "{lasts} s");
+        let requests = requests.lock().unwrap();
+        let watches = requests.iter().filter(|it| **it == "watch").count();
+        let wanted = usize::try_from(600 / lasts).unwrap();
+        assert!(watches >= wanted, "{watches} watches of {lasts} s");
     }
 }
 
