@@ -48,11 +48,16 @@ pub struct Snapshot {
     pub errors: Vec<FileError>,
 }
 
+/// How many errors are kept of all files. Of each file that is wrong there is one at least.
+const MOST_ERRORS: usize = 1000;
+
 /// What every file last said.
 #[derive(Debug, Default)]
 pub struct Manifests {
     files: BTreeMap<PathBuf, FileState>,
     room: Room,
+    /// How many errors are kept of all files.
+    errors: usize,
 }
 
 /// One file.
@@ -84,6 +89,7 @@ impl Manifests {
         Self {
             files: BTreeMap::new(),
             room: Room::of(rooms),
+            errors: 0,
         }
     }
 
@@ -98,7 +104,17 @@ impl Manifests {
             Ok(found) => Latest::Waiting(found),
             Err(wrong) => Latest::Wrong(wrong),
         };
-        self.files.entry(path.to_owned()).or_default().latest = latest;
+        self.put(path, latest);
+    }
+
+    fn put(&mut self, path: &Path, mut latest: Latest) {
+        let file = self.files.entry(path.to_owned()).or_default();
+        self.errors -= file.latest.errors();
+        if let Latest::Wrong(wrong) = &mut latest {
+            wrong.keep(MOST_ERRORS.saturating_sub(self.errors));
+        }
+        self.errors += latest.errors();
+        file.latest = latest;
         self.room.account(&mut self.files, path);
     }
 
@@ -112,21 +128,23 @@ impl Manifests {
             reason,
         };
         let file = self.files.entry(path.to_owned()).or_default();
-        let isolating = match std::mem::take(&mut file.latest) {
+        let isolating = match &file.latest {
             Latest::InForce => Vec::new(),
-            Latest::Waiting(found) => policies_of(&found),
-            Latest::Wrong(wrong) => wrong.isolating,
+            Latest::Waiting(found) => policies_of(found),
+            Latest::Wrong(wrong) => wrong.isolating.clone(),
         };
-        file.latest = Latest::Wrong(Wrong {
+        let wrong = Wrong {
             errors: vec![error],
+            unlisted: 0,
             isolating,
-        });
-        self.room.account(&mut self.files, path);
+        };
+        self.put(path, Latest::Wrong(wrong));
     }
 
     /// The file `path` is gone, and what it said with it.
     pub fn remove_file(&mut self, path: &Path) {
         if let Some(gone) = self.files.remove(path) {
+            self.errors -= gone.latest.errors();
             self.room.forget(&mut self.files, path, gone.taken);
         }
     }
@@ -218,7 +236,7 @@ impl Manifests {
                     file.isolate(path, policies_of(found), &mut snapshot);
                 }
                 Latest::Wrong(wrong) => {
-                    snapshot.errors.extend(wrong.errors.iter().cloned());
+                    snapshot.errors.extend(wrong.listed(path));
                     file.isolate(path, wrong.isolating.iter().cloned(), &mut snapshot);
                 }
             }
@@ -283,6 +301,14 @@ impl Latest {
         match self {
             Self::InForce => true,
             Self::Waiting(_) | Self::Wrong(_) => false,
+        }
+    }
+
+    /// How many errors are kept of it.
+    fn errors(&self) -> usize {
+        match self {
+            Self::InForce | Self::Waiting(_) => 0,
+            Self::Wrong(wrong) => wrong.errors.len(),
         }
     }
 

@@ -6,10 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::{Bytes, HttpBody};
-use axum::http::{Method, Request, Response, Uri};
-use futures::StreamExt;
+use axum::http::{Method, Request, Response, StatusCode, Uri};
+use futures::{StreamExt, TryFutureExt, stream};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
+use hyper::body::Frame;
 use kube::client::{Body, DynBody};
+use serde_json::{Map, Value};
 use tower::{Layer, Service};
 
 /// Bytes that the body of a refusal may have, which the client takes into memory whole.
@@ -93,30 +95,28 @@ where
             metrics::counter!("podgate_api_requests_total", "kind" => kind.clone(), "verb" => verb, "code" => code)
                 .increment(1);
             let received = metrics::counter!("podgate_api_received_bytes_total", "kind" => kind, "verb" => verb);
-            answer.map(|answer| {
-                let is_refused =
-                    answer.status().is_client_error() || answer.status().is_server_error();
-                answer.map(|body| {
-                    let counted = body.map_frame(move |frame| {
-                        let bytes = frame.data_ref().map_or(0, |data| data.len());
-                        received.increment(bytes as u64);
-                        frame
-                    });
-                    if is_refused {
-                        Box::new(beginning(counted)) as Box<DynBody>
-                    } else {
-                        Box::new(counted)
-                    }
-                })
-            })
+            let (head, body) = answer?.into_parts();
+            let counted = body.map_frame(move |frame| {
+                let bytes = frame.data_ref().map_or(0, |data| data.len());
+                received.increment(bytes as u64);
+                frame
+            });
+            let is_refused = head.status.is_client_error() || head.status.is_server_error();
+            let body: Box<DynBody> = if is_refused {
+                Box::new(refusal(counted, head.status))
+            } else {
+                Box::new(counted)
+            };
+            Ok(Response::from_parts(head, body))
         })
     }
 }
 
-/// The first [`MAX_ERROR_BODY`] bytes of a body, or somewhat more: it ends there as if it were whole.
-fn beginning<B: HttpBody<Data = Bytes> + Unpin>(
-    body: B,
-) -> impl HttpBody<Data = Bytes, Error = B::Error> + Unpin {
+/// The body of a refusal: its first [`MAX_ERROR_BODY`] bytes, or somewhat more, as if they were all.
+fn refusal<B>(body: B, status: StatusCode) -> impl HttpBody<Data = Bytes, Error = B::Error> + Unpin
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let frames = BodyStream::new(body).scan(0, |taken, frame| {
         let is_over = *taken >= MAX_ERROR_BODY;
         if let Ok(frame) = &frame {
@@ -124,7 +124,27 @@ fn beginning<B: HttpBody<Data = Bytes> + Unpin>(
         }
         ready((!is_over).then_some(frame))
     });
-    StreamBody::new(frames)
+    let whole = Box::pin(BodyExt::collect(StreamBody::new(frames)));
+    let said = whole.map_ok(move |whole| Frame::data(with_code(whole.to_bytes(), status)));
+    StreamBody::new(Box::pin(stream::once(said)))
+}
+
+/// Kubernetes' `Status` has a code, the one of the answer. What has none comes from something between the server and us, and
+/// kube would take it for a `Status` of code 0.
+fn with_code(body: Bytes, status: StatusCode) -> Bytes {
+    let mut said = match serde_json::from_slice(&body) {
+        Ok(Value::Object(said)) => said,
+        // It may be an array, which serde takes for a `Status`, too.
+        Ok(other) => Map::from_iter([("message".to_owned(), other.to_string().into())]),
+        // kube makes a `Status` of a text.
+        Err(_) => return body,
+    };
+    let code = said.get("code").and_then(Value::as_u64);
+    if code.is_some_and(|code| code > 0) {
+        return body;
+    }
+    said.insert("code".to_owned(), status.as_u16().into());
+    serde_json::to_vec(&said).map_or(body, Bytes::from)
 }
 
 #[cfg(test)]

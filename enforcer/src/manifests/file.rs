@@ -117,10 +117,37 @@ pub(crate) struct Found {
 /// What there is of a file that is wrong.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wrong {
-    /// What is wrong: the first [`MOST_ERRORS`], and one that says how many more there are.
+    /// What is wrong: the first [`MOST_ERRORS`].
     pub(crate) errors: Vec<FileError>,
+    /// How much more is.
+    pub(crate) unlisted: usize,
     /// Whom its policies isolate, as far as that can be read: without rules.
     pub(crate) isolating: Vec<(ObjectName, Arc<NetworkPolicy>)>,
+}
+
+impl Wrong {
+    /// Keeps so many errors, at least one.
+    pub(crate) fn keep(&mut self, most: usize) {
+        let kept = self.errors.len().min(most.max(1));
+        self.unlisted += self.errors.len() - kept;
+        self.errors.truncate(kept);
+        self.errors.shrink_to_fit();
+    }
+
+    /// What is wrong with the file, and how many errors are not named.
+    pub(crate) fn listed(&self, path: &Path) -> impl Iterator<Item = FileError> {
+        let more = (self.unlisted > 0).then(|| FileError {
+            path: path.to_owned(),
+            document: None,
+            place: None,
+            field: None,
+            reason: format!(
+                "has {} more errors: mend those that are listed first",
+                self.unlisted
+            ),
+        });
+        self.errors.iter().cloned().chain(more)
+    }
 }
 
 /// The objects of a file, or what is wrong with it. `path` is for the errors only.
@@ -129,7 +156,6 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, Wrong> {
         path,
         found: Vec::new(),
         wrong: Wrong::default(),
-        unlisted: 0,
     };
     if std::str::from_utf8(bytes).is_err() {
         reader.error(
@@ -197,26 +223,15 @@ struct Reader<'a> {
     path: &'a Path,
     found: Vec<Found>,
     wrong: Wrong,
-    /// How many errors there are beside those that are kept.
-    unlisted: usize,
 }
 
 impl Reader<'_> {
-    fn finish(mut self) -> Result<Vec<Found>, Wrong> {
+    fn finish(self) -> Result<Vec<Found>, Wrong> {
         if self.wrong.errors.is_empty() {
-            return Ok(self.found);
+            Ok(self.found)
+        } else {
+            Err(self.wrong)
         }
-        if self.unlisted > 0 {
-            let more = self.unlisted;
-            self.wrong.errors.push(FileError {
-                path: self.path.to_owned(),
-                document: None,
-                place: None,
-                field: None,
-                reason: format!("has {more} more errors: mend those that are listed first"),
-            });
-        }
-        Err(self.wrong)
     }
 
     fn error(
@@ -227,7 +242,7 @@ impl Reader<'_> {
         reason: String,
     ) {
         if self.wrong.errors.len() >= MOST_ERRORS {
-            self.unlisted += 1;
+            self.wrong.unlisted += 1;
             return;
         }
         self.wrong.errors.push(FileError {

@@ -7,6 +7,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
+
+/// Room of the file system that copies leave to others, as attachments are there too: an eighth, or this.
+const LEFT: u64 = 4 << 20;
+
 /// The directory of copies, one for each file, of the same name.
 #[derive(Debug)]
 pub(crate) struct LastGood(PathBuf);
@@ -19,23 +24,32 @@ impl LastGood {
 
     /// Every copy: the name of its file, and what that said.
     pub(crate) fn all(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let read = || -> io::Result<_> {
-            let mut all = Vec::new();
-            for entry in fs::read_dir(&self.0)? {
-                let entry = entry?;
-                let name = PathBuf::from(entry.file_name());
-                if super::entry::is_manifest(&name) {
-                    all.push((name, fs::read(entry.path())?));
-                }
-            }
-            Ok(all)
-        };
-        read().unwrap_or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => {
                 self.complain("what manifests last said cannot be read", &error);
+                return Vec::new();
             }
-            Vec::new()
-        })
+        };
+        let read = |entry: io::Result<fs::DirEntry>| -> io::Result<_> {
+            let entry = entry?;
+            let name = PathBuf::from(entry.file_name());
+            if !super::entry::is_manifest(&name) {
+                return Ok(None);
+            }
+            let said = fs::read(entry.path())
+                .map_err(|error| io::Error::other(format!("{}: {error}", name.display())))?;
+            Ok(Some((name, said)))
+        };
+        let copies = entries.filter_map(|entry| {
+            // One that cannot be read takes no other with it.
+            read(entry).unwrap_or_else(|error| {
+                self.complain("what a manifest last said cannot be read", &error);
+                None
+            })
+        });
+        copies.collect()
     }
 
     /// What the file last said; none if that is not known.
@@ -78,6 +92,7 @@ impl LastGood {
             .recursive(true)
             .mode(0o700)
             .create(&self.0)?;
+        self.require_room(said.len())?;
         let unfinished = self.0.join(".unfinished");
         let written = File::create(&unfinished)
             .and_then(|mut file| file.write_all(said))
@@ -87,6 +102,21 @@ impl LastGood {
             drop(fs::remove_file(&unfinished));
         }
         written
+    }
+
+    /// Whether there is room for so many bytes beside what others need.
+    fn require_room(&self, bytes: usize) -> io::Result<()> {
+        let found = statvfs(&self.0)?;
+        let block = found.fragment_size();
+        let left = LEFT.min(found.blocks().saturating_mul(block) / 8);
+        let free = found.blocks_available().saturating_mul(block);
+        let needed = left.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        // A file system without blocks has no limit.
+        if found.blocks() == 0 || free >= needed {
+            return Ok(());
+        }
+        let text = format!("{free} bytes are free there, and {needed} are needed");
+        Err(io::Error::new(io::ErrorKind::StorageFull, text))
     }
 
     /// Forgets what the file said.
@@ -151,6 +181,28 @@ mod tests {
         symlink("/dev/full", &unfinished).unwrap();
         kept.keep(file, b"now").unwrap();
         assert_eq!(kept.said(file), Some(b"now".to_vec()));
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_read_takes_no_other_with_it() {
+        let run = tempfile::tempdir().unwrap();
+        let (kept, _) = copies(&run);
+        kept.keep(Path::new(FILE), b"said").unwrap();
+        fs::create_dir(kept.directory().join("b.yaml")).unwrap();
+        assert_eq!(kept.all(), [(PathBuf::from(FILE), b"said".to_vec())]);
+    }
+
+    /// What is not kept is tried again, and others write to this file system.
+    #[test]
+    fn copies_leave_room_to_others() {
+        let run = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(run.path().to_owned());
+        let found = statvfs(run.path()).unwrap();
+        let free = found.blocks_available() * found.fragment_size();
+        let all = usize::try_from(free).unwrap();
+        let error = kept.require_room(all).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+        kept.require_room(all / 2).unwrap();
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Files in, snapshots out; and the real watcher on a real directory.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use podgate_policy::model::ObjectName;
@@ -141,11 +142,37 @@ fn of_the_errors_of_a_file_a_hundred_are_kept_and_counted() {
         .collect();
     let text = "---\n{}\n".repeat(5_000) + &policies;
     let wrong = file::read(Path::new("f.yaml"), text.as_bytes()).expect_err("wrong all over");
-    assert_eq!(wrong.errors.len(), 101);
-    let last = wrong.errors.last().expect("there are some").to_string();
+    let listed: Vec<_> = wrong.listed(Path::new("f.yaml")).collect();
+    assert_eq!(listed.len(), 101);
+    let last = listed.last().expect("there are some").to_string();
     // Of the policies, which have one name, all but the first are wrong.
     assert!(last.starts_with("f.yaml: has 5049 more errors"), "{last}");
     assert_eq!(wrong.isolating.len(), 150);
+}
+
+/// Nor of all files together: each that is wrong is named.
+#[test]
+fn of_the_errors_of_all_files_a_thousand_are_kept_and_counted() {
+    let mut manifests = Manifests::default();
+    let path = |file| PathBuf::from(format!("{file:03}.yaml"));
+    for file in 0..100 {
+        manifests.apply_file(&path(file), "---\n{}\n".repeat(60).as_bytes());
+    }
+    let errors = manifests.snapshot().errors;
+    assert!(errors.len() < 1000 + 2 * 100, "{}", errors.len());
+    let named: BTreeSet<PathBuf> = errors.into_iter().map(|error| error.path).collect();
+    assert_eq!(named.len(), 100);
+    // Those that are mended or gone make room.
+    for file in 0..98 {
+        match file % 2 {
+            0 => manifests.remove_file(&path(file)),
+            _ => manifests.apply_file(&path(file), b""),
+        }
+    }
+    manifests.apply_file(&path(99), "---\n{}\n".repeat(60).as_bytes());
+    let errors = manifests.snapshot().errors;
+    let of_last = errors.iter().filter(|error| error.path == path(99));
+    assert_eq!(of_last.count(), 60);
 }
 
 #[test]

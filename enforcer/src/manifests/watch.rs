@@ -172,6 +172,8 @@ struct Follower {
 #[derive(Default)]
 struct Unkept {
     said: Vec<u8>,
+    /// Whether it is to be tried now.
+    is_due: bool,
     /// What is told of it; none until it was tried to keep it.
     told: Option<String>,
 }
@@ -205,6 +207,9 @@ impl Follower {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.look_again(Read::Settled);
+                    for unkept in self.unkept.values_mut() {
+                        unkept.is_due = true;
+                    }
                     next_scan = Instant::now() + RESCAN;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -332,17 +337,23 @@ impl Follower {
         self.manifests.snapshot();
     }
 
-    /// Keeps what is in force by now. What cannot be kept is tried again at the next snapshot, whatever its file says then.
+    /// Keeps what is in force by now. What cannot be kept is tried again when the directory is scanned, whatever its file says
+    /// then.
     fn keep(&mut self) {
         let manifests = &self.manifests;
         let in_force = self
             .pending
             .extract_if(.., |path, _| manifests.is_in_force(path));
         for (path, said) in in_force {
-            self.unkept.entry(path).or_default().said = said;
+            let unkept = self.unkept.entry(path).or_default();
+            unkept.said = said;
+            unkept.is_due = true;
         }
         let kept = &self.kept;
         self.unkept.retain(|path, unkept| {
+            if !std::mem::take(&mut unkept.is_due) {
+                return true;
+            }
             let Err(error) = kept.keep(path, &unkept.said) else {
                 if unkept.told.is_some() {
                     tracing::info!(path = %path.display(), "what a manifest says is kept for the next start");

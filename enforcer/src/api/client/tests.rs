@@ -161,6 +161,32 @@ async fn a_credential_plugin_that_hangs_stops_nothing() {
     until_asked_by(&client, "Bearer second").await;
 }
 
+/// Gateways answer in JSON of their own.
+#[tokio::test]
+async fn a_refusal_without_a_code_has_the_answers() {
+    for (said, code) in [
+        (r#"{"message": "no healthy upstream"}"#, 502),
+        (r#"{"code": 0}"#, 502),
+        (r#"{"code": "x"}"#, 502),
+        (r#"{"code": 410}"#, 410),
+        ("no healthy upstream", 502),
+        ("[]", 502),
+        ("", 502),
+    ] {
+        let answer = any(move || async move { (axum::http::StatusCode::BAD_GATEWAY, said) });
+        let server = serve(answer).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(file.path(), &server, &json!({}));
+        let client = connect(Some(file.path())).await.unwrap();
+        let request = Request::get("/version").body(Vec::new()).unwrap();
+        let error = client.request_text(request).await.unwrap_err();
+        assert!(
+            matches!(&error, kube::Error::Api(status) if status.code == code),
+            "{said}: {error}"
+        );
+    }
+}
+
 /// A plugin that hangs when its token is at its end hangs once, however many requests are given up.
 #[tokio::test]
 async fn a_plugin_that_hangs_for_a_token_is_run_once() {
