@@ -8,6 +8,7 @@
 //! TLS, authentication and requests are kube's. A kind is one small implementation of [`Kind`].
 
 mod client;
+mod credentials;
 mod follow;
 pub(crate) mod health;
 mod kind;

@@ -2,7 +2,6 @@
 //! How the enforcer reaches the API server.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::task;
 use std::time::Duration;
 
@@ -12,11 +11,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::client::{Body, ClientBuilder};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tower::Service;
 
+use super::credentials::{self, ExecError};
 use super::traffic::Counting;
 
 /// How the enforcer names itself to the API server.
@@ -28,15 +27,6 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// How long what could not be used is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-
-/// How long a client may take to be made. A credential plugin that a kubeconfig names runs meanwhile.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How many runs of credential plugins may hang before what the files say anew is not tried any more.
-const MOST_HANGING: usize = 3;
-
-/// How many requests may wait for an answer, or for the credential plugin that kube runs for each when a token is at its end.
-const MOST_WAITING: usize = 256;
 
 /// Why there is no client. None of this mends itself: an API server that is not reached is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +53,16 @@ pub enum ConnectError {
         /// The server.
         server: String,
     },
-    /// A credential plugin does not end, as a rule.
+    /// The credential plugin gives none.
     #[error(
-        "make a client of the API server at {server}: it takes longer than {} s; see to the credential plugin (exec) of the kubeconfig",
-        CLIENT_TIMEOUT.as_secs()
+        "make a client of the API server at {server}: see to the credential plugin (exec) of the kubeconfig"
     )]
-    Late {
+    Plugin {
         /// The server.
         server: String,
+        /// Why.
+        #[source]
+        source: ExecError,
     },
     /// The certificates or the credentials cannot be used.
     #[error("make a client of the API server at {server}")]
@@ -99,20 +91,16 @@ async fn connect_looking(
     let kubeconfig = kubeconfig.map(Path::to_owned);
     // Before the client, so that no change falls between the two.
     let said = Said::now(kubeconfig.as_deref());
-    let running = Arc::new(());
-    let first = client(kubeconfig.as_deref(), &running).await?;
-    tracing::info!(
-        namespace = first.default_namespace(),
-        "the source is an API server"
-    );
-    let namespace = first.default_namespace().to_owned();
-    let (current, latest) = watch::channel(Current::of(first));
-    tokio::spawn(keep_current(kubeconfig, said, look, current, running));
+    let first = client(kubeconfig.as_deref()).await?;
+    let namespace = first.client.default_namespace().to_owned();
+    tracing::info!(namespace, "the source is an API server");
+    let (current, latest) = watch::channel(first);
+    tokio::spawn(keep_current(kubeconfig, said, look, current));
     Ok(Client::new(Latest(latest), namespace))
 }
 
 /// A client by what the files say now.
-async fn client(kubeconfig: Option<&Path>, running: &Arc<()>) -> Result<Client, ConnectError> {
+async fn client(kubeconfig: Option<&Path>) -> Result<Current, ConnectError> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path)
             .await
@@ -131,28 +119,18 @@ async fn client(kubeconfig: Option<&Path>, running: &Arc<()>) -> Result<Client, 
     if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
         return Err(ConnectError::NoAuthority { server });
     }
-    match timeout(CLIENT_TIMEOUT, build_client(config, running.clone())).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(source)) => Err(ConnectError::Client { server, source }),
-        Err(_) => Err(ConnectError::Late { server }),
-    }
-}
-
-/// On a thread of its own, which the end of the process does not wait for: kube runs a credential plugin synchronously.
-async fn build_client(config: Config, running: Arc<()>) -> Result<Client, Box<kube::Error>> {
-    let (made_in, made) = oneshot::channel();
-    let runtime = Handle::current();
-    let make = move || {
-        let _running = running;
-        let _entered = runtime.enter();
-        let builder = ClientBuilder::try_from(config).map_err(Box::new);
-        // The other end gives up when it takes too long.
-        drop(made_in.send(builder.map(|builder| builder.with_layer(&Counting).build())));
+    let until = match credentials::resolve(&mut config.auth_info).await {
+        Ok(until) => until,
+        Err(source) => return Err(ConnectError::Plugin { server, source }),
     };
-    let service = |error| Box::new(kube::Error::Service(error));
-    let thread = std::thread::Builder::new().name("credentials".into());
-    thread.spawn(make).map_err(|error| service(error.into()))?;
-    made.await.map_err(|error| service(error.into()))?
+    let builder = ClientBuilder::try_from(config).map_err(|source| ConnectError::Client {
+        server,
+        source: Box::new(source),
+    })?;
+    let client = builder.with_layer(&Counting).build();
+    let of_certificate = *client.valid_until();
+    let until = until.into_iter().chain(of_certificate).min();
+    Ok(Current { client, until })
 }
 
 async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
@@ -167,7 +145,6 @@ async fn keep_current(
     mut said: Said,
     look: Duration,
     current: watch::Sender<Current>,
-    running: Arc<()>,
 ) {
     let unusable = metrics::gauge!("podgate_api_credentials_unusable");
     unusable.set(0);
@@ -179,18 +156,18 @@ async fn keep_current(
             () = tokio::time::sleep(look) => {}
         }
         let now = Said::now(kubeconfig.as_deref());
-        let is_due = again.is_some_and(|again| again <= Instant::now());
-        let is_due = is_due || expires_soon(&current.borrow().client, look);
-        // A plugin that hangs is not run once more for the same, and not for ever for something else.
-        let hanging = Arc::strong_count(&running) - 1;
-        if now == said && !(is_due && hanging == 0) || hanging > MOST_HANGING {
+        let is_due = match again {
+            Some(again) => again <= Instant::now(),
+            None => current.borrow().expires_soon(look),
+        };
+        if now == said && !is_due {
             continue;
         }
         if now != said {
             pause = look;
         }
         said = now;
-        match client(kubeconfig.as_deref(), &running).await {
+        match client(kubeconfig.as_deref()).await {
             Ok(client) => {
                 unusable.set(0);
                 wrong.clear();
@@ -198,7 +175,7 @@ async fn keep_current(
                 tracing::info!(
                     "the credentials or certificates for the API server have changed; they are in use"
                 );
-                current.send_replace(Current::of(client));
+                current.send_replace(client);
             }
             Err(error) => {
                 unusable.set(1);
@@ -215,12 +192,6 @@ async fn keep_current(
             }
         }
     }
-}
-
-/// Whether the certificate of this client, which a credential plugin gave, is at its end when it is looked again.
-fn expires_soon(client: &Client, look: Duration) -> bool {
-    let until = client.valid_until().as_ref();
-    until.is_some_and(|until| *until <= Timestamp::now() + look * 2)
 }
 
 /// What is in the files that say how to reach the API server. kube reads tokens in files of their own (`tokenFile`, a
@@ -273,24 +244,23 @@ fn found_by_kube() -> Vec<PathBuf> {
     files
 }
 
-/// A client, and room for the requests that wait for it.
+/// A client.
 #[derive(Clone)]
 struct Current {
     client: Client,
-    room: Arc<Semaphore>,
+    /// Until when its credentials are good, if that is known.
+    until: Option<Timestamp>,
 }
 
 impl Current {
-    fn of(client: Client) -> Self {
-        let room = Arc::new(Semaphore::new(MOST_WAITING));
-        Self { client, room }
+    /// Whether its credentials are to be replaced now. kube, too, takes a token for old a minute before.
+    fn expires_soon(&self, look: Duration) -> bool {
+        let soon = Timestamp::now() + look * 2 + Duration::from_secs(60);
+        self.until.is_some_and(|until| until <= soon)
     }
 }
 
 /// Sends every request by the client of that moment.
-///
-/// In a task of its own, which goes on when nobody waits for the answer any more: kube runs a credential plugin while it holds the
-/// token's lock. Given up, the request would let go of the lock and leave the plugin behind, and the next one would run another.
 #[derive(Clone)]
 struct Latest(watch::Receiver<Current>);
 
@@ -304,21 +274,8 @@ impl Service<Request<Body>> for Latest {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Current { client, room } = self.0.borrow().clone();
-        Box::pin(async move {
-            let failed = |error: &str| kube::Error::Service(error.into());
-            let room = room.try_acquire_owned().map_err(|_| {
-                failed("too many requests wait for an answer or for the credential plugin (exec) of the kubeconfig")
-            })?;
-            let answer = tokio::spawn(async move {
-                let answer = client.send(request).await;
-                drop(room);
-                answer
-            });
-            answer
-                .await
-                .map_err(|_| failed("the task of the request ended by itself"))?
-        })
+        let client = self.0.borrow().client.clone();
+        Box::pin(async move { client.send(request).await })
     }
 }
 

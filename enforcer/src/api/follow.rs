@@ -49,6 +49,8 @@ const GONE: u16 = 410;
 const SHORT: Duration = Duration::from_secs(1);
 /// A watch that was cut sooner is no sign of what cuts idle connections.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long watches are ended early for what cuts idle connections.
+const BROUGHT_FORWARD: Duration = Duration::from_secs(3600);
 /// After so many attempts to go on with a watch the kind is listed anew: the server may know nothing of our version,
 /// after a restored backup for one.
 const ATTEMPTS: u32 = 8;
@@ -190,6 +192,8 @@ pub async fn follow_selected<K: Kind, M: Send>(
         last: None,
         barren: false,
         lasts: WATCH,
+        cut_after: None,
+        brought_forward: None,
         news: Instant::now(),
         in_pages: true,
     };
@@ -225,6 +229,10 @@ struct Follower<'a, K: Kind, M, W> {
     barren: bool,
     /// When the server is to end a watch.
     lasts: Duration,
+    /// After how long the last watch that brought nothing was cut, in the order in which they were.
+    cut_after: Option<Duration>,
+    /// When the end was last brought forward.
+    brought_forward: Option<Instant>,
     /// When a list was last complete, or a watch last brought something.
     news: Instant,
     /// Whether the next list comes page by page, and not in one answer. The two alternate while lists fail.
@@ -259,8 +267,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     if lived < IDLE {
                         self.pause().await;
                     } else {
-                        // The server is to end the next one before that. What it ends is whole.
-                        self.lasts = lived * 4 / 5;
+                        self.note_cut(lived);
                     }
                     if self.news.elapsed() < SILENCE {
                         Next::Watch(version)
@@ -322,6 +329,17 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         }
     }
 
+    /// Two in a row that were idle for as long are what cuts idle connections: the server is to end the next ones before that,
+    /// for some time. What it ends is whole.
+    fn note_cut(&mut self, lived: Duration) {
+        let before = self.cut_after.replace(lived);
+        let is_alike = before.is_some_and(|before| before.abs_diff(lived) <= lived / 5);
+        if is_alike {
+            self.lasts = lived * 4 / 5;
+            self.brought_forward = Some(Instant::now());
+        }
+    }
+
     /// A server that breaks one watch after the other would wake each by the next for ever.
     fn may_be_woken(&self) -> bool {
         self.woken.is_none_or(|woken| woken.elapsed() >= WAKES)
@@ -331,6 +349,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     /// everything are what costs the server most.
     fn brought(&mut self) {
         self.barren = false;
+        self.cut_after = None;
         self.news = Instant::now();
         self.backoff.reset();
         self.heard();
@@ -358,7 +377,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     async fn list(&mut self) -> Result<Ended, Unheard> {
         metrics::counter!("podgate_watch_lists_total", "kind" => K::NAME).increment(1);
         self.is_recalled = false;
-        self.lasts = WATCH;
+        (self.lasts, self.brought_forward) = (WATCH, None);
         self.listed = Some(Instant::now());
         self.say(Said::Listing).await?;
         let mut params = ListParams {
@@ -409,6 +428,10 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     }
 
     async fn watch(&mut self, mut version: String) -> Result<Ended, Unheard> {
+        let is_over = |since: Instant| since.elapsed() >= BROUGHT_FORWARD;
+        if self.brought_forward.is_some_and(is_over) {
+            (self.lasts, self.brought_forward) = (WATCH, None);
+        }
         let params = WatchParams {
             timeout: Some(u32::try_from(self.lasts.as_secs()).unwrap_or(u32::MAX)),
             field_selector: self.fields.clone(),

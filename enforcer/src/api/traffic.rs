@@ -129,8 +129,8 @@ where
     StreamBody::new(Box::pin(stream::once(said)))
 }
 
-/// Kubernetes' `Status` has a code, the one of the answer. What has none comes from something between the server and us, and
-/// kube would take it for a `Status` of code 0.
+/// Kubernetes' `Status` has the code of the answer. What has another one, or none, comes from something between the server and
+/// us, and kube would take it for a `Status` all the same.
 fn with_code(body: Bytes, status: StatusCode) -> Bytes {
     let mut said = match serde_json::from_slice(&body) {
         Ok(Value::Object(said)) => said,
@@ -139,10 +139,6 @@ fn with_code(body: Bytes, status: StatusCode) -> Bytes {
         // kube makes a `Status` of a text.
         Err(_) => return body,
     };
-    let code = said.get("code").and_then(Value::as_u64);
-    if code.is_some_and(|code| code > 0) {
-        return body;
-    }
     said.insert("code".to_owned(), status.as_u16().into());
     serde_json::to_vec(&said).map_or(body, Bytes::from)
 }

@@ -24,13 +24,13 @@ pub(super) enum Half {
 }
 
 impl Half {
-    /// What is so, of some.
-    fn are(self) -> &'static str {
+    /// What is so of those that are named.
+    fn what(self) -> &'static str {
         match self {
-            Self::Pod => "pods of this node have no attachment, and no policy applies to them",
+            Self::Pod => "no attachment, and so no policy in force, at pods of this node",
             Self::Attachment => {
-                "attachments are of pods that the source does not know, and are denied in each direction in which a policy of \
-                 their namespace isolates"
+                "no object is known of attached pods, which are denied in each direction in which a policy of their namespace \
+                 isolates"
             }
         }
     }
@@ -43,8 +43,8 @@ impl Half {
                  podgate"
             }
             Self::Attachment => {
-                "a directory of manifests has to hold each pod of the node, by namespace, name and UID; the API server has none of \
-                 them, or what it says does not arrive"
+                "a directory of manifests has to hold each pod of the node, by namespace and name, and by UID where the file has \
+                 one; an API server has none of these pods, or its watch does not work"
             }
         }
     }
@@ -105,8 +105,8 @@ impl Unpaired {
             .map(String::as_str)
             .collect();
         if !new.is_empty() {
-            let (are, cure) = (self.half.are(), self.half.cure());
-            tracing::warn!(number = new.len(), names = %new.join(", "), "{are}: {cure}");
+            let (what, cure) = (self.half.what(), self.half.cure());
+            tracing::warn!(number = new.len(), names = %new.join(", "), "{what}: {cure}");
         }
         self.overdue = overdue;
     }
@@ -135,9 +135,9 @@ impl Unpaired {
         let more = number.saturating_sub(NAMED);
         let more = (more > 0).then(|| format!(" and {more} more"));
         (number > 0).then(|| {
-            let (are, cure) = (self.half.are(), self.half.cure());
+            let (what, cure) = (self.half.what(), self.half.cure());
             format!(
-                "{number} {are}: {named}{}; {cure}",
+                "{what} ({number}): {named}{}; {cure}",
                 more.unwrap_or_default()
             )
         })
@@ -162,12 +162,12 @@ mod tests {
         assert_eq!(unpaired.due(), Some(at(5)));
         unpaired.look(at(10), || names.iter().cloned());
         assert_eq!(unpaired.number(), 1);
-        assert!(unpaired.warning().unwrap().contains(": ns/p0; "));
+        assert!(unpaired.warning().unwrap().contains(" (1): ns/p0; "));
         assert_eq!(unpaired.due(), Some(at(20)));
         unpaired.look(at(20), || names.iter().cloned());
         let warning = unpaired.warning().unwrap();
         assert!(
-            warning.starts_with("7 pods") && warning.contains("ns/p4 and 2 more;"),
+            warning.contains(" (7): ") && warning.contains("ns/p4 and 2 more;"),
             "{warning}"
         );
         assert_eq!(unpaired.due(), None);

@@ -40,7 +40,7 @@ impl fmt::Display for NewConnections {
         f.write_str(match self {
             Self::Open => "open",
             Self::Denied => "denied",
-            Self::ByPolicy => "decided by rules of its policy",
+            Self::ByPolicy => "decided by a ruleset",
         })
     }
 }
@@ -131,7 +131,7 @@ mod tests {
         );
         assert_eq!(
             now(RulesetId(2), RulesetId::DENY_ALL),
-            "the pod's ingress is decided by rules of its policy and its egress denied"
+            "the pod's ingress is decided by a ruleset and its egress denied"
         );
     }
 }

@@ -366,8 +366,8 @@ fn pods_without_attachments_and_the_reverse_are_reported() {
     }
     let _unheard_of = Pod::start(&node, &node.ptp(json!({})), "unheard-of");
     let is_so = [
-        "warning: 1 pods of this node have no attachment, and no policy applies to them: default/open; ",
-        "warning: 1 attachments are of pods that the source does not know",
+        "warning: no attachment, and so no policy in force, at pods of this node (1): default/open; ",
+        "warning: no object is known of attached pods",
     ];
     wait_until("both are reported", || {
         let (status, said) = enforcer.readiness(&node);
@@ -375,7 +375,7 @@ fn pods_without_attachments_and_the_reverse_are_reported() {
     });
     let (_, said) = enforcer.readiness(&node);
     assert!(
-        said.contains(": default/unheard-of; ") && !said.contains("default/policed"),
+        said.contains("isolates (1): default/unheard-of; ") && !said.contains("default/policed"),
         "{said}"
     );
     let log = enforcer.log();

@@ -290,7 +290,7 @@ fn an_add_not_in_force_says_what_is_in_each_direction() {
         (
             [RulesetId(7), DENIED],
             failed(),
-            "no: for now the pod's ingress is decided by rules of its policy and its egress denied\n",
+            "no: for now the pod's ingress is decided by a ruleset and its egress denied\n",
         ),
         (
             [OPEN, DENIED],

@@ -52,6 +52,14 @@ async fn who_asks(client: &Client) -> String {
     client.request_text(request).await.unwrap()
 }
 
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Waits until requests come from `whom`.
 async fn until_asked_by(client: &Client, whom: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
@@ -163,12 +171,12 @@ async fn a_credential_plugin_that_hangs_stops_nothing() {
 
 /// Gateways answer in JSON of their own.
 #[tokio::test]
-async fn a_refusal_without_a_code_has_the_answers() {
+async fn a_refusal_has_the_code_of_the_answer() {
     for (said, code) in [
         (r#"{"message": "no healthy upstream"}"#, 502),
         (r#"{"code": 0}"#, 502),
         (r#"{"code": "x"}"#, 502),
-        (r#"{"code": 410}"#, 410),
+        (r#"{"code": 14}"#, 502),
         ("no healthy upstream", 502),
         ("[]", 502),
         ("", 502),
@@ -187,38 +195,73 @@ async fn a_refusal_without_a_code_has_the_answers() {
     }
 }
 
-/// A plugin that hangs when its token is at its end hangs once, however many requests are given up.
+/// A plugin that hangs when its credentials are at their end is waited for beside the requests, and killed with all that it
+/// has started when nobody waits any more.
 #[tokio::test]
-async fn a_plugin_that_hangs_for_a_token_is_run_once() {
+async fn a_plugin_that_hangs_at_the_end_of_a_token_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("kubeconfig");
-    let [runs, hangs] = ["runs", "hangs"].map(|name| directory.path().join(name));
+    let [token, hangs, begun] = ["token", "hangs", "begun"].map(|it| directory.path().join(it));
     let script = format!(
-        "echo run >> {runs}; while test -e {hangs}; do sleep 0.1; done; echo '{said}'",
-        runs = runs.display(),
+        "if test -e {hangs}; then sh -c 'echo $$ > {begun}.new; mv {begun}.new {begun}; while test -e {hangs}; do sleep 0.05; done'; fi
+         printf '{{\"kind\": \"ExecCredential\", \"status\": {{\"token\": \"%s\", \"expirationTimestamp\": \"2020-01-01T00:00:00Z\"}}}}' $(cat {token})",
         hangs = hangs.display(),
-        said = json!({
-            "kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1",
-            "status": {"token": "old", "expirationTimestamp": "2020-01-01T00:00:00Z"},
-        }),
+        begun = begun.display(),
+        token = token.display(),
     );
     let plugin = json!({
         "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
         "interactiveMode": "Never",
     });
     write(&path, &server().await, &json!({"exec": plugin}));
-    let client = connect_looking(Some(&path), LOOK).await.unwrap();
-    let ran = || std::fs::read_to_string(&runs).unwrap().lines().count();
-    let before = ran();
+    std::fs::write(&token, "first").unwrap();
+    let look = Duration::from_millis(5);
+    let client = connect_looking(Some(&path), look).await.unwrap();
     std::fs::write(&hangs, "").unwrap();
+    until("the plugin hangs", || begun.exists()).await;
     for _ in 0..5 {
-        let asked = timeout(Duration::from_millis(200), who_asks(&client)).await;
-        assert!(asked.is_err(), "there is no token to ask with");
+        assert_eq!(who_asks(&client).await, "Bearer first");
     }
-    let after = ran();
-    // Nobody waits for it when the test is over.
+    std::fs::write(&token, "second").unwrap();
     std::fs::remove_file(&hangs).unwrap();
-    assert_eq!(after, before + 1);
+    until_asked_by(&client, "Bearer second").await;
+    std::fs::remove_file(&begun).ok();
+    std::fs::write(&hangs, "").unwrap();
+    let other = tokio::time::timeout(
+        Duration::from_millis(500),
+        connect_looking(Some(&path), LOOK),
+    );
+    assert!(other.await.is_err(), "it hangs");
+    drop(client);
+    until("it is killed", || {
+        let Ok(number) = std::fs::read_to_string(&begun) else {
+            return false;
+        };
+        !Path::new("/proc").join(number.trim()).join("stat").exists()
+            || std::fs::read_to_string(format!("/proc/{}/stat", number.trim()))
+                .is_ok_and(|stat| stat.contains(") Z "))
+    })
+    .await;
+    std::fs::remove_file(&hangs).unwrap();
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_or_says_nothing_says_why() {
+    for (script, why) in [
+        ("echo go away >&2; exit 3", "go away"),
+        ("echo '{}'", "printed no ExecCredential"),
+        (
+            "echo '{\"status\": {}}'",
+            "printed no ExecCredential with a token",
+        ),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let plugin = json!({"command": "sh", "args": ["-c", script], "interactiveMode": "Never"});
+        write(file.path(), "http://127.0.0.1:1", &json!({"exec": plugin}));
+        let error = connect(Some(file.path())).await.err().unwrap();
+        let error = format!("{:#}", anyhow::Error::from(error));
+        assert!(error.contains(why), "{error}");
+    }
 }
 
 #[tokio::test]

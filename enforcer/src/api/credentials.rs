@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Credentials that a program of the kubeconfig gives (`users[].user.exec`, client.authentication.k8s.io/v1).
+//!
+//! It is run here and not by kube: kube runs it without an end, once more for each request that finds a token old, and a program
+//! that hangs is left behind by each request that is given up.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::jiff::Timestamp;
+use kube::config::{AuthInfo, ExecConfig, ExecInteractiveMode};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// How long the program may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Bytes that it may print, of credentials and of complaints.
+const MOST: u64 = 1 << 20;
+
+/// Why it gives none.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The kubeconfig names none.
+    #[error("the kubeconfig names no command")]
+    NoCommand,
+    /// It wants to ask a person.
+    #[error("{0} wants a terminal (interactiveMode: Always), and there is none")]
+    Interactive(String),
+    /// It cannot be run, or not be heard.
+    #[error("run {command}")]
+    Run {
+        /// The program.
+        command: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It does not end.
+    #[error("{command} takes longer than {} s, and was killed", PATIENCE.as_secs())]
+    Late {
+        /// The program.
+        command: String,
+    },
+    /// It says that it failed.
+    #[error("{command} failed ({status}): {said}")]
+    Failed {
+        /// The program.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it complained of.
+        said: String,
+    },
+    /// What it says is no credential.
+    #[error("{command} printed no ExecCredential with a token or a certificate")]
+    Meaningless {
+        /// The program.
+        command: String,
+        /// Why, if it was no JSON of that shape.
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+}
+
+#[derive(Deserialize)]
+struct ExecCredential {
+    status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    token: Option<String>,
+    client_certificate_data: Option<String>,
+    client_key_data: Option<String>,
+    expiration_timestamp: Option<Timestamp>,
+}
+
+/// Puts in place of the program what it gives, if there is one. Until when that is good, if it says so.
+///
+/// # Errors
+/// When it gives nothing that can be used.
+pub(super) async fn resolve(auth: &mut AuthInfo) -> Result<Option<Timestamp>, ExecError> {
+    let Some(exec) = auth.exec.take() else {
+        return Ok(None);
+    };
+    let command = exec.command.clone().ok_or(ExecError::NoCommand)?;
+    if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
+        return Err(ExecError::Interactive(command));
+    }
+    let said = run(&exec, &command).await?;
+    let meaningless = |source| ExecError::Meaningless {
+        command: command.clone(),
+        source,
+    };
+    let credential: ExecCredential =
+        serde_json::from_slice(&said).map_err(|error| meaningless(Some(error)))?;
+    let given = credential.status;
+    let base64 = |pem: Option<String>| pem.map(|pem| ByteString(pem.into_bytes()));
+    // kube's secrets are made as they are read.
+    let read: AuthInfo = serde_json::from_value(json!({
+        "token": given.token,
+        "client-certificate-data": base64(given.client_certificate_data),
+        "client-key-data": base64(given.client_key_data),
+    }))
+    .map_err(|error| meaningless(Some(error)))?;
+    if read.token.is_none() && read.client_certificate_data.is_none() {
+        return Err(meaningless(None));
+    }
+    if read.token.is_some() {
+        auth.token = read.token;
+        auth.token_file = None;
+    }
+    if read.client_certificate_data.is_some() {
+        (auth.client_certificate, auth.client_key) = (None, None);
+        auth.client_certificate_data = read.client_certificate_data;
+        auth.client_key_data = read.client_key_data;
+    }
+    Ok(given.expiration_timestamp)
+}
+
+/// What the program prints. It and what it has started are killed when it takes too long, or nobody waits for it any more.
+async fn run(exec: &ExecConfig, command: &str) -> Result<Vec<u8>, ExecError> {
+    let failed = |source| ExecError::Run {
+        command: command.to_owned(),
+        source,
+    };
+    let mut program = Command::new(command);
+    program.args(exec.args.iter().flatten());
+    for variable in exec.env.iter().flatten() {
+        if let (Some(name), Some(value)) = (variable.get("name"), variable.get("value")) {
+            program.env(name, value);
+        }
+    }
+    let cluster = exec.cluster.as_ref().filter(|_| exec.provide_cluster_info);
+    let info = json!({
+        "apiVersion": exec.api_version,
+        "kind": "ExecCredential",
+        "spec": {"interactive": false, "cluster": cluster},
+    });
+    program
+        .env("KUBERNETES_EXEC_INFO", info.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let mut group = Group(program.spawn().map_err(failed)?);
+    let (out, complaint) = (group.0.stdout.take(), group.0.stderr.take());
+    let ended = timeout(PATIENCE, async {
+        let (out, complaint) = tokio::try_join!(beginning(out), beginning(complaint))?;
+        Ok((group.0.wait().await?, out, complaint))
+    });
+    let (status, out, complaint) = ended
+        .await
+        .map_err(|_| ExecError::Late {
+            command: command.to_owned(),
+        })?
+        .map_err(failed)?;
+    if status.success() {
+        return Ok(out);
+    }
+    Err(ExecError::Failed {
+        command: command.to_owned(),
+        status,
+        said: String::from_utf8_lossy(&complaint).trim().to_owned(),
+    })
+}
+
+/// The first bytes of what a program prints.
+async fn beginning(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        from.take(MOST).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// A program that is the first of its process group.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It has no number any more when it was waited for.
+        let number = self.0.id().and_then(|number| i32::try_from(number).ok());
+        if let Some(number) = number {
+            // It may have ended by itself.
+            killpg(Pid::from_raw(number), Signal::SIGKILL).ok();
+        }
+    }
+}
