@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What rulesets are sure to allow of each other they allow with every peer.
 
+use std::sync::Arc;
+
+use imbl::OrdMap;
 use podgate_policy::arbitrary;
 use podgate_policy::compile::facts::Facts;
 use podgate_policy::compile::{compile_subject, questions_of};
-use podgate_policy::connection::{Baseline, Direction};
-use podgate_policy::model::World;
+use podgate_policy::connection::{Baseline, Direction, Subject};
+use podgate_policy::model::{
+    NetworkPolicy, ObjectName, Peer, Pod, Port, Protocol, Rule, Selector, World,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -53,4 +58,33 @@ proptest! {
             }
         }
     }
+}
+
+/// A rule for any peer says nothing of a Service's address, which a rule for a block of Services' ranges allows by name.
+#[test]
+fn any_peer_is_no_name_of_a_service() {
+    let rule = |peers: Vec<Peer>| NetworkPolicy {
+        members: Selector::everything().into(),
+        isolates_ingress: false,
+        isolates_egress: true,
+        ingress: Vec::new(),
+        egress: vec![Rule {
+            peers,
+            ports: vec![Port::All(Protocol::Tcp)],
+        }],
+    };
+    let block = Peer::Block {
+        cidr: "10.96.0.0/24".parse().expect("a block"),
+        except: Vec::new(),
+    };
+    let subject = Subject::new(ObjectName::new("x", "a"), &Pod::default(), Baseline::Allow);
+    let [by_name, any] = [vec![block], Vec::new()].map(|peers| {
+        let world = World {
+            policies: OrdMap::unit(ObjectName::new("x", "p"), Arc::new(rule(peers))),
+            ..World::default()
+        };
+        compile_subject(&world, &subject).egress
+    });
+    assert!(!any.surely_allows(&by_name));
+    assert!(by_name.surely_allows(&by_name));
 }

@@ -100,12 +100,20 @@ impl Rules {
             let [these, both] = [these, &both].map(|parts| Ports::union(parts).canonical(tunnels));
             these == both
         };
+        let direction = match tunnels {
+            Some(_) => Direction::Egress,
+            None => Direction::Ingress,
+        };
         self.tunnels == others.tunnels
             && cover(&[&self.any], &others.any)
             && others.by_predicate.iter().all(|(predicate, ports)| {
+                let by_name = speaks_of_services(predicate, direction, &self.any);
                 match self.by_predicate.get(predicate) {
-                    Some(beyond) => beyond == ports || cover(&[&self.any, beyond], ports),
-                    None => cover(&[&self.any], ports),
+                    Some(beyond) if beyond == ports => true,
+                    // What allows any peer does not allow a Service's address by its name.
+                    Some(whole) if by_name => cover(&[whole], ports),
+                    Some(beyond) => cover(&[&self.any, beyond], ports),
+                    None => !by_name && cover(&[&self.any], ports),
                 }
             })
     }
