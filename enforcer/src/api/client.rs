@@ -2,10 +2,12 @@
 //! How the enforcer reaches the API server.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Request, Response, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use kube::client::{Body, ClientBuilder};
@@ -28,7 +30,10 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How long what could not be used is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Why there is no client. None of this mends itself: an API server that is not reached is no reason.
+/// The same of a credential plugin, whose own server may be away.
+const LONGEST_PAUSE_OF_PLUGIN: Duration = Duration::from_secs(60);
+
+/// Why there is no client. An API server that is not reached is no reason.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The file of `--kubeconfig` cannot be used.
@@ -50,6 +55,22 @@ pub enum ConnectError {
         "make a client of the API server at {server}: its certificate authority has no certificate"
     )]
     NoAuthority {
+        /// The server.
+        server: String,
+    },
+    /// An `auth-provider` runs a program for each request.
+    #[error(
+        "make a client of the API server at {server}: the kubeconfig's auth-provider runs a program (cmd-path); name it as exec instead"
+    )]
+    Provider {
+        /// The server.
+        server: String,
+    },
+    /// The token cannot stand in a request.
+    #[error(
+        "make a client of the API server at {server}: the token has a line end, or another character that no header has"
+    )]
+    Token {
         /// The server.
         server: String,
     },
@@ -119,18 +140,32 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Current, ConnectError> {
     if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
         return Err(ConnectError::NoAuthority { server });
     }
-    let until = match credentials::resolve(&mut config.auth_info).await {
+    let auth = &mut config.auth_info;
+    let provider = auth.auth_provider.as_ref();
+    if provider.is_some_and(|provider| provider.config.contains_key("cmd-path")) {
+        return Err(ConnectError::Provider { server });
+    }
+    let is_given = auth.exec.is_some();
+    let until = match credentials::resolve(auth).await {
         Ok(until) => until,
         Err(source) => return Err(ConnectError::Plugin { server, source }),
     };
+    // kube panics with what is no value of a header.
+    let said = serde_json::to_value(&*auth).unwrap_or_default();
+    let token = said.get("token").and_then(serde_json::Value::as_str);
+    if token.is_some_and(|token| HeaderValue::from_str(token).is_err()) {
+        return Err(ConnectError::Token { server });
+    }
     let builder = ClientBuilder::try_from(config).map_err(|source| ConnectError::Client {
         server,
         source: Box::new(source),
     })?;
-    let client = builder.with_layer(&Counting).build();
-    let of_certificate = *client.valid_until();
-    let until = until.into_iter().chain(of_certificate).min();
-    Ok(Current { client, until })
+    Ok(Current {
+        client: builder.with_layer(&Counting).build(),
+        is_given,
+        until,
+        is_refused: Arc::default(),
+    })
 }
 
 async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
@@ -156,9 +191,13 @@ async fn keep_current(
             () = tokio::time::sleep(look) => {}
         }
         let now = Said::now(kubeconfig.as_deref());
+        let (is_spent, longest) = {
+            let current = current.borrow();
+            (current.is_spent(look), current.longest_pause())
+        };
         let is_due = match again {
             Some(again) => again <= Instant::now(),
-            None => current.borrow().expires_soon(look),
+            None => is_spent,
         };
         if now == said && !is_due {
             continue;
@@ -171,10 +210,12 @@ async fn keep_current(
             Ok(client) => {
                 unusable.set(0);
                 wrong.clear();
-                (pause, again) = (look, None);
-                tracing::info!(
-                    "the credentials or certificates for the API server have changed; they are in use"
-                );
+                // What is at its end again at once is not asked for all the time.
+                (pause, again) = match client.is_spent(look) {
+                    true => ((pause * 2).min(longest), Some(Instant::now() + pause)),
+                    false => (look, None),
+                };
+                tracing::info!("the API server is asked with new credentials or certificates");
                 current.send_replace(client);
             }
             Err(error) => {
@@ -183,12 +224,12 @@ async fn keep_current(
                 if error != wrong {
                     tracing::error!(
                         error,
-                        "the files that say how to reach the API server have changed and cannot be used; the former credentials stay, and it is tried again"
+                        "what the files that say how to reach the API server say, or their credential plugin, cannot be used; the former credentials stay, and it is tried again"
                     );
                 }
                 wrong = error;
                 again = Some(Instant::now() + pause);
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(longest);
             }
         }
     }
@@ -248,15 +289,29 @@ fn found_by_kube() -> Vec<PathBuf> {
 #[derive(Clone)]
 struct Current {
     client: Client,
-    /// Until when its credentials are good, if that is known.
+    /// Whether a plugin gave its credentials.
+    is_given: bool,
+    /// Until when they are good, if that is known.
     until: Option<Timestamp>,
+    /// Whether the server has refused them.
+    is_refused: Arc<AtomicBool>,
 }
 
 impl Current {
-    /// Whether its credentials are to be replaced now. kube, too, takes a token for old a minute before.
-    fn expires_soon(&self, look: Duration) -> bool {
+    /// Whether a plugin is to give others now: these are refused, or at their end when it is looked again. kube, too, takes a
+    /// token for old a minute before.
+    fn is_spent(&self, look: Duration) -> bool {
         let soon = Timestamp::now() + look * 2 + Duration::from_secs(60);
-        self.until.is_some_and(|until| until <= soon)
+        let is_old = self.until.is_some_and(|until| until <= soon);
+        self.is_given && (is_old || self.is_refused.load(Ordering::Relaxed))
+    }
+
+    fn longest_pause(&self) -> Duration {
+        if self.is_given {
+            LONGEST_PAUSE_OF_PLUGIN
+        } else {
+            LONGEST_PAUSE
+        }
     }
 }
 
@@ -274,8 +329,16 @@ impl Service<Request<Body>> for Latest {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = self.0.borrow().client.clone();
-        Box::pin(async move { client.send(request).await })
+        let Current {
+            client, is_refused, ..
+        } = self.0.borrow().clone();
+        Box::pin(async move {
+            let answer = client.send(request).await?;
+            if answer.status() == StatusCode::UNAUTHORIZED {
+                is_refused.store(true, Ordering::Relaxed);
+            }
+            Ok(answer)
+        })
     }
 }
 

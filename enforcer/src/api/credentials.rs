@@ -4,6 +4,8 @@
 //! It is run here and not by kube: kube runs it without an end, once more for each request that finds a token old, and a program
 //! that hangs is left behind by each request that is given up.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -21,8 +23,14 @@ use tokio::time::timeout;
 /// How long the program may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Bytes that it may print, of credentials and of complaints.
+/// Bytes that it may print of credentials.
 const MOST: u64 = 1 << 20;
+
+/// Characters of its complaints that are told, the last ones.
+const TOLD: usize = 500;
+
+/// How long its last complaints may take. What it leaves behind may keep its end of the pipe.
+const LAST: Duration = Duration::from_millis(100);
 
 /// Why it gives none.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +51,12 @@ pub enum ExecError {
         source: std::io::Error,
     },
     /// It does not end.
-    #[error("{command} takes longer than {} s, and was killed", PATIENCE.as_secs())]
+    #[error("{command} takes longer than {} s, and was killed: {said}", PATIENCE.as_secs())]
     Late {
         /// The program.
         command: String,
+        /// What it complained of.
+        said: String,
     },
     /// It says that it failed.
     #[error("{command} failed ({status}): {said}")]
@@ -58,14 +68,13 @@ pub enum ExecError {
         /// What it complained of.
         said: String,
     },
-    /// What it says is no credential.
-    #[error("{command} printed no ExecCredential with a token or a certificate")]
+    /// What it says is no credential. It may be a secret all the same, and is not told.
+    #[error("{command} printed no ExecCredential with {what}")]
     Meaningless {
         /// The program.
         command: String,
-        /// Why, if it was no JSON of that shape.
-        #[source]
-        source: Option<serde_json::Error>,
+        /// What it lacks.
+        what: &'static str,
     },
 }
 
@@ -91,33 +100,45 @@ pub(super) async fn resolve(auth: &mut AuthInfo) -> Result<Option<Timestamp>, Ex
     let Some(exec) = auth.exec.take() else {
         return Ok(None);
     };
+    // These go before it.
+    if auth.token.is_some() || auth.token_file.is_some() || auth.username.is_some() {
+        return Ok(None);
+    }
     let command = exec.command.clone().ok_or(ExecError::NoCommand)?;
     if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
         return Err(ExecError::Interactive(command));
     }
     let said = run(&exec, &command).await?;
-    let meaningless = |source| ExecError::Meaningless {
+    let meaningless = |what| ExecError::Meaningless {
         command: command.clone(),
-        source,
+        what,
     };
+    // Some print YAML, of which JSON is a part.
+    let text = String::from_utf8_lossy(&said);
     let credential: ExecCredential =
-        serde_json::from_slice(&said).map_err(|error| meaningless(Some(error)))?;
+        serde_saphyr::from_str(&text).map_err(|_| meaningless("a status"))?;
     let given = credential.status;
+    let some = |text: Option<String>| {
+        text.map(|it| it.trim().to_owned())
+            .filter(|it| !it.is_empty())
+    };
+    let (token, certificate) = (some(given.token), some(given.client_certificate_data));
+    let key = some(given.client_key_data);
+    if token.is_none() && certificate.is_none() {
+        return Err(meaningless("a token or a certificate"));
+    }
+    if certificate.is_some() && key.is_none() {
+        return Err(meaningless("a key beside its certificate"));
+    }
     let base64 = |pem: Option<String>| pem.map(|pem| ByteString(pem.into_bytes()));
     // kube's secrets are made as they are read.
     let read: AuthInfo = serde_json::from_value(json!({
-        "token": given.token,
-        "client-certificate-data": base64(given.client_certificate_data),
-        "client-key-data": base64(given.client_key_data),
+        "token": token,
+        "client-certificate-data": base64(certificate),
+        "client-key-data": base64(key),
     }))
-    .map_err(|error| meaningless(Some(error)))?;
-    if read.token.is_none() && read.client_certificate_data.is_none() {
-        return Err(meaningless(None));
-    }
-    if read.token.is_some() {
-        auth.token = read.token;
-        auth.token_file = None;
-    }
+    .map_err(|_| meaningless("a token or a certificate that can be used"))?;
+    auth.token = read.token;
     if read.client_certificate_data.is_some() {
         (auth.client_certificate, auth.client_key) = (None, None);
         auth.client_certificate_data = read.client_certificate_data;
@@ -139,12 +160,14 @@ async fn run(exec: &ExecConfig, command: &str) -> Result<Vec<u8>, ExecError> {
             program.env(name, value);
         }
     }
-    let cluster = exec.cluster.as_ref().filter(|_| exec.provide_cluster_info);
-    let info = json!({
+    let mut info = json!({
         "apiVersion": exec.api_version,
         "kind": "ExecCredential",
-        "spec": {"interactive": false, "cluster": cluster},
+        "spec": {"interactive": false},
     });
+    if let Some(cluster) = exec.cluster.as_ref().filter(|_| exec.provide_cluster_info) {
+        info["spec"]["cluster"] = json!(cluster);
+    }
     program
         .env("KUBERNETES_EXEC_INFO", info.to_string())
         .stdin(Stdio::null())
@@ -152,25 +175,33 @@ async fn run(exec: &ExecConfig, command: &str) -> Result<Vec<u8>, ExecError> {
         .stderr(Stdio::piped())
         .process_group(0);
     let mut group = Group(program.spawn().map_err(failed)?);
-    let (out, complaint) = (group.0.stdout.take(), group.0.stderr.take());
+    let (out, mut complaints) = (group.0.stdout.take(), group.0.stderr.take());
+    let mut said = VecDeque::new();
     let ended = timeout(PATIENCE, async {
-        let (out, complaint) = tokio::try_join!(beginning(out), beginning(complaint))?;
-        Ok((group.0.wait().await?, out, complaint))
-    });
-    let (status, out, complaint) = ended
-        .await
-        .map_err(|_| ExecError::Late {
-            command: command.to_owned(),
-        })?
-        .map_err(failed)?;
-    if status.success() {
-        return Ok(out);
-    }
-    Err(ExecError::Failed {
-        command: command.to_owned(),
-        status,
-        said: String::from_utf8_lossy(&complaint).trim().to_owned(),
+        let given = async {
+            let out = beginning(out).await?;
+            Ok((group.0.wait().await?, out))
+        };
+        tokio::select! {
+            given = given => given,
+            never = listen(&mut complaints, &mut said) => match never {},
+        }
     })
+    .await;
+    drop(timeout(LAST, listen(&mut complaints, &mut said)).await);
+    let said: Vec<u8> = said.into();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    let command = command.to_owned();
+    match ended {
+        Err(_) => Err(ExecError::Late { command, said }),
+        Ok(Err(source)) => Err(ExecError::Run { command, source }),
+        Ok(Ok((status, out))) if status.success() => Ok(out),
+        Ok(Ok((status, _))) => Err(ExecError::Failed {
+            command,
+            status,
+            said,
+        }),
+    }
 }
 
 /// The first bytes of what a program prints.
@@ -180,6 +211,19 @@ async fn beginning(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<
         from.take(MOST).read_to_end(&mut bytes).await?;
     }
     Ok(bytes)
+}
+
+/// Keeps the last of what a program complains of, for as long as somebody waits.
+async fn listen(from: &mut Option<impl AsyncRead + Unpin>, said: &mut VecDeque<u8>) -> Infallible {
+    let mut bytes = [0; 4096];
+    while let Some(open) = from {
+        match open.read(&mut bytes).await {
+            Ok(count @ 1..) => said.extend(&bytes[..count]),
+            Ok(0) | Err(_) => *from = None,
+        }
+        said.drain(..said.len().saturating_sub(TOLD));
+    }
+    std::future::pending().await
 }
 
 /// A program that is the first of its process group.

@@ -245,9 +245,64 @@ async fn a_plugin_that_hangs_at_the_end_of_a_token_stops_nothing() {
     std::fs::remove_file(&hangs).unwrap();
 }
 
+/// What the server refuses is asked for again, whenever it says it is at its end.
+#[tokio::test]
+async fn a_token_that_is_refused_is_asked_for_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let [path, token] = ["kubeconfig", "token"].map(|it| directory.path().join(it));
+    let judge = any(|headers: HeaderMap| async move {
+        let authorization = headers.get(header::AUTHORIZATION).cloned();
+        match authorization.as_ref().and_then(|it| it.to_str().ok()) {
+            Some("Bearer good") => Ok("Bearer good"),
+            _ => Err(StatusCode::UNAUTHORIZED),
+        }
+    });
+    let script = format!("echo 'status: {{token: '$(cat {})'}}'", token.display());
+    let plugin = json!({"command": "sh", "args": ["-c", script], "interactiveMode": "Never"});
+    write(&path, &serve(judge).await, &json!({"exec": plugin}));
+    std::fs::write(&token, "bad").unwrap();
+    let look = Duration::from_millis(5);
+    let client = connect_looking(Some(&path), look).await.unwrap();
+    let ask = || Request::get("/version").body(Vec::new()).unwrap();
+    assert!(client.request_text(ask()).await.is_err());
+    std::fs::write(&token, "good").unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while client.request_text(ask()).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "it stays refused");
+    }
+}
+
+/// What goes before a plugin, and what kube cannot take.
+#[tokio::test]
+async fn a_user_with_two_credentials_or_none_is_understood() {
+    let fails = json!({"command": "false", "interactiveMode": "Never"});
+    let provider = json!({"name": "gcp", "config": {"cmd-path": "/bin/true"}});
+    for (user, wrong) in [
+        (json!({"token": "t", "exec": fails}), None),
+        (json!({"exec": fails}), Some("false failed")),
+        (json!({"token": "t\n"}), Some("the token has a line end")),
+        (json!({"auth-provider": provider}), Some("name it as exec")),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(file.path(), "http://127.0.0.1:1", &user);
+        let error = connect(Some(file.path())).await.err();
+        let error = error.map(|error| format!("{:#}", anyhow::Error::from(error)));
+        match (&error, wrong) {
+            (None, None) => {}
+            (Some(error), Some(wrong)) if error.contains(wrong) => {}
+            _ => panic!("{user}: {error:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_plugin_that_fails_or_says_nothing_says_why() {
     for (script, why) in [
+        (
+            "echo '{\"status\": {\"token\": \"\"}}'",
+            "a token or a certificate",
+        ),
+        ("echo '\"secret\"'", "with a status"),
         ("echo go away >&2; exit 3", "go away"),
         ("echo '{}'", "printed no ExecCredential"),
         (
