@@ -66,7 +66,7 @@ pub enum ConnectError {
         /// The server.
         server: String,
     },
-    /// The token cannot stand in a request.
+    /// The token is no value of an HTTP header.
     #[error(
         "make a client of the API server at {server}: the token has a line end, or another character that no header has"
     )]
@@ -206,17 +206,15 @@ async fn keep_current(
             pause = look;
         }
         said = now;
-        match client(kubeconfig.as_deref()).await {
+        let is_good = match client(kubeconfig.as_deref()).await {
             Ok(client) => {
                 unusable.set(0);
                 wrong.clear();
-                // What is at its end again at once is not asked for all the time.
-                (pause, again) = match client.is_spent(look) {
-                    true => ((pause * 2).min(longest), Some(Instant::now() + pause)),
-                    false => (look, None),
-                };
                 tracing::info!("the API server is asked with new credentials or certificates");
+                let is_spent = client.is_spent(look);
                 current.send_replace(client);
+                // A plugin may give what expires at once, each time.
+                !is_spent
             }
             Err(error) => {
                 unusable.set(1);
@@ -228,10 +226,14 @@ async fn keep_current(
                     );
                 }
                 wrong = error;
-                again = Some(Instant::now() + pause);
-                pause = (pause * 2).min(longest);
+                false
             }
-        }
+        };
+        (pause, again) = if is_good {
+            (look, None)
+        } else {
+            ((pause * 2).min(longest), Some(Instant::now() + pause))
+        };
     }
 }
 

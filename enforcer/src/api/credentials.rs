@@ -26,10 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes that it may print of credentials.
 const MOST: u64 = 1 << 20;
 
-/// Characters of its complaints that are told, the last ones.
-const TOLD: usize = 500;
+/// Bytes of its stderr that an error quotes, the last ones.
+const QUOTED: usize = 500;
 
-/// How long its last complaints may take. What it leaves behind may keep its end of the pipe.
+/// How long stderr is read after the program has ended. A process that it leaves behind may keep the pipe open.
 const LAST: Duration = Duration::from_millis(100);
 
 /// Why it gives none.
@@ -55,7 +55,7 @@ pub enum ExecError {
     Late {
         /// The program.
         command: String,
-        /// What it complained of.
+        /// The end of its stderr.
         said: String,
     },
     /// It says that it failed.
@@ -65,10 +65,10 @@ pub enum ExecError {
         command: String,
         /// How it ended.
         status: ExitStatus,
-        /// What it complained of.
+        /// The end of its stderr.
         said: String,
     },
-    /// What it says is no credential. It may be a secret all the same, and is not told.
+    /// Its stdout is no credential. It may hold a secret all the same, and is not quoted.
     #[error("{command} printed no ExecCredential with {what}")]
     Meaningless {
         /// The program.
@@ -147,7 +147,7 @@ pub(super) async fn resolve(auth: &mut AuthInfo) -> Result<Option<Timestamp>, Ex
     Ok(given.expiration_timestamp)
 }
 
-/// What the program prints. It and what it has started are killed when it takes too long, or nobody waits for it any more.
+/// What the program prints. Its process group is killed when it takes too long, or when this future is dropped.
 async fn run(exec: &ExecConfig, command: &str) -> Result<Vec<u8>, ExecError> {
     let failed = |source| ExecError::Run {
         command: command.to_owned(),
@@ -175,7 +175,7 @@ async fn run(exec: &ExecConfig, command: &str) -> Result<Vec<u8>, ExecError> {
         .stderr(Stdio::piped())
         .process_group(0);
     let mut group = Group(program.spawn().map_err(failed)?);
-    let (out, mut complaints) = (group.0.stdout.take(), group.0.stderr.take());
+    let (out, mut stderr) = (group.0.stdout.take(), group.0.stderr.take());
     let mut said = VecDeque::new();
     let ended = timeout(PATIENCE, async {
         let given = async {
@@ -184,11 +184,11 @@ async fn run(exec: &ExecConfig, command: &str) -> Result<Vec<u8>, ExecError> {
         };
         tokio::select! {
             given = given => given,
-            never = listen(&mut complaints, &mut said) => match never {},
+            never = keep_end(&mut stderr, &mut said) => match never {},
         }
     })
     .await;
-    drop(timeout(LAST, listen(&mut complaints, &mut said)).await);
+    drop(timeout(LAST, keep_end(&mut stderr, &mut said)).await);
     let said: Vec<u8> = said.into();
     let said = String::from_utf8_lossy(&said).trim().to_owned();
     let command = command.to_owned();
@@ -213,15 +213,18 @@ async fn beginning(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<
     Ok(bytes)
 }
 
-/// Keeps the last of what a program complains of, for as long as somebody waits.
-async fn listen(from: &mut Option<impl AsyncRead + Unpin>, said: &mut VecDeque<u8>) -> Infallible {
+/// Reads stderr and keeps its end; never completes.
+async fn keep_end(
+    from: &mut Option<impl AsyncRead + Unpin>,
+    said: &mut VecDeque<u8>,
+) -> Infallible {
     let mut bytes = [0; 4096];
     while let Some(open) = from {
         match open.read(&mut bytes).await {
             Ok(count @ 1..) => said.extend(&bytes[..count]),
             Ok(0) | Err(_) => *from = None,
         }
-        said.drain(..said.len().saturating_sub(TOLD));
+        said.drain(..said.len().saturating_sub(QUOTED));
     }
     std::future::pending().await
 }

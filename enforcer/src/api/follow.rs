@@ -49,8 +49,8 @@ const GONE: u16 = 410;
 const SHORT: Duration = Duration::from_secs(1);
 /// A watch that was cut sooner is no sign of what cuts idle connections.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long watches are ended early for what cuts idle connections.
-const BROUGHT_FORWARD: Duration = Duration::from_secs(3600);
+/// How long watches stay shortened for what cuts idle connections.
+const SHORTENED: Duration = Duration::from_secs(3600);
 /// After so many attempts to go on with a watch the kind is listed anew: the server may know nothing of our version,
 /// after a restored backup for one.
 const ATTEMPTS: u32 = 8;
@@ -191,9 +191,8 @@ pub async fn follow_selected<K: Kind, M: Send>(
         failures: 0,
         last: None,
         barren: false,
-        lasts: WATCH,
         cut_after: None,
-        brought_forward: None,
+        shortened: None,
         news: Instant::now(),
         in_pages: true,
     };
@@ -227,12 +226,10 @@ struct Follower<'a, K: Kind, M, W> {
     /// Whether the last watch that began has brought nothing yet. If it breaks so, it means nothing that the next one
     /// begins.
     barren: bool,
-    /// When the server is to end a watch.
-    lasts: Duration,
-    /// After how long the last watch that brought nothing was cut, in the order in which they were.
+    /// After how long the last watch was cut, if it was idle.
     cut_after: Option<Duration>,
-    /// When the end was last brought forward.
-    brought_forward: Option<Instant>,
+    /// How long watches may last instead of [`WATCH`], and since when.
+    shortened: Option<(Duration, Instant)>,
     /// When a list was last complete, or a watch last brought something.
     news: Instant,
     /// Whether the next list comes page by page, and not in one answer. The two alternate while lists fail.
@@ -329,14 +326,13 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         }
     }
 
-    /// Two in a row that were idle for as long are what cuts idle connections: the server is to end the next ones before that,
-    /// for some time. What it ends is whole.
+    /// Two idle watches in a row that were cut after about the same time met an idle timeout: the server is to end the next ones
+    /// before that, for some time. A watch that the server ends has lost nothing.
     fn note_cut(&mut self, lived: Duration) {
         let before = self.cut_after.replace(lived);
         let is_alike = before.is_some_and(|before| before.abs_diff(lived) <= lived / 5);
         if is_alike {
-            self.lasts = lived * 4 / 5;
-            self.brought_forward = Some(Instant::now());
+            self.shortened = Some((lived * 4 / 5, Instant::now()));
         }
     }
 
@@ -377,7 +373,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     async fn list(&mut self) -> Result<Ended, Unheard> {
         metrics::counter!("podgate_watch_lists_total", "kind" => K::NAME).increment(1);
         self.is_recalled = false;
-        (self.lasts, self.brought_forward) = (WATCH, None);
+        self.shortened = None;
         self.listed = Some(Instant::now());
         self.say(Said::Listing).await?;
         let mut params = ListParams {
@@ -428,12 +424,12 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     }
 
     async fn watch(&mut self, mut version: String) -> Result<Ended, Unheard> {
-        let is_over = |since: Instant| since.elapsed() >= BROUGHT_FORWARD;
-        if self.brought_forward.is_some_and(is_over) {
-            (self.lasts, self.brought_forward) = (WATCH, None);
-        }
+        let shortened = self
+            .shortened
+            .filter(|(_, since)| since.elapsed() < SHORTENED);
+        let lasts = shortened.map_or(WATCH, |(lasts, _)| lasts);
         let params = WatchParams {
-            timeout: Some(u32::try_from(self.lasts.as_secs()).unwrap_or(u32::MAX)),
+            timeout: Some(u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX)),
             field_selector: self.fields.clone(),
             ..WatchParams::default()
         };

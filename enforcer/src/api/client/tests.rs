@@ -47,29 +47,53 @@ fn replace(path: &Path, content: &[u8]) {
     std::fs::rename(&new, path).unwrap();
 }
 
-async fn who_asks(client: &Client) -> String {
-    let request = Request::get("/version").body(Vec::new()).unwrap();
-    client.request_text(request).await.unwrap()
+/// A user whose credentials this shell script prints.
+fn plugin(script: &str) -> serde_json::Value {
+    json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
+        "interactiveMode": "Never",
+    }})
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+async fn ask(client: &Client) -> Result<String, kube::Error> {
+    let request = Request::get("/version").body(Vec::new()).unwrap();
+    client.request_text(request).await
+}
+
+async fn who_asks(client: &Client) -> String {
+    ask(client).await.unwrap()
+}
+
+/// How a server that refuses so is understood.
+async fn refusal_of(answer: MethodRouter) -> kube::Error {
+    let server = serve(answer).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(file.path(), &server, &json!({}));
+    let client = connect(Some(file.path())).await.unwrap();
+    ask(&client).await.unwrap_err()
+}
+
+/// Why no client can be made for this user, if none can.
+async fn error_of(user: &serde_json::Value) -> Option<String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(file.path(), "http://127.0.0.1:1", user);
+    let error = connect(Some(file.path())).await.err()?;
+    Some(format!("{:#}", anyhow::Error::from(error)))
+}
+
+/// Waits until it is so.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(tokio::time::Instant::now() < deadline, "{what}");
+    while !is_so().await {
+        assert!(tokio::time::Instant::now() < deadline, "not yet: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// Waits until requests come from `whom`.
 async fn until_asked_by(client: &Client, whom: &str) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while who_asks(client).await != whom {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "not asked by {whom}"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let asked = format!("asked by {whom}");
+    until(&asked, async || who_asks(client).await == whom).await;
 }
 
 #[tokio::test]
@@ -124,12 +148,7 @@ async fn a_refusal_without_an_end_is_not_read_to_it() {
         let body = axum::body::Body::from_stream(chunks);
         (axum::http::StatusCode::FORBIDDEN, body)
     });
-    let server = serve(endless).await;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    write(file.path(), &server, &json!({}));
-    let client = connect(Some(file.path())).await.unwrap();
-    let request = Request::get("/version").body(Vec::new()).unwrap();
-    let error = client.request_text(request).await.unwrap_err();
+    let error = refusal_of(endless).await;
     assert!(
         matches!(&error, kube::Error::Api(status) if status.code == 403),
         "{error}"
@@ -152,19 +171,12 @@ async fn a_credential_plugin_that_hangs_stops_nothing() {
         begun.display(),
         std::process::id()
     );
-    let plugin = json!({
-        "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
-        "interactiveMode": "Never",
-    });
-    write(&path, &server, &json!({"exec": plugin}));
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while !begun.exists() {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "the plugin is not run"
-        );
+    write(&path, &server, &plugin(&script));
+    until("the plugin is run", async || {
         assert_eq!(who_asks(&client).await, "Bearer first");
-    }
+        begun.exists()
+    })
+    .await;
     write(&path, &server, &json!({"token": "second"}));
     until_asked_by(&client, "Bearer second").await;
 }
@@ -182,12 +194,7 @@ async fn a_refusal_has_the_code_of_the_answer() {
         ("", 502),
     ] {
         let answer = any(move || async move { (axum::http::StatusCode::BAD_GATEWAY, said) });
-        let server = serve(answer).await;
-        let file = tempfile::NamedTempFile::new().unwrap();
-        write(file.path(), &server, &json!({}));
-        let client = connect(Some(file.path())).await.unwrap();
-        let request = Request::get("/version").body(Vec::new()).unwrap();
-        let error = client.request_text(request).await.unwrap_err();
+        let error = refusal_of(answer).await;
         assert!(
             matches!(&error, kube::Error::Api(status) if status.code == code),
             "{said}: {error}"
@@ -195,8 +202,8 @@ async fn a_refusal_has_the_code_of_the_answer() {
     }
 }
 
-/// A plugin that hangs when its credentials are at their end is waited for beside the requests, and killed with all that it
-/// has started when nobody waits any more.
+/// A plugin that hangs when its credentials expire delays no request. Its process group is killed when the client is not used
+/// any more.
 #[tokio::test]
 async fn a_plugin_that_hangs_at_the_end_of_a_token_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -209,16 +216,12 @@ async fn a_plugin_that_hangs_at_the_end_of_a_token_stops_nothing() {
         begun = begun.display(),
         token = token.display(),
     );
-    let plugin = json!({
-        "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
-        "interactiveMode": "Never",
-    });
-    write(&path, &server().await, &json!({"exec": plugin}));
+    write(&path, &server().await, &plugin(&script));
     std::fs::write(&token, "first").unwrap();
     let look = Duration::from_millis(5);
     let client = connect_looking(Some(&path), look).await.unwrap();
     std::fs::write(&hangs, "").unwrap();
-    until("the plugin hangs", || begun.exists()).await;
+    until("the plugin hangs", async || begun.exists()).await;
     for _ in 0..5 {
         assert_eq!(who_asks(&client).await, "Bearer first");
     }
@@ -233,13 +236,12 @@ async fn a_plugin_that_hangs_at_the_end_of_a_token_stops_nothing() {
     );
     assert!(other.await.is_err(), "it hangs");
     drop(client);
-    until("it is killed", || {
+    until("it is killed", async || {
         let Ok(number) = std::fs::read_to_string(&begun) else {
             return false;
         };
-        !Path::new("/proc").join(number.trim()).join("stat").exists()
-            || std::fs::read_to_string(format!("/proc/{}/stat", number.trim()))
-                .is_ok_and(|stat| stat.contains(") Z "))
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", number.trim()));
+        stat.map_or(true, |stat| stat.contains(") Z "))
     })
     .await;
     std::fs::remove_file(&hangs).unwrap();
@@ -258,18 +260,13 @@ async fn a_token_that_is_refused_is_asked_for_again() {
         }
     });
     let script = format!("echo 'status: {{token: '$(cat {})'}}'", token.display());
-    let plugin = json!({"command": "sh", "args": ["-c", script], "interactiveMode": "Never"});
-    write(&path, &serve(judge).await, &json!({"exec": plugin}));
+    write(&path, &serve(judge).await, &plugin(&script));
     std::fs::write(&token, "bad").unwrap();
     let look = Duration::from_millis(5);
     let client = connect_looking(Some(&path), look).await.unwrap();
-    let ask = || Request::get("/version").body(Vec::new()).unwrap();
-    assert!(client.request_text(ask()).await.is_err());
+    assert!(ask(&client).await.is_err());
     std::fs::write(&token, "good").unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while client.request_text(ask()).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "it stays refused");
-    }
+    until("it is accepted", async || ask(&client).await.is_ok()).await;
 }
 
 /// What goes before a plugin, and what kube cannot take.
@@ -283,10 +280,7 @@ async fn a_user_with_two_credentials_or_none_is_understood() {
         (json!({"token": "t\n"}), Some("the token has a line end")),
         (json!({"auth-provider": provider}), Some("name it as exec")),
     ] {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        write(file.path(), "http://127.0.0.1:1", &user);
-        let error = connect(Some(file.path())).await.err();
-        let error = error.map(|error| format!("{:#}", anyhow::Error::from(error)));
+        let error = error_of(&user).await;
         match (&error, wrong) {
             (None, None) => {}
             (Some(error), Some(wrong)) if error.contains(wrong) => {}
@@ -310,11 +304,7 @@ async fn a_plugin_that_fails_or_says_nothing_says_why() {
             "printed no ExecCredential with a token",
         ),
     ] {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let plugin = json!({"command": "sh", "args": ["-c", script], "interactiveMode": "Never"});
-        write(file.path(), "http://127.0.0.1:1", &json!({"exec": plugin}));
-        let error = connect(Some(file.path())).await.err().unwrap();
-        let error = format!("{:#}", anyhow::Error::from(error));
+        let error = error_of(&plugin(script)).await.unwrap();
         assert!(error.contains(why), "{error}");
     }
 }
