@@ -341,13 +341,17 @@ impl Engine {
             return Duration::ZERO;
         }
         let due = self.backoff.due_or(self.facts_due);
-        let reports = [self.unattached.due(), self.unheard_of.due()];
-        let next = [due, self.links.due()]
+        let next = [due, self.links.due(), self.report_due()]
             .into_iter()
-            .chain(reports)
             .flatten()
             .fold(self.upkeep_due, Instant::min);
         next.saturating_duration_since(Instant::now())
+    }
+
+    /// When there may be an unpaired pod or attachment to report.
+    fn report_due(&self) -> Option<Instant> {
+        let both = [&self.unattached, &self.unheard_of];
+        both.into_iter().filter_map(Unpaired::due).min()
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -459,8 +463,7 @@ impl Engine {
         if changed {
             self.settle();
         }
-        let reports = [self.unattached.due(), self.unheard_of.due()];
-        if reports.into_iter().flatten().any(|due| due <= now) {
+        if self.report_due().is_some_and(|due| due <= now) {
             self.publish();
         }
     }

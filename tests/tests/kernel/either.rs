@@ -128,7 +128,6 @@ fn what_the_peer_began_is_not_answered_into_a_tunnel() {
             for is_open in [false, true] {
                 let mut scene = Scene::new(family, PolicyOf::OPEN);
                 let service = scene.stranger;
-                let ends = [End::Pod, End::Peer];
                 let of = |end| match end {
                     End::Pod => udp(2000, 53),
                     End::Peer => udp(53, 2000),
@@ -149,7 +148,7 @@ fn what_the_peer_began_is_not_answered_into_a_tunnel() {
                 assert_eq!(sent.passes(), is_open, "{began:?} began: {sent:?}");
                 // What the row opens goes with it.
                 scene.kernel.flip(Direction::Egress, RulesetId::DENY_ALL);
-                for end in ends {
+                for end in End::BOTH {
                     let sent = scene.end_sends(end, service, of(end));
                     assert_eq!(sent.passes(), end == End::Peer, "{sent:?}");
                 }

@@ -100,14 +100,10 @@ impl Rules {
             let [these, both] = [these, &both].map(|parts| Ports::union(parts).canonical(tunnels));
             these == both
         };
-        let direction = match tunnels {
-            Some(_) => Direction::Egress,
-            None => Direction::Ingress,
-        };
         self.tunnels == others.tunnels
             && cover(&[&self.any], &others.any)
             && others.by_predicate.iter().all(|(predicate, ports)| {
-                let by_name = speaks_of_services(predicate, direction, &self.any);
+                let by_name = speaks_of_services(predicate, tunnels, &self.any);
                 match self.by_predicate.get(predicate) {
                     Some(beyond) if beyond == ports => true,
                     // What allows any peer does not allow a Service's address by its name.
@@ -193,8 +189,9 @@ impl Ports {
     }
 }
 
-/// Whether a predicate may allow the address of a Service, of which `any` says nothing: that is for its endpoints.
-fn speaks_of_services(predicate: &Predicate, direction: Direction, any: &Ports) -> bool {
+/// Whether a predicate may allow the address of a Service, of which `any` says nothing: that is for its endpoints. Only rules of
+/// egress, which have `tunnels`, meet Services.
+fn speaks_of_services(predicate: &Predicate, tunnels: Option<&Tunnels>, any: &Ports) -> bool {
     let by_name = match predicate {
         Predicate::Block { .. } | Predicate::Listed(_) => true,
         Predicate::OwnNode
@@ -202,7 +199,7 @@ fn speaks_of_services(predicate: &Predicate, direction: Direction, any: &Ports) 
         | Predicate::ClusterPods { .. }
         | Predicate::Pods { .. } => false,
     };
-    by_name && direction == Direction::Egress && !any.everything
+    by_name && tunnels.is_some() && !any.everything
 }
 
 fn beside_everything(numbered: &Row, tunnels: Option<&Tunnels>) -> Row {
@@ -237,7 +234,7 @@ impl Ruleset {
         let by_predicate: BTreeMap<_, _> = by_predicate
             .iter()
             .map(|(predicate, ports)| {
-                let by_name = speaks_of_services(predicate, direction, &any);
+                let by_name = speaks_of_services(predicate, tunnels, &any);
                 let worked_out = known
                     .entry((Arc::as_ptr(ports), by_name))
                     .or_insert_with(|| {

@@ -260,7 +260,7 @@ impl TranslatedPort {
             .map(AsRef::as_ref)
     }
 
-    /// Whether there is no endpoint, not even one that nobody knows.
+    /// Whether there is no endpoint, not even one whose pod is unknown.
     fn has_none(&self) -> bool {
         self.standing == Standing::NotKnown && self.doubtful.is_empty()
     }
@@ -277,10 +277,10 @@ pub enum Standing {
 
 impl Signature {
     /// What established flows are judged by at an address that has said `old` and says this now. What went away is not
-    /// denied: a port that has no endpoint any more still stands for those that it had. What is in doubt is: an endpoint
-    /// that nobody knows may be any address, and a datagram, or a connection that conntrack has forgotten, is translated
-    /// to it as the first of a flow is. All else is as it is now, the address itself included. None: there is no such
-    /// port, or the address stands for nothing any more.
+    /// denied: a port without endpoints still means those that it had. What is in doubt is denied: an endpoint whose pod is
+    /// unknown may be any address, and a datagram, or a connection that conntrack has forgotten, is translated to it as the
+    /// first packet of a flow is. All else is as it is now, the address itself included. None: there is no such port, or the
+    /// address means no endpoints any more.
     pub fn sparing(&self, old: &Self) -> Option<Self> {
         let (before, now) = (old.translation()?, self.translation()?);
         let mut spared: BTreeSet<TranslatedPort> = BTreeSet::new();

@@ -17,17 +17,16 @@ use crate::model::{
 pub(super) fn allows(policy: &Policy<'_>, connection: &Connection) -> bool {
     let world = policy.world;
     let literally = policy.allows_literally(connection);
+    let claims = claims(world, connection);
+    // The author of a Service would lift what tunnels need, for all pods.
+    let is_led = claims.iter().any(|claim| claim.leads_into_tunnel(policy));
     if policy
         .rules
         .iter()
         .any(|rule| rule.peers.is_empty() && rule.ports.is_empty())
     {
-        let claims = claims(world, connection);
-        return literally && !claims.iter().any(|claim| claim.leads_into_tunnel(policy));
+        return literally && !is_led;
     }
-    let claims = claims(world, connection);
-    // Who writes Services would lift for everybody what tunnels need.
-    let is_led = claims.iter().any(|claim| claim.leads_into_tunnel(policy));
     let mut rules = policy.rules.iter();
     let by_name = !is_led && rules.any(|rule| speaks_of(policy, rule, connection));
     let by_endpoints = claims.iter().all(|claim| claim.is_allowed(policy));

@@ -157,7 +157,7 @@ fn a_rule_with_the_tunnels_port_opens_the_service_to_it() {
     }
 }
 
-/// A rule that names the Service's address says nothing of the tunnel behind it: whoever writes the Service leads it there.
+/// A rule that names the Service's address does not open the tunnel behind it, which the author of the Service chose.
 #[test]
 fn attack_05_a_rule_for_the_services_address_opens_no_tunnel() {
     let to = |peer: &str| {
