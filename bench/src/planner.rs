@@ -100,7 +100,7 @@ fn measure(name: &str, size: usize, mut view: View) -> Result<()> {
     let began = Instant::now();
     loop {
         let began = Instant::now();
-        compiled.update_until(&view, Some(began));
+        compiled.update_until(&view, Some(began), Instant::now);
         longest = longest.max(began.elapsed());
         if !compiled.is_behind() {
             break;

@@ -92,12 +92,17 @@ impl Compiled {
 
     /// Brings them up to `view`; how many subjects were compiled.
     pub fn update(&mut self, view: &View) -> usize {
-        self.update_until(view, None)
+        self.update_until(view, None, Instant::now)
     }
 
     /// Brings them up to `view`, as far as there is time: first those of the namespaces that took least of it. How many
     /// subjects were compiled, at least one if one is due.
-    pub fn update_until(&mut self, view: &View, until: Option<Instant>) -> usize {
+    pub fn update_until(
+        &mut self,
+        view: &View,
+        until: Option<Instant>,
+        clock: impl Fn() -> Instant,
+    ) -> usize {
         self.select(view);
         let tunnels = Tunnels::with(&view.world.tunnel_ports);
         if self.node_scopes != view.world.node_scopes || self.tunnels != tunnels {
@@ -118,7 +123,7 @@ impl Compiled {
         }
         let mut compiles = 0;
         while let Some(namespace) = self.next_namespace(view) {
-            let began = Instant::now();
+            let began = clock();
             if self.concerned.namespaces.remove(&namespace) {
                 let weight = self.weight_of(&namespace, view);
                 self.shares.weigh(&namespace, weight);
@@ -126,7 +131,7 @@ impl Compiled {
             } else {
                 compiles += self.compile_one_of(&namespace, view);
             }
-            let now = Instant::now();
+            let now = clock();
             *self.spent.entry(namespace).or_default() += now - began;
             if until.is_some_and(|until| until <= now) {
                 break;

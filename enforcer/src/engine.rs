@@ -16,6 +16,7 @@ mod bootstrap;
 mod build;
 mod change;
 mod crowded;
+pub mod dataplane;
 mod directory;
 mod draft;
 mod execute;
@@ -39,9 +40,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use imbl::OrdSet;
-use podgate_datapath::lock::Lock;
-use podgate_datapath::record::{AttachmentId, PodName, Reader, Record, Slot};
-use podgate_datapath::{Paths, Sizes};
+use podgate_datapath::record::{AttachmentId, PodName, Record, Slot};
+use podgate_datapath::{Sizes, lock};
 use podgate_handoff::Reply;
 use podgate_policy::compile::SubjectRulesets;
 use podgate_policy::isolation::Isolation;
@@ -60,6 +60,7 @@ use answer::{LastError, PodLookup, Progress};
 use backoff::Backoff;
 use build::Built;
 use crowded::Crowded;
+use dataplane::Dataplane;
 use directory::Directory;
 use draft::Draft;
 use execute::Execution;
@@ -72,8 +73,7 @@ use portion::Portion;
 use report::Counted;
 use unpaired::{Half, Unpaired};
 
-pub use draft::Drafts;
-pub use grace::Graces;
+pub use dataplane::Kernel;
 pub use inbox::{Event, Handoff};
 
 /// How often everything is looked at, whether or not somebody said that it changed.
@@ -84,9 +84,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What an engine begins with.
 #[derive(Debug)]
-pub struct EngineConfig {
-    /// Where files and pins are.
-    pub paths: Paths,
+pub struct EngineConfig<D> {
+    /// The node.
+    pub node: D,
     /// How large the tables are, unless they must be larger.
     pub sizes: Sizes,
     /// The node's name, as pods and endpoints have it.
@@ -99,18 +99,14 @@ pub struct EngineConfig {
     pub guard: Guard,
     /// What the node takes for itself.
     pub node_addresses: Addresses,
-    /// Who waits for grace periods, and tells this engine.
-    pub graces: Graces,
-    /// Who makes other table sets, and tells this engine.
-    pub drafts: Drafts,
     /// Where the source takes questions; none if it tells all that it knows anyway.
     pub questions: Option<UnboundedSender<Question>>,
 }
 
 /// The owner.
 #[derive(Debug)]
-pub struct Engine {
-    paths: Paths,
+pub struct Engine<D: Dataplane> {
+    node: D,
     cluster: Cluster,
     /// What is wrong with the source now.
     source_wrong: SourceStatus,
@@ -118,8 +114,7 @@ pub struct Engine {
     unreadable: Vec<String>,
     /// Where the others are, as it was when all of them were read.
     directory: Directory,
-    reader: Reader,
-    built: Built,
+    built: Built<D::Set>,
     /// How large tables are to be, unless they must be larger.
     sizes: Sizes,
     /// Whether some were larger than they need to be when they were looked at last.
@@ -153,10 +148,8 @@ pub struct Engine {
     /// When figures were last published.
     published: Instant,
     grace: Grace,
-    graces: Graces,
-    drafts: Drafts,
     /// The table set that is to take the place of `built`.
-    draft: Draft,
+    draft: Draft<D>,
     /// Attachments whose policy waits for it, because there is no room for it in `built`; and which policy is known to take
     /// nothing from what stands. Of one that came to nothing they say nothing.
     held_back: BTreeMap<Slot, Option<Arc<SubjectRulesets>>>,
@@ -204,39 +197,37 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new(identity: AttachmentId, reply: oneshot::Sender<Reply>) -> Self {
+    fn new(identity: AttachmentId, reply: oneshot::Sender<Reply>, since: Instant) -> Self {
         Self {
             identity,
             reply,
             inquiry: PodLookup::None,
             currency: PodLookup::None,
             files_were_read: false,
-            since: Instant::now(),
+            since,
         }
     }
 }
 
-impl Engine {
+impl<D: Dataplane> Engine<D> {
     /// Builds the first table set of this run and puts it in force, for all attachments that there are.
     ///
     /// # Errors
     /// When that is impossible. What was in force before, if anything, still is.
     fn start(
-        config: EngineConfig,
+        config: EngineConfig<D>,
         source: Objects,
         source_wrong: SourceStatus,
         condition: watch::Sender<Condition>,
     ) -> Result<Self> {
         let EngineConfig {
-            paths,
+            mut node,
             sizes,
             node_name,
             services,
             foreign,
             node_addresses,
             guard,
-            graces,
-            drafts,
             questions,
         } = config;
         let mut cluster = Cluster::default();
@@ -244,36 +235,35 @@ impl Engine {
         cluster.set_foreign(foreign);
         cluster.set_source(source);
         cluster.set_node_addresses(node_addresses);
-        let lock = Lock::take(&paths)?;
-        attachments::sweep_attachments(&paths, &lock)?;
-        let mut reader = Reader::default();
-        let mut files = attachments::read_attachments(&paths, &mut reader, &cluster)?;
-        attachments::bind_hardware(&paths, &mut files.records, &lock);
+        let lock = node.lock(node.now() + lock::PATIENCE)?;
+        attachments::sweep_attachments(&node, &lock)?;
+        let mut files = attachments::read_attachments(&mut node, &cluster)?;
+        attachments::bind_hardware(&node, &mut files.records, &lock);
         cluster.set_attachments(files.records);
         let view = cluster.view();
         let mut compiled = Compiled::default();
         let mut isolated_file = IsolatedFile::default();
         compiled.select(&view);
-        isolated_file.update(&paths, compiled.selections(), &lock);
-        reconcile::compile(&mut compiled, &view, None);
+        isolated_file.update(&node, compiled.selections(), &lock);
+        reconcile::compile(&node, &mut compiled, &view, None);
         let withheld = isolate::withheld(&cluster, &view, &compiled);
         compiled.withhold(withheld);
         // Until its filters are swapped, each is judged by the set before.
-        isolate::isolate_standing(&paths, &cluster, &compiled);
-        let built = rebuild::draft_from(&paths, &lock, sizes, &cluster, &view, &mut compiled)
+        isolate::isolate_standing(&node, &cluster, &compiled);
+        let built = rebuild::draft_from(&node, &lock, sizes, &cluster, &view, &mut compiled)
             .and_then(|drafted| {
                 let isolated = |_: &Record| Isolation::default();
-                build::put_in_force(&paths, &lock, drafted, &cluster, isolated)
+                build::put_in_force(&node, &lock, drafted, &cluster, isolated)
             })
             .context("put the first table set in force")?;
         drop(lock);
+        let now = node.now();
         let mut engine = Self {
-            paths,
+            node,
             cluster,
             source_wrong,
             unreadable: files.unreadable,
             directory: Directory::default(),
-            reader,
             built,
             sizes,
             seen_too_large: false,
@@ -291,10 +281,8 @@ impl Engine {
             pending: None,
             more_to_do: false,
             waited: Duration::ZERO,
-            published: Instant::now(),
+            published: now,
             grace: Grace::None,
-            graces,
-            drafts,
             draft: Draft::None,
             held_back: BTreeMap::new(),
             failed_drafts: 0,
@@ -302,7 +290,7 @@ impl Engine {
             questions,
             trouble: None,
             backoff: Backoff::default(),
-            upkeep_due: Instant::now(),
+            upkeep_due: now,
             shadowed: BTreeMap::new(),
             guard,
             links: links::Links::default(),
@@ -327,10 +315,11 @@ impl Engine {
                 tracing::info!("stopping; filters, rules and flows stay in force");
                 return;
             }
-            let began = Instant::now();
+            let began = self.node.now();
             self.take(inbox);
             let waited = std::mem::take(&mut self.waited);
-            let worked = began.elapsed().saturating_sub(waited);
+            let took = self.node.now().saturating_duration_since(began);
+            let worked = took.saturating_sub(waited);
             metrics::histogram!("podgate_turn_seconds").record(worked);
         }
     }
@@ -345,7 +334,7 @@ impl Engine {
             .into_iter()
             .flatten()
             .fold(self.upkeep_due, Instant::min);
-        next.saturating_duration_since(Instant::now())
+        next.saturating_duration_since(self.node.now())
     }
 
     /// When there may be an unpaired pod or attachment to report.
@@ -375,7 +364,7 @@ impl Engine {
             changed_links,
             grace_is_over,
             grace_was_refused,
-            drafted,
+            is_drafted,
             counts,
             // A source that has once been synced stays so.
             not_synced: _,
@@ -387,7 +376,7 @@ impl Engine {
                 tracing::debug!("the kernel was counted too late for a scrape");
             }
         }
-        let now = Instant::now();
+        let now = self.node.now();
         if !changed_links.is_empty() || links != Links::None {
             self.links.look_soon(now);
         }
@@ -401,7 +390,7 @@ impl Engine {
             || doubt.is_some()
             || grace_is_over
             || grace_was_refused
-            || !drafted.is_empty()
+            || is_drafted
             || self.more_to_do
             || self.is_due(now);
         for reply in dels {
@@ -430,8 +419,8 @@ impl Engine {
         if grace_is_over {
             self.grace = Grace::Over;
         }
-        for finished in drafted {
-            self.take_draft(finished);
+        if is_drafted {
+            self.take_drafts();
         }
         if upkeep {
             self.upkeep_due = now + UPKEEP;
@@ -441,7 +430,9 @@ impl Engine {
             self.links.look_soon(now);
         }
         if !adds.is_empty() {
-            let waiting = adds.into_iter().map(|(id, reply)| Waiting::new(id, reply));
+            let waiting = adds
+                .into_iter()
+                .map(|(id, reply)| Waiting::new(id, reply, now));
             self.waiting.extend(waiting);
             self.settle();
             changed = false;
@@ -532,7 +523,8 @@ impl Engine {
             Some(record) => {
                 let wanted = self.compiled.of(record.slot);
                 if let Some(why) = self.hindrance(record.slot) {
-                    let for_long = waiting.since.elapsed() >= PATIENCE;
+                    let waited = self.node.now().saturating_duration_since(waiting.since);
+                    let for_long = waited >= PATIENCE;
                     Progress::Blocked { why, for_long }
                 } else if self.unknown.contains(&record.slot) {
                     // Denied where a policy may isolate it, or that is still being tried.

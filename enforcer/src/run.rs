@@ -17,7 +17,7 @@ use crate::args::{ApiServer, Config, Source};
 use crate::condition::Condition;
 use crate::conntrack_gc;
 use crate::descriptors::Descriptors;
-use crate::engine::{Drafts, Engine, EngineConfig, Event, Graces};
+use crate::engine::{Engine, EngineConfig, Event, Kernel};
 use crate::events;
 use crate::gone::EngineGone;
 use crate::guard;
@@ -132,15 +132,13 @@ pub async fn run(config: Config) -> Result<()> {
     let source = tokio::spawn(following);
     let flows = conntrack_gc::start(paths.clone())?;
     let config = EngineConfig {
-        paths,
+        node: Kernel::new(paths, events_in.clone())?,
         sizes,
         node_name,
         services,
         foreign,
         node_addresses: node.addresses,
         guard: guard.guard,
-        graces: Graces::start(events_in.clone())?,
-        drafts: Drafts::new(events_in.clone()),
         questions: answers_questions.then_some(questions_in),
     };
     let mut engine = start_engine(config, condition_in, events)?;
@@ -216,7 +214,7 @@ struct Running {
 }
 
 fn start_engine(
-    config: EngineConfig,
+    config: EngineConfig<Kernel>,
     condition: watch::Sender<Condition>,
     events: Receiver<Event>,
 ) -> Result<Running> {

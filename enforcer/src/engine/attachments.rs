@@ -2,33 +2,31 @@
 //! Attachments as they stand on the node: their files, their interfaces, and who else is on those.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
-use podgate_datapath::Paths;
-use podgate_datapath::attach::{self, FilterStatus};
+use anyhow::Result;
+use podgate_datapath::attach::FilterStatus;
 use podgate_datapath::isolated::Isolation;
-use podgate_datapath::lock::Lock;
 use podgate_datapath::netlink::Ifindex;
-use podgate_datapath::record::{self, Reader, Record, Slot};
-use podgate_datapath::sweep::{self, Swept};
-use podgate_datapath::tables::TableSet;
+use podgate_datapath::record::{Record, Slot};
+use podgate_datapath::sweep::Swept;
 
 use super::build::{copy_flows, follow_master, take_over};
+use super::dataplane::{Dataplane, Set};
 use super::directory::Directory;
 use super::inbox::Links;
-use super::reconcile::take_lock;
+use super::reconcile::LOCK_PATIENCE;
 use super::{Engine, Waiting};
 use crate::cluster::Cluster;
 
 /// When interfaces are looked after again that could not be.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
-impl Engine {
+impl<D: Dataplane> Engine<D> {
     /// Reads the attachment files, which outrank every source. What is new is the plugin's: its words, and nothing
     /// known of its addresses.
-    pub(super) fn read_attachments(&mut self, lock: &Lock) -> Result<()> {
-        let directory = Directory::now(&self.paths);
+    pub(super) fn read_attachments(&mut self, lock: &D::Lock) -> Result<()> {
+        let directory = self.node.directory();
         if !directory.is_still(&self.directory) {
             self.read_all_attachments(directory, lock)?;
         }
@@ -38,7 +36,7 @@ impl Engine {
         Ok(())
     }
 
-    fn read_all_attachments(&mut self, directory: Directory, lock: &Lock) -> Result<()> {
+    fn read_all_attachments(&mut self, directory: Directory, lock: &D::Lock) -> Result<()> {
         let (records, are_all) = self.attachments_now(lock)?;
         self.directory = if are_all {
             directory
@@ -48,7 +46,7 @@ impl Engine {
         let new = self.cluster.set_attachments(records);
         if !new.is_empty() {
             // Their interfaces may have been reported as nobody's.
-            self.links.look_soon(Instant::now());
+            self.links.look_soon(self.node.now());
         }
         let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
@@ -97,11 +95,11 @@ impl Engine {
     /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
     /// the file, so while a slot is not empty, its filters may stand and need its ruleset. Their files are written
     /// again: the next start knows no others. And whether the files alone say all of this.
-    fn attachments_now(&mut self, lock: &Lock) -> Result<(Vec<Record>, bool)> {
+    fn attachments_now(&mut self, lock: &D::Lock) -> Result<(Vec<Record>, bool)> {
         let Files {
             mut records,
             unreadable,
-        } = read_attachments(&self.paths, &mut self.reader, &self.cluster)?;
+        } = read_attachments(&mut self.node, &self.cluster)?;
         self.unreadable = unreadable;
         let mut are_all = self.unreadable.is_empty();
         let slots: BTreeSet<Slot> = records.iter().map(|record| record.slot).collect();
@@ -112,7 +110,7 @@ impl Engine {
             .filter(|record| !slots.contains(&record.slot))
         {
             let set = &self.built.set;
-            if set.read_attachment(known.slot)?.origin().birth() != known.birth.0 {
+            if set.birth(known.slot)? != known.birth.0 {
                 continue;
             }
             let replaced_by = records.iter().find(|new| new.identity == known.identity);
@@ -121,9 +119,8 @@ impl Engine {
                 continue;
             }
             tracing::warn!(attachment = %known.identity, "its file is gone, and it is not detached: it stays in force");
-            if let Err(error) = record::restore(&self.paths, known, lock) {
-                self.unreadable
-                    .push(format!("{:#}", anyhow::Error::from(error)));
+            if let Err(error) = self.node.restore_record(known, lock) {
+                self.unreadable.push(format!("{error:#}"));
             }
             stand_on.push(known.clone());
             are_all = false;
@@ -135,7 +132,7 @@ impl Engine {
     /// Those of the interfaces that have an attachment, so that what others do on theirs costs no look at all files and
     /// interfaces. All of them while there may be attachments that are not known yet.
     pub(super) fn of_attachments(&self, links: Links) -> Links {
-        if links == Links::None || !Directory::now(&self.paths).is_still(&self.directory) {
+        if links == Links::None || !self.node.directory().is_still(&self.directory) {
             return links;
         }
         let ours = self.cluster.records().map(|record| record.host_ifindex);
@@ -145,13 +142,13 @@ impl Engine {
     /// Sweeps attachments whose interface is gone, puts back filters, and looks who stands before them, on these
     /// interfaces or on all.
     pub(super) fn look_after_interfaces(&mut self, only: Option<&BTreeSet<Ifindex>>) {
-        let result = self.wait_for_lock(take_lock).and_then(|lock| {
+        let result = self.wait_for_lock(LOCK_PATIENCE).and_then(|lock| {
             match only {
-                None => sweep_attachments(&self.paths, &lock)?,
+                None => sweep_attachments(&self.node, &lock)?,
                 Some(_) => {
                     self.read_attachments(&lock)?;
-                    let concerned = with_file(&self.paths, self.records_on(only));
-                    report(sweep::sweep_some(&self.paths, &lock, concerned)?);
+                    let concerned = with_file(&self.node, self.records_on(only));
+                    report(self.node.sweep(Some(concerned), &lock)?);
                 }
             }
             self.read_attachments(&lock)?;
@@ -166,13 +163,13 @@ impl Engine {
                 "interfaces could not be looked after; it is tried again"
             );
             metrics::counter!("podgate_retries_total").increment(1);
-            self.upkeep_due = Instant::now() + RETRY;
+            self.upkeep_due = self.node.now() + RETRY;
         }
     }
 
     /// What hinders may pass.
     pub(super) fn look_soon(&mut self) {
-        self.upkeep_due = self.upkeep_due.min(Instant::now() + RETRY);
+        self.upkeep_due = self.upkeep_due.min(self.node.now() + RETRY);
     }
 
     /// ADDs wait for that.
@@ -194,10 +191,10 @@ impl Engine {
         self.cluster.records().filter(concerned).cloned().collect()
     }
 
-    fn look_after(&mut self, record: &Record, lock: &Lock) {
+    fn look_after(&mut self, record: &Record, lock: &D::Lock) {
         let slot = record.slot;
         follow_master(&self.built.set, record);
-        let mut status = attach::filter_status(record);
+        let mut status = self.node.filter_status(record);
         let is_gone = matches!(status, Ok(FilterStatus::Gone { .. }));
         if is_gone || self.built.unswapped.contains_key(&slot) {
             match take_over(&self.built.set, record, lock) {
@@ -211,9 +208,9 @@ impl Engine {
                 }
             }
             // Somebody may stand before what was put back.
-            status = attach::filter_status(record);
+            status = self.node.filter_status(record);
         } else {
-            restore_mark(record, lock);
+            restore_mark(&self.node, record, lock);
         }
         let in_the_way = match status {
             Ok(FilterStatus::Shadowed { by }) => {
@@ -221,7 +218,7 @@ impl Engine {
                 Some(by.join(", "))
             }
             Ok(FilterStatus::InForce | FilterStatus::Gone { .. }) => None,
-            Err(error) => Some(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => Some(format!("{error:#}")),
         };
         match in_the_way {
             Some(what) => drop(self.shadowed.insert(slot, what)),
@@ -231,8 +228,8 @@ impl Engine {
 }
 
 /// Marks a host end again. What it is without the mark is told by its filters.
-fn restore_mark(record: &Record, lock: &Lock) {
-    match sweep::restore_mark(record, lock) {
+fn restore_mark<D: Dataplane>(node: &D, record: &Record, lock: &D::Lock) {
+    match node.restore_mark(record, lock) {
         Ok(false) => {}
         Ok(true) => tracing::warn!(
             attachment = %record.identity,
@@ -240,7 +237,6 @@ fn restore_mark(record: &Record, lock: &Lock) {
             "the group of its host end was changed on the node, and is set again"
         ),
         Err(error) => {
-            let error = anyhow::Error::from(error);
             tracing::warn!(
                 attachment = %record.identity,
                 error = format!("{error:#}"),
@@ -252,12 +248,12 @@ fn restore_mark(record: &Record, lock: &Lock) {
 
 /// Ends a repeated ADD that was killed before it had replaced what stood. Filters that cannot be replaced drop
 /// everything.
-fn replace(
-    set: &TableSet,
+fn replace<S: Set>(
+    set: &S,
     old: &Record,
     new: &Record,
     isolated: Isolation,
-    lock: &Lock,
+    lock: &S::Lock,
 ) -> Result<()> {
     tracing::warn!(attachment = %new.identity, "an ADD that was to replace it did not come to its end: it is finished");
     finish_record(set, new, isolated)?;
@@ -274,9 +270,9 @@ fn replace(
 }
 
 /// Writes the record of an attachment whose ADD was killed before it came to that. No filter names it then.
-fn finish_record(set: &TableSet, record: &Record, isolated: Isolation) -> Result<()> {
-    if set.read_attachment(record.slot)?.origin().birth() != record.birth.0 {
-        set.write_waiting_attachment(record, isolated)?;
+fn finish_record(set: &impl Set, record: &Record, isolated: Isolation) -> Result<()> {
+    if set.birth(record.slot)? != record.birth.0 {
+        set.put_attachment(record, isolated)?;
         follow_master(set, record);
     }
     Ok(())
@@ -291,16 +287,15 @@ pub(super) struct Files {
 }
 
 /// Binds the attachments that a podgate of before made to the hardware addresses that their pods have now.
-pub(super) fn bind_hardware(paths: &Paths, records: &mut [Record], lock: &Lock) {
+pub(super) fn bind_hardware<D: Dataplane>(node: &D, records: &mut [Record], lock: &D::Lock) {
     for record in records {
-        match sweep::bind_hardware(paths, record, lock) {
+        match node.bind_hardware(record, lock) {
             Ok(None) => {}
             Ok(Some(bound)) => {
                 tracing::info!(attachment = %record.identity, mac = ?bound.pod_mac, "bound an older attachment to its hardware address");
                 *record = bound;
             }
             Err(error) => {
-                let error = anyhow::Error::from(error);
                 tracing::warn!(
                     attachment = %record.identity,
                     error = format!("{error:#}"),
@@ -312,17 +307,13 @@ pub(super) fn bind_hardware(paths: &Paths, records: &mut [Record], lock: &Lock) 
 }
 
 /// Every attachment. While a file cannot be read, nothing is taken for gone: its filters may still stand.
-pub(super) fn read_attachments(
-    paths: &Paths,
-    reader: &mut Reader,
-    known: &Cluster,
-) -> Result<Files> {
+pub(super) fn read_attachments(node: &mut impl Dataplane, known: &Cluster) -> Result<Files> {
     let (mut records, mut unreadable) = (Vec::new(), Vec::new());
-    for record in reader.list(paths)? {
+    for record in node.records()? {
         match record {
             Ok(record) => records.push(record),
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
+                let error = format!("{error:#}");
                 tracing::error!(error, "an attachment file cannot be read");
                 unreadable.push(error);
             }
@@ -347,17 +338,17 @@ pub(super) fn read_attachments(
 
 /// Those of the attachments that their files name now. Others are only remembered, and the sweep of all attachments
 /// tells of their files.
-fn with_file(paths: &Paths, records: Vec<Record>) -> Vec<Record> {
+fn with_file(node: &impl Dataplane, records: Vec<Record>) -> Vec<Record> {
     let is_named = |known: &Record| {
-        let read = record::read(paths, &known.identity);
+        let read = node.record(&known.identity);
         matches!(read, Ok(Some(found)) if found == *known)
     };
     records.into_iter().filter(is_named).collect()
 }
 
 /// Removes the attachments whose interface is gone.
-pub(super) fn sweep_attachments(paths: &Paths, lock: &Lock) -> Result<()> {
-    report(sweep::sweep(paths, lock).context("sweep attachments")?);
+pub(super) fn sweep_attachments<D: Dataplane>(node: &D, lock: &D::Lock) -> Result<()> {
+    report(node.sweep(None, lock)?);
     Ok(())
 }
 
@@ -377,10 +368,13 @@ fn report(swept: Swept) {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::mpsc::channel;
 
+    use podgate_datapath::Paths;
     use podgate_datapath::record::Generation;
 
     use super::*;
+    use crate::engine::Kernel;
     use crate::fixture;
 
     #[test]
@@ -390,10 +384,11 @@ mod tests {
             run: run.path().to_owned(),
             bpffs: run.path().to_owned(),
         };
-        let lock = Lock::take(&paths).unwrap();
+        let node = Kernel::new(paths.clone(), channel().0).unwrap();
+        let lock = node.lock(node.now()).unwrap();
         let written = |slot: u32| {
             let record = fixture::record(slot);
-            record::restore(&paths, &record, &lock).unwrap();
+            node.restore_record(&record, &lock).unwrap();
             record
         };
         let [whole, damaged, gone, replaced] = [1, 2, 3, 4].map(written);
@@ -403,8 +398,8 @@ mod tests {
             birth: Generation(9),
             ..replaced.clone()
         };
-        record::restore(&paths, &another, &lock).unwrap();
+        node.restore_record(&another, &lock).unwrap();
         let known = vec![whole.clone(), damaged, gone, replaced];
-        assert_eq!(with_file(&paths, known), [whole]);
+        assert_eq!(with_file(&node, known), [whole]);
     }
 }

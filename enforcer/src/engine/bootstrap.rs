@@ -9,17 +9,17 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use podgate_abi::{Direction, PolicyWord, RulesetId};
-use podgate_datapath::Paths;
-use podgate_datapath::record::{self, AttachmentId, PodName};
-use podgate_datapath::tables::{Over, TableSet};
+use podgate_abi::Direction;
+use podgate_datapath::record::{AttachmentId, PodName};
+use podgate_datapath::tables::Over;
 use podgate_handoff::Reply;
 use podgate_policy::isolation::Isolation;
 use tokio::sync::watch;
 
 use super::answer::PodLookup;
+use super::dataplane::{Dataplane, Set};
 use super::inbox::Inbox;
-use super::reconcile::take_lock;
+use super::reconcile::LOCK_PATIENCE;
 use super::{Engine, EngineConfig, Event, Waiting, answer};
 use crate::condition::Condition;
 use crate::source::{Answer, Objects, Question};
@@ -35,17 +35,17 @@ struct Early {
     pod: Option<PodName>,
 }
 
-impl Engine {
+impl<D: Dataplane> Engine<D> {
     /// Waits until the source is synced, then begins with what it says. None: the enforcer stops before that.
     ///
     /// # Errors
     /// When the first table set cannot be put in force.
     pub fn when_synced(
-        mut config: EngineConfig,
+        mut config: EngineConfig<D>,
         condition: watch::Sender<Condition>,
         events: &Receiver<Event>,
     ) -> Result<Option<Self>> {
-        judge_again(&config.paths);
+        judge_again(&config.node);
         let mut early: Vec<Early> = Vec::new();
         let mut reasons = Vec::new();
         let mut doubt = None;
@@ -74,14 +74,14 @@ impl Engine {
             early.retain(|early| !early.add.reply.is_closed());
             early.extend(inbox.adds.into_iter().map(|(id, reply)| Early {
                 pod: None,
-                add: Waiting::new(id, reply),
+                add: Waiting::new(id, reply, config.node.now()),
             }));
             let Some(update) = inbox.source else {
                 for early in &mut early {
                     early.inquire(&config);
                 }
                 for (pod, what) in inbox.answers {
-                    early = take_answer(early, &pod, &what, &config.paths);
+                    early = take_answer(early, &pod, &what, &config.node);
                 }
                 for reply in inbox.statuses {
                     answer(reply, Reply::Failed(not_synced(&reasons)));
@@ -107,8 +107,8 @@ impl Engine {
 
 /// An enforcer that was killed may have changed facts, and waited for a grace period before those flows are judged
 /// again that lost what allowed them. Nobody knows which: all are, by the tables as they stand, and what those allow goes on.
-fn judge_again(paths: &Paths) {
-    if let Err(error) = try_to_judge_again(paths) {
+fn judge_again(node: &impl Dataplane) {
+    if let Err(error) = node.judge_again() {
         tracing::warn!(
             error = format!("{error:#}"),
             "connections that are not allowed any more may go on until the first table set is in force"
@@ -116,28 +116,9 @@ fn judge_again(paths: &Paths) {
     }
 }
 
-fn try_to_judge_again(paths: &Paths) -> Result<()> {
-    let mut sets = TableSet::list_sets(paths)?;
-    sets.retain(|set| set.abi == podgate_abi::ABI);
-    if sets.is_empty() {
-        return Ok(());
-    }
-    let _lock = take_lock(paths)?;
-    TableSet::grace()?;
-    // A set that is not whole, because its build was killed, keeps no other from it.
-    let renewed: Vec<_> = sets
-        .into_iter()
-        .map(|name| TableSet::at(paths, name).renew_generations())
-        .collect();
-    for renewed in renewed {
-        renewed?;
-    }
-    Ok(())
-}
-
 impl Early {
     /// Asks the source how the pod is isolated, once.
-    fn inquire(&mut self, config: &EngineConfig) {
+    fn inquire(&mut self, config: &EngineConfig<impl Dataplane>) {
         let Some(questions) = &config.questions else {
             return;
         };
@@ -145,10 +126,9 @@ impl Early {
             return;
         }
         self.add.inquiry = PodLookup::Open;
-        self.pod = match record::read(&config.paths, &self.add.identity) {
+        self.pod = match config.node.record(&self.add.identity) {
             Ok(record) => record.and_then(|record| record.pod),
             Err(error) => {
-                let error = anyhow::Error::from(error);
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "the attachment of an ADD cannot be read"
@@ -172,13 +152,18 @@ impl Early {
 }
 
 /// Answers the ADDs of this pod if they need not wait any more, and returns all others.
-fn take_answer(waiting: Vec<Early>, pod: &PodName, what: &Answer, paths: &Paths) -> Vec<Early> {
+fn take_answer(
+    waiting: Vec<Early>,
+    pod: &PodName,
+    what: &Answer,
+    node: &impl Dataplane,
+) -> Vec<Early> {
     let (concerned, mut others): (Vec<Early>, Vec<Early>) = waiting
         .into_iter()
         .partition(|early| early.pod.as_ref() == Some(pod));
     for early in concerned {
         let reply = match what {
-            Answer::Isolation(isolation) => isolate(paths, &early.add.identity, *isolation),
+            Answer::Isolation(isolation) => isolate(node, &early.add.identity, *isolation),
             Answer::NoSuchPod => Some(Reply::Unknown),
             Answer::Failed(why) => Some(Reply::Failed(why.clone())),
             // An answer to another question.
@@ -197,8 +182,8 @@ fn take_answer(waiting: Vec<Early>, pod: &PodName, what: &Answer, paths: &Paths)
 
 /// Denies everything in the directions in which the pod is isolated, and lets it have its baseline in the others, in which
 /// it may have waited closed. None: what is allowed is to come.
-fn isolate(paths: &Paths, identity: &AttachmentId, isolation: Isolation) -> Option<Reply> {
-    match try_to_isolate(paths, identity, isolation) {
+fn isolate(node: &impl Dataplane, identity: &AttachmentId, isolation: Isolation) -> Option<Reply> {
+    match try_to_isolate(node, identity, isolation) {
         Ok(()) if isolation == Isolation::NONE => Some(Reply::InForce),
         Ok(()) => {
             tracing::info!(attachment = %identity, ?isolation, "isolated a pod before the source is synced");
@@ -208,27 +193,22 @@ fn isolate(paths: &Paths, identity: &AttachmentId, isolation: Isolation) -> Opti
     }
 }
 
-fn try_to_isolate(paths: &Paths, identity: &AttachmentId, isolation: Isolation) -> Result<()> {
-    let _lock = take_lock(paths)?;
-    let record = record::read(paths, identity)?.context("it has no file any more")?;
-    let set = TableSet::open_current(paths)?.context("find the current table set")?;
+fn try_to_isolate(
+    node: &impl Dataplane,
+    identity: &AttachmentId,
+    isolation: Isolation,
+) -> Result<()> {
+    let _lock = node.lock(node.now() + LOCK_PATIENCE)?;
+    let record = node.record(identity)?.context("it has no file any more")?;
+    let set = node.current()?.context("find the current table set")?;
     for (side, isolated) in [
         (Direction::Ingress, isolation.ingress),
         (Direction::Egress, isolation.egress),
     ] {
         if isolated {
             set.deny(&record, side, Over::Open)?;
-            continue;
-        }
-        let stands = set.read_attachment(record.slot)?;
-        anyhow::ensure!(
-            stands.origin().birth() == record.birth.0,
-            "its slot is another attachment's"
-        );
-        let baseline = RulesetId::of(record.baseline);
-        if set.read_word(record.slot, side)?.ruleset() != baseline {
-            let word = PolicyWord::new(baseline, set.draw_generation()?.0);
-            set.store_word(record.slot, side, word)?;
+        } else {
+            set.open(&record, side)?;
         }
     }
     Ok(())

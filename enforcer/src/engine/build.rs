@@ -11,16 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
-use podgate_abi::Direction;
+use podgate_datapath::Sizes;
 use podgate_datapath::flows::Copied;
 use podgate_datapath::isolated::Isolation;
-use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
-use podgate_datapath::tables::TableSet;
-use podgate_datapath::{Paths, Sizes, SkbLayout, attach, sweep};
 
+use super::dataplane::{Dataplane, Set};
 use super::draft::{Basis, Drafted};
-use super::execute::{Target, write};
 use super::taken::{self, Taken};
 use crate::cluster::Cluster;
 use crate::plan::{Capacities, Occupancy, Plan, PlanError, Planner, Table, Write};
@@ -30,10 +27,8 @@ const SANE: u32 = 1 << 31;
 
 /// A table set that is in force, and the planner that knows what it holds.
 #[derive(Debug)]
-pub(super) struct Built {
-    pub(super) set: TableSet,
-    /// The kernel's number of its program from pods: no other set has it.
-    pub(super) program: u32,
+pub(super) struct Built<S> {
+    pub(super) set: S,
     pub(super) planner: Planner,
     pub(super) sizes: Sizes,
     /// Attachments whose filters are still an older set's, and why.
@@ -47,13 +42,13 @@ pub(super) struct Built {
 }
 
 /// Puts in force what was drafted, for the attachments that there are. When it fails, the set before stays current and in force.
-pub(super) fn put_in_force(
-    paths: &Paths,
-    lock: &Lock,
-    drafted: Drafted,
+pub(super) fn put_in_force<D: Dataplane>(
+    node: &D,
+    lock: &D::Lock,
+    drafted: Drafted<D>,
     cluster: &Cluster,
     isolated: impl Fn(&Record) -> Isolation,
-) -> Result<Built> {
+) -> Result<Built<D::Set>> {
     let Drafted {
         set,
         planner,
@@ -63,21 +58,20 @@ pub(super) fn put_in_force(
         words,
         ..
     } = drafted;
-    if let Err(error) = sizes.write(paths) {
+    if let Err(error) = node.write_sizes(&sizes) {
         // A plugin reads them only where it finds no table set.
-        let error = anyhow::Error::from(error);
         tracing::warn!(
             error = format!("{error:#}"),
             "the sizes of tables cannot be written for the plugin; it would begin with those of before"
         );
     }
-    if let Some(current) = TableSet::with_foreign_flows(paths)? {
+    if let Some(current) = node.with_foreign_flows()? {
         tracing::warn!(
-            %current,
+            current,
             "the flows of the current table set have another version's layout: connections are judged anew",
         );
     }
-    let blind = SkbLayout::of_kernel().err().map(|error| error.to_string());
+    let blind = node.blindness();
     if let Some(error) = &blind {
         tracing::warn!(
             error,
@@ -86,10 +80,10 @@ pub(super) fn put_in_force(
         );
     }
     for record in cluster.records() {
-        set.write_waiting_attachment(record, isolated(record))?;
-        follow_master(&set, record);
+        set.put_attachment(record, isolated(record))?;
+        follow_master(&*set, record);
     }
-    outgrow(&set, cluster.records())?;
+    outgrow(&*set, cluster.records())?;
     let is_known = |slot: &Slot| planner.attachments().contains_key(slot);
     for ((slot, direction), ruleset) in words {
         if is_known(&slot) {
@@ -98,18 +92,18 @@ pub(super) fn put_in_force(
                 direction,
                 ruleset,
             };
-            write(&flip, Target::Unnamed(&set)).context("fill the new table set")?;
+            D::fill(&set, &flip).context("fill the new table set")?;
         }
     }
     // What an older word of theirs allowed is not taken up again with the generation of their birth.
     for record in cluster.records().filter(|it| !is_known(&it.slot)) {
-        set.renew_generation(record.slot)?;
+        set.renew(record.slot)?;
     }
-    set.store_tunnel_ports(&world.tunnel_ports)?;
-    taken.set_modes(&set, &cluster.foreign_modes());
-    copy_flows(&set, None);
-    let before = TableSet::open_current(paths).ok().flatten();
-    let set = set.name_current(lock)?;
+    set.put_tunnel_ports(&world.tunnel_ports)?;
+    taken.set_modes(&*set, &cluster.foreign_modes());
+    copy_flows(&*set, None);
+    let before = node.current().ok().flatten();
+    let set = node.name_current(set, lock)?;
     let mut unswapped = BTreeMap::new();
     for record in cluster.records() {
         if let Err(error) = take_over(&set, record, lock) {
@@ -123,10 +117,9 @@ pub(super) fn put_in_force(
         }
     }
     copy_flows(&set, None);
-    unpin_others(paths, lock);
+    node.unpin_unused(lock);
     tracing::info!(set = %set.name(), attachments = cluster.records().count(), "a new table set is in force");
     Ok(Built {
-        program: set.program_id(Direction::Egress)?,
         set,
         planner,
         sizes,
@@ -137,26 +130,10 @@ pub(super) fn put_in_force(
     })
 }
 
-/// Unpins the table sets that nothing runs.
-pub(super) fn unpin_others(paths: &Paths, lock: &Lock) {
-    match sweep::unpin_unused_sets(paths, lock) {
-        Ok(sets) => {
-            for set in sets {
-                tracing::info!(%set, "unpinned an older table set");
-            }
-        }
-        Err(error) => {
-            let error = anyhow::Error::from(error);
-            tracing::warn!(error = format!("{error:#}"), "older table sets stay pinned");
-        }
-    }
-}
-
 /// Tells a table set what the host end of an attachment is a port of. While it does not know, neighbor discovery of the
 /// pod has the pod's own link only.
-pub(super) fn follow_master(set: &TableSet, record: &Record) {
-    if let Err(error) = attach::follow_master(set, record) {
-        let error = anyhow::Error::from(error);
+pub(super) fn follow_master(set: &impl Set, record: &Record) {
+    if let Err(error) = set.follow_master(record) {
         tracing::warn!(
             attachment = %record.identity,
             error = format!("{error:#}"),
@@ -167,22 +144,21 @@ pub(super) fn follow_master(set: &TableSet, record: &Record) {
 
 /// Makes the filters of an attachment run this set's programs: those that stand by a swap, those that are missing
 /// anew.
-pub(super) fn take_over(set: &TableSet, record: &Record, lock: &Lock) -> Result<()> {
+pub(super) fn take_over<S: Set>(set: &S, record: &Record, lock: &S::Lock) -> Result<()> {
     if set.swap(record, lock).is_ok() {
         return Ok(());
     }
     // Why it did not work is told by one of the two that follow, unless it works now.
-    if sweep::restore(set, record, lock)? {
+    if set.restore(record, lock)? {
         tracing::warn!(attachment = %record.identity, "put back filters that somebody had removed");
     }
-    set.swap(record, lock)?;
-    Ok(())
+    set.swap(record, lock)
 }
 
 /// Draws generations until they are younger than every attachment. They are, unless somebody removed the pins with
 /// the counter: then no flow would count as one.
-fn outgrow<'a>(set: &TableSet, records: impl Iterator<Item = &'a Record>) -> Result<()> {
-    let drawn = set.draw_generation()?.0;
+fn outgrow<'a>(set: &impl Set, records: impl Iterator<Item = &'a Record>) -> Result<()> {
+    let drawn = set.draw_generation()?;
     let behind = records
         .map(|record| record.birth.0)
         .map(|birth| birth.wrapping_sub(drawn))
@@ -279,18 +255,13 @@ fn size_of(sizes: &mut Sizes, table: Table) -> Option<(&mut u32, u32)> {
 
 /// Copies the flows of sets whose tables of flows have another size: all, or those of one attachment that came over
 /// later. Without them connections are judged anew, which is no reason to keep old policies in force.
-pub(super) fn copy_flows(set: &TableSet, only: Option<Slot>) {
-    let result = match only {
-        Some(slot) => set.copy_flows_of(slot),
-        None => set.copy_flows(),
-    };
-    match result {
+pub(super) fn copy_flows(set: &impl Set, only: Option<Slot>) {
+    match set.copy_flows(only) {
         Ok(Copied { copied: 0, left: 0 }) => {}
         Ok(Copied { copied, left }) => {
             tracing::info!(copied, left, "copied the flows of older table sets")
         }
         Err(error) => {
-            let error = anyhow::Error::from(error);
             tracing::warn!(
                 error = format!("{error:#}"),
                 "flows of older table sets could not be copied: connections are judged anew"
@@ -300,18 +271,12 @@ pub(super) fn copy_flows(set: &TableSet, only: Option<Slot>) {
 }
 
 /// Whether the set holds as much as the planner thinks. An ADD may have deleted its addresses since.
-pub(super) fn check(set: &TableSet, planner: &Planner) -> Result<()> {
+pub(super) fn check(set: &impl Set, planner: &Planner) -> Result<()> {
     for of in planner.occupancy() {
-        let (found, may_lack) = match of.table {
-            Table::Rows => (set.row_keys()?.len(), false),
-            Table::Peers => (set.peer_addresses()?.len(), true),
-            Table::Rulesets
-            | Table::Prefixes
-            | Table::PortSets
-            | Table::Chunks
-            | Table::Classes => continue,
+        let may_lack = of.table == Table::Peers;
+        let Some(found) = set.entries(of.table)? else {
+            continue;
         };
-        let found = u32::try_from(found).unwrap_or(u32::MAX);
         if found > of.used || found < of.used && !may_lack {
             bail!(
                 "check the new table set {}: table {} holds {found} entries and not {}; it is not used",

@@ -15,7 +15,7 @@ const COARSE: Duration = Duration::from_secs(1);
 
 /// The directory as it was when its files were read; nothing if that cannot be told.
 #[derive(Debug, Default)]
-pub(super) struct Directory(Option<SystemTime>);
+pub struct Directory(Option<SystemTime>);
 
 impl Directory {
     /// Before its files are read.

@@ -10,21 +10,16 @@
 //! written to it needs no order.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::Sender;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use podgate_abi::{Direction, RulesetId};
-use podgate_datapath::lock::Lock;
+use podgate_datapath::Sizes;
 use podgate_datapath::record::{Record, Slot};
-use podgate_datapath::tables::{TableSet, Unnamed};
-use podgate_datapath::{LoadError, Paths, Sizes};
 use podgate_policy::model::World;
 
-use super::Event;
-use super::build::{check, fit, unpin_others};
+use super::build::{check, fit};
 use super::change::FactsChange;
-use super::execute::{Target, write};
+use super::dataplane::Dataplane;
 use super::portion::{Portion, Size};
 use super::taken::Taken;
 use crate::cluster::Cluster;
@@ -33,7 +28,7 @@ use crate::plan::{Plan, Planner, Rulesets, Write};
 
 /// What a table set is made from.
 #[derive(Debug)]
-pub(super) struct Basis {
+pub struct Basis {
     pub(super) sizes: Sizes,
     pub(super) records: Vec<Record>,
     pub(super) world: World,
@@ -54,8 +49,8 @@ impl Basis {
 
 /// A table set with everything but attachments, and its planner.
 #[derive(Debug)]
-pub(super) struct Drafted {
-    pub(super) set: Unnamed,
+pub struct Drafted<D: Dataplane> {
+    pub(super) set: D::Unnamed,
     pub(super) planner: Planner,
     pub(super) sizes: Sizes,
     pub(super) taken: Taken,
@@ -73,15 +68,14 @@ pub(super) struct Drafted {
     pub(super) words: BTreeMap<(Slot, Direction), RulesetId>,
 }
 
-impl Drafted {
-    /// Plans everything, and makes and fills a set. Who has the lock gives it.
-    pub(super) fn make(paths: &Paths, basis: Basis, lock: Option<&Lock>) -> Result<Self> {
+impl<D: Dataplane> Drafted<D> {
+    /// Plans everything, and makes and fills a set.
+    pub(super) fn make(
+        basis: Basis,
+        create: impl FnOnce(&Sizes) -> Result<D::Unnamed>,
+    ) -> Result<Self> {
         let (planner, writes, sizes) = fit(&basis)?;
-        let set = match lock {
-            Some(lock) => TableSet::create(paths, lock, &sizes),
-            None => create_beside(paths, &sizes),
-        };
-        let set = set.context("make a new table set")?;
+        let set = create(&sizes).context("make a new table set")?;
         let taken = Taken::of(&basis.world, &basis.records);
         let mut drafted = Self {
             set,
@@ -96,8 +90,8 @@ impl Drafted {
             words: BTreeMap::new(),
         };
         drafted.fill(&writes)?;
-        check(&drafted.set, &drafted.planner)?;
-        drafted.taken.write_to(&drafted.set);
+        check(&*drafted.set, &drafted.planner)?;
+        drafted.taken.write_to(&*drafted.set);
         Ok(drafted)
     }
 
@@ -111,7 +105,7 @@ impl Drafted {
             {
                 self.words.insert((*slot, *direction), *ruleset);
             } else {
-                write(one, Target::Unnamed(&self.set)).context("fill the new table set")?;
+                D::fill(&self.set, one).context("fill the new table set")?;
             }
         }
         Ok(())
@@ -142,12 +136,13 @@ impl Drafted {
     /// Brings it a step further to these facts, and then to these rulesets. Whether that is all.
     pub(super) fn catch_up(
         &mut self,
+        node: &D,
         world: &World,
         wanted: &Rulesets,
         room: usize,
     ) -> Result<bool> {
         self.taken.follow(world, self.records.values());
-        self.taken.write_to(&self.set);
+        self.taken.write_to(&*self.set);
         self.steps += 1;
         if self.lacks_addresses || FactsChange::between(&self.world, world) != FactsChange::None {
             let (facts, now, size) = if room == usize::MAX {
@@ -156,7 +151,7 @@ impl Drafted {
             } else {
                 let way = (&self.world, world);
                 self.portion
-                    .plan(&mut self.planner, way, &BTreeSet::new())?
+                    .plan(node, &mut self.planner, way, &BTreeSet::new())?
             };
             self.execute(facts)?;
             self.lacks_addresses = false;
@@ -174,18 +169,6 @@ impl Drafted {
     }
 }
 
-/// Holds the lock for its place and its name, and lets go of it while the programs are loaded.
-fn create_beside(paths: &Paths, sizes: &Sizes) -> Result<Unnamed, LoadError> {
-    let lock = Lock::take(paths)?;
-    // Those of drafts that came to nothing.
-    unpin_others(paths, &lock);
-    let begun = TableSet::begin(paths, &lock, sizes)?;
-    drop(lock);
-    let loaded = begun.load()?;
-    let lock = Lock::take(paths)?;
-    loaded.finish(&lock)
-}
-
 fn by_slot(records: Vec<Record>) -> BTreeMap<Slot, Record> {
     let by_slot = records.into_iter().map(|record| (record.slot, record));
     by_slot.collect()
@@ -193,7 +176,7 @@ fn by_slot(records: Vec<Record>) -> BTreeMap<Slot, Record> {
 
 /// How far a draft has come.
 #[derive(Debug, Default)]
-pub(super) enum Draft {
+pub(super) enum Draft<D: Dataplane> {
     /// There is none.
     #[default]
     None,
@@ -203,48 +186,14 @@ pub(super) enum Draft {
         number: u64,
     },
     /// It is made.
-    Here(Box<Drafted>),
+    Here(Box<Drafted<D>>),
     /// It could not be made.
     Failed(anyhow::Error),
 }
 
 /// What became of a draft.
 #[derive(Debug)]
-pub struct Finished {
+pub struct Finished<D: Dataplane> {
     pub(super) number: u64,
-    pub(super) drafted: Result<Box<Drafted>>,
-}
-
-/// Makes drafts, each on a thread of its own, of which the engine is told.
-#[derive(Debug)]
-pub struct Drafts {
-    engine: Sender<Event>,
-    begun: u64,
-}
-
-impl Drafts {
-    /// Those of the engine that hears of these events.
-    pub fn new(engine: Sender<Event>) -> Self {
-        Self { engine, begun: 0 }
-    }
-
-    /// Begins one. Its number, by which the engine is told of it.
-    pub(super) fn begin(&mut self, paths: Paths, basis: Basis) -> Result<u64> {
-        let engine = self.engine.clone();
-        self.begun += 1;
-        let number = self.begun;
-        std::thread::Builder::new()
-            .name("draft".into())
-            .spawn(move || {
-                // A bug there is an error like any other: the engine makes its next attempt.
-                let made = catch_unwind(AssertUnwindSafe(|| Drafted::make(&paths, basis, None)));
-                let drafted =
-                    made.unwrap_or_else(|_| bail!("the thread that makes a table set panicked"));
-                // Without an engine, the next start unpins it.
-                let drafted = drafted.map(Box::new);
-                drop(engine.send(Event::Drafted(Finished { number, drafted })));
-            })
-            .context("start a thread that makes a table set")?;
-        Ok(number)
-    }
+    pub(super) drafted: Result<Box<Drafted<D>>>,
 }

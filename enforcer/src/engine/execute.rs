@@ -2,16 +2,14 @@
 //! A plan on its way into the kernel, one write after the other, each tried until it works.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Instant;
 
-use podgate_abi::{Class, Direction, PeerWord, PolicyWord, PrefixKey, PrefixWord, RulesetId};
-use podgate_datapath::Failed;
-use podgate_datapath::lock::Lock;
-use podgate_datapath::owed::Owed;
+use anyhow::Result;
+use podgate_abi::{Direction, RulesetId};
 use podgate_datapath::record::{Record, Slot};
-use podgate_datapath::tables::{TableSet, Unnamed};
 
+use super::dataplane::{Dataplane, Set};
 use crate::plan::{Plan, Planner, Write};
 
 /// After how many writes the clock is looked at.
@@ -48,19 +46,20 @@ impl Execution {
     ///
     /// # Errors
     /// The write that failed; the next call begins with it again.
-    pub(super) fn advance(
+    pub(super) fn advance<D: Dataplane>(
         &mut self,
-        set: &TableSet,
-        lock: &Lock,
+        node: &D,
+        set: &D::Set,
+        lock: &D::Lock,
         until: Option<Instant>,
-    ) -> Result<bool, Failed> {
+    ) -> Result<bool> {
         while let Some(next) = self.plan.writes().get(self.next) {
             if !self.overtaken.concerns(next) {
-                write(next, Target::InForce(set, lock))?;
+                set.write(next, lock)?;
             }
             self.next += 1;
             let looks = self.next.is_multiple_of(WRITES_A_LOOK);
-            if looks && until.is_some_and(|until| until <= Instant::now()) {
+            if looks && until.is_some_and(|until| until <= node.now()) {
                 break;
             }
         }
@@ -117,88 +116,6 @@ impl Overtaken {
             | Write::Way { .. }
             | Write::RemoveWay { .. } => false,
         }
-    }
-}
-
-/// The set that is written to.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Target<'a> {
-    /// One that plugins attach to.
-    InForce(&'a TableSet, &'a Lock),
-    /// One that is being made.
-    Unnamed(&'a Unnamed),
-}
-
-impl Target<'_> {
-    fn set(&self) -> &TableSet {
-        match self {
-            Self::InForce(set, _) => set,
-            Self::Unnamed(set) => set,
-        }
-    }
-
-    fn put_peer(&self, address: IpAddr, word: PeerWord) -> Result<(), Failed> {
-        match self {
-            Self::InForce(set, lock) => set.put_peer(address, word, lock),
-            Self::Unnamed(set) => set.put_peer(address, word),
-        }
-    }
-
-    fn remove_peer(&self, address: IpAddr) -> Result<(), Failed> {
-        match self {
-            Self::InForce(set, lock) => {
-                let removed = set.remove_peer(address, Owed::ByEnforcer, lock);
-                removed.map(drop)
-            }
-            Self::Unnamed(set) => set.remove_peer(address),
-        }
-    }
-}
-
-/// Writes once.
-pub(super) fn write(write: &Write, to: Target<'_>) -> Result<(), Failed> {
-    let set = to.set();
-    match write {
-        Write::Chunk { number, chunk } => set.put_chunk(*number, chunk),
-        Write::PortSet { number, chunks } => set.put_port_set(*number, *chunks),
-        Write::DefaultRow { ruleset, row } => set.put_default_row(*ruleset, *row),
-        Write::Row { key, row } => set.put_row(*key, *row),
-        Write::RemoveRow { key } => set.remove_row(*key).map(drop),
-        Write::Peer { address, word } => to.put_peer(IpAddr::from(*address), *word),
-        Write::RemovePeer { address } => to.remove_peer(IpAddr::from(*address)),
-        Write::Prefix { key, word } => {
-            let (prefix, length) = in_own_family(*key);
-            set.put_prefix(prefix, length, *word)
-        }
-        Write::RemovePrefix { key } => match in_own_family(*key) {
-            // Always there, or `::/0` would hold IPv4.
-            (all @ IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0) => {
-                set.put_prefix(all, 0, PrefixWord(u64::from(Class::NONE.0)))
-            }
-            (prefix, length) => set.remove_prefix(prefix, length).map(drop),
-        },
-        Write::Way { key, word } => set.put_way(*key, *word),
-        Write::RemoveWay { key } => set.remove_way(*key).map(drop),
-        Write::Flip {
-            slot,
-            direction,
-            ruleset,
-        } => {
-            let generation = set.draw_generation()?.0;
-            let word = PolicyWord::new(*ruleset, generation);
-            set.store_word(*slot, *direction, word)
-        }
-        Write::Renew { slot, direction } => set.renew_word(*slot, *direction),
-    }
-}
-
-/// A prefix of 128 bits as it is written: IPv4 where it lies in the IPv4-mapped block.
-fn in_own_family(key: PrefixKey) -> (IpAddr, u8) {
-    let narrow = |length: u32| u8::try_from(length).unwrap_or(u8::MAX);
-    match IpAddr::from(key.address) {
-        v4 @ IpAddr::V4(_) if key.length >= 96 => (v4, narrow(key.length - 96)),
-        IpAddr::V4(v4) => (v4.to_ipv6_mapped().into(), narrow(key.length)),
-        v6 @ IpAddr::V6(_) => (v6, narrow(key.length)),
     }
 }
 
@@ -259,24 +176,6 @@ mod tests {
             (Write::RemoveRow { key: RowKey(7) }, false),
         ] {
             assert_eq!(overtaken.concerns(&write), concerned, "{write:?}");
-        }
-    }
-
-    #[test]
-    fn a_prefix_keeps_its_family_and_length() {
-        for (prefix, length, bits) in [
-            ("10.0.0.0", 8, 104),
-            ("0.0.0.0", 0, 96),
-            ("::", 0, 0),
-            ("fd00::", 8, 8),
-            ("2001:db8::1", 128, 128),
-        ] {
-            let prefix: IpAddr = prefix.parse().unwrap();
-            let key = PrefixKey {
-                length: bits,
-                address: prefix.into(),
-            };
-            assert_eq!(in_own_family(key), (prefix, length));
         }
     }
 }

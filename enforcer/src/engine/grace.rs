@@ -54,14 +54,14 @@ impl Grace {
 
 /// The thread.
 #[derive(Debug)]
-pub struct Graces(Sender<()>);
+pub(super) struct Graces(Sender<()>);
 
 impl Graces {
     /// Starts it. It ends with the engine that it tells of each grace period that is over.
     ///
     /// # Errors
     /// When there are no threads to be had.
-    pub fn start(engine: Sender<Event>) -> Result<Self> {
+    pub(super) fn start(engine: Sender<Event>) -> Result<Self> {
         let (begin, begun) = channel();
         std::thread::Builder::new()
             .name("grace".into())

@@ -10,7 +10,6 @@ use podgate_datapath::record::PodName;
 use podgate_handoff::{AttachmentId, Reply, Request};
 use tokio::sync::oneshot;
 
-use super::draft::Finished;
 use crate::guard::Guard;
 use crate::node::{Addresses, Noticed};
 use crate::source::{Answer, News, Update};
@@ -39,8 +38,8 @@ pub enum Event {
     GraceOver,
     /// The kernel refuses it. It is asked again.
     GraceRefused,
-    /// What became of the table set that was begun last.
-    Drafted(Finished),
+    /// A table set was made that had been begun, or could not be.
+    Drafted,
     /// Somebody reads the metrics: count the kernel's first.
     Count(oneshot::Sender<()>),
     /// The enforcer stops. Filters, tables and pins stay.
@@ -114,8 +113,8 @@ pub(super) struct Inbox {
     pub(super) grace_is_over: bool,
     /// Whether the kernel refused one.
     pub(super) grace_was_refused: bool,
-    /// What became of table sets that were begun.
-    pub(super) drafted: Vec<Finished>,
+    /// Whether table sets that were begun are made, or could not be.
+    pub(super) is_drafted: bool,
     /// Scrapes.
     pub(super) counts: Vec<oneshot::Sender<()>>,
     /// Whether the enforcer stops.
@@ -165,7 +164,7 @@ impl Inbox {
             Event::Node(Noticed::Lost) => self.links = Links::All,
             Event::GraceOver => self.grace_is_over = true,
             Event::GraceRefused => self.grace_was_refused = true,
-            Event::Drafted(finished) => self.drafted.push(finished),
+            Event::Drafted => self.is_drafted = true,
             Event::Count(done) => self.counts.push(done),
             Event::Stop => self.stop = true,
         }

@@ -15,10 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use podgate_datapath::lock::Lock;
-use podgate_datapath::record::{self, PodName, Record, Slot};
-use podgate_datapath::tables::{Over, TableSet};
-use podgate_datapath::{Failed, Paths};
+use podgate_datapath::record::{PodName, Record, Slot};
+use podgate_datapath::tables::Over;
 use podgate_handoff::Reply;
 use podgate_policy::compile::ruleset::{Ruleset, Tunnels};
 use podgate_policy::compile::{SubjectRulesets, isolate};
@@ -27,7 +25,8 @@ use podgate_policy::isolation::Isolation;
 
 use super::Engine;
 use super::answer::PodLookup;
-use super::reconcile::{self, take_lock};
+use super::dataplane::{Dataplane, Set};
+use super::reconcile::{self, LOCK_PATIENCE};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::plan::Rulesets;
@@ -78,7 +77,7 @@ pub(super) fn narrowed(
     })
 }
 
-impl Engine {
+impl<D: Dataplane> Engine<D> {
     /// Takes note of whether the source knows what it should.
     pub(super) fn take_doubt(&mut self, doubt: Option<String>) {
         if let Some(why) = &doubt {
@@ -100,7 +99,7 @@ impl Engine {
             // An answer from before the source was synced is of no use any more: everything was said then.
             if waiting.currency == PodLookup::Open {
                 waiting.currency = PodLookup::Behind;
-                let until = Instant::now() + HOLD;
+                let until = self.node.now() + HOLD;
                 self.held.insert(record.slot, Held { isolation, until });
             }
         }
@@ -130,7 +129,7 @@ impl Engine {
 
     /// Lets go of what is known by now; or of what did not come to be known, because it was taken back meanwhile.
     fn let_go(&mut self) {
-        let now = Instant::now();
+        let now = self.node.now();
         let selections = self.compiled.selections();
         let mut held = std::mem::take(&mut self.held);
         held.retain(|slot, held| {
@@ -181,25 +180,21 @@ impl Engine {
     }
 
     /// The lock; if it is not to be had at once, no attachment stays open while it is waited for.
-    pub(super) fn take_lock_or_isolate(&mut self) -> Result<Lock> {
-        let deadline = Instant::now() + AT_ONCE;
-        let at_once = self.wait_for_lock(|paths| Ok(Lock::take_until(paths, deadline)?));
+    pub(super) fn take_lock_or_isolate(&mut self) -> Result<D::Lock> {
+        let at_once = self.wait_for_lock(AT_ONCE);
         if at_once.is_ok() {
             return at_once;
         }
-        self.compile_some(Some(Instant::now()));
+        self.compile_some(Some(self.node.now()));
         self.isolate_open();
-        self.wait_for_lock(take_lock)
+        self.wait_for_lock(LOCK_PATIENCE)
     }
 
-    /// Takes the lock in some way. How long that took is no work of ours: plugins have it, and the kernel may keep them.
-    pub(super) fn wait_for_lock(
-        &mut self,
-        take: impl FnOnce(&Paths) -> Result<Lock>,
-    ) -> Result<Lock> {
-        let began = Instant::now();
-        let lock = take(&self.paths);
-        let waited = began.elapsed();
+    /// Takes the lock, if it is to be had so soon. How long that took is no work of ours: plugins have it, and the kernel may keep them.
+    pub(super) fn wait_for_lock(&mut self, patience: Duration) -> Result<D::Lock> {
+        let began = self.node.now();
+        let lock = self.node.lock(began + patience);
+        let waited = self.node.now().saturating_duration_since(began);
         metrics::histogram!("podgate_lock_wait_seconds").record(waited);
         self.waited += waited;
         lock
@@ -208,7 +203,7 @@ impl Engine {
     /// Works out what attachments are to have by what is known now: of all of them, or of as many as there is time for.
     pub(super) fn compile_some(&mut self, until: Option<Instant>) -> View {
         let view = self.cluster.view();
-        reconcile::compile(&mut self.compiled, &view, until);
+        reconcile::compile(&self.node, &mut self.compiled, &view, until);
         let mut rulesets = withheld(&self.cluster, &view, &self.compiled);
         self.let_go();
         for (slot, held) in &self.held {
@@ -249,7 +244,7 @@ impl Engine {
             .waiting
             .iter()
             .filter(|waiting| !waiting.files_were_read)
-            .filter_map(|waiting| record::read(&self.paths, &waiting.identity).ok().flatten())
+            .filter_map(|waiting| self.node.record(&waiting.identity).ok().flatten())
             .filter(|record| self.cluster.record(&record.identity) != Some(record))
             .collect();
         for record in early {
@@ -258,7 +253,7 @@ impl Engine {
                 .selections()
                 .isolation_of_new(&record, &self.cluster);
             for side in sides_of(isolation) {
-                let denied = deny(&self.paths, &self.built.set, &record, side, Over::Open);
+                let denied = deny(&self.node, &self.built.set, &record, side, Over::Open);
                 if let Err(error) = denied {
                     self.complain(&record, &error);
                 }
@@ -359,7 +354,7 @@ impl Engine {
                     None => Ruleset::Allowed,
                 },
             };
-            match deny(&self.paths, &self.built.set, record, direction, over) {
+            match deny(&self.node, &self.built.set, record, direction, over) {
                 Ok(was_open) => {
                     if was_open {
                         tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
@@ -384,13 +379,13 @@ impl Engine {
         }
     }
 
-    fn complain(&mut self, record: &Record, error: &Failed) {
-        let why = format!("{error}: {}", error.source);
+    fn complain(&mut self, record: &Record, error: &anyhow::Error) {
+        let why = format!("{error:#}");
         tracing::error!(attachment = %record.identity, why, "a pod cannot be isolated while its policy is not in force");
         self.open.insert(record.slot, why);
         self.upkeep_due = self
             .upkeep_due
-            .min(Instant::now() + super::attachments::RETRY);
+            .min(self.node.now() + super::attachments::RETRY);
     }
 }
 
@@ -410,8 +405,8 @@ fn deny_in(rulesets: &mut Rulesets, slot: Slot, direction: Direction, stood: &Ru
 
 /// Isolates, in the set that is current, each attachment that is open there and is to have a policy: what came
 /// while no enforcer ran. The next set may take long, or fail.
-pub(super) fn isolate_standing(paths: &Paths, cluster: &Cluster, compiled: &Compiled) {
-    let Ok(Some(current)) = TableSet::open_current(paths) else {
+pub(super) fn isolate_standing(node: &impl Dataplane, cluster: &Cluster, compiled: &Compiled) {
+    let Ok(Some(current)) = node.current() else {
         // None, or another layout's: the next set is the first to say anything.
         return;
     };
@@ -427,7 +422,6 @@ pub(super) fn isolate_standing(paths: &Paths, cluster: &Cluster, compiled: &Comp
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    let error = anyhow::Error::from(error);
                     tracing::debug!(attachment = %record.identity, error = format!("{error:#}"), "it is not in the current table set");
                 }
             }
@@ -442,15 +436,15 @@ fn sides_of(isolation: Isolation) -> impl Iterator<Item = Direction> {
 }
 
 /// In the set that has the attachment: the engine's, or the one that has been put in its place.
-fn deny(
-    paths: &Paths,
-    set: &TableSet,
+fn deny<D: Dataplane>(
+    node: &D,
+    set: &D::Set,
     record: &Record,
     direction: Direction,
     over: Over,
-) -> Result<bool, Failed> {
+) -> Result<bool> {
     match set.deny(record, direction, over) {
-        Err(error) => match TableSet::open_current(paths) {
+        Err(error) => match node.current() {
             Ok(Some(current)) => current.deny(record, direction, over),
             Ok(None) | Err(_) => Err(error),
         },

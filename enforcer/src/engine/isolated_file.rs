@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the enforcer leaves for a plugin that finds no enforcer: the file of isolated namespaces, kept up to date.
 
-use podgate_datapath::Paths;
-use podgate_datapath::isolated::{self, Written};
-use podgate_datapath::lock::Lock;
+use podgate_datapath::isolated::Written;
 
+use super::dataplane::Dataplane;
 use crate::selections::Selections;
 
 /// What the file says.
@@ -18,21 +17,25 @@ pub(super) struct IsolatedFile {
 
 impl IsolatedFile {
     /// Writes it, unless it says this already. A file that cannot be written keeps no policy from being put in force.
-    pub(super) fn update(&mut self, paths: &Paths, selections: &Selections, lock: &Lock) {
+    pub(super) fn update<D: Dataplane>(
+        &mut self,
+        node: &D,
+        selections: &Selections,
+        lock: &D::Lock,
+    ) {
         let is_written = self.version == Some(selections.version()) && self.trouble.is_none();
-        if is_written && paths.isolated().exists() {
+        if is_written && node.has_isolated_file() {
             return;
         }
-        let trouble = match isolated::write(paths, &selections.namespaces(), lock) {
+        let trouble = match node.write_isolated_file(&selections.namespaces(), lock) {
             Ok(Written::Whole) => None,
             Ok(Written::Coarse) => Some(format!(
                 "there is no room in {} for the record of isolated namespaces: new pods of every namespace wait denied for their policy; make room there",
-                paths.run.display()
+                node.run_directory()
             )),
             Err(error) => Some(format!(
-                "{:#}: new pods wait for their policy as the record says that is there; make room in {}",
-                anyhow::Error::from(error),
-                paths.run.display()
+                "{error:#}: new pods wait for their policy as the record says that is there; make room in {}",
+                node.run_directory()
             )),
         };
         if trouble != self.trouble

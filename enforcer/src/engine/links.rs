@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use podgate_datapath::mark;
-use podgate_datapath::netlink::{Ifindex, Kind, Link, Socket};
-use podgate_datapath::record::{self, Record, Slot};
+use podgate_datapath::netlink::{Ifindex, Kind, Link};
+use podgate_datapath::record::{Record, Slot};
 
 use super::Engine;
-use super::directory::Directory;
+use super::dataplane::Dataplane;
 
 /// Changes are looked at together that come within this time of each other.
 const GATHER: Duration = Duration::from_millis(50);
@@ -180,7 +180,7 @@ fn unexplained(link: &Link, namespaces: &BTreeMap<i32, &Record>) -> Option<Strin
     ))
 }
 
-impl Engine {
+impl<D: Dataplane> Engine<D> {
     /// Those of these interfaces that are host ends, and are not in their group any more.
     pub(super) fn unmarked(&self, changed: &BTreeSet<Ifindex>) -> BTreeSet<Ifindex> {
         let concerned: Vec<&Record> = self
@@ -191,11 +191,8 @@ impl Engine {
         if concerned.is_empty() {
             return BTreeSet::new();
         }
-        let Ok(mut socket) = Socket::open() else {
-            return BTreeSet::new();
-        };
         let is_unmarked = |record: &&Record| {
-            let link = socket.link_by_index(record.host_ifindex);
+            let link = self.node.link(record.host_ifindex);
             link.is_ok_and(|link| mark::slot(&link) != Some(record.slot))
         };
         let unmarked = concerned.into_iter().filter(is_unmarked);
@@ -203,17 +200,15 @@ impl Engine {
     }
 
     /// Attachments of which there is a file only: their ADD was not handed over, or is not over.
-    fn unread_records(&self) -> Vec<Record> {
+    fn unread_records(&mut self) -> Vec<Record> {
         // Only where an interface waits to be explained: many looks in a row need not read all files.
-        if self.links.unexplained.is_empty()
-            || Directory::now(&self.paths).is_still(&self.directory)
-        {
+        if self.links.unexplained.is_empty() || self.node.directory().is_still(&self.directory) {
             return Vec::new();
         }
         let births = self.cluster.records().map(|record| record.birth.0);
         let known: BTreeSet<u32> = births.collect();
         // What cannot be read is reported by who reads it to use it.
-        let listed = record::list(&self.paths).unwrap_or_default().into_iter();
+        let listed = self.node.records().unwrap_or_default().into_iter();
         let unread = listed.flatten();
         unread
             .filter(|record| !known.contains(&record.birth.0))
@@ -225,15 +220,13 @@ impl Engine {
         if self.links.due().is_none_or(|due| due > now) {
             return false;
         }
-        let listed = Socket::open().and_then(|mut socket| socket.links());
-        let changed = match listed {
+        let changed = match self.node.links() {
             Ok(links) => {
                 let unread = self.unread_records();
                 let records = self.cluster.records().chain(&unread);
                 self.links.judge(now, &links, records) || !unread.is_empty()
             }
             Err(error) => {
-                let error = anyhow::Error::from(error);
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "the node's interfaces cannot be listed; it is tried again"

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use imbl::OrdMap;
 use podgate_policy::difference::parts;
 use podgate_policy::model::{ObjectName, Pod, World};
 
+use super::dataplane::Dataplane;
 use crate::plan::{Plan, PlanError, Planner};
 
 /// A portion that takes longer than this is too large.
@@ -33,14 +34,15 @@ impl Portion {
     /// then, and whether that is all.
     pub(super) fn plan(
         &mut self,
+        node: &impl Dataplane,
         planner: &mut Planner,
         (old, new): (&World, &World),
         first: &BTreeSet<IpAddr>,
     ) -> Result<(Plan, World, Size), PlanError> {
         let (world, size) = self.towards(old, new, first);
-        let began = Instant::now();
+        let began = node.now();
         let plan = planner.facts_change(&world)?;
-        self.took(began.elapsed());
+        self.took(node.now().saturating_duration_since(began));
         Ok((plan, world, size))
     }
 

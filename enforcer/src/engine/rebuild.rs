@@ -6,21 +6,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use podgate_abi::Direction;
-use podgate_datapath::lock::Lock;
+use podgate_datapath::Sizes;
 use podgate_datapath::record::Record;
-use podgate_datapath::tables::TableSet;
-use podgate_datapath::{Paths, Sizes};
 use podgate_policy::compile::isolate;
 
 use super::Engine;
 use super::build::{self, grow};
-use super::draft::{Basis, Draft, Drafted, Finished};
+use super::dataplane::Dataplane;
+use super::draft::{Basis, Draft, Drafted};
 use super::isolate::narrowed;
-use super::reconcile::{Progress, compile, give_way, take_lock};
+use super::reconcile::{LOCK_PATIENCE, Progress, compile, give_way};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
-use crate::node;
 use crate::plan::{PlanError, Rulesets, STEP};
 
 /// After how many drafts in vain a table set is made at once, in the engine's own turn.
@@ -29,21 +26,7 @@ const MOST_DRAFTS: u32 = 3;
 /// After how many steps a draft is put in force without what is still to be made complete: some seconds of work.
 const MOST_STEPS: u32 = 500;
 
-impl Engine {
-    /// Whether plugins attach to another table set than ours. Names are used again, programs are not.
-    ///
-    /// # Errors
-    /// When there are no descriptors or memory to look at it.
-    pub(super) fn set_was_replaced(&self) -> Result<bool> {
-        let current = TableSet::open_current(&self.paths)
-            .and_then(|set| set.map(|set| set.program_id(Direction::Egress)).transpose());
-        match current {
-            Ok(program) => Ok(program != Some(self.built.program)),
-            Err(error) if error.is_exhaustion() => Err(error.into()),
-            Err(_) => Ok(true),
-        }
-    }
-
+impl<D: Dataplane> Engine<D> {
     /// There is no plan: a larger table set is due, or a new one. What is in force stays meanwhile, and what has room in it
     /// goes on.
     pub(super) fn make_room(&mut self, error: PlanError) -> Result<()> {
@@ -76,16 +59,18 @@ impl Engine {
     fn begin_draft(&mut self, sizes: Sizes) -> Result<()> {
         self.held_back.clear();
         let basis = Basis::of(sizes, &self.cluster, &self.compiled);
-        let number = self.drafts.begin(self.paths.clone(), basis)?;
+        let number = self.node.begin_draft(basis)?;
         metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
         self.draft = Draft::Underway { number };
         Ok(())
     }
 
-    /// Takes note of what became of a draft, if it is the one that is waited for.
-    pub(super) fn take_draft(&mut self, finished: Finished) {
-        if matches!(self.draft, Draft::Underway { number } if number == finished.number) {
-            self.draft = finished.drafted.map_or_else(Draft::Failed, Draft::Here);
+    /// Takes note of what became of drafts: of the one that is waited for.
+    pub(super) fn take_drafts(&mut self) {
+        for finished in self.node.finished_drafts() {
+            if matches!(self.draft, Draft::Underway { number } if number == finished.number) {
+                self.draft = finished.drafted.map_or_else(Draft::Failed, Draft::Here);
+            }
         }
     }
 
@@ -110,14 +95,14 @@ impl Engine {
     }
 
     /// Without the lock, brings a draft up to what is known by now; with it, puts it in force.
-    fn adopt(&mut self, mut drafted: Box<Drafted>, until: Instant) -> Result<Progress> {
+    fn adopt(&mut self, mut drafted: Box<Drafted<D>>, until: Instant) -> Result<Progress> {
         drafted.follow(self.cluster.records());
         loop {
             let view = self.compile_some(Some(until));
             let wanted = self.wanted_of(&drafted);
-            match drafted.catch_up(&view.world, &wanted, STEP) {
+            match drafted.catch_up(&self.node, &view.world, &wanted, STEP) {
                 Ok(true) => break,
-                Ok(false) if until <= Instant::now() => {
+                Ok(false) if until <= self.node.now() => {
                     self.draft = Draft::Here(drafted);
                     return Ok(Progress::Underway);
                 }
@@ -152,7 +137,7 @@ impl Engine {
             }
         }
         drafted.follow(self.cluster.records());
-        drafted.catch_up(&view.world, &wanted, usize::MAX)?;
+        drafted.catch_up(&self.node, &view.world, &wanted, usize::MAX)?;
         self.put_in_force(*drafted, view, &lock)?;
         Ok(Progress::Underway)
     }
@@ -160,7 +145,7 @@ impl Engine {
     /// What attachments are to have in a draft: what is compiled, and nothing where a policy isolates that is not. When it does
     /// not come to an end, because policies change faster than they are made complete, nothing is allowed to those whose are
     /// not either; that follows when it is in force.
-    fn wanted_of(&self, drafted: &Drafted) -> Rulesets {
+    fn wanted_of(&self, drafted: &Drafted<D>) -> Rulesets {
         let mut wanted = self.surely_closed();
         if drafted.steps < MOST_STEPS {
             return wanted;
@@ -196,12 +181,12 @@ impl Engine {
     }
 
     /// Puts another table set in the place of this one, and forgets what was pending there.
-    fn put_in_force(&mut self, drafted: Drafted, view: View, lock: &Lock) -> Result<()> {
-        let began = Instant::now();
+    fn put_in_force(&mut self, drafted: Drafted<D>, view: View, lock: &D::Lock) -> Result<()> {
+        let began = self.node.now();
         // Now, because the pins of the old one's tables go; what is open stays readable.
         self.count_packets();
         let isolated = |record: &Record| self.isolated(record);
-        let built = build::put_in_force(&self.paths, lock, drafted, &self.cluster, isolated)?;
+        let built = build::put_in_force(&self.node, lock, drafted, &self.cluster, isolated)?;
         self.count_packets();
         self.in_force = built.planner.attachments().clone();
         self.built = built;
@@ -215,7 +200,7 @@ impl Engine {
         if !self.built.unswapped.is_empty() {
             self.look_soon();
         }
-        tracing::debug!(took = ?began.elapsed(), "put a table set in force");
+        tracing::debug!(took = ?self.node.now().saturating_duration_since(began), "put a table set in force");
         Ok(())
     }
 
@@ -243,45 +228,45 @@ impl Engine {
     }
 
     pub(super) fn rebuild(&mut self) -> Result<()> {
-        let lock = self.wait_for_lock(take_lock)?;
+        let lock = self.wait_for_lock(LOCK_PATIENCE)?;
         self.rebuild_under(&lock)
     }
 
     /// Builds a table set from everything that is known, at once: what is there is of no use any more.
-    pub(super) fn rebuild_under(&mut self, lock: &Lock) -> Result<()> {
+    pub(super) fn rebuild_under(&mut self, lock: &D::Lock) -> Result<()> {
         self.read_attachments(lock)?;
-        let mut addresses = node::addresses_now().context("read the node's addresses")?;
+        let mut addresses = self.node.addresses().context("read the node's addresses")?;
         // Who listens to the kernel knows more: devices that went to another namespace.
         addresses.tunnel_ports.extend(self.cluster.tunnel_ports());
         self.cluster.set_node_addresses(addresses);
         let view = self.compile_some(None);
         self.update_isolated_file(lock);
         let sizes = self.built.sizes;
-        let (paths, cluster, compiled) = (&self.paths, &self.cluster, &mut self.compiled);
-        let drafted = draft_from(paths, lock, sizes, cluster, &view, compiled)?;
+        let (node, cluster, compiled) = (&self.node, &self.cluster, &mut self.compiled);
+        let drafted = draft_from(node, lock, sizes, cluster, &view, compiled)?;
         self.put_in_force(drafted, view, lock)
     }
 }
 
 /// Makes a table set for everything that is known.
-pub(super) fn draft_from(
-    paths: &Paths,
-    lock: &Lock,
+pub(super) fn draft_from<D: Dataplane>(
+    node: &D,
+    lock: &D::Lock,
     sizes: Sizes,
     cluster: &Cluster,
     view: &View,
     compiled: &mut Compiled,
-) -> Result<Drafted> {
+) -> Result<Drafted<D>> {
     metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
     loop {
         let basis = Basis::of(sizes, cluster, compiled);
-        let error = match Drafted::make(paths, basis, Some(lock)) {
+        let error = match Drafted::make(basis, |sizes| node.create(sizes, lock)) {
             Ok(drafted) => return Ok(drafted),
             Err(error) => error,
         };
         // Tables have grown as far as they do.
         match error.downcast_ref::<PlanError>() {
-            Some(full) if give_way(compiled, full) => compile(compiled, view, None),
+            Some(full) if give_way(compiled, full) => compile(node, compiled, view, None),
             Some(_) | None => return Err(error),
         }
     }

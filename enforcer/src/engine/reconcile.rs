@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use podgate_datapath::Paths;
-use podgate_datapath::lock::Lock;
-use podgate_datapath::owed::{self, Owed};
-use podgate_datapath::tables::TableSet;
+use podgate_datapath::owed::Owed;
 
 use super::build::grow;
 use super::change::FactsChange;
+use super::dataplane::{Dataplane, Set};
 use super::execute::Execution;
 use super::grace::Grace;
 use super::portion::Size;
@@ -28,7 +26,7 @@ const GATHER: Duration = Duration::from_millis(75);
 
 /// How long a change waits for the lock before it is reported as not in force, and tried again. Those who hold it
 /// longest load the programs, which takes a fraction of that.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// After how many failed attempts a new table set is built instead.
 const REBUILD_AFTER: u32 = 5;
@@ -42,15 +40,15 @@ pub(super) enum Progress {
     Settled,
 }
 
-impl Engine {
+impl<D: Dataplane> Engine<D> {
     /// Puts in force what is known, as far as that works now and there is time in this turn; answers and reports; sees to
     /// the next attempt.
     pub(super) fn settle(&mut self) {
         self.note_taken();
-        let until = Instant::now() + TURN;
+        let until = self.node.now() + TURN;
         self.more_to_do = false;
         self.isolate_new();
-        if self.backoff.allows(Instant::now()) {
+        if self.backoff.allows(self.node.now()) {
             self.attempt(until);
             // Attachments that were read just now.
             self.isolate_new();
@@ -85,7 +83,7 @@ impl Engine {
                 );
                 metrics::counter!("podgate_retries_total").increment(1);
                 self.trouble = Some(error);
-                self.backoff.failed(Instant::now());
+                self.backoff.failed(self.node.now());
             }
         }
     }
@@ -106,7 +104,7 @@ impl Engine {
             }
             match self.plan_next(until)? {
                 Progress::Settled => return Ok(Progress::Settled),
-                Progress::Underway if until <= Instant::now() => return Ok(Progress::Underway),
+                Progress::Underway if until <= self.node.now() => return Ok(Progress::Underway),
                 Progress::Underway => {}
             }
         }
@@ -115,28 +113,29 @@ impl Engine {
     /// All that needs the lock. [`Progress::Settled`]: nothing is planned any more that was not written.
     fn write(&mut self, until: Instant) -> Result<Progress> {
         let lock = self.take_lock_or_isolate()?;
-        let began = Instant::now();
+        let began = self.node.now();
         let written = self.write_under(&lock, until);
         drop(lock);
-        metrics::histogram!("podgate_lock_seconds").record(began.elapsed());
+        let held = self.node.now().saturating_duration_since(began);
+        metrics::histogram!("podgate_lock_seconds").record(held);
         written
     }
 
-    fn write_under(&mut self, lock: &Lock, until: Instant) -> Result<Progress> {
-        if self.set_was_replaced()? {
+    fn write_under(&mut self, lock: &D::Lock, until: Instant) -> Result<Progress> {
+        if !self.node.is_current(&self.built.set)? {
             tracing::warn!(
                 "the current table set is not this enforcer's: somebody removed its pins"
             );
             self.rebuild_under(lock)?;
             return Ok(Progress::Settled);
         }
-        if self.built.planner.waits_for_grace() && self.grace.is_given_up(Instant::now()) {
+        if self.built.planner.waits_for_grace() && self.grace.is_given_up(self.node.now()) {
             tracing::warn!(
                 "a grace period does not end; a new table set is built, which needs none"
             );
             self.rebuild_under(lock)?;
             self.grace = Grace::Underway {
-                since: Instant::now(),
+                since: self.node.now(),
             };
             return Ok(Progress::Settled);
         }
@@ -155,26 +154,26 @@ impl Engine {
 
     /// Says where the node's devices take tunnels. Flows to a port that is new are judged again, of open pods too, whose
     /// ruleset stays what it is.
-    fn settle_tunnel_ports(&mut self, _lock: &Lock) -> Result<()> {
+    fn settle_tunnel_ports(&mut self, _lock: &D::Lock) -> Result<()> {
         let (built, now) = (&mut self.built, self.cluster.tunnel_ports());
         if built.tunnel_ports == *now {
             return Ok(());
         }
         tracing::info!(ports = ?now, "the node's devices take tunnels at these ports beside the usual ones");
-        built.set.store_tunnel_ports(now)?;
+        built.set.put_tunnel_ports(now)?;
         if !now.is_subset(&built.tunnel_ports) {
-            TableSet::grace()?;
-            built.set.renew_generations()?;
+            self.node.grace()?;
+            built.set.renew_all()?;
         }
         built.tunnel_ports.clone_from(now);
         Ok(())
     }
 
     /// Before any policy is reported to be in force: the next plugin may find no enforcer.
-    pub(super) fn update_isolated_file(&mut self, lock: &Lock) {
+    pub(super) fn update_isolated_file(&mut self, lock: &D::Lock) {
         self.compiled.select(&self.cluster.view());
         let selections = self.compiled.selections();
-        self.isolated_file.update(&self.paths, selections, lock);
+        self.isolated_file.update(&self.node, selections, lock);
     }
 
     /// Plans what is due next: facts, then policy, then what waited for a grace period. [`Progress::Settled`]: nothing is.
@@ -209,13 +208,13 @@ impl Engine {
                         return Ok(Progress::Settled);
                     }
                     policy_first = true;
-                    if until <= Instant::now() {
+                    if until <= self.node.now() {
                         return Ok(Progress::Underway);
                     }
                 }
                 Err(error) if self.gives_way(&error) => {
                     policy_first = true;
-                    if until <= Instant::now() {
+                    if until <= self.node.now() {
                         return Ok(Progress::Underway);
                     }
                 }
@@ -271,13 +270,15 @@ impl Engine {
         let here = here.flat_map(|record| record.addresses.iter().copied());
         let way = (&self.facts, &view.world);
         let planner = &mut self.built.planner;
-        let (plan, world, size) = self.portion.plan(planner, way, &here.collect())?;
+        let (plan, world, size) = self
+            .portion
+            .plan(&self.node, planner, way, &here.collect())?;
         self.facts = world;
         self.facts_missing = false;
         self.facts_due = match size {
             Size::Whole => None,
             // The rest has waited for more of its kind already.
-            Size::Part => Some(Instant::now()),
+            Size::Part => Some(self.node.now()),
         };
         self.begin(plan, "facts", None);
         Ok(())
@@ -308,7 +309,7 @@ impl Engine {
         if self.facts_missing {
             return true;
         }
-        let now = Instant::now();
+        let now = self.node.now();
         match FactsChange::between(&self.facts, &view.world) {
             FactsChange::None => {
                 self.facts_due = None;
@@ -331,11 +332,14 @@ impl Engine {
     }
 
     /// Executes the plan that is pending, if there is one. ADDs are answered when it is in force.
-    fn finish(&mut self, lock: &Lock, until: Option<Instant>) -> Result<Progress> {
+    fn finish(&mut self, lock: &D::Lock, until: Option<Instant>) -> Result<Progress> {
         let Some(pending) = &mut self.pending else {
             return Ok(Progress::Settled);
         };
-        if !pending.execution.advance(&self.built.set, lock, until)? {
+        if !pending
+            .execution
+            .advance(&self.node, &self.built.set, lock, until)?
+        {
             return Ok(Progress::Underway);
         }
         let Some(Pending {
@@ -358,22 +362,22 @@ impl Engine {
 
     /// Takes note if all is done that waited for a grace period that is over; and if something waits for another, that
     /// begins.
-    fn tidy(&mut self, lock: &Lock) -> Result<()> {
+    fn tidy(&mut self, lock: &D::Lock) -> Result<()> {
         if self.grace == Grace::Over && !self.built.planner.has_remains() {
-            owed::paid(&self.paths, Owed::InGrace, lock)?;
+            self.node.paid(Owed::InGrace, lock)?;
             self.grace = Grace::None;
         }
         if self.grace == Grace::None && self.built.planner.waits_for_grace() {
-            owed::grace_begins(&self.paths, lock)?;
+            self.node.owed_waits(lock)?;
             self.built.planner.grace_begins();
             self.grace = Grace::Underway {
-                since: Instant::now(),
+                since: self.node.now(),
             };
-            self.graces.begin();
+            self.node.begin_grace();
         }
         if !self.built.planner.waits_for_grace() {
             for owed in [Owed::ByEnforcer, Owed::InGrace] {
-                owed::paid(&self.paths, owed, lock)?;
+                self.node.paid(owed, lock)?;
             }
         }
         Ok(())
@@ -394,20 +398,20 @@ impl Engine {
         if !self.built.planner.waits_for_grace() && self.pending.is_none() {
             return Ok(());
         }
-        let lock = take_lock(&self.paths)?;
+        let lock = self.wait_for_lock(LOCK_PATIENCE)?;
         self.finish(&lock, None)?;
         // What came to wait since one began waits for the next.
         for grace in [std::mem::take(&mut self.grace), Grace::None] {
             if grace == Grace::None {
                 self.built.planner.grace_begins();
             }
-            TableSet::grace()?;
+            self.node.grace()?;
             self.after_grace(&lock)?;
         }
         Ok(())
     }
 
-    fn after_grace(&mut self, lock: &Lock) -> Result<()> {
+    fn after_grace(&mut self, lock: &D::Lock) -> Result<()> {
         match self.built.planner.after_grace() {
             Ok(plan) => {
                 self.begin(plan, "tidy", None);
@@ -420,11 +424,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// The lock, if it is to be had soon.
-pub(super) fn take_lock(paths: &Paths) -> Result<Lock> {
-    Ok(Lock::take_until(paths, Instant::now() + PATIENCE)?)
 }
 
 /// Whether a namespace was found that gives way to the others. It is suspended when policies are compiled next.
@@ -443,9 +442,14 @@ pub(super) fn give_way(compiled: &mut Compiled, error: &PlanError) -> bool {
 }
 
 /// Compiles what may be other than before, until then.
-pub(super) fn compile(compiled: &mut Compiled, view: &View, until: Option<Instant>) {
+pub(super) fn compile(
+    node: &impl Dataplane,
+    compiled: &mut Compiled,
+    view: &View,
+    until: Option<Instant>,
+) {
     let before: Vec<String> = compiled.suspended().keys().cloned().collect();
-    let compiles = compiled.update_until(view, until);
+    let compiles = compiled.update_until(view, until, || node.now());
     metrics::counter!("podgate_compiles_total").increment(compiles as u64);
     let now = compiled.suspended();
     for namespace in before.iter().filter(|it| !now.contains_key(*it)) {

@@ -2,14 +2,15 @@
 //! What the engine says of itself: its condition, and figures.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
 use podgate_abi::{Direction, Reason};
-use podgate_datapath::guard::{self, Family};
+use podgate_datapath::guard::Family;
 use podgate_datapath::record::Slot;
 
 use super::Engine;
+use super::dataplane::{Dataplane, Set};
 use crate::condition::Condition;
 use crate::source::SourceStatus;
 use crate::stored::CLOSED_POLICIES;
@@ -74,7 +75,7 @@ const REASONS: &[(Reason, &str)] = &[
     (Reason::TooManyReports, "too_many_reports"),
 ];
 
-impl Engine {
+impl<D: Dataplane> Engine<D> {
     /// How many attachments have another policy in force than the one that is known.
     fn dirty(&self) -> usize {
         let differences = self.in_force.diff(self.compiled.rulesets());
@@ -134,7 +135,7 @@ impl Engine {
             reasons.push(format!("a change is not in force yet: {trouble}"));
         }
         let waits = self.built.planner.waits_for_grace();
-        if waits && self.grace.is_late(Instant::now()) {
+        if waits && self.grace.is_late(self.node.now()) {
             reasons.push(
                 "a grace period of the kernel does not end: connections may go on that are not allowed any more; see the log"
                     .to_owned(),
@@ -157,21 +158,21 @@ impl Engine {
 
     /// The same as [`Self::publish`], but not in every turn of many that follow each other at once.
     pub(super) fn publish_in_time(&mut self) {
-        if !self.more_to_do || self.published.elapsed() >= OFTEN {
+        if !self.more_to_do || self.node.now().saturating_duration_since(self.published) >= OFTEN {
             self.publish();
         }
     }
 
     /// Says how things are to whoever asks for health, and sets the gauges.
     pub(super) fn publish(&mut self) {
-        self.published = Instant::now();
+        self.published = self.node.now();
         self.look_at_flows();
         let cluster = &self.cluster;
         // A directory of manifests may well leave all Nodes out.
         let has_nodes = self.questions.is_some();
         self.own_node
             .look(cluster.missing_node().filter(|_| has_nodes));
-        let time = Instant::now();
+        let time = self.node.now();
         self.unattached.look(time, || {
             cluster.without_attachment().map(ToString::to_string)
         });
@@ -199,7 +200,7 @@ impl Engine {
         }
         metrics::gauge!("podgate_pods_without_attachment")
             .set(figure(self.unattached.number() as u64));
-        let late = u8::from(self.grace.is_late(Instant::now()));
+        let late = u8::from(self.grace.is_late(self.node.now()));
         metrics::gauge!("podgate_grace_period_late").set(late);
         for of in self.built.planner.occupancy() {
             let table = of.table.name();
@@ -216,7 +217,6 @@ impl Engine {
         match self.built.set.flow_use() {
             Ok(found) => self.crowded.take(found, self.cluster.records()),
             Err(error) => {
-                let error = anyhow::Error::from(error);
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "how many flows pods have cannot be read"
@@ -239,7 +239,6 @@ impl Engine {
             let now = match self.built.set.counters(direction) {
                 Ok(now) => now,
                 Err(error) => {
-                    let error = anyhow::Error::from(error);
                     tracing::warn!(
                         error = format!("{error:#}"),
                         "the kernel's counters cannot be read"
@@ -260,7 +259,7 @@ impl Engine {
     /// Adds what the guard has dropped since this was asked last. It begins at zero whenever it is put there.
     fn count_unjudged(&mut self) {
         for family in Family::ALL {
-            let Ok(now) = guard::dropped(family) else {
+            let Ok(now) = self.node.dropped_by_guard(family) else {
                 // That it does not stand is told already.
                 continue;
             };
@@ -281,7 +280,6 @@ impl Engine {
                 }
             }
             Err(error) => {
-                let error = anyhow::Error::from(error);
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "the memory of tables cannot be asked for"

@@ -14,14 +14,13 @@ use std::net::IpAddr;
 use imbl::{OrdSet, ordmap, ordset};
 use ipnet::IpNet;
 use podgate_abi::Foreign;
-use podgate_datapath::lock::Lock;
 use podgate_datapath::record::{Record, Slot};
-use podgate_datapath::tables::TableSet;
 use podgate_policy::difference::parts;
 use podgate_policy::model::{EndpointSlice, Service, World};
 
 use super::Engine;
 use super::change::FactsChange;
+use super::dataplane::{Dataplane, Set};
 
 /// Who has which address, and what of that one table set does not say yet.
 #[derive(Debug, Default)]
@@ -183,19 +182,19 @@ impl Taken {
     }
 
     /// Writes to a table set what its table lacks.
-    pub(super) fn write_to(&mut self, set: &TableSet) {
-        self.write(|net| set.put_taken(net.addr(), net.prefix_len()));
+    pub(super) fn write_to(&mut self, set: &impl Set) {
+        self.write(|net| set.put_taken(net));
     }
 
     /// Says at attachments what becomes of foreign addresses: nothing passes before the table is complete.
-    pub(super) fn set_modes(&self, set: &TableSet, modes: &[(Slot, Foreign)]) {
+    pub(super) fn set_modes(&self, set: &impl Set, modes: &[(Slot, Foreign)]) {
         for (slot, mode) in modes {
             let mode = if self.missing.is_empty() {
                 *mode
             } else {
                 Foreign::Deny
             };
-            if let Err(error) = set.store_foreign(*slot, mode) {
+            if let Err(error) = set.put_foreign(*slot, mode) {
                 tracing::warn!(slot = slot.0, %error, "what becomes of foreign addresses cannot be written");
             }
         }
@@ -212,21 +211,19 @@ impl Taken {
 }
 
 /// Ends foreign addresses at an attachment that stays with an older set, whose table nobody keeps up any more.
-pub(super) fn end(before: Option<&TableSet>, record: &Record) {
+pub(super) fn end(before: Option<&impl Set>, record: &Record) {
     let Some(before) = before else {
         return;
     };
-    let birth = before
-        .read_attachment(record.slot)
-        .map(|it| it.origin().birth());
+    let birth = before.birth(record.slot);
     if matches!(birth, Ok(birth) if birth == record.birth.0)
-        && let Err(error) = before.store_foreign(record.slot, Foreign::Deny)
+        && let Err(error) = before.put_foreign(record.slot, Foreign::Deny)
     {
         tracing::warn!(attachment = %record.identity, %error, "foreign addresses could not be ended in its older table set");
     }
 }
 
-impl Engine {
+impl<D: Dataplane> Engine<D> {
     /// Notes who has which addresses, before anything else that is known is put in force.
     pub(super) fn note_taken(&mut self) {
         let (built, view) = (&mut self.built, self.cluster.view());
@@ -241,13 +238,13 @@ impl Engine {
     }
 
     /// Says at all attachments what becomes of foreign addresses. Their slots are theirs under the lock only.
-    pub(super) fn set_foreign_modes(&self, _lock: &Lock) {
+    pub(super) fn set_foreign_modes(&self, _lock: &D::Lock) {
         let modes = self.cluster.foreign_modes();
         self.built.taken.set_modes(&self.built.set, &modes);
     }
 
     /// Frees addresses that nothing in force knows any more. An ADD that takes one of them writes it under the lock.
-    pub(super) fn release_taken(&mut self, _lock: &Lock) {
+    pub(super) fn release_taken(&mut self, _lock: &D::Lock) {
         let known = &self.built.taken.world;
         let is_settled = self.pending.is_none()
             && !self.facts_missing
@@ -255,9 +252,7 @@ impl Engine {
         if is_settled && !self.built.planner.waits_for_grace() {
             let built = &mut self.built;
             let set = &built.set;
-            built
-                .taken
-                .tidy(|net| set.remove_taken(net.addr(), net.prefix_len()));
+            built.taken.tidy(|net| set.remove_taken(net));
         }
     }
 }
