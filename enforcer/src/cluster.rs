@@ -29,7 +29,7 @@ use claims::Claims;
 pub use foreign::ForeignSetting;
 
 /// Everything that is known.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Cluster {
     source: Objects,
     node_addresses: BTreeSet<IpAddr>,

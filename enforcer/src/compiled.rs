@@ -255,6 +255,14 @@ impl Compiled {
         load.weight(CAPACITY)
     }
 
+    /// A slot is another attachment's than before: what was compiled for that one is not this one's.
+    pub fn forget(&mut self, slot: Slot) {
+        self.compiled.remove(&slot);
+        self.withheld.remove(&slot);
+        self.concerned.slots.insert(slot);
+        self.follow(slot);
+    }
+
     /// These attachments are to have these rulesets, whatever is compiled of them; all others what is compiled.
     pub fn withhold(&mut self, withheld: Rulesets) {
         let before = std::mem::replace(&mut self.withheld, withheld);

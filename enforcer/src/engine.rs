@@ -21,6 +21,8 @@ mod directory;
 mod draft;
 mod execute;
 mod grace;
+#[cfg(test)]
+mod histories;
 mod inbox;
 mod isolate;
 mod isolated_file;
@@ -160,6 +162,8 @@ pub struct Engine<D: Dataplane> {
     trouble: Option<String>,
     backoff: Backoff,
     upkeep_due: Instant,
+    /// How many looks in a row left attachments with an older table set.
+    vain_looks: u32,
     /// Attachments on whose interface others decide before us, and who.
     shadowed: BTreeMap<Slot, String>,
     /// What is wrong with the guard behind the filters.
@@ -291,6 +295,7 @@ impl<D: Dataplane> Engine<D> {
             trouble: None,
             backoff: Backoff::default(),
             upkeep_due: now,
+            vain_looks: 0,
             shadowed: BTreeMap::new(),
             guard,
             links: links::Links::default(),

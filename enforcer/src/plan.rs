@@ -30,7 +30,7 @@ mod change;
 mod classes;
 mod deferred;
 #[cfg(test)]
-mod host;
+pub(crate) mod host;
 mod id_allocator;
 mod moved;
 mod ports;

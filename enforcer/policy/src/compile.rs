@@ -29,6 +29,7 @@ use crate::compile::ports::{PortRange, PortSet, Row};
 use crate::compile::predicate::{PortName, Predicate, Questions};
 use crate::compile::ruleset::{Ports, Ruleset, Tunnels};
 use crate::connection::{Baseline, Connection, Direction, Subject, Transport, Verdict};
+use crate::isolation;
 use crate::model::{NetworkPolicy, ObjectName, Port, Protocol, Rule, Selector, World};
 
 /// The compiled policy of one pod.
@@ -38,6 +39,8 @@ pub struct SubjectRulesets {
     pub ingress: Ruleset,
     /// To whom it may open connections.
     pub egress: Ruleset,
+    /// Where policies isolate it, be it that their rules allow everything.
+    pub isolation: Isolation,
 }
 
 impl SubjectRulesets {
@@ -78,6 +81,7 @@ pub fn compile_selecting(
     SubjectRulesets {
         ingress: of(Direction::Ingress),
         egress: of(Direction::Egress),
+        isolation: isolation::of_policies(selecting.iter().copied()),
     }
 }
 
@@ -93,6 +97,7 @@ pub fn isolate(isolation: Isolation, baseline: Baseline, tunnels: &Tunnels) -> S
     SubjectRulesets {
         ingress: of(Direction::Ingress),
         egress: of(Direction::Egress),
+        isolation,
     }
 }
 

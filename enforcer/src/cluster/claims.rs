@@ -10,7 +10,7 @@ use podgate_policy::model::ObjectName;
 use super::name_of;
 
 /// The claims of attachments, and of pods by their `status`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
     /// Which attachments have an address, by their births.
     attached: BTreeSet<(IpAddr, u32, AttachmentId)>,

@@ -51,6 +51,7 @@ impl<D: Dataplane> Engine<D> {
         let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
         for slot in &new {
+            self.compiled.forget(*slot);
             self.in_force.remove(slot);
             self.held_back.remove(slot);
             self.held.remove(slot);
@@ -157,6 +158,7 @@ impl<D: Dataplane> Engine<D> {
             }
             Ok(())
         });
+        self.look_again_at_unswapped();
         if let Err(error) = result {
             tracing::error!(
                 error = format!("{error:#}"),
@@ -165,6 +167,17 @@ impl<D: Dataplane> Engine<D> {
             metrics::counter!("podgate_retries_total").increment(1);
             self.upkeep_due = self.node.now() + RETRY;
         }
+    }
+
+    /// What keeps an attachment with its older table set may pass: it is looked at again soon, and less often each time.
+    fn look_again_at_unswapped(&mut self) {
+        if self.built.unswapped.is_empty() {
+            self.vain_looks = 0;
+            return;
+        }
+        let pause = RETRY.saturating_mul(1 << self.vain_looks.min(8));
+        self.vain_looks += 1;
+        self.upkeep_due = self.upkeep_due.min(self.node.now() + pause);
     }
 
     /// What hinders may pass.

@@ -29,6 +29,8 @@ use crate::node::Addresses;
 use crate::plan::{Table, Write};
 
 mod kernel;
+#[cfg(test)]
+pub(crate) mod model;
 
 pub use super::directory::Directory;
 pub use super::draft::{Basis, Drafted, Finished};

@@ -28,6 +28,12 @@ impl Directory {
         }))
     }
 
+    /// As it was at that time.
+    #[cfg(test)]
+    pub(super) fn changed_at(time: SystemTime) -> Self {
+        Self(Some(time))
+    }
+
     /// Whether its files are still those that were read then.
     pub(super) fn is_still(&self, then: &Self) -> bool {
         self.0.is_some() && self.0 == then.0

@@ -74,6 +74,7 @@ pub(super) fn narrowed(
     Arc::new(SubjectRulesets {
         ingress: of(Direction::Ingress),
         egress: of(Direction::Egress),
+        isolation: compiled.isolation.or(isolation),
     })
 }
 
@@ -279,12 +280,15 @@ impl<D: Dataplane> Engine<D> {
                 }
                 let stands = self.in_force.get(&slot);
                 let is_open = |direction| {
-                    let stands = stands.map(|stands| stands.of(direction));
                     let is_wanted = match selected {
                         Some(isolation) => isolation.of(direction),
                         None => wanted.is_some_and(|it| *it.of(direction) != Ruleset::Allowed),
                     };
-                    is_wanted && stands.is_none_or(|it| *it == Ruleset::Allowed)
+                    // What isolates, and allows everything, stays in force until what is newer is.
+                    let stands_open = stands.is_none_or(|it| {
+                        *it.of(direction) == Ruleset::Allowed && !it.isolation.of(direction)
+                    });
+                    is_wanted && stands_open
                 };
                 let open = Isolation {
                     ingress: is_open(Direction::Ingress),
@@ -293,6 +297,13 @@ impl<D: Dataplane> Engine<D> {
                 open.any().then(|| (record.clone(), open))
             })
             .collect();
+        // What became of the others is said already: their policy is in force, or none isolates them any more.
+        for record in self.cluster.records() {
+            let is_open = |(open, _): &(Record, Isolation)| open.slot == record.slot;
+            if !self.open.is_empty() && !records.iter().any(is_open) {
+                self.open.remove(&record.slot);
+            }
+        }
         for (record, open) in records {
             self.isolate(&record, open);
         }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use podgate_abi::{
     Address, Attachment, Birth, CHUNK_ALL, CHUNK_NONE, Chunk, Class, Direction, Event, FlowEntry,
@@ -13,12 +14,14 @@ use podgate_abi::{
 
 use super::Write;
 
+pub(crate) mod frames;
+
 /// Room for flows.
 const FLOWS: usize = 4096;
 
 /// Something that happens to the tables, or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// A write.
     Write(Write),
     /// A grace period begins: it waits for the packets that are on their way now, not for those that come later.
@@ -29,7 +32,7 @@ pub(super) enum Step {
 
 /// Whether packets leave flows behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flows {
+pub(crate) enum Flows {
     /// A packet is judged by the policy alone, and forgotten.
     Ignored,
     /// As in the kernel.
@@ -37,7 +40,7 @@ pub(super) enum Flows {
 }
 
 /// The tables.
-pub(super) struct HostTables {
+pub(crate) struct HostTables {
     attachments: BTreeMap<Slot, Attachment>,
     default_rows: RefCell<HashMap<RulesetId, RowWords>>,
     rows: RefCell<HashMap<RowKey, RowWords>>,
@@ -50,7 +53,7 @@ pub(super) struct HostTables {
     places: RefCell<[HashMap<FlowKey, usize>; 3]>,
     values: Vec<FlowValue>,
     next_place: Cell<usize>,
-    generation: Cell<u32>,
+    generation: Rc<Cell<u32>>,
     /// Nobody has used up anything.
     quota: Quota,
     common: Word,
@@ -60,7 +63,7 @@ pub(super) struct HostTables {
 
 /// A flow of the model.
 #[derive(Clone, Copy)]
-pub(super) struct HostFlow<'a>(&'a FlowValue);
+pub(crate) struct HostFlow<'a>(&'a FlowValue);
 
 impl FlowEntry for HostFlow<'_> {
     fn value(&self) -> &FlowValue {
@@ -70,7 +73,7 @@ impl FlowEntry for HostFlow<'_> {
 
 impl HostTables {
     /// A new table set, with room for attachments that have these slots and addresses.
-    pub(super) fn new(slots: impl IntoIterator<Item = (Slot, [Address; 2])>) -> Self {
+    pub(crate) fn new(slots: impl IntoIterator<Item = (Slot, [Address; 2])>) -> Self {
         let mut tunnel_ports = [Chunk::NONE, Chunk::NONE, Chunk::NONE];
         for port in tunnel::UDP_PORTS {
             tunnel_ports[usize::from(port >> 12)].insert(port & 0xfff);
@@ -120,15 +123,74 @@ impl HostTables {
             places: RefCell::default(),
             values: (0..FLOWS).map(|_| FlowValue::default()).collect(),
             next_place: Cell::new(0),
-            generation: Cell::new(1),
+            generation: Rc::new(Cell::new(1)),
             quota: Quota::default(),
             common: Word::default(),
             meanwhile: RefCell::default(),
         }
     }
 
+    /// One of another table set, which shares this counter of generations.
+    pub(crate) fn counting(generation: Rc<Cell<u32>>) -> Self {
+        Self {
+            generation,
+            ..Self::new([])
+        }
+    }
+
+    /// Writes an attachment with these addresses, birth and rulesets.
+    pub(crate) fn put_attachment(
+        &mut self,
+        slot: Slot,
+        own: &[Address],
+        birth: u32,
+        rulesets: [RulesetId; 2],
+    ) {
+        let mut addresses = [Address::UNSPECIFIED; MAX_ADDRESSES];
+        addresses[..own.len()].copy_from_slice(own);
+        let attachment = Attachment {
+            hardware: Word::new(HardwareWord::UNBOUND.0),
+            addresses,
+            ..Attachment::default()
+        };
+        attachment.origin.store(Birth::new(birth).0);
+        for (word, ruleset) in attachment.words.iter().zip(rulesets) {
+            word.store(PolicyWord::new(ruleset, birth).0);
+        }
+        self.attachments.insert(slot, attachment);
+    }
+
+    /// Empties a slot.
+    pub(crate) fn clear(&mut self, slot: Slot) {
+        self.attachments.remove(&slot);
+    }
+
+    /// The birth of the attachment of a slot; 0: there is none.
+    pub(crate) fn birth(&self, slot: Slot) -> u32 {
+        let attachment = self.attachments.get(&slot);
+        attachment.map_or(0, |attachment| attachment.origin().birth())
+    }
+
+    /// The slots that have an attachment.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        self.attachments.keys().copied().collect()
+    }
+
+    /// How many rows and peers there are.
+    pub(crate) fn entries(&self) -> [usize; 2] {
+        [self.rows.borrow().len(), self.peers.borrow().len()]
+    }
+
+    /// The address of a family that an attachment's pod has; without one, one that it has not.
+    pub(crate) fn own(&self, slot: Slot, is_ipv4: bool) -> Address {
+        let own = self.attachments.get(&slot).map(|it| it.addresses);
+        let mut own = own.into_iter().flatten();
+        own.find(|it| *it != Address::UNSPECIFIED && it.is_ipv4() == is_ipv4)
+            .unwrap_or(Address::UNSPECIFIED)
+    }
+
     /// What the plugin does: a record with a birth of its own, and the baseline in both directions.
-    pub(super) fn attach(&self, slot: Slot, baseline: RulesetId) {
+    pub(crate) fn attach(&self, slot: Slot, baseline: RulesetId) {
         let generation = self.fresh_generation();
         let attachment = &self.attachments[&slot];
         attachment.origin.store(Birth::new(generation).0);
@@ -138,23 +200,23 @@ impl HostTables {
     }
 
     /// Makes the next packets leave flows behind, or not.
-    pub(super) fn track(&self, flows: Flows) {
+    pub(crate) fn track(&self, flows: Flows) {
         self.flows.set(flows);
     }
 
     /// Forgets all flows.
-    pub(super) fn forget_flows(&self) {
+    pub(crate) fn forget_flows(&self) {
         *self.places.borrow_mut() = <[HashMap<FlowKey, usize>; 3]>::default();
         self.next_place.set(0);
     }
 
     /// Executes `steps` while the next packet is on its way, after `lookups` of its look-ups, or behind it.
-    pub(super) fn meanwhile(&self, lookups: u32, steps: Vec<Step>) {
+    pub(crate) fn meanwhile(&self, lookups: u32, steps: Vec<Step>) {
         *self.meanwhile.borrow_mut() = Some((lookups, steps));
     }
 
     /// Executes what is left of [`Self::meanwhile`].
-    pub(super) fn catch_up(&self) {
+    pub(crate) fn catch_up(&self) {
         let due = self.meanwhile.borrow_mut().take();
         for step in due.into_iter().flat_map(|(_, steps)| steps) {
             self.execute(&step);
@@ -162,19 +224,20 @@ impl HostTables {
     }
 
     /// Executes one step.
-    pub(super) fn execute(&self, step: &Step) {
+    pub(crate) fn execute(&self, step: &Step) {
         match step {
-            Step::Write(write) => self.apply(write),
+            Step::Write(write) => self.execute_write(write),
             Step::GraceBegins | Step::GraceOver => {}
         }
     }
 
     /// The word of an attachment.
-    pub(super) fn word(&self, slot: Slot, direction: Direction) -> PolicyWord {
+    pub(crate) fn word(&self, slot: Slot, direction: Direction) -> PolicyWord {
         self.attachments[&slot].word(direction)
     }
 
-    fn apply(&self, write: &Write) {
+    /// Executes a write.
+    pub(crate) fn execute_write(&self, write: &Write) {
         match write {
             Write::Chunk { number, chunk } => {
                 self.chunks.borrow_mut().insert(*number, **chunk);
@@ -222,13 +285,15 @@ impl HostTables {
         }
     }
 
-    fn store(&self, slot: Slot, direction: Direction, ruleset: RulesetId) {
+    /// Stores the word of an attachment with a generation of its own.
+    pub(crate) fn store(&self, slot: Slot, direction: Direction, ruleset: RulesetId) {
         let word = PolicyWord::new(ruleset, self.fresh_generation());
         let words: &[Word; 2] = &self.attachments[&slot].words;
         words[direction as usize].store(word.0);
     }
 
-    fn fresh_generation(&self) -> u32 {
+    /// Draws a generation.
+    pub(crate) fn fresh_generation(&self) -> u32 {
         self.generation.set(self.generation.get() + 1);
         self.generation.get()
     }

@@ -3,7 +3,6 @@
 
 mod beginners;
 mod bench;
-mod frames;
 mod numbers;
 mod order;
 mod room;

@@ -7,7 +7,7 @@ use podgate_policy::connection::{Baseline, Connection, Direction, Subject, Trans
 use podgate_policy::evaluate;
 use podgate_policy::model::{Protocol, World};
 
-use super::frames::{CLIENT_PORT, Part};
+use crate::plan::host::frames::{CLIENT_PORT, Part};
 
 /// Which ends of a connection may begin it: who opened it, and the other one.
 pub(super) type Ways = [bool; 2];

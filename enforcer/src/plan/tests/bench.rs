@@ -15,7 +15,7 @@ use podgate_policy::oracle::{
 };
 
 use super::beginners::{Beginners, Ways, ways};
-use super::frames::{Part, own_addresses, passes};
+use crate::plan::host::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables, Step};
 use crate::plan::{Capacities, Plan, PlanError, Planner, Rulesets};
 

@@ -15,7 +15,7 @@ use podgate_policy::model::{
 };
 
 use super::bench::AMPLE;
-use super::frames::{Part, own_addresses, passes};
+use crate::plan::host::frames::{Part, own_addresses, passes};
 use crate::plan::host::{Flows, HostTables, Step};
 use crate::plan::{Plan, PlanError, Planner, Rulesets, Table, Write};
 

@@ -7,14 +7,14 @@ use podgate_abi::{Address, Decision, Direction, Hook, Slot, decide, ethertype};
 use podgate_policy::connection::{Connection, Transport};
 use podgate_policy::model::Protocol;
 
-use crate::plan::host::HostTables;
+use super::HostTables;
 
 /// The port of whoever opened the connection.
-pub(super) const CLIENT_PORT: u16 = 40_000;
+pub(crate) const CLIENT_PORT: u16 = 40_000;
 
 /// A packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// The first one; of TCP a SYN.
     Opening,
     /// The first one back; of TCP a SYN-ACK.
@@ -26,7 +26,7 @@ pub(super) enum Part {
 }
 
 /// The addresses of the attachment's pod: of neither family one that any policy names.
-pub(super) fn own_addresses(slot: Slot) -> [Address; 2] {
+pub(crate) fn own_addresses(slot: Slot) -> [Address; 2] {
     let low = u8::try_from(slot.0).expect("few slots");
     let mut v6 = [0; 16];
     (v6[0], v6[1], v6[15]) = (0xfd, 0xff, low);
@@ -34,7 +34,7 @@ pub(super) fn own_addresses(slot: Slot) -> [Address; 2] {
 }
 
 /// Whether the kernel passes the packet.
-pub(super) fn passes(tables: &HostTables, slot: Slot, connection: &Connection, part: Part) -> bool {
+pub(crate) fn passes(tables: &HostTables, slot: Slot, connection: &Connection, part: Part) -> bool {
     let opens = connection.direction;
     let direction = match part {
         Part::Opening | Part::Request => opens,
@@ -52,20 +52,15 @@ pub(super) fn passes(tables: &HostTables, slot: Slot, connection: &Connection, p
         received_from: 2,
         interface: 3,
     };
-    let frame = frame(slot, connection, part, direction);
+    let pod = tables.own(slot, is_ipv4);
+    let frame = frame(pod, connection, part, direction);
     match decide(&tables, frame.as_slice(), &hook) {
         Decision::Pass(_) => true,
         Decision::Drop(_) => false,
     }
 }
 
-fn frame(slot: Slot, connection: &Connection, part: Part, direction: Direction) -> Vec<u8> {
-    let [own_v4, own_v6] = own_addresses(slot);
-    let pod = if connection.peer.is_ipv4() {
-        own_v4
-    } else {
-        own_v6
-    };
+fn frame(pod: Address, connection: &Connection, part: Part, direction: Direction) -> Vec<u8> {
     let peer = Address::from(connection.peer);
     let (source, destination) = match direction {
         Direction::Ingress => (peer.octets(), pod.octets()),

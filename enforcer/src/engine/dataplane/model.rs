@@ -1,0 +1,696 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A node in memory: table sets on which `decide()` runs, attachment files, filters, a clock that is set. Every operation may
+//! fail, and after every write packets are tried.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
+use podgate_abi::{Address, Direction, Foreign, RulesetId};
+use podgate_datapath::Sizes;
+use podgate_datapath::attach::FilterStatus;
+use podgate_datapath::flows::Copied;
+use podgate_datapath::guard::Family;
+use podgate_datapath::isolated::{Isolation, Namespaces, Written};
+use podgate_datapath::netlink::{Ifindex, Link};
+use podgate_datapath::owed::Owed;
+use podgate_datapath::record::{AttachmentId, Generation, Record, Slot};
+use podgate_datapath::sweep::Swept;
+use podgate_datapath::tables::{FlowUse, Over, Usage};
+
+use super::{Basis, Dataplane, Directory, Drafted, Finished, Set};
+use crate::node::Addresses;
+use crate::plan::host::HostTables;
+use crate::plan::{Table, Write};
+
+/// How long an operation takes: turns end in the middle.
+const TICK: Duration = Duration::from_millis(2);
+
+/// The node. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Model(Rc<Node>);
+
+/// What there is, engine or not.
+struct Node {
+    began: Instant,
+    passed: Cell<Duration>,
+    state: RefCell<State>,
+    generation: Rc<Cell<u32>>,
+    faults: Cell<Faults>,
+    /// What plugins do before the lock is had so many times more.
+    plugins: RefCell<Vec<(u32, Plugin)>>,
+    /// What they have done.
+    done: RefCell<Vec<Plugin>>,
+    /// Called after every change of a table.
+    probe: RefCell<Option<Box<dyn Fn()>>>,
+}
+
+/// Which operations fail.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Faults {
+    /// How many operations work before.
+    pub(crate) after: u32,
+    /// How many fail then.
+    pub(crate) number: u32,
+}
+
+/// A run of the plugin.
+#[derive(Debug, Clone)]
+pub(crate) enum Plugin {
+    /// An ADD, of which the record has neither slot nor birth yet.
+    Add(Box<Record>),
+    /// A DEL, and what it removed.
+    Del(AttachmentId, Option<Record>),
+}
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<AttachmentId, Record>,
+    /// The birth of the last attachment that had an address.
+    added: BTreeMap<IpAddr, u32>,
+    /// How often files came or went.
+    changes: u64,
+    isolated: Option<Namespaces>,
+    sets: u32,
+    current: Option<ModelSet>,
+    /// Which set judges what goes through a slot's filters.
+    filters: BTreeMap<Slot, ModelSet>,
+    drafts: Vec<Finished<Model>>,
+    begun: u64,
+    grace_is_wanted: bool,
+    addresses: BTreeSet<IpAddr>,
+}
+
+/// A table set.
+#[derive(Clone)]
+pub(crate) struct ModelSet {
+    number: u32,
+    node: Rc<Node>,
+    tables: Rc<RefCell<HostTables>>,
+}
+
+/// One that is being made.
+#[derive(Debug)]
+pub(crate) struct ModelDraft(ModelSet);
+
+impl Deref for ModelDraft {
+    type Target = ModelSet;
+
+    fn deref(&self) -> &ModelSet {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Model")
+    }
+}
+
+impl fmt::Debug for ModelSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "set {}", self.number)
+    }
+}
+
+impl Node {
+    /// An operation that may fail.
+    fn try_to(&self, what: &str) -> Result<()> {
+        self.passed.set(self.passed.get() + TICK);
+        let Faults { after, number } = self.faults.get();
+        if after > 0 {
+            self.faults.set(Faults {
+                after: after - 1,
+                number,
+            });
+        } else if number > 0 {
+            self.faults.set(Faults {
+                after,
+                number: number - 1,
+            });
+            bail!("{what}: the fault that was asked for");
+        }
+        Ok(())
+    }
+
+    fn probe(&self) {
+        // What is probed is read by this, and changes nothing.
+        let probe = self.probe.borrow();
+        if let Some(probe) = probe.as_ref() {
+            probe();
+        }
+    }
+}
+
+/// What the driver does.
+impl Model {
+    /// A node on which nothing has happened.
+    pub(crate) fn new() -> Self {
+        Self(Rc::new(Node {
+            began: Instant::now(),
+            passed: Cell::default(),
+            state: RefCell::default(),
+            generation: Rc::new(Cell::new(1)),
+            faults: Cell::default(),
+            plugins: RefCell::default(),
+            done: RefCell::default(),
+            probe: RefCell::default(),
+        }))
+    }
+
+    pub(crate) fn probe_with(&self, probe: impl Fn() + 'static) {
+        *self.0.probe.borrow_mut() = Some(Box::new(probe));
+    }
+
+    pub(crate) fn fail(&self, faults: Faults) {
+        self.0.faults.set(faults);
+    }
+
+    pub(crate) fn wait(&self, time: Duration) {
+        self.0.passed.set(self.0.passed.get() + time);
+    }
+
+    /// Whether the engine waits for a grace period, which is over with that.
+    pub(crate) fn take_grace(&self) -> bool {
+        std::mem::take(&mut self.0.state.borrow_mut().grace_is_wanted)
+    }
+
+    pub(crate) fn set_addresses(&self, addresses: impl Iterator<Item = IpAddr>) {
+        self.0.state.borrow_mut().addresses = addresses.collect();
+    }
+
+    pub(crate) fn has_drafts(&self) -> bool {
+        !self.0.state.borrow().drafts.is_empty()
+    }
+
+    /// The attachments.
+    pub(crate) fn attachments(&self) -> Vec<Record> {
+        self.0.state.borrow().files.values().cloned().collect()
+    }
+
+    /// The birth of the last attachment that had an address.
+    pub(crate) fn added(&self, address: IpAddr) -> Option<u32> {
+        self.0.state.borrow().added.get(&address).copied()
+    }
+
+    /// What judges the packets of a slot.
+    pub(crate) fn tables_of(&self, slot: Slot) -> Option<Rc<RefCell<HostTables>>> {
+        let state = self.0.state.borrow();
+        state.filters.get(&slot).map(|set| Rc::clone(&set.tables))
+    }
+
+    /// The generation that was drawn last.
+    pub(crate) fn generation(&self) -> u32 {
+        self.0.generation.get()
+    }
+
+    /// Has a plugin run once the lock was had so many times, before it is had again.
+    pub(crate) fn run_later(&self, locks: u32, plugin: Plugin) {
+        self.0.plugins.borrow_mut().push((locks, plugin));
+    }
+
+    /// Has plugins run that have waited long enough, or all of them.
+    pub(crate) fn run_plugins(&self, all: bool) {
+        let waiting = std::mem::take(&mut *self.0.plugins.borrow_mut());
+        for (locks, plugin) in waiting {
+            match locks {
+                1.. if !all => self.run_later(locks - 1, plugin),
+                _ => self.run(plugin),
+            }
+        }
+    }
+
+    /// What plugins have done.
+    pub(crate) fn plugins_done(&self) -> Vec<Plugin> {
+        std::mem::take(&mut *self.0.done.borrow_mut())
+    }
+
+    fn run(&self, plugin: Plugin) {
+        let done = match plugin {
+            Plugin::Add(record) => {
+                // It replaces what has its identity.
+                if let Some(old) = self.remove(&record.identity) {
+                    let old = Plugin::Del(old.identity.clone(), Some(old));
+                    self.0.done.borrow_mut().push(old);
+                }
+                Plugin::Add(Box::new(self.add(*record)))
+            }
+            Plugin::Del(identity, _) => {
+                let removed = self.remove(&identity);
+                Plugin::Del(identity, removed)
+            }
+        };
+        self.0.done.borrow_mut().push(done);
+    }
+
+    /// Somebody takes away the record of isolated namespaces.
+    pub(crate) fn lose_isolated_file(&self) {
+        self.0.state.borrow_mut().isolated = None;
+    }
+
+    /// What the plugin does at ADD, in its order, as far as policy is concerned.
+    fn add(&self, mut record: Record) -> Record {
+        record = self.with_free_addresses(&record);
+        let current = self.0.state.borrow().current.clone();
+        let current = current.unwrap_or_else(|| {
+            let set = self.new_set();
+            self.0.state.borrow_mut().current = Some(set.clone());
+            set
+        });
+        {
+            // The kernel's slots rest before they are given out again; here as few are as can be.
+            let state = self.0.state.borrow();
+            let used: BTreeSet<Slot> = state.files.values().map(|record| record.slot).collect();
+            let free = (1..).map(Slot).find(|slot| !used.contains(slot));
+            record.slot = free.expect("few attachments");
+        }
+        record.birth = Generation(current.fresh_generation());
+        let isolated = self.isolated_of(&record);
+        current.put(&record, isolated);
+        for address in &record.addresses {
+            let address = Address::from(*address);
+            current
+                .tables
+                .borrow()
+                .execute_write(&Write::RemovePeer { address });
+        }
+        let mut state = self.0.state.borrow_mut();
+        let births = record.addresses.iter().map(|it| (*it, record.birth.0));
+        state.added.extend(births);
+        state.files.insert(record.identity.clone(), record.clone());
+        state.changes += 1;
+        state.filters.insert(record.slot, current);
+        drop(state);
+        self.0.probe();
+        record
+    }
+
+    /// What another attachment has is not given out again.
+    pub(crate) fn with_free_addresses(&self, record: &Record) -> Record {
+        let mut others = self.attachments();
+        others.retain(|it| it.identity != record.identity);
+        let taken: BTreeSet<IpAddr> = others.into_iter().flat_map(|it| it.addresses).collect();
+        let mut record = record.clone();
+        record.addresses.retain(|address| !taken.contains(address));
+        record
+    }
+
+    fn isolated_of(&self, record: &Record) -> Isolation {
+        let state = self.0.state.borrow();
+        let namespace = record.pod.as_ref().map(|pod| &pod.namespace);
+        let known = state.isolated.as_ref().zip(namespace);
+        known
+            .and_then(|(known, namespace)| known.get(namespace).copied())
+            .unwrap_or_default()
+    }
+
+    /// What it does at DEL.
+    fn remove(&self, identity: &AttachmentId) -> Option<Record> {
+        let mut state = self.0.state.borrow_mut();
+        let record = state.files.remove(identity)?;
+        state.changes += 1;
+        state.filters.remove(&record.slot);
+        if let Some(current) = &state.current {
+            current.tables.borrow_mut().clear(record.slot);
+        }
+        Some(record)
+    }
+
+    fn new_set(&self) -> ModelSet {
+        let mut state = self.0.state.borrow_mut();
+        state.sets += 1;
+        let tables = HostTables::counting(Rc::clone(&self.0.generation));
+        ModelSet {
+            number: state.sets,
+            node: Rc::clone(&self.0),
+            tables: Rc::new(RefCell::new(tables)),
+        }
+    }
+}
+
+impl Dataplane for Model {
+    type Lock = ();
+    type Set = ModelSet;
+    type Unnamed = ModelDraft;
+
+    fn now(&self) -> Instant {
+        self.0.began + self.0.passed.get()
+    }
+
+    fn lock(&self, _until: Instant) -> Result<()> {
+        self.0.try_to("lock")?;
+        self.run_plugins(false);
+        Ok(())
+    }
+
+    fn directory(&self) -> Directory {
+        let changes = self.0.state.borrow().changes;
+        Directory::changed_at(SystemTime::UNIX_EPOCH + Duration::from_secs(changes))
+    }
+
+    fn records(&mut self) -> Result<Vec<Result<Record>>> {
+        self.0.try_to("list attachments")?;
+        Ok(self.attachments().into_iter().map(Ok).collect())
+    }
+
+    fn record(&self, identity: &AttachmentId) -> Result<Option<Record>> {
+        self.0.try_to("read an attachment")?;
+        Ok(self.0.state.borrow().files.get(identity).cloned())
+    }
+
+    fn restore_record(&self, record: &Record, (): &()) -> Result<()> {
+        self.0.try_to("restore an attachment")?;
+        let mut state = self.0.state.borrow_mut();
+        state.files.insert(record.identity.clone(), record.clone());
+        state.changes += 1;
+        Ok(())
+    }
+
+    fn has_isolated_file(&self) -> bool {
+        self.0.state.borrow().isolated.is_some()
+    }
+
+    fn write_isolated_file(&self, namespaces: &Namespaces, (): &()) -> Result<Written> {
+        self.0.try_to("write the record of isolated namespaces")?;
+        self.0.state.borrow_mut().isolated = Some(namespaces.clone());
+        Ok(Written::Whole)
+    }
+
+    fn run_directory(&self) -> String {
+        "memory".into()
+    }
+
+    fn addresses(&self) -> Result<Addresses> {
+        Ok(Addresses {
+            own: self.0.state.borrow().addresses.clone(),
+            ..Addresses::default()
+        })
+    }
+
+    fn links(&self) -> Result<Vec<Link>> {
+        Ok(Vec::new())
+    }
+
+    fn link(&self, number: Ifindex) -> Result<Link> {
+        bail!("no interface {number}")
+    }
+
+    fn sweep(&self, _only: Option<Vec<Record>>, (): &()) -> Result<Swept> {
+        self.0.try_to("sweep attachments")?;
+        Ok(Swept::default())
+    }
+
+    fn filter_status(&self, record: &Record) -> Result<FilterStatus> {
+        self.0.try_to("look at filters")?;
+        let state = self.0.state.borrow();
+        Ok(match state.filters.get(&record.slot) {
+            Some(_) => FilterStatus::InForce,
+            None => FilterStatus::Gone {
+                direction: Direction::Ingress,
+            },
+        })
+    }
+
+    fn restore_mark(&self, _record: &Record, (): &()) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn bind_hardware(&self, _record: &Record, (): &()) -> Result<Option<Record>> {
+        Ok(None)
+    }
+
+    fn dropped_by_guard(&self, _family: Family) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn current(&self) -> Result<Option<ModelSet>> {
+        self.0.try_to("open the current table set")?;
+        Ok(self.0.state.borrow().current.clone())
+    }
+
+    fn is_current(&self, set: &ModelSet) -> Result<bool> {
+        self.0.try_to("look at the current table set")?;
+        let state = self.0.state.borrow();
+        let current = state.current.as_ref();
+        Ok(current.is_some_and(|current| current.number == set.number))
+    }
+
+    fn judge_again(&self) -> Result<()> {
+        let current = self.0.state.borrow().current.clone();
+        current.map_or(Ok(()), |set| set.renew_all())
+    }
+
+    fn create(&self, _sizes: &Sizes, (): &()) -> Result<ModelDraft> {
+        self.0.try_to("make a table set")?;
+        Ok(ModelDraft(self.new_set()))
+    }
+
+    fn begin_draft(&mut self, basis: Basis) -> Result<u64> {
+        self.0.try_to("begin a draft")?;
+        let made = Drafted::make(basis, |sizes| self.create(sizes, &()));
+        let mut state = self.0.state.borrow_mut();
+        state.begun += 1;
+        let number = state.begun;
+        let drafted = made.map(Box::new);
+        state.drafts.push(Finished { number, drafted });
+        Ok(number)
+    }
+
+    fn finished_drafts(&mut self) -> Vec<Finished<Self>> {
+        std::mem::take(&mut self.0.state.borrow_mut().drafts)
+    }
+
+    fn fill(set: &ModelDraft, write: &Write) -> Result<()> {
+        set.node.try_to("fill a table set")?;
+        set.execute(write);
+        Ok(())
+    }
+
+    fn name_current(&self, set: ModelDraft, (): &()) -> Result<ModelSet> {
+        self.0.try_to("name a table set")?;
+        self.0.state.borrow_mut().current = Some(set.0.clone());
+        Ok(set.0)
+    }
+
+    fn unpin_unused(&self, (): &()) {}
+
+    fn write_sizes(&self, _sizes: &Sizes) -> Result<()> {
+        self.0.try_to("write the sizes of tables")
+    }
+
+    fn with_foreign_flows(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn blindness(&self) -> Option<String> {
+        None
+    }
+
+    fn begin_grace(&self) {
+        self.0.state.borrow_mut().grace_is_wanted = true;
+    }
+
+    fn grace(&self) -> Result<()> {
+        self.0.try_to("wait for a grace period")
+    }
+
+    fn owed_waits(&self, (): &()) -> Result<()> {
+        self.0.try_to("note what is owed")
+    }
+
+    fn paid(&self, _owed: Owed, (): &()) -> Result<()> {
+        self.0.try_to("note what is paid")
+    }
+}
+
+impl ModelSet {
+    fn fresh_generation(&self) -> u32 {
+        self.tables.borrow().fresh_generation()
+    }
+
+    fn put(&self, record: &Record, isolated: Isolation) {
+        let addresses: Vec<Address> = record.addresses.iter().copied().map(Into::into).collect();
+        let ruleset = |direction| match isolated.of(direction) {
+            true => RulesetId::DENY_ALL,
+            false => RulesetId::of(record.baseline),
+        };
+        let rulesets = Direction::BOTH.map(ruleset);
+        self.tables
+            .borrow_mut()
+            .put_attachment(record.slot, &addresses, record.birth.0, rulesets);
+    }
+
+    fn execute(&self, write: &Write) {
+        let tables = self.tables.borrow();
+        let is_left = matches!(
+            write,
+            Write::Flip { slot, .. } | Write::Renew { slot, .. } if tables.birth(*slot) == 0
+        );
+        // The word of a slot without an attachment is read by none.
+        if !is_left {
+            tables.execute_write(write);
+        }
+    }
+
+    fn holds(&self, record: &Record) -> Result<()> {
+        let birth = self.tables.borrow().birth(record.slot);
+        ensure!(birth == record.birth.0, "its slot is another attachment's");
+        Ok(())
+    }
+}
+
+impl Set for ModelSet {
+    type Lock = ();
+
+    fn name(&self) -> impl Display {
+        self.number
+    }
+
+    fn write(&self, write: &Write, (): &()) -> Result<()> {
+        self.node.try_to("write")?;
+        self.execute(write);
+        self.node.probe();
+        Ok(())
+    }
+
+    fn entries(&self, table: Table) -> Result<Option<u32>> {
+        let [rows, peers] = self.tables.borrow().entries();
+        let found = match table {
+            Table::Rows => rows,
+            Table::Peers => peers,
+            Table::Rulesets
+            | Table::Prefixes
+            | Table::PortSets
+            | Table::Chunks
+            | Table::Classes => return Ok(None),
+        };
+        Ok(Some(u32::try_from(found).context("few entries")?))
+    }
+
+    fn birth(&self, slot: Slot) -> Result<u32> {
+        self.node.try_to("read an attachment's record")?;
+        Ok(self.tables.borrow().birth(slot))
+    }
+
+    fn put_attachment(&self, record: &Record, isolated: Isolation) -> Result<()> {
+        self.node.try_to("write an attachment's record")?;
+        self.put(record, isolated);
+        self.node.probe();
+        Ok(())
+    }
+
+    fn clear_attachment(&self, slot: Slot) -> Result<()> {
+        self.node.try_to("clear a slot")?;
+        self.tables.borrow_mut().clear(slot);
+        Ok(())
+    }
+
+    fn deny(&self, record: &Record, direction: Direction, over: Over) -> Result<bool> {
+        self.node.try_to("isolate an attachment")?;
+        self.holds(record)?;
+        let stands = self.tables.borrow().word(record.slot, direction).ruleset();
+        let stays = match over {
+            Over::Open => stands != RulesetId::ALLOW_ALL,
+            Over::Anything => stands == RulesetId::DENY_ALL,
+        };
+        if stays {
+            return Ok(false);
+        }
+        let denied = RulesetId::DENY_ALL;
+        self.tables.borrow().store(record.slot, direction, denied);
+        self.node.probe();
+        Ok(true)
+    }
+
+    fn open(&self, record: &Record, direction: Direction) -> Result<()> {
+        self.node.try_to("open an attachment")?;
+        self.holds(record)?;
+        let baseline = RulesetId::of(record.baseline);
+        self.tables.borrow().store(record.slot, direction, baseline);
+        self.node.probe();
+        Ok(())
+    }
+
+    fn renew(&self, slot: Slot) -> Result<()> {
+        self.node.try_to("renew an attachment")?;
+        let tables = self.tables.borrow();
+        if tables.birth(slot) != 0 {
+            for direction in Direction::BOTH {
+                tables.store(slot, direction, tables.word(slot, direction).ruleset());
+            }
+        }
+        Ok(())
+    }
+
+    fn renew_all(&self) -> Result<()> {
+        let slots = self.tables.borrow().slots();
+        slots.into_iter().try_for_each(|slot| self.renew(slot))
+    }
+
+    fn draw_generation(&self) -> Result<u32> {
+        Ok(self.fresh_generation())
+    }
+
+    fn put_tunnel_ports(&self, _ports: &BTreeSet<u16>) -> Result<()> {
+        self.node.try_to("write the ports of tunnels")
+    }
+
+    fn put_taken(&self, _net: IpNet) -> Result<()> {
+        self.node.try_to("write a taken address")
+    }
+
+    fn remove_taken(&self, _net: IpNet) -> Result<bool> {
+        self.node.try_to("remove a taken address")?;
+        Ok(true)
+    }
+
+    fn put_foreign(&self, _slot: Slot, _mode: Foreign) -> Result<()> {
+        self.node.try_to("write what becomes of foreign addresses")
+    }
+
+    fn follow_master(&self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+
+    fn swap(&self, record: &Record, (): &()) -> Result<()> {
+        self.node.try_to("swap filters")?;
+        let mut state = self.node.state.borrow_mut();
+        let filter = state.filters.get_mut(&record.slot);
+        *filter.context("there are no filters")? = self.clone();
+        drop(state);
+        self.node.probe();
+        Ok(())
+    }
+
+    fn restore(&self, record: &Record, (): &()) -> Result<bool> {
+        self.node.try_to("restore filters")?;
+        let mut state = self.node.state.borrow_mut();
+        if state.filters.contains_key(&record.slot) {
+            return Ok(false);
+        }
+        state.filters.insert(record.slot, self.clone());
+        Ok(true)
+    }
+
+    fn copy_flows(&self, _only: Option<Slot>) -> Result<Copied> {
+        Ok(Copied::default())
+    }
+
+    fn counters(&self, _direction: Direction) -> Result<Vec<u64>> {
+        Ok(Vec::new())
+    }
+
+    fn flow_use(&self) -> Result<FlowUse> {
+        Ok(FlowUse::default())
+    }
+
+    fn usage(&self) -> Result<Vec<Usage>> {
+        Ok(Vec::new())
+    }
+}

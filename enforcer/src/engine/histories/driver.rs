@@ -1,0 +1,704 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A node and its engine, to which things happen.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use podgate_datapath::Sizes;
+use podgate_datapath::netlink::Ifindex;
+use podgate_datapath::record::{AttachmentId, Generation, PodName, Record, Slot};
+use podgate_handoff::{Reply, Request};
+use podgate_policy::arbitrary::{self, Edit};
+use podgate_policy::connection::{Baseline, Connection, Direction, Transport};
+use podgate_policy::model::{ObjectName, Protocol, World};
+use podgate_policy::oracle::may_be_redirected;
+use tokio::sync::{oneshot, watch};
+
+use super::Happening;
+use super::moments::{Bounds, Moment, Probe, Probes, Window};
+use crate::cluster::{Cluster, ForeignSetting};
+use crate::condition::Condition;
+use crate::convert::pod::IdentifiedPod;
+use crate::engine::change::FactsChange;
+use crate::engine::dataplane::Dataplane;
+use crate::engine::dataplane::model::{Faults, Model, Plugin};
+use crate::engine::grace::Grace;
+use crate::engine::inbox::Inbox;
+use crate::engine::{Engine, EngineConfig, Event, Handoff};
+use crate::guard::Guard;
+use crate::node::{Addresses, Noticed};
+use crate::source::{News, Objects, SourceStatus, Update};
+
+/// How many packets are tried after each write.
+const PROBES: usize = 8;
+
+/// After so many turns, of 100 ms each, all is in force: what failed is tried again meanwhile.
+const REST: usize = 400;
+
+/// The node, its engine, and what both should know.
+pub(super) struct Driver {
+    node: Model,
+    engine: Option<Engine<Model>>,
+    events: Sender<Event>,
+    inbox: Receiver<Event>,
+    sizes: Sizes,
+    /// What the source says.
+    world: World,
+    objects: Objects,
+    /// The same as the engine should know it.
+    cluster: Cluster,
+    /// What was so since all was in force.
+    window: Window,
+    /// The births of attachments whose ADD found a record of isolated namespaces.
+    guarded: BTreeSet<u32>,
+    /// Of these, those whose ADD found no enforcer to answer it; and all that an engine has known: their pods run as policy says.
+    running: BTreeSet<u32>,
+    /// Addresses whose ADD and DEL came while the engine did not look. Nobody is behind them, and what was known of them is
+    /// deleted until something else is known.
+    unseen: BTreeSet<IpAddr>,
+    /// Nothing is on its way between the node and the table set in force.
+    is_idle: bool,
+    probes: Rc<RefCell<Probes>>,
+    dice: Dice,
+    /// Whether all fits into the tables.
+    is_roomy: bool,
+    replies: Vec<(Record, oneshot::Receiver<Reply>)>,
+    /// Whether the enforcer is killed in what happens next.
+    dies: bool,
+}
+
+/// Numbers from a seed (splitmix64).
+struct Dice(u64);
+
+impl Engine<Model> {
+    /// Nothing is on its way in the table set in force, but for policy that waits for another one.
+    fn is_idle(&self) -> bool {
+        let world = self.cluster.view().world;
+        let has_facts = FactsChange::between(&self.facts, &world) == FactsChange::None;
+        has_facts
+            && !self.facts_missing
+            && !self.more_to_do
+            && self.pending.is_none()
+            && self.trouble.is_none()
+            && self.facts_due.is_none()
+    }
+
+    /// All that is known is in force.
+    fn is_settled(&self) -> bool {
+        self.is_idle()
+            && self.built.unswapped.is_empty()
+            && self.open.is_empty()
+            && self.isolated_file.trouble.is_none()
+            && !self.is_drafting()
+    }
+
+    /// It waits for nothing.
+    fn is_calm(&self) -> bool {
+        self.is_settled() && self.grace == Grace::None && !self.built.planner.waits_for_grace()
+    }
+}
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % limit as u64).expect("below a usize")
+    }
+}
+
+impl Driver {
+    pub(super) fn new(world: World, seed: u64) -> Self {
+        let (events, inbox) = channel();
+        let node = Model::new();
+        let probes = Rc::new(RefCell::new(Probes::default()));
+        let small = Sizes {
+            rulesets: 8,
+            rows: 16,
+            peers: 16,
+            portsets: 16,
+            chunks: 32,
+            ..Sizes::default()
+        };
+        let mut dice = Dice(seed);
+        let is_roomy = dice.below(2) == 0;
+        let sizes = if is_roomy { Sizes::default() } else { small };
+        let mut driver = Self {
+            node: node.clone(),
+            engine: None,
+            events,
+            inbox,
+            sizes,
+            world,
+            objects: Objects::default(),
+            cluster: Cluster::default(),
+            window: Window::default(),
+            guarded: BTreeSet::new(),
+            running: BTreeSet::new(),
+            unseen: BTreeSet::new(),
+            is_idle: false,
+            probes: Rc::clone(&probes),
+            dice,
+            is_roomy,
+            replies: Vec::new(),
+            dies: false,
+        };
+        driver.objects = objects_of(&driver.world);
+        driver.forget();
+        node.set_addresses(driver.world.node_addresses.iter().copied());
+        let watched = node.clone();
+        node.probe_with(move || {
+            let mut probes = probes.borrow_mut();
+            let Probes { probes, wrong } = &mut *probes;
+            if wrong.is_some() {
+                return;
+            }
+            *wrong = probes.iter().find_map(|probe| probe.on_the_way(&watched));
+        });
+        driver
+    }
+
+    /// What was known of pods that are gone is not known any more.
+    fn forget(&mut self) {
+        self.cluster = Cluster::default();
+        let services = self.world.service_options.clone();
+        self.cluster.set_node(self.node_name(), services);
+        self.cluster.set_source(self.objects.clone());
+        self.cluster.set_node_addresses(self.addresses());
+    }
+
+    fn send(&self, event: Event) {
+        self.events.send(event).expect("we hold the other end");
+    }
+
+    fn node_name(&self) -> String {
+        self.world
+            .node_name
+            .clone()
+            .unwrap_or_else(|| "here".into())
+    }
+
+    fn addresses(&self) -> Addresses {
+        Addresses {
+            own: self.world.node_addresses.iter().copied().collect(),
+            scopes: self.world.node_scopes.clone(),
+            tunnel_ports: self.world.tunnel_ports.clone(),
+        }
+    }
+
+    /// Takes note of what is to be in force, and of what is tried.
+    pub(super) fn note(&mut self) {
+        let records = self.node.attachments();
+        self.cluster.set_attachments(records.clone());
+        let moment = Moment::new(self.cluster.view(), &records);
+        self.window.push(moment);
+        self.aim();
+    }
+
+    /// Has a plugin run soon. What will be known then may be in force before its turn is over.
+    fn run_later(&mut self, locks: u32, plugin: Plugin) {
+        let mut records = self.node.attachments();
+        match &plugin {
+            Plugin::Add(record) => {
+                records.retain(|it| it.identity != record.identity);
+                records.push(self.node.with_free_addresses(record));
+            }
+            Plugin::Del(identity, _) => records.retain(|it| it.identity != *identity),
+        }
+        let mut cluster = self.cluster.clone();
+        cluster.set_attachments(records.clone());
+        self.window.push(Moment::new(cluster.view(), &records));
+        self.note();
+        self.node.run_later(locks, plugin);
+    }
+
+    /// Draws packets to try.
+    fn aim(&mut self) {
+        let mut records = self.node.attachments();
+        records.retain(|record| self.running.contains(&record.birth.0));
+        let mut probes = Vec::new();
+        for _ in 0..PROBES {
+            if records.is_empty() {
+                break;
+            }
+            let record = records[self.dice.below(records.len())].clone();
+            probes.push(self.probe(&record));
+        }
+        self.probes.borrow_mut().probes = probes;
+    }
+
+    fn probe(&mut self, record: &Record) -> Probe {
+        let connection = self.connection(record);
+        let mut bounds = self.window.judge(record, &connection);
+        // Where tables are full, pods are denied rather than open.
+        bounds.must_pass &= self.is_roomy && self.is_there(record) && !self.is_unseen(&connection);
+        Probe {
+            record: record.clone(),
+            connection,
+            bounds,
+        }
+    }
+
+    /// A connection of an attachment with somebody else.
+    fn connection(&mut self, record: &Record) -> Connection {
+        let direction = Direction::BOTH[self.dice.below(2)];
+        let peer = loop {
+            let index = u8::try_from(self.dice.below(16)).expect("few addresses");
+            let peer = match self.dice.below(9) {
+                0 => [192, 0, 2, 1].into(),
+                1 => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+                2..6 => arbitrary::ipv4(index),
+                _ => arbitrary::ipv6(index),
+            };
+            if !record.addresses.contains(&peer) {
+                break peer;
+            }
+        };
+        let ports = [1, 2, 3, 4, 5, 6, 7, 8, 4789, 6081, 8472, 0xfffe, 0xffff];
+        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+        let transport = match (self.dice.below(8), direction) {
+            // A tunnel to the pod is the kernel's own matter while its address is the node's.
+            (0, Direction::Ingress) => Transport::Other([1, 50, 58][self.dice.below(3)]),
+            (0, Direction::Egress) => Transport::Other([1, 4, 41, 47, 58][self.dice.below(5)]),
+            _ => Transport::Port(
+                protocols[self.dice.below(protocols.len())],
+                ports[self.dice.below(ports.len())],
+            ),
+        };
+        Connection {
+            direction,
+            peer,
+            transport,
+        }
+    }
+
+    fn config(&self) -> EngineConfig<Model> {
+        EngineConfig {
+            node: self.node.clone(),
+            sizes: self.sizes,
+            node_name: self.node_name(),
+            services: self.world.service_options.clone(),
+            foreign: ForeignSetting::default(),
+            guard: Guard::default(),
+            node_addresses: self.addresses(),
+            questions: None,
+        }
+    }
+
+    pub(super) fn start(&mut self) -> Result<(), String> {
+        // What was sent to the one before is lost with it.
+        while self.inbox.try_recv().is_ok() {}
+        self.replies.clear();
+        self.unseen.clear();
+        self.forget();
+        self.note();
+        // An engine that starts does not know what isolates a pod that may open any connection: it is denied until what is
+        // narrower is in force.
+        for probe in &mut self.probes.borrow_mut().probes {
+            probe.bounds.must_pass &= !probe.bounds.is_isolated;
+        }
+        self.node.judge_again().ok();
+        let condition = watch::channel(Condition::Starting(Vec::new())).0;
+        let wrong = SourceStatus::default();
+        let started = Engine::start(self.config(), self.objects.clone(), wrong, condition);
+        // If something fails, it is started again later.
+        self.engine = started.ok();
+        self.look()
+    }
+
+    fn turn(&mut self) -> Result<(), String> {
+        if self.node.has_drafts() && self.dice.below(2) == 0 {
+            self.send(Event::Drafted);
+        }
+        if let Some(engine) = &mut self.engine {
+            let inbox = Inbox::gather(&self.inbox, Duration::ZERO);
+            engine.take(inbox);
+        }
+        self.look()
+    }
+
+    /// What was seen on the way; what stands now; and what ADDs were answered.
+    fn look(&mut self) -> Result<(), String> {
+        if let Some(wrong) = self.probes.borrow_mut().wrong.take() {
+            return Err(wrong);
+        }
+        let is_told = !self.after_plugins();
+        let Some(engine) = &self.engine else {
+            return Ok(());
+        };
+        // What cannot be isolated is reported.
+        let known = engine.cluster.records();
+        let known = known.filter(|record| !engine.open.contains_key(&record.slot));
+        self.running.extend(known.map(|record| record.birth.0));
+        // What finds no room waits for the grace period that makes some.
+        let has_room = self.is_roomy || !engine.built.planner.waits_for_grace();
+        self.is_idle = is_told && has_room && engine.is_idle();
+        if self.is_idle && engine.is_settled() {
+            self.window.settle(self.node.generation());
+        }
+        self.aim();
+        let probes = std::mem::take(&mut self.probes.borrow_mut().probes);
+        let wrong = probes.iter().find_map(|probe| self.after_turn(probe));
+        self.probes.borrow_mut().probes = probes;
+        if let Some(wrong) = wrong {
+            return Err(wrong);
+        }
+        let mut open = Vec::new();
+        for (record, mut reply) in std::mem::take(&mut self.replies) {
+            match reply.try_recv() {
+                Ok(Reply::InForce) => self.is_in_force(&record)?,
+                Ok(_) | Err(oneshot::error::TryRecvError::Closed) => {}
+                Err(oneshot::error::TryRecvError::Empty) => open.push((record, reply)),
+            }
+        }
+        self.replies = open;
+        Ok(())
+    }
+
+    /// What is wrong with a packet between two turns.
+    fn after_turn(&self, probe: &Probe) -> Option<String> {
+        let engine = self.engine.as_ref()?;
+        let passed = probe.passes(&self.node)?;
+        let Probe {
+            record,
+            connection,
+            bounds,
+        } = probe;
+        let slot = record.slot;
+        let is_known = engine.cluster.record(&record.identity) == Some(record);
+        let is_reported =
+            engine.open.contains_key(&slot) || engine.built.unswapped.contains_key(&slot);
+        if !is_known || is_reported {
+            return None;
+        }
+        let stands = engine.in_force.get(&slot);
+        let waits = engine.is_drafting() && stands != engine.compiled.of(slot);
+        let is_certain = !waits && self.is_there(record) && !self.is_unseen(connection);
+        let what = match passed {
+            true if self.is_idle && !bounds.passes_now => "passes that is not allowed",
+            true if !bounds.may_pass_isolated => "passes of an isolated pod that no policy allows",
+            false if self.is_idle && is_certain && bounds.passes_now => {
+                "is dropped that is allowed"
+            }
+            true | false => return None,
+        };
+        Some(format!("after a turn: {connection:?} of {record:?} {what}"))
+    }
+
+    fn is_unseen(&self, connection: &Connection) -> bool {
+        self.unseen.contains(&connection.peer)
+    }
+
+    /// What plugins did meanwhile is told to the engine; whether they did anything.
+    fn after_plugins(&mut self) -> bool {
+        let done = self.node.plugins_done();
+        let is_anything = !done.is_empty();
+        for done in done {
+            match done {
+                Plugin::Add(record) => {
+                    let reply = self.request(Request::Add(record.identity.clone()));
+                    if self.node.has_isolated_file() {
+                        self.guarded.insert(record.birth.0);
+                    }
+                    if self.engine.is_none() {
+                        self.run_guarded();
+                    }
+                    self.note();
+                    self.replies.push((*record, reply));
+                }
+                Plugin::Del(identity, record) => {
+                    let cluster = self.engine.as_ref().map(|engine| &engine.cluster);
+                    let known = cluster.and_then(|cluster| cluster.record(&identity));
+                    if let Some(record) = record.filter(|record| known != Some(record)) {
+                        self.unseen.extend(record.addresses);
+                    }
+                    self.note();
+                    self.request(Request::Del(identity));
+                }
+            }
+        }
+        is_anything
+    }
+
+    /// An ADD that is answered so meets its policy with the first packet.
+    fn is_in_force(&mut self, record: &Record) -> Result<(), String> {
+        if !self.node.attachments().contains(record) || !self.is_there(record) {
+            return Ok(());
+        }
+        for _ in 0..4 {
+            let probe = self.probe(record);
+            let Some(passed) = probe.passes(&self.node) else {
+                continue;
+            };
+            let Bounds {
+                may_pass_latest,
+                may_drop_latest,
+                ..
+            } = probe.bounds;
+            let is_known = !self.is_unseen(&probe.connection) && !probe.has_new_peer(&self.node);
+            let may_be = if passed {
+                may_pass_latest
+            } else {
+                may_drop_latest || !is_known
+            };
+            if !may_be {
+                return Err(format!(
+                    "answered in force: {:?} of {record:?} passes: {passed}",
+                    probe.connection
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Until all is in force; then it is what the oracle says.
+    pub(super) fn rest(&mut self) -> Result<(), String> {
+        self.node.fail(Faults::default());
+        self.node.run_plugins(true);
+        self.after_plugins();
+        if self.engine.is_none() {
+            self.start()?;
+        }
+        if self.engine.is_none() {
+            return Err("the engine does not start".into());
+        }
+        let mut calm = 0;
+        for _ in 0..REST {
+            if self.node.take_grace() {
+                self.send(Event::GraceOver);
+            }
+            self.node.wait(Duration::from_millis(100));
+            if self.node.has_drafts() {
+                self.send(Event::Drafted);
+            }
+            self.turn()?;
+            let is_calm = self.engine.as_ref().is_some_and(Engine::is_calm);
+            calm = if is_calm { calm + 1 } else { 0 };
+            if calm >= 3 {
+                return self.compare();
+            }
+        }
+        let engine = self.engine.as_ref().expect("it was started");
+        Err(format!(
+            "it does not come to rest: more {}, pending {}, trouble {:?}, grace {:?}, draft {}, waits {}, unswapped {:?}, facts due {:?}, open {:?}",
+            engine.more_to_do,
+            engine.pending.is_some(),
+            engine.trouble,
+            engine.grace,
+            engine.is_drafting(),
+            engine.built.planner.waits_for_grace(),
+            engine.built.unswapped,
+            engine.facts_due,
+            engine.open,
+        ))
+    }
+
+    fn compare(&mut self) -> Result<(), String> {
+        if !self.window.is_settled() {
+            return Err("at rest, and not settled".into());
+        }
+        let mut records = self.node.attachments();
+        records.retain(|record| self.is_there(record));
+        for record in records {
+            for _ in 0..6 {
+                let probe = self.probe(&record);
+                let may_pass = probe.bounds.passes_now;
+                match probe.passes(&self.node) {
+                    Some(false) if self.is_unseen(&probe.connection) => {}
+                    Some(passed) if passed != may_pass => {
+                        return Err(format!(
+                            "at rest: {:?} of {record:?} passes: {passed}",
+                            probe.connection
+                        ));
+                    }
+                    Some(_) => {}
+                    None if !probe.has_family() => {}
+                    None => return Err(format!("{:?} has no record", record.pod)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the source has the pod of an attachment still. Gone, it is judged as what it was last, if the engine has read the
+    /// attachment's file before.
+    fn is_there(&self, record: &Record) -> bool {
+        let pod = record
+            .pod
+            .as_ref()
+            .map(|pod| ObjectName::new(&pod.namespace, &pod.name));
+        pod.is_some_and(|pod| self.world.pods.contains_key(&pod))
+    }
+
+    pub(super) fn happen(&mut self, happening: Happening) -> Result<(), String> {
+        if self.engine.is_none() && self.dice.below(2) == 0 {
+            self.start()?;
+        }
+        match happening {
+            Happening::Edit(edit) => self.edit(edit),
+            Happening::Add(pod, locks) => {
+                let record = self.record(pod);
+                self.run_later(locks, Plugin::Add(Box::new(record)));
+            }
+            Happening::Remove(pod, locks) => {
+                self.run_later(locks, Plugin::Del(identity_of(pod), None));
+            }
+            Happening::Fault(faults) => self.node.fail(faults),
+            Happening::GraceOver => {
+                if self.node.take_grace() {
+                    self.send(Event::GraceOver);
+                }
+            }
+            Happening::Wait(time) => self.node.wait(time),
+            Happening::LoseIsolated => self.node.lose_isolated_file(),
+            Happening::Kill(after) => {
+                self.dies = true;
+                self.node.fail(Faults {
+                    after,
+                    number: u32::MAX,
+                });
+                return Ok(());
+            }
+            Happening::Rest if self.dies => {}
+            Happening::Rest => return self.rest(),
+        }
+        for _ in 0..=self.dice.below(3) {
+            self.turn()?;
+        }
+        self.node.run_plugins(true);
+        self.after_plugins();
+        if std::mem::take(&mut self.dies) {
+            self.node.fail(Faults::default());
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    /// The enforcer ends: killed, or told to.
+    fn end(&mut self) -> Result<(), String> {
+        if let Some(mut engine) = self.engine.take()
+            && self.dice.below(3) == 0
+        {
+            engine.end();
+        }
+        if let Some(wrong) = self.probes.borrow_mut().wrong.take() {
+            return Err(wrong);
+        }
+        self.run_guarded();
+        self.node.take_grace();
+        drop(self.node.finished_drafts());
+        Ok(())
+    }
+
+    fn run_guarded(&mut self) {
+        self.running.append(&mut self.guarded);
+    }
+
+    fn edit(&mut self, edit: Edit) {
+        edit.apply(&mut self.world);
+        let new = objects_of(&self.world);
+        let changes = self.objects.differences(&new);
+        self.objects = new;
+        self.cluster.apply(changes.clone());
+        let addresses = self.addresses();
+        self.cluster.set_node_addresses(addresses.clone());
+        self.node
+            .set_addresses(self.world.node_addresses.iter().copied());
+        self.note();
+        let update = Update {
+            changes,
+            wrong: SourceStatus::default(),
+        };
+        let source = Event::Source(News::Update(update));
+        let node = Event::Node(Noticed::Addresses(addresses));
+        for event in [source, node] {
+            self.send(event);
+        }
+    }
+
+    /// The attachment that an ADD of this pod makes.
+    fn record(&mut self, pod: usize) -> Record {
+        let identity = identity_of(pod);
+        let name = name_of(pod);
+        // An address that is free again may still be said to be another pod's.
+        let others = self.dice.below(4) == 0;
+        let pods = self.world.pods.len();
+        let other = self.world.pods.values().nth(self.dice.below(pods.max(1)));
+        let known = self.world.pods.get(&name);
+        let addressed = other.filter(|_| others).or(known);
+        let addresses = addressed.map_or_else(Vec::new, |pod| pod.addresses.clone());
+        let is_free = |address: &IpAddr| {
+            // An ADD deletes what is known of its addresses. Nodes and Services have others.
+            !may_be_redirected(&self.world, *address) && !self.world.cluster_nodes.contains(address)
+        };
+        let addresses = addresses.into_iter().filter(is_free).collect();
+        let uid = known.and_then(|pod| pod.uid.as_ref());
+        Record {
+            identity,
+            network: "net".into(),
+            pod: Some(PodName {
+                namespace: name.namespace,
+                name: name.name,
+                uid: uid.map(ToString::to_string),
+            }),
+            netns_inode: 1,
+            pod_ifindex: Ifindex(2),
+            host_ifindex: Ifindex(100 + u32::try_from(pod).expect("few pods")),
+            host_mac: None,
+            pod_mac: Some([2; 6]),
+            broadcasts: Vec::new(),
+            addresses,
+            baseline: Baseline::Allow,
+            slot: Slot(0),
+            birth: Generation(0),
+        }
+    }
+
+    fn request(&self, request: Request) -> oneshot::Receiver<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let handoff = Event::Handoff(Handoff { request, reply });
+        self.send(handoff);
+        answer
+    }
+}
+
+fn name_of(pod: usize) -> ObjectName {
+    let (namespace, pod) = (pod / arbitrary::PODS.len(), pod % arbitrary::PODS.len());
+    ObjectName::new(arbitrary::NAMESPACES[namespace], arbitrary::PODS[pod])
+}
+
+fn identity_of(pod: usize) -> AttachmentId {
+    AttachmentId {
+        container_id: format!("c{pod}"),
+        ifname: "eth0".into(),
+    }
+}
+
+/// What a source would say of a world.
+fn objects_of(world: &World) -> Objects {
+    let pods = world.pods.iter().map(|(name, pod)| {
+        let identified = IdentifiedPod {
+            name: name.clone(),
+            config_hash: None,
+            node: pod.node.as_deref().map(Into::into),
+            pod: Arc::clone(pod),
+        };
+        (name.clone(), Arc::new(identified))
+    });
+    let nodes = world.cluster_nodes.iter().copied().collect();
+    Objects {
+        namespaces: world.namespaces.clone(),
+        pods: pods.collect(),
+        policies: world.policies.clone(),
+        listed: world.listed.clone(),
+        nodes: [("n".to_owned(), Arc::new(nodes))].into_iter().collect(),
+        services: world.services.clone(),
+        endpoint_slices: world.endpoint_slices.clone(),
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What was so since all was in force, and packets that are tried meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use podgate_datapath::record::Record;
+use podgate_policy::connection::{Connection, Subject, Verdict};
+use podgate_policy::evaluate;
+use podgate_policy::isolation::{self, Isolation};
+use podgate_policy::model::{NetworkPolicy, ObjectName, Pod, Selector, World};
+
+use crate::cluster::View;
+use crate::engine::dataplane::model::Model;
+use crate::plan::host::frames::{Part, passes};
+
+/// What is known at one time.
+pub(super) struct Moment {
+    world: World,
+    /// Who the pods of attachments are, by the attachment's birth.
+    subjects: BTreeMap<u32, Arc<Subject>>,
+}
+
+/// All moments since the last one of which everything was in force.
+#[derive(Default)]
+pub(super) struct Window {
+    moments: Vec<Moment>,
+    /// The facts of each moment with the policies of each, and of which moment these are: facts and policies are written apart.
+    mixed: Vec<(usize, World)>,
+    /// The generation that was drawn last when it began: attachments of a later one are new.
+    since: u32,
+}
+
+/// What may become of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    since: u32,
+    /// The latest policies isolate the pod in this direction.
+    pub(super) is_isolated: bool,
+    /// Some facts and policies of the window allow it.
+    pub(super) may_pass: bool,
+    /// The same, of those policies only that isolate the pod in this direction, if the latest do.
+    pub(super) may_pass_isolated: bool,
+    /// The same, of the latest policies only.
+    pub(super) may_pass_latest: bool,
+    /// Some facts deny it with the latest policies.
+    pub(super) may_drop_latest: bool,
+    /// What is known now allows it.
+    pub(super) passes_now: bool,
+    /// All facts and policies of the window allow it, and the pod was known all the time and did not become isolated.
+    pub(super) must_pass: bool,
+}
+
+impl Moment {
+    pub(super) fn new(view: View, records: &[Record]) -> Self {
+        let of_record = |record: &Record| {
+            let subject = view.subjects.get(&record.slot)?;
+            Some((record.birth.0, Arc::clone(subject)))
+        };
+        Self {
+            subjects: records.iter().filter_map(of_record).collect(),
+            world: view.world,
+        }
+    }
+
+    fn policies_of<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a NetworkPolicy> {
+        let policies = self.world.policies.iter();
+        policies
+            .filter(move |(name, _)| name.namespace == namespace)
+            .map(|(_, policy)| policy.as_ref())
+    }
+
+    /// Whether the source has the pod of an attachment.
+    fn knows(&self, record: &Record) -> bool {
+        let pod = record.pod.as_ref();
+        let name = pod.map(|pod| ObjectName::new(&pod.namespace, &pod.name));
+        name.is_some_and(|name| self.world.pods.contains_key(&name))
+    }
+
+    /// Where policies isolate an attachment. A pod that is not known: where any of its namespace's does.
+    pub(super) fn isolation_of(&self, record: &Record, subject: Option<&Subject>) -> Isolation {
+        let policies = self.policies_of(namespace_of(record));
+        match subject {
+            Some(subject) => isolation::of_subject(policies, subject),
+            None => isolation::of_policies(policies),
+        }
+    }
+}
+
+impl Window {
+    pub(super) fn push(&mut self, moment: Moment) {
+        let new = self.moments.len();
+        self.moments.push(moment);
+        for old in 0..new {
+            self.mix(old, new);
+            self.mix(new, old);
+        }
+        self.mix(new, new);
+    }
+
+    fn mix(&mut self, facts: usize, policies: usize) {
+        let world = World {
+            policies: self.moments[policies].world.policies.clone(),
+            ..self.moments[facts].world.clone()
+        };
+        self.mixed.push((policies, world));
+    }
+
+    /// All of the latest moment is in force.
+    pub(super) fn settle(&mut self, since: u32) {
+        let latest = self.moments.pop();
+        *self = Self {
+            since,
+            ..Self::default()
+        };
+        self.moments.extend(latest);
+        if !self.moments.is_empty() {
+            self.mix(0, 0);
+        }
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.moments.len() == 1
+    }
+
+    pub(super) fn judge(&self, record: &Record, connection: &Connection) -> Bounds {
+        let latest = self.moments.len() - 1;
+        let subjects: Vec<Option<&Subject>> = self
+            .moments
+            .iter()
+            .map(|it| it.subjects.get(&record.birth.0).map(AsRef::as_ref))
+            .collect();
+        // Before an attachment was made, its pod was who it is now.
+        let subject_at = |moment: usize| subjects[moment].or(subjects[latest]);
+        let direction = connection.direction;
+        let isolated: Vec<bool> = (0..=latest)
+            .map(|at| {
+                let isolation = self.moments[at].isolation_of(record, subject_at(at));
+                isolation.of(direction)
+            })
+            .collect();
+        let verdicts: Vec<(usize, bool)> = self
+            .mixed
+            .iter()
+            .map(|(policies, world)| {
+                let verdict = match subject_at(*policies) {
+                    Some(subject) => evaluate(world, subject, connection),
+                    None => of_unknown(world, record, isolated[*policies], connection),
+                };
+                (*policies, verdict == Verdict::Allow)
+            })
+            .collect();
+        let (_, passes_now) = verdicts.last().copied().expect("something is known");
+        let any = |of: &dyn Fn(usize) -> bool| {
+            let mut allowed = verdicts.iter().filter(|(_, allows)| *allows);
+            allowed.any(|(policies, _)| of(*policies))
+        };
+        Bounds {
+            since: self.since,
+            is_isolated: isolated[latest],
+            may_pass: any(&|_| true),
+            may_pass_isolated: any(&|at| isolated[at] || !isolated[latest]),
+            may_pass_latest: any(&|at| at == latest),
+            may_drop_latest: verdicts
+                .iter()
+                .any(|(at, allows)| *at == latest && !*allows),
+            passes_now,
+            must_pass: verdicts.iter().all(|(_, allows)| *allows)
+                && subjects.iter().all(Option::is_some)
+                && self.moments.iter().all(|it| it.knows(record))
+                && isolated.iter().all(|it| *it == isolated[0]),
+        }
+    }
+}
+
+/// A pod that the source does not know is isolated where a policy of its namespace isolates any.
+fn of_unknown(
+    world: &World,
+    record: &Record,
+    is_isolated: bool,
+    connection: &Connection,
+) -> Verdict {
+    let isolating = NetworkPolicy {
+        members: Selector::everything().into(),
+        isolates_ingress: is_isolated,
+        isolates_egress: is_isolated,
+        ingress: Vec::new(),
+        egress: Vec::new(),
+    };
+    let name = ObjectName::new(namespace_of(record), "");
+    let unknown = Subject::new(name.clone(), &Pod::default(), record.baseline);
+    let world = World {
+        policies: OrdMap::unit(name, Arc::new(isolating)),
+        ..world.clone()
+    };
+    evaluate(&world, &unknown, connection)
+}
+
+fn namespace_of(record: &Record) -> &str {
+    record.pod.as_ref().map_or("", |pod| &pod.namespace)
+}
+
+/// A packet that is tried again and again.
+pub(super) struct Probe {
+    pub(super) record: Record,
+    pub(super) connection: Connection,
+    pub(super) bounds: Bounds,
+}
+
+impl Probe {
+    /// Whether it passes; none if nothing of the attachment judges it.
+    pub(super) fn passes(&self, node: &Model) -> Option<bool> {
+        let slot = self.record.slot;
+        let tables = node.tables_of(slot)?;
+        let tables = tables.try_borrow().ok()?;
+        if tables.birth(slot) != self.record.birth.0 {
+            return None;
+        }
+        self.has_family()
+            .then(|| passes(&tables, slot, &self.connection, Part::Opening))
+    }
+
+    /// Whether the pod has packets of this family.
+    pub(super) fn has_family(&self) -> bool {
+        let mut own = self.record.addresses.iter();
+        own.any(|own| own.is_ipv4() == self.connection.peer.is_ipv4())
+    }
+
+    /// Whether the peer's address was a new pod's since all was in force: an ADD deletes what is known of it.
+    pub(super) fn has_new_peer(&self, node: &Model) -> bool {
+        let added = node.added(self.connection.peer);
+        added.is_some_and(|birth| birth > self.bounds.since)
+    }
+
+    /// What is wrong with this while writes are executed.
+    pub(super) fn on_the_way(&self, node: &Model) -> Option<String> {
+        let passed = self.passes(node)?;
+        let Bounds {
+            may_pass,
+            must_pass,
+            ..
+        } = self.bounds;
+        let what = match passed {
+            true if !may_pass => "passes that nothing known allows",
+            false if must_pass && !self.has_new_peer(node) => {
+                "is dropped that all that is known allows"
+            }
+            true | false => return None,
+        };
+        let Self {
+            record, connection, ..
+        } = self;
+        Some(format!("on the way: {connection:?} of {record:?} {what}"))
+    }
+}
+
+/// What is tried after each write, and what was wrong first.
+#[derive(Default)]
+pub(super) struct Probes {
+    pub(super) probes: Vec<Probe>,
+    pub(super) wrong: Option<String>,
+}
