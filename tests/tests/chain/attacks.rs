@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The attacks of `tests/ATTACKS.md` that need real namespaces, plugins or packets, by their numbers there.
+//! The attacks of `docs/threat-model.md` that need real namespaces, plugins or packets, by their numbers there.
 //!
 //! A packet that must not arrive is first seen to arrive from a pod without podgate: so it is a real one.
 
