@@ -11,12 +11,13 @@ use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{Record, Slot};
 use podgate_datapath::sweep::Swept;
 
+use super::Engine;
+use super::adds::Waiting;
 use super::build::{copy_flows, follow_master, take_over};
 use super::dataplane::{Dataplane, Set};
 use super::directory::Directory;
 use super::inbox::Links;
 use super::reconcile::LOCK_PATIENCE;
-use super::{Engine, Waiting};
 use crate::cluster::Cluster;
 
 /// When interfaces are looked after again that could not be.
@@ -27,10 +28,10 @@ impl<D: Dataplane> Engine<D> {
     /// known of its addresses.
     pub(super) fn read_attachments(&mut self, lock: &D::Lock) -> Result<()> {
         let directory = self.node.directory();
-        if !directory.is_still(&self.directory) {
+        if !directory.is_still(&self.known.directory) {
             self.read_all_attachments(directory, lock)?;
         }
-        for waiting in &mut self.waiting {
+        for waiting in &mut self.adds.waiting {
             waiting.files_were_read = true;
         }
         Ok(())
@@ -38,27 +39,26 @@ impl<D: Dataplane> Engine<D> {
 
     fn read_all_attachments(&mut self, directory: Directory, lock: &D::Lock) -> Result<()> {
         let (records, are_all) = self.attachments_now(lock)?;
-        self.directory = if are_all {
+        self.known.directory = if are_all {
             directory
         } else {
             Directory::default()
         };
-        let new = self.cluster.set_attachments(records);
+        let new = self.known.cluster.set_attachments(records);
         if !new.is_empty() {
             // Their interfaces may have been reported as nobody's.
-            self.links.look_soon(self.node.now());
+            self.surroundings.links.look_soon(self.node.now());
         }
-        let standing: BTreeSet<Slot> = self.cluster.records().map(|record| record.slot).collect();
         // Those that are gone stay, until the planner has been told.
         for slot in &new {
             self.compiled.forget(*slot);
-            self.in_force.remove(slot);
-            self.held_back.remove(slot);
-            self.held.remove(slot);
+            self.standing.rulesets.remove(slot);
         }
-        self.open.retain(|slot, _| standing.contains(slot));
-        self.held.retain(|slot, _| standing.contains(slot));
+        let standing = self.known.cluster.records().map(|record| record.slot);
+        let same = standing.filter(|slot| !new.contains(slot)).collect();
+        self.hindrances.retain(&same);
         let records: Vec<Record> = self
+            .known
             .cluster
             .records()
             .filter(|record| new.contains(&record.slot))
@@ -66,31 +66,29 @@ impl<D: Dataplane> Engine<D> {
             .collect();
         for record in &records {
             let isolated = self.isolated(record);
-            if let Err(error) = finish_record(&self.built.set, record, isolated) {
+            if let Err(error) = finish_record(&self.standing.built.set, record, isolated) {
                 let error = format!("{error:#}");
                 tracing::warn!(attachment = %record.identity, error, "it has no record, and drops everything");
             }
-            self.built.planner.attachment_was_replaced(record.slot);
+            self.standing
+                .built
+                .planner
+                .attachment_was_replaced(record.slot);
             for address in &record.addresses {
-                self.built.planner.address_was_deleted(*address);
+                self.standing.built.planner.address_was_deleted(*address);
             }
-            self.facts_missing = true;
+            self.standing.facts_missing = true;
         }
-        if let Some(pending) = &mut self.pending {
+        if let Some(pending) = &mut self.standing.pending {
             pending.execution.overtake(&records);
         }
-        self.built
-            .unswapped
-            .retain(|slot, _| standing.contains(slot) && !new.contains(slot));
-        self.shadowed
-            .retain(|slot, _| standing.contains(slot) && !new.contains(slot));
         Ok(())
     }
 
     /// The directions in which an attachment waits for its policy.
     pub(super) fn isolated(&self, record: &Record) -> Isolation {
         let selections = self.compiled.selections();
-        selections.isolation_of_new(record, &self.cluster)
+        selections.isolation_of_new(record, &self.known.cluster)
     }
 
     /// The attachments of the files, and those whose file somebody took away: DEL empties the slot before it deletes
@@ -100,17 +98,18 @@ impl<D: Dataplane> Engine<D> {
         let Files {
             mut records,
             unreadable,
-        } = read_attachments(&mut self.node, &self.cluster)?;
-        self.unreadable = unreadable;
-        let mut are_all = self.unreadable.is_empty();
+        } = read_attachments(&mut self.node, &self.known.cluster)?;
+        self.known.unreadable = unreadable;
+        let mut are_all = self.known.unreadable.is_empty();
         let slots: BTreeSet<Slot> = records.iter().map(|record| record.slot).collect();
         let mut stand_on = Vec::new();
         for known in self
+            .known
             .cluster
             .records()
             .filter(|record| !slots.contains(&record.slot))
         {
-            let set = &self.built.set;
+            let set = &self.standing.built.set;
             if set.birth(known.slot)? != known.birth.0 {
                 continue;
             }
@@ -121,7 +120,7 @@ impl<D: Dataplane> Engine<D> {
             }
             tracing::warn!(attachment = %known.identity, "its file is gone, and it is not detached: it stays in force");
             if let Err(error) = self.node.restore_record(known, lock) {
-                self.unreadable.push(format!("{error:#}"));
+                self.known.unreadable.push(format!("{error:#}"));
             }
             stand_on.push(known.clone());
             are_all = false;
@@ -133,10 +132,14 @@ impl<D: Dataplane> Engine<D> {
     /// Those of the interfaces that have an attachment, so that what others do on theirs costs no look at all files and
     /// interfaces. All of them while there may be attachments that are not known yet.
     pub(super) fn of_attachments(&self, links: Links) -> Links {
-        if links == Links::None || !self.node.directory().is_still(&self.directory) {
+        if links == Links::None || !self.node.directory().is_still(&self.known.directory) {
             return links;
         }
-        let ours = self.cluster.records().map(|record| record.host_ifindex);
+        let ours = self
+            .known
+            .cluster
+            .records()
+            .map(|record| record.host_ifindex);
         links.among(&ours.collect())
     }
 
@@ -165,33 +168,33 @@ impl<D: Dataplane> Engine<D> {
                 "interfaces could not be looked after; it is tried again"
             );
             metrics::counter!("podgate_retries_total").increment(1);
-            self.upkeep_due = self.node.now() + RETRY;
+            self.pace.upkeep_due = self.node.now() + RETRY;
         }
     }
 
     /// What keeps an attachment with its older table set may pass: it is looked at again soon, and less often each time.
     fn look_again_at_unswapped(&mut self) {
-        if self.built.unswapped.is_empty() {
-            self.vain_looks = 0;
+        if self.hindrances.iter().all(|(_, it)| it.unswapped.is_none()) {
+            self.pace.vain_looks = 0;
             return;
         }
-        let pause = RETRY.saturating_mul(1 << self.vain_looks.min(8));
-        self.vain_looks += 1;
-        self.upkeep_due = self.upkeep_due.min(self.node.now() + pause);
+        let pause = RETRY.saturating_mul(1 << self.pace.vain_looks.min(8));
+        self.pace.vain_looks += 1;
+        self.pace.upkeep_due = self.pace.upkeep_due.min(self.node.now() + pause);
     }
 
     /// What hinders may pass.
     pub(super) fn look_soon(&mut self) {
-        self.upkeep_due = self.upkeep_due.min(self.node.now() + RETRY);
+        self.pace.upkeep_due = self.pace.upkeep_due.min(self.node.now() + RETRY);
     }
 
     /// ADDs wait for that.
     pub(super) fn look_soon_if_adds_are_hindered(&mut self) {
         let is_hindered = |waiting: &Waiting| {
-            let record = self.cluster.record(&waiting.identity);
+            let record = self.known.cluster.record(&waiting.identity);
             record.is_some_and(|record| self.hindrance(record.slot).is_some())
         };
-        if self.waiting.iter().any(is_hindered) {
+        if self.adds.waiting.iter().any(is_hindered) {
             self.look_soon();
         }
     }
@@ -201,25 +204,29 @@ impl<D: Dataplane> Engine<D> {
         let concerned = |record: &&Record| {
             only.is_none_or(|interfaces| interfaces.contains(&record.host_ifindex))
         };
-        self.cluster.records().filter(concerned).cloned().collect()
+        self.known
+            .cluster
+            .records()
+            .filter(concerned)
+            .cloned()
+            .collect()
     }
 
     fn look_after(&mut self, record: &Record, lock: &D::Lock) {
         let slot = record.slot;
-        follow_master(&self.built.set, record);
+        follow_master(&self.standing.built.set, record);
         let mut status = self.node.filter_status(record);
         let is_gone = matches!(status, Ok(FilterStatus::Gone { .. }));
-        if is_gone || self.built.unswapped.contains_key(&slot) {
-            match take_over(&self.built.set, record, lock) {
-                Ok(()) => {
-                    if self.built.unswapped.remove(&slot).is_some() {
-                        copy_flows(&self.built.set, Some(slot));
-                    }
-                }
-                Err(error) => {
-                    self.built.unswapped.insert(slot, format!("{error:#}"));
-                }
+        let is_unswapped = self
+            .hindrances
+            .of(slot)
+            .is_some_and(|it| it.unswapped.is_some());
+        if is_gone || is_unswapped {
+            let failed = take_over(&self.standing.built.set, record, lock).err();
+            if is_unswapped && failed.is_none() {
+                copy_flows(&self.standing.built.set, Some(slot));
             }
+            self.hindrances.of_mut(slot).unswapped = failed.map(|error| format!("{error:#}"));
             // Somebody may stand before what was put back.
             status = self.node.filter_status(record);
         } else {
@@ -233,10 +240,7 @@ impl<D: Dataplane> Engine<D> {
             Ok(FilterStatus::InForce | FilterStatus::Gone { .. }) => None,
             Err(error) => Some(format!("{error:#}")),
         };
-        match in_the_way {
-            Some(what) => drop(self.shadowed.insert(slot, what)),
-            None => drop(self.shadowed.remove(&slot)),
-        }
+        self.hindrances.of_mut(slot).shadowed = in_the_way;
     }
 }
 

@@ -16,11 +16,12 @@ use podgate_handoff::Reply;
 use podgate_policy::isolation::Isolation;
 use tokio::sync::watch;
 
+use super::adds::{Waiting, answer};
 use super::answer::PodLookup;
 use super::dataplane::{Dataplane, Set};
 use super::inbox::Inbox;
 use super::reconcile::LOCK_PATIENCE;
-use super::{Engine, EngineConfig, Event, Waiting, answer};
+use super::{Engine, EngineConfig, Event};
 use crate::condition::Condition;
 use crate::source::{Answer, Objects, Question};
 
@@ -98,7 +99,7 @@ impl<D: Dataplane> Engine<D> {
             for reply in inbox.statuses {
                 answer(reply, engine.status());
             }
-            engine.waiting = early.into_iter().map(Early::into_waiting).collect();
+            engine.adds.waiting = early.into_iter().map(Early::into_waiting).collect();
             engine.settle();
             return Ok(Some(engine));
         }

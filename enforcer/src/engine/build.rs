@@ -31,8 +31,6 @@ pub(super) struct Built<S> {
     pub(super) set: S,
     pub(super) planner: Planner,
     pub(super) sizes: Sizes,
-    /// Attachments whose filters are still an older set's, and why.
-    pub(super) unswapped: BTreeMap<Slot, String>,
     /// Where its programs take the node's devices to take tunnels.
     pub(super) tunnel_ports: BTreeSet<u16>,
     /// Which addresses its programs take for those of others.
@@ -41,6 +39,9 @@ pub(super) struct Built<S> {
     pub(super) blind: Option<String>,
 }
 
+/// Attachments whose filters are still an older set's, and why.
+pub(super) type Unswapped = BTreeMap<Slot, String>;
+
 /// Puts in force what was drafted, for the attachments that there are. When it fails, the set before stays current and in force.
 pub(super) fn put_in_force<D: Dataplane>(
     node: &D,
@@ -48,7 +49,7 @@ pub(super) fn put_in_force<D: Dataplane>(
     drafted: Drafted<D>,
     cluster: &Cluster,
     isolated: impl Fn(&Record) -> Isolation,
-) -> Result<Built<D::Set>> {
+) -> Result<(Built<D::Set>, Unswapped)> {
     let Drafted {
         set,
         planner,
@@ -104,7 +105,7 @@ pub(super) fn put_in_force<D: Dataplane>(
     copy_flows(&*set, None);
     let before = node.current().ok().flatten();
     let set = node.name_current(set, lock)?;
-    let mut unswapped = BTreeMap::new();
+    let mut unswapped = Unswapped::new();
     for record in cluster.records() {
         if let Err(error) = take_over(&set, record, lock) {
             tracing::error!(
@@ -119,15 +120,15 @@ pub(super) fn put_in_force<D: Dataplane>(
     copy_flows(&set, None);
     node.unpin_unused(lock);
     tracing::info!(set = %set.name(), attachments = cluster.records().count(), "a new table set is in force");
-    Ok(Built {
+    let built = Built {
         set,
         planner,
         sizes,
         tunnel_ports: world.tunnel_ports,
         taken,
-        unswapped,
         blind,
-    })
+    };
+    Ok((built, unswapped))
 }
 
 /// Tells a table set what the host end of an attachment is a port of. While it does not know, neighbor discovery of the

@@ -87,13 +87,13 @@ impl<D: Dataplane> Engine<D> {
                 "what is known may be too old for new pods: each is asked for"
             );
         }
-        self.doubt = doubt;
+        self.known.doubt = doubt;
     }
 
     /// What the source isolates a pod by, while what is known of it is too old. It is held to that until it is known.
     pub(super) fn take_isolation(&mut self, pod: &PodName, isolation: Isolation) {
-        for waiting in &mut self.waiting {
-            let record = self.cluster.record(&waiting.identity);
+        for waiting in &mut self.adds.waiting {
+            let record = self.known.cluster.record(&waiting.identity);
             let Some(record) = record.filter(|record| record.pod.as_ref() == Some(pod)) else {
                 continue;
             };
@@ -101,14 +101,14 @@ impl<D: Dataplane> Engine<D> {
             if waiting.currency == PodLookup::Open {
                 waiting.currency = PodLookup::Behind;
                 let until = self.node.now() + HOLD;
-                self.held.insert(record.slot, Held { isolation, until });
+                self.hindrances.of_mut(record.slot).held = Some(Held { isolation, until });
             }
         }
     }
 
     /// Something was said: what was not known may be by now.
     pub(super) fn ask_again_for_those_behind(&mut self) {
-        for waiting in &mut self.waiting {
+        for waiting in &mut self.adds.waiting {
             if waiting.currency == PodLookup::Behind {
                 waiting.currency = PodLookup::None;
             }
@@ -132,23 +132,26 @@ impl<D: Dataplane> Engine<D> {
     fn let_go(&mut self) {
         let now = self.node.now();
         let selections = self.compiled.selections();
-        let mut held = std::mem::take(&mut self.held);
-        held.retain(|slot, held| {
-            let record = self.cluster.records().find(|record| record.slot == *slot);
+        let (cluster, is_doubtful) = (&self.known.cluster, self.known.doubt.is_some());
+        let mut next: Option<Instant> = None;
+        for (slot, hindrance) in self.hindrances.iter_mut() {
+            let Some(held) = hindrance.held else {
+                continue;
+            };
+            let record = cluster.records().find(|record| record.slot == slot);
             let is_known = record.is_none_or(|record| {
                 let known = selections.isolation_of(record);
                 known.or(held.isolation) == known
             });
-            !is_known && (self.doubt.is_some() || now < held.until)
-        });
-        self.held = held;
-        if let Some(until) = self
-            .held
-            .values()
-            .map(|held| held.until.max(now + super::attachments::RETRY))
-            .min()
-        {
-            self.upkeep_due = self.upkeep_due.min(until);
+            if is_known || !is_doubtful && held.until <= now {
+                hindrance.held = None;
+                continue;
+            }
+            let until = held.until.max(now + super::attachments::RETRY);
+            next = Some(next.map_or(until, |next| next.min(until)));
+        }
+        if let Some(next) = next {
+            self.pace.upkeep_due = self.pace.upkeep_due.min(next);
         }
     }
 
@@ -160,8 +163,9 @@ impl<D: Dataplane> Engine<D> {
         doubt: &str,
         currency: &mut PodLookup,
     ) -> Option<Reply> {
-        if *currency == PodLookup::None && !self.held.contains_key(&record.slot) {
-            let asked = self.questions.as_ref().zip(record.pod.clone());
+        let hindrance = self.hindrances.of(record.slot);
+        if *currency == PodLookup::None && hindrance.is_none_or(|it| it.held.is_none()) {
+            let asked = self.adds.questions.as_ref().zip(record.pod.clone());
             let is_asked =
                 asked.is_some_and(|(source, pod)| source.send(Question::Isolation(pod)).is_ok());
             *currency = if is_asked {
@@ -197,39 +201,39 @@ impl<D: Dataplane> Engine<D> {
         let lock = self.node.lock(began + patience);
         let waited = self.node.now().saturating_duration_since(began);
         metrics::histogram!("podgate_lock_wait_seconds").record(waited);
-        self.waited += waited;
+        self.pace.waited += waited;
         lock
     }
 
     /// Works out what attachments are to have by what is known now: of all of them, or of as many as there is time for.
     pub(super) fn compile_some(&mut self, until: Option<Instant>) -> View {
-        let view = self.cluster.view();
+        let view = self.known.cluster.view();
         reconcile::compile(&self.node, &mut self.compiled, &view, until);
-        let mut rulesets = withheld(&self.cluster, &view, &self.compiled);
+        let mut rulesets = withheld(&self.known.cluster, &view, &self.compiled);
         self.let_go();
-        for (slot, held) in &self.held {
-            let compiled = self.compiled.what_is_compiled(*slot);
-            if let Some(known) = compiled.filter(|_| !rulesets.contains_key(slot)) {
-                rulesets.insert(
-                    *slot,
-                    narrowed(known, held.isolation, self.compiled.tunnels()),
-                );
+        for (slot, hindrance) in self.hindrances.iter() {
+            let compiled = self.compiled.what_is_compiled(slot);
+            let known = compiled.filter(|_| !rulesets.contains_key(&slot));
+            if let Some((known, held)) = known.zip(hindrance.held) {
+                let tunnels = self.compiled.tunnels();
+                rulesets.insert(slot, narrowed(known, held.isolation, tunnels));
             }
         }
         self.compiled.withhold(rulesets);
-        self.unknown.clone_from(&view.unknown);
+        self.standing.unknown.clone_from(&view.unknown);
         view
     }
 
     /// Brings what isolates whom up to what is known, and isolates those that came since.
     pub(super) fn isolate_new(&mut self) {
-        let view = self.cluster.view();
+        let view = self.known.cluster.view();
         self.compiled.select(&view);
         self.isolate_early();
         let new: Vec<Record> = self
+            .known
             .cluster
             .records()
-            .filter(|record| !self.in_force.contains_key(&record.slot))
+            .filter(|record| !self.standing.rulesets.contains_key(&record.slot))
             .cloned()
             .collect();
         for record in new {
@@ -242,19 +246,26 @@ impl<D: Dataplane> Engine<D> {
     /// change is to be tried again later.
     fn isolate_early(&mut self) {
         let early: Vec<Record> = self
+            .adds
             .waiting
             .iter()
             .filter(|waiting| !waiting.files_were_read)
             .filter_map(|waiting| self.node.record(&waiting.identity).ok().flatten())
-            .filter(|record| self.cluster.record(&record.identity) != Some(record))
+            .filter(|record| self.known.cluster.record(&record.identity) != Some(record))
             .collect();
         for record in early {
             let isolation = self
                 .compiled
                 .selections()
-                .isolation_of_new(&record, &self.cluster);
+                .isolation_of_new(&record, &self.known.cluster);
             for side in sides_of(isolation) {
-                let denied = deny(&self.node, &self.built.set, &record, side, Over::Open);
+                let denied = deny(
+                    &self.node,
+                    &self.standing.built.set,
+                    &record,
+                    side,
+                    Over::Open,
+                );
                 if let Err(error) = denied {
                     self.complain(&record, &error);
                 }
@@ -265,6 +276,7 @@ impl<D: Dataplane> Engine<D> {
     /// Isolates each attachment that is open in a direction in which it is to have a policy that is not in force.
     pub(super) fn isolate_open(&mut self) {
         let records: Vec<(Record, Isolation)> = self
+            .known
             .cluster
             .records()
             .filter_map(|record| {
@@ -278,7 +290,7 @@ impl<D: Dataplane> Engine<D> {
                 if wanted.is_none() && selected.is_none() {
                     return None;
                 }
-                let stands = self.in_force.get(&slot);
+                let stands = self.standing.rulesets.get(&slot);
                 let is_open = |direction| {
                     let is_wanted = match selected {
                         Some(isolation) => isolation.of(direction),
@@ -297,12 +309,10 @@ impl<D: Dataplane> Engine<D> {
                 open.any().then(|| (record.clone(), open))
             })
             .collect();
-        // What became of the others is said already: their policy is in force, or none isolates them any more.
-        for record in self.cluster.records() {
-            let is_open = |(open, _): &(Record, Isolation)| open.slot == record.slot;
-            if !self.open.is_empty() && !records.iter().any(is_open) {
-                self.open.remove(&record.slot);
-            }
+        // The policy of the others is in force, or none isolates them any more.
+        for (slot, hindrance) in self.hindrances.iter_mut() {
+            let is_open = records.iter().any(|(open, _)| open.slot == slot);
+            hindrance.open = hindrance.open.take().filter(|_| is_open);
         }
         for (record, open) in records {
             self.isolate(&record, open);
@@ -319,11 +329,15 @@ impl<D: Dataplane> Engine<D> {
         let mut revoked = Vec::new();
         // Pods share rulesets, and to compare two takes what they are made of.
         let mut compared: HashMap<[*const SubjectRulesets; 2], Isolation> = HashMap::new();
-        for (slot, kept) in &mut self.held_back {
-            let wanted = self.compiled.rulesets().get(slot);
-            let Some((stands, wanted)) = self.in_force.get(slot).zip(wanted) else {
+        for (slot, hindrance) in self.hindrances.iter_mut() {
+            let Some(held_back) = &mut hindrance.held_back else {
                 continue;
             };
+            let wanted = self.compiled.rulesets().get(&slot);
+            let Some((stands, wanted)) = self.standing.rulesets.get(&slot).zip(wanted) else {
+                continue;
+            };
+            let kept = &mut held_back.compared;
             if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, wanted)) {
                 continue;
             }
@@ -338,12 +352,12 @@ impl<D: Dataplane> Engine<D> {
             });
             *kept = Some(Arc::clone(wanted));
             if isolation.any() {
-                revoked.push((*slot, isolation));
+                revoked.push((slot, isolation));
             }
         }
         for (slot, isolation) in revoked {
             let of_slot = |record: &&Record| record.slot == slot;
-            let record = self.cluster.records().find(of_slot).cloned();
+            let record = self.known.cluster.records().find(of_slot).cloned();
             if let Some(record) = record {
                 self.deny_in_place_of(&record, isolation, Over::Anything);
             }
@@ -360,21 +374,28 @@ impl<D: Dataplane> Engine<D> {
         for direction in Direction::BOTH.into_iter().filter(|it| isolation.of(*it)) {
             let stood = match over {
                 Over::Open => Ruleset::Allowed,
-                Over::Anything => match self.in_force.get(&slot) {
+                Over::Anything => match self.standing.rulesets.get(&slot) {
                     Some(stands) => stands.of(direction).clone(),
                     None => Ruleset::Allowed,
                 },
             };
-            match deny(&self.node, &self.built.set, record, direction, over) {
+            match deny(
+                &self.node,
+                &self.standing.built.set,
+                record,
+                direction,
+                over,
+            ) {
                 Ok(was_open) => {
                     if was_open {
                         tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
                     }
-                    self.built
+                    self.standing
+                        .built
                         .planner
                         .attachment_was_denied(slot, direction, &stood);
-                    deny_in(&mut self.in_force, slot, direction, &stood);
-                    if let Some(pending) = &mut self.pending {
+                    deny_in(&mut self.standing.rulesets, slot, direction, &stood);
+                    if let Some(pending) = &mut self.standing.pending {
                         pending.execution.deny(slot, direction);
                         if let Some(rulesets) = &mut pending.rulesets {
                             deny_in(rulesets, slot, direction, &stood);
@@ -386,15 +407,16 @@ impl<D: Dataplane> Engine<D> {
         }
         match failed {
             Some(error) => self.complain(record, &error),
-            None => drop(self.open.remove(&slot)),
+            None => self.hindrances.of_mut(slot).open = None,
         }
     }
 
     fn complain(&mut self, record: &Record, error: &anyhow::Error) {
         let why = format!("{error:#}");
         tracing::error!(attachment = %record.identity, why, "a pod cannot be isolated while its policy is not in force");
-        self.open.insert(record.slot, why);
-        self.upkeep_due = self
+        self.hindrances.of_mut(record.slot).open = Some(why);
+        self.pace.upkeep_due = self
+            .pace
             .upkeep_due
             .min(self.node.now() + super::attachments::RETRY);
     }

@@ -184,6 +184,7 @@ impl<D: Dataplane> Engine<D> {
     /// Those of these interfaces that are host ends, and are not in their group any more.
     pub(super) fn unmarked(&self, changed: &BTreeSet<Ifindex>) -> BTreeSet<Ifindex> {
         let concerned: Vec<&Record> = self
+            .known
             .cluster
             .records()
             .filter(|record| changed.contains(&record.host_ifindex))
@@ -202,10 +203,12 @@ impl<D: Dataplane> Engine<D> {
     /// Attachments of which there is a file only: their ADD was not handed over, or is not over.
     fn unread_records(&mut self) -> Vec<Record> {
         // Only where an interface waits to be explained: many looks in a row need not read all files.
-        if self.links.unexplained.is_empty() || self.node.directory().is_still(&self.directory) {
+        if self.surroundings.links.unexplained.is_empty()
+            || self.node.directory().is_still(&self.known.directory)
+        {
             return Vec::new();
         }
-        let births = self.cluster.records().map(|record| record.birth.0);
+        let births = self.known.cluster.records().map(|record| record.birth.0);
         let known: BTreeSet<u32> = births.collect();
         // What cannot be read is reported by who reads it to use it.
         let listed = self.node.records().unwrap_or_default().into_iter();
@@ -217,25 +220,25 @@ impl<D: Dataplane> Engine<D> {
 
     /// Looks at the node's interfaces if that is due; whether there is something to report or to put in force now.
     pub(super) fn look_at_links(&mut self, now: Instant) -> bool {
-        if self.links.due().is_none_or(|due| due > now) {
+        if self.surroundings.links.due().is_none_or(|due| due > now) {
             return false;
         }
         let changed = match self.node.links() {
             Ok(links) => {
                 let unread = self.unread_records();
-                let records = self.cluster.records().chain(&unread);
-                self.links.judge(now, &links, records) || !unread.is_empty()
+                let records = self.known.cluster.records().chain(&unread);
+                self.surroundings.links.judge(now, &links, records) || !unread.is_empty()
             }
             Err(error) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "the node's interfaces cannot be listed; it is tried again"
                 );
-                self.links.due = Some(now + ADD);
+                self.surroundings.links.due = Some(now + ADD);
                 false
             }
         };
-        let number = u32::try_from(self.links.reports.len()).unwrap_or(u32::MAX);
+        let number = u32::try_from(self.surroundings.links.reports.len()).unwrap_or(u32::MAX);
         metrics::gauge!("podgate_unexplained").set(number);
         changed
     }

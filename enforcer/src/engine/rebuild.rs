@@ -30,7 +30,7 @@ impl<D: Dataplane> Engine<D> {
     /// There is no plan: a larger table set is due, or a new one. What is in force stays meanwhile, and what has room in it
     /// goes on.
     pub(super) fn make_room(&mut self, error: PlanError) -> Result<()> {
-        let mut sizes = self.built.sizes;
+        let mut sizes = self.standing.built.sizes;
         match error {
             PlanError::Full { table, .. } => {
                 if !grow(&mut sizes, table) {
@@ -41,8 +41,8 @@ impl<D: Dataplane> Engine<D> {
             PlanError::Unfinished => {}
         }
         tracing::info!(%error, "a new table set is due");
-        if self.failed_drafts >= MOST_DRAFTS {
-            self.built.sizes = sizes;
+        if self.drafts.failed >= MOST_DRAFTS {
+            self.standing.built.sizes = sizes;
             return self.rebuild();
         }
         self.begin_draft(sizes)
@@ -50,37 +50,40 @@ impl<D: Dataplane> Engine<D> {
 
     /// Whether another table set is on its way.
     pub(super) fn is_drafting(&self) -> bool {
-        match self.draft {
+        match self.drafts.draft {
             Draft::None => false,
             Draft::Underway { .. } | Draft::Here(_) | Draft::Failed(_) => true,
         }
     }
 
     fn begin_draft(&mut self, sizes: Sizes) -> Result<()> {
-        self.held_back.clear();
-        let basis = Basis::of(sizes, &self.cluster, &self.compiled);
+        for (_, hindrance) in self.hindrances.iter_mut() {
+            hindrance.held_back = None;
+        }
+        let basis = Basis::of(sizes, &self.known.cluster, &self.compiled);
         let number = self.node.begin_draft(basis)?;
         metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
-        self.draft = Draft::Underway { number };
+        self.drafts.draft = Draft::Underway { number };
         Ok(())
     }
 
     /// Takes note of what became of drafts: of the one that is waited for.
     pub(super) fn take_drafts(&mut self) {
         for finished in self.node.finished_drafts() {
-            if matches!(self.draft, Draft::Underway { number } if number == finished.number) {
-                self.draft = finished.drafted.map_or_else(Draft::Failed, Draft::Here);
+            if matches!(self.drafts.draft, Draft::Underway { number } if number == finished.number)
+            {
+                self.drafts.draft = finished.drafted.map_or_else(Draft::Failed, Draft::Here);
             }
         }
     }
 
     /// Goes on with a draft that is made, one step at least, and puts it in force. [`Progress::Settled`]: there is none.
     pub(super) fn adopt_draft(&mut self, until: Instant) -> Result<Progress> {
-        match std::mem::take(&mut self.draft) {
+        match std::mem::take(&mut self.drafts.draft) {
             Draft::None => Ok(Progress::Settled),
             Draft::Here(drafted) => self.adopt(drafted, until),
             Draft::Failed(error) => {
-                self.failed_drafts += 1;
+                self.drafts.failed += 1;
                 // In tables as large as they can be.
                 match error.downcast_ref::<PlanError>() {
                     Some(full) if give_way(&mut self.compiled, full) => Ok(Progress::Underway),
@@ -88,7 +91,7 @@ impl<D: Dataplane> Engine<D> {
                 }
             }
             underway @ Draft::Underway { .. } => {
-                self.draft = underway;
+                self.drafts.draft = underway;
                 Ok(Progress::Settled)
             }
         }
@@ -96,21 +99,21 @@ impl<D: Dataplane> Engine<D> {
 
     /// Without the lock, brings a draft up to what is known by now; with it, puts it in force.
     fn adopt(&mut self, mut drafted: Box<Drafted<D>>, until: Instant) -> Result<Progress> {
-        drafted.follow(self.cluster.records());
+        drafted.follow(self.known.cluster.records());
         loop {
             let view = self.compile_some(Some(until));
             let wanted = self.wanted_of(&drafted);
             match drafted.catch_up(&self.node, &view.world, &wanted, STEP) {
                 Ok(true) => break,
                 Ok(false) if until <= self.node.now() => {
-                    self.draft = Draft::Here(drafted);
+                    self.drafts.draft = Draft::Here(drafted);
                     return Ok(Progress::Underway);
                 }
                 Ok(false) => {}
                 Err(error) if error.is::<PlanError>() => {
                     // Another one has room for twice what there is by now.
-                    self.failed_drafts += 1;
-                    if self.failed_drafts >= MOST_DRAFTS {
+                    self.drafts.failed += 1;
+                    if self.drafts.failed >= MOST_DRAFTS {
                         return Err(error);
                     }
                     self.begin_draft(drafted.sizes)?;
@@ -122,21 +125,21 @@ impl<D: Dataplane> Engine<D> {
         let lock = match self.take_lock_or_isolate() {
             Ok(lock) => lock,
             Err(error) => {
-                self.draft = Draft::Here(drafted);
+                self.drafts.draft = Draft::Here(drafted);
                 return Err(error);
             }
         };
         self.read_attachments(&lock)?;
         self.update_isolated_file(&lock);
-        let view = self.cluster.view();
+        let view = self.known.cluster.view();
         let mut wanted = self.wanted_of(&drafted);
         // What was compiled is of those before.
-        for record in self.cluster.records() {
+        for record in self.known.cluster.records() {
             if drafted.records.get(&record.slot) != Some(record) {
                 wanted.remove(&record.slot);
             }
         }
-        drafted.follow(self.cluster.records());
+        drafted.follow(self.known.cluster.records());
         drafted.catch_up(&self.node, &view.world, &wanted, usize::MAX)?;
         self.put_in_force(*drafted, view, &lock)?;
         Ok(Progress::Underway)
@@ -152,6 +155,7 @@ impl<D: Dataplane> Engine<D> {
         }
         let unready = drafted.planner.unready(&wanted);
         for record in self
+            .known
             .cluster
             .records()
             .filter(|it| unready.contains(&it.slot))
@@ -167,6 +171,7 @@ impl<D: Dataplane> Engine<D> {
     fn surely_closed(&self) -> Rulesets {
         let mut rulesets = self.compiled.rulesets().clone();
         for record in self
+            .known
             .cluster
             .records()
             .filter(|it| self.compiled.is_due(it.slot))
@@ -186,20 +191,22 @@ impl<D: Dataplane> Engine<D> {
         // Now, because the pins of the old one's tables go; what is open stays readable.
         self.count_packets();
         let isolated = |record: &Record| self.isolated(record);
-        let built = build::put_in_force(&self.node, lock, drafted, &self.cluster, isolated)?;
+        let (built, unswapped) =
+            build::put_in_force(&self.node, lock, drafted, &self.known.cluster, isolated)?;
         self.count_packets();
-        self.in_force = built.planner.attachments().clone();
-        self.built = built;
-        self.draft = Draft::None;
-        self.failed_drafts = 0;
-        self.pending = None;
-        self.facts_missing = false;
-        self.facts_due = None;
-        self.counted.forget();
+        self.standing.rulesets = built.planner.attachments().clone();
+        self.standing.built = built;
+        self.drafts.draft = Draft::None;
+        self.drafts.failed = 0;
+        self.standing.pending = None;
+        self.standing.facts_missing = false;
+        self.standing.facts_due = None;
+        self.reports.counted.forget();
         self.take_note_of(view);
-        if !self.built.unswapped.is_empty() {
+        if !unswapped.is_empty() {
             self.look_soon();
         }
+        self.hindrances.not_swapped(unswapped);
         tracing::debug!(took = ?self.node.now().saturating_duration_since(began), "put a table set in force");
         Ok(())
     }
@@ -207,19 +214,21 @@ impl<D: Dataplane> Engine<D> {
     /// Builds smaller tables when some have grown and were nearly empty at two looks, half a minute apart. They get room
     /// for twice what they hold, so that what comes next does not make them grow again.
     pub(super) fn shrink(&mut self) {
-        let occupancy = self.built.planner.occupancy();
-        let is_calm = self.trouble.is_none() && self.pending.is_none() && !self.is_drafting();
-        let too_large = build::is_too_large(&self.sizes, &self.built.sizes, &occupancy);
+        let occupancy = self.standing.built.planner.occupancy();
+        let is_calm =
+            self.pace.trouble.is_none() && self.standing.pending.is_none() && !self.is_drafting();
+        let too_large =
+            build::is_too_large(&self.drafts.sizes, &self.standing.built.sizes, &occupancy);
         if !(is_calm && too_large) {
-            self.seen_too_large = false;
+            self.drafts.seen_too_large = false;
             return;
         }
-        if !std::mem::replace(&mut self.seen_too_large, true) {
+        if !std::mem::replace(&mut self.drafts.seen_too_large, true) {
             return;
         }
-        self.seen_too_large = false;
+        self.drafts.seen_too_large = false;
         tracing::info!("tables have become larger than what they hold: smaller ones are built");
-        if let Err(error) = self.begin_draft(self.sizes) {
+        if let Err(error) = self.begin_draft(self.drafts.sizes) {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "tables stay larger than they need to be"
@@ -237,12 +246,14 @@ impl<D: Dataplane> Engine<D> {
         self.read_attachments(lock)?;
         let mut addresses = self.node.addresses().context("read the node's addresses")?;
         // Who listens to the kernel knows more: devices that went to another namespace.
-        addresses.tunnel_ports.extend(self.cluster.tunnel_ports());
-        self.cluster.set_node_addresses(addresses);
+        addresses
+            .tunnel_ports
+            .extend(self.known.cluster.tunnel_ports());
+        self.known.cluster.set_node_addresses(addresses);
         let view = self.compile_some(None);
         self.update_isolated_file(lock);
-        let sizes = self.built.sizes;
-        let (node, cluster, compiled) = (&self.node, &self.cluster, &mut self.compiled);
+        let sizes = self.standing.built.sizes;
+        let (node, cluster, compiled) = (&self.node, &self.known.cluster, &mut self.compiled);
         let drafted = draft_from(node, lock, sizes, cluster, &view, compiled)?;
         self.put_in_force(drafted, view, lock)
     }

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use podgate_datapath::owed::Owed;
 
+use super::Engine;
 use super::build::grow;
 use super::change::FactsChange;
 use super::dataplane::{Dataplane, Set};
 use super::execute::Execution;
 use super::grace::Grace;
 use super::portion::Size;
-use super::{Engine, Pending};
+use super::state::{HeldBack, Pending};
 use crate::cluster::View;
 use crate::compiled::Compiled;
 use crate::plan::{Charges, Plan, PlanError, Rulesets, STEP, Table};
@@ -46,14 +47,14 @@ impl<D: Dataplane> Engine<D> {
     pub(super) fn settle(&mut self) {
         self.note_taken();
         let until = self.node.now() + TURN;
-        self.more_to_do = false;
+        self.standing.more_to_do = false;
         self.isolate_new();
-        if self.backoff.allows(self.node.now()) {
+        if self.pace.backoff.allows(self.node.now()) {
             self.attempt(until);
             // Attachments that were read just now.
             self.isolate_new();
         }
-        if self.trouble.is_some() {
+        if self.pace.trouble.is_some() {
             // ADDs are answered by what is known, and not by what was when the last attempt failed.
             self.compile_some(Some(until));
         }
@@ -65,15 +66,15 @@ impl<D: Dataplane> Engine<D> {
 
     fn attempt(&mut self, until: Instant) {
         let mut result = self.try_to_settle(until);
-        if result.is_err() && (self.backoff.failures() + 1).is_multiple_of(REBUILD_AFTER) {
+        if result.is_err() && (self.pace.backoff.failures() + 1).is_multiple_of(REBUILD_AFTER) {
             tracing::warn!("a change does not come to its end; a new table set is built");
             result = self.rebuild().map(|()| Progress::Settled);
         }
         match result {
             Ok(progress) => {
-                self.more_to_do = progress == Progress::Underway;
-                self.trouble = None;
-                self.backoff.worked();
+                self.standing.more_to_do = progress == Progress::Underway;
+                self.pace.trouble = None;
+                self.pace.backoff.worked();
             }
             Err(error) => {
                 let error = format!("{error:#}");
@@ -82,8 +83,8 @@ impl<D: Dataplane> Engine<D> {
                     "a change is not in force; what was in force before is, and it is tried again"
                 );
                 metrics::counter!("podgate_retries_total").increment(1);
-                self.trouble = Some(error);
-                self.backoff.failed(self.node.now());
+                self.pace.trouble = Some(error);
+                self.pace.backoff.failed(self.node.now());
             }
         }
     }
@@ -122,14 +123,15 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn write_under(&mut self, lock: &D::Lock, until: Instant) -> Result<Progress> {
-        if !self.node.is_current(&self.built.set)? {
+        if !self.node.is_current(&self.standing.built.set)? {
             tracing::warn!(
                 "the current table set is not this enforcer's: somebody removed its pins"
             );
             self.rebuild_under(lock)?;
             return Ok(Progress::Settled);
         }
-        if self.built.planner.waits_for_grace() && self.grace.is_given_up(self.node.now()) {
+        if self.standing.built.planner.waits_for_grace() && self.grace.is_given_up(self.node.now())
+        {
             tracing::warn!(
                 "a grace period does not end; a new table set is built, which needs none"
             );
@@ -155,7 +157,7 @@ impl<D: Dataplane> Engine<D> {
     /// Says where the node's devices take tunnels. Flows to a port that is new are judged again, of open pods too, whose
     /// ruleset stays what it is.
     fn settle_tunnel_ports(&mut self, _lock: &D::Lock) -> Result<()> {
-        let (built, now) = (&mut self.built, self.cluster.tunnel_ports());
+        let (built, now) = (&mut self.standing.built, self.known.cluster.tunnel_ports());
         if built.tunnel_ports == *now {
             return Ok(());
         }
@@ -171,9 +173,11 @@ impl<D: Dataplane> Engine<D> {
 
     /// Before any policy is reported to be in force: the next plugin may find no enforcer.
     pub(super) fn update_isolated_file(&mut self, lock: &D::Lock) {
-        self.compiled.select(&self.cluster.view());
+        self.compiled.select(&self.known.cluster.view());
         let selections = self.compiled.selections();
-        self.isolated_file.update(&self.node, selections, lock);
+        self.standing
+            .isolated_file
+            .update(&self.node, selections, lock);
     }
 
     /// Plans what is due next: facts, then policy, then what waited for a grace period. [`Progress::Settled`]: nothing is.
@@ -183,7 +187,7 @@ impl<D: Dataplane> Engine<D> {
         loop {
             let view = self.compile_some(Some(until));
             let policy_differs = self.policy_differs();
-            let remains = self.grace == Grace::Over && self.built.planner.has_remains();
+            let remains = self.grace == Grace::Over && self.standing.built.planner.has_remains();
             let planned = if self.facts_are_due(&view) && !(policy_first && policy_differs) {
                 self.plan_facts(&view)
             } else if policy_differs {
@@ -200,7 +204,7 @@ impl<D: Dataplane> Engine<D> {
                 // What nothing names any more may take the room: rather tidy than build larger tables.
                 Err(PlanError::Full { .. }) if remains => return self.plan_tidying(),
                 // The room is there when a grace period is over, or another table set is made.
-                Err(PlanError::Full { .. }) if self.built.planner.waits_for_grace() => {
+                Err(PlanError::Full { .. }) if self.standing.built.planner.waits_for_grace() => {
                     return Ok(Progress::Settled);
                 }
                 Err(_) if self.is_drafting() => {
@@ -226,7 +230,7 @@ impl<D: Dataplane> Engine<D> {
     /// Whether attachments are to have other policies than they have, or something was begun that nobody wants now.
     fn policy_differs(&self) -> bool {
         let wanted = self.wanted();
-        wanted != self.in_force || !self.built.planner.is_at(&wanted)
+        wanted != self.standing.rulesets || !self.standing.built.planner.is_at(&wanted)
     }
 
     /// What attachments are to have in this table set: those that wait for another one keep what they have.
@@ -235,10 +239,14 @@ impl<D: Dataplane> Engine<D> {
         if !self.is_drafting() {
             return wanted;
         }
-        for slot in self.held_back.keys() {
-            match self.in_force.get(slot) {
-                Some(stands) => drop(wanted.insert(*slot, Arc::clone(stands))),
-                None => drop(wanted.remove(slot)),
+        for (slot, _) in self
+            .hindrances
+            .iter()
+            .filter(|(_, it)| it.held_back.is_some())
+        {
+            match self.standing.rulesets.get(&slot) {
+                Some(stands) => drop(wanted.insert(slot, Arc::clone(stands))),
+                None => drop(wanted.remove(&slot)),
             }
         }
         wanted
@@ -247,10 +255,11 @@ impl<D: Dataplane> Engine<D> {
     /// While another table set is made, has those wait for it whose policy takes most room, so that the others' comes into
     /// force in this one. Whether there are any.
     fn hold_back(&mut self) -> bool {
-        let waiting = self.built.planner.waiting_for_most(&self.wanted());
+        let waiting = self.standing.built.planner.waiting_for_most(&self.wanted());
         let is_one = !waiting.is_empty();
-        self.held_back
-            .extend(waiting.into_iter().map(|slot| (slot, None)));
+        for slot in waiting {
+            self.hindrances.of_mut(slot).held_back = Some(HeldBack::default());
+        }
         self.deny_what_is_revoked();
         is_one
     }
@@ -258,7 +267,7 @@ impl<D: Dataplane> Engine<D> {
     /// Whether there is no room for an error's change in any table set, and a namespace was found that gives way.
     fn gives_way(&mut self, error: &PlanError) -> bool {
         let may_grow = match error {
-            PlanError::Full { table, .. } => grow(&mut self.built.sizes.clone(), *table),
+            PlanError::Full { table, .. } => grow(&mut self.standing.built.sizes.clone(), *table),
             PlanError::Overlapping { .. } | PlanError::Unfinished => false,
         };
         !may_grow && give_way(&mut self.compiled, error)
@@ -266,16 +275,17 @@ impl<D: Dataplane> Engine<D> {
 
     /// Plans a portion of what is known of peers. Those of this node are in the first one: `peers` may lack them.
     fn plan_facts(&mut self, view: &View) -> Result<(), PlanError> {
-        let here = self.cluster.records();
+        let here = self.known.cluster.records();
         let here = here.flat_map(|record| record.addresses.iter().copied());
-        let way = (&self.facts, &view.world);
-        let planner = &mut self.built.planner;
-        let (plan, world, size) = self
-            .portion
-            .plan(&self.node, planner, way, &here.collect())?;
-        self.facts = world;
-        self.facts_missing = false;
-        self.facts_due = match size {
+        let way = (&self.standing.facts, &view.world);
+        let planner = &mut self.standing.built.planner;
+        let (plan, world, size) =
+            self.standing
+                .portion
+                .plan(&self.node, planner, way, &here.collect())?;
+        self.standing.facts = world;
+        self.standing.facts_missing = false;
+        self.standing.facts_due = match size {
             Size::Whole => None,
             // The rest has waited for more of its kind already.
             Size::Part => Some(self.node.now()),
@@ -285,14 +295,18 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn plan_policy(&mut self) -> Result<(), PlanError> {
-        let plan = self.built.planner.policy_step(&self.wanted(), STEP)?;
-        let reached = self.built.planner.attachments().clone();
+        let plan = self
+            .standing
+            .built
+            .planner
+            .policy_step(&self.wanted(), STEP)?;
+        let reached = self.standing.built.planner.attachments().clone();
         self.begin(plan, "policy", Some(reached));
         Ok(())
     }
 
     fn plan_tidying(&mut self) -> Result<Progress> {
-        match self.built.planner.tidy_step(STEP) {
+        match self.standing.built.planner.tidy_step(STEP) {
             Ok(plan) => {
                 self.begin(plan, "tidy", None);
                 Ok(Progress::Underway)
@@ -306,16 +320,16 @@ impl<D: Dataplane> Engine<D> {
 
     /// Whether facts changed and may not wait.
     fn facts_are_due(&mut self, view: &View) -> bool {
-        if self.facts_missing {
+        if self.standing.facts_missing {
             return true;
         }
         let now = self.node.now();
-        match FactsChange::between(&self.facts, &view.world) {
+        match FactsChange::between(&self.standing.facts, &view.world) {
             FactsChange::None => {
-                self.facts_due = None;
+                self.standing.facts_due = None;
                 false
             }
-            FactsChange::MerelyGone => now >= *self.facts_due.get_or_insert(now + GATHER),
+            FactsChange::MerelyGone => now >= *self.standing.facts_due.get_or_insert(now + GATHER),
             FactsChange::Now => true,
         }
     }
@@ -325,7 +339,7 @@ impl<D: Dataplane> Engine<D> {
         metrics::counter!("podgate_transactions_total", "kind" => kind).increment(1);
         metrics::counter!("podgate_addresses_evaluated_total").increment(plan.evaluated() as u64);
         let execution = Execution::new(plan);
-        self.pending = Some(Pending {
+        self.standing.pending = Some(Pending {
             execution,
             rulesets,
         });
@@ -333,19 +347,19 @@ impl<D: Dataplane> Engine<D> {
 
     /// Executes the plan that is pending, if there is one. ADDs are answered when it is in force.
     fn finish(&mut self, lock: &D::Lock, until: Option<Instant>) -> Result<Progress> {
-        let Some(pending) = &mut self.pending else {
+        let Some(pending) = &mut self.standing.pending else {
             return Ok(Progress::Settled);
         };
         if !pending
             .execution
-            .advance(&self.node, &self.built.set, lock, until)?
+            .advance(&self.node, &self.standing.built.set, lock, until)?
         {
             return Ok(Progress::Underway);
         }
         let Some(Pending {
             execution,
             rulesets,
-        }) = self.pending.take()
+        }) = self.standing.pending.take()
         else {
             return Ok(Progress::Settled);
         };
@@ -353,29 +367,29 @@ impl<D: Dataplane> Engine<D> {
             for slot in execution.overtaken_slots() {
                 rulesets.remove(&slot);
             }
-            self.in_force = rulesets;
+            self.standing.rulesets = rulesets;
             self.answer_adds(true);
         }
-        execution.commit(&mut self.built.planner);
+        execution.commit(&mut self.standing.built.planner);
         Ok(Progress::Settled)
     }
 
     /// Takes note if all is done that waited for a grace period that is over; and if something waits for another, that
     /// begins.
     fn tidy(&mut self, lock: &D::Lock) -> Result<()> {
-        if self.grace == Grace::Over && !self.built.planner.has_remains() {
+        if self.grace == Grace::Over && !self.standing.built.planner.has_remains() {
             self.node.paid(Owed::InGrace, lock)?;
             self.grace = Grace::None;
         }
-        if self.grace == Grace::None && self.built.planner.waits_for_grace() {
+        if self.grace == Grace::None && self.standing.built.planner.waits_for_grace() {
             self.node.owed_waits(lock)?;
-            self.built.planner.grace_begins();
+            self.standing.built.planner.grace_begins();
             self.grace = Grace::Underway {
                 since: self.node.now(),
             };
             self.node.begin_grace();
         }
-        if !self.built.planner.waits_for_grace() {
+        if !self.standing.built.planner.waits_for_grace() {
             for owed in [Owed::ByEnforcer, Owed::InGrace] {
                 self.node.paid(owed, lock)?;
             }
@@ -395,7 +409,7 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn try_to_end(&mut self) -> Result<()> {
-        if !self.built.planner.waits_for_grace() && self.pending.is_none() {
+        if !self.standing.built.planner.waits_for_grace() && self.standing.pending.is_none() {
             return Ok(());
         }
         let lock = self.wait_for_lock(LOCK_PATIENCE)?;
@@ -403,7 +417,7 @@ impl<D: Dataplane> Engine<D> {
         // What came to wait since one began waits for the next.
         for grace in [std::mem::take(&mut self.grace), Grace::None] {
             if grace == Grace::None {
-                self.built.planner.grace_begins();
+                self.standing.built.planner.grace_begins();
             }
             self.node.grace()?;
             self.after_grace(&lock)?;
@@ -412,7 +426,7 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn after_grace(&mut self, lock: &D::Lock) -> Result<()> {
-        match self.built.planner.after_grace() {
+        match self.standing.built.planner.after_grace() {
             Ok(plan) => {
                 self.begin(plan, "tidy", None);
                 self.finish(lock, None).map(drop)

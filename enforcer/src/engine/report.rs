@@ -11,6 +11,7 @@ use podgate_datapath::record::Slot;
 
 use super::Engine;
 use super::dataplane::{Dataplane, Set};
+use super::state::Hindrance;
 use crate::condition::Condition;
 use crate::source::SourceStatus;
 use crate::stored::CLOSED_POLICIES;
@@ -78,7 +79,7 @@ const REASONS: &[(Reason, &str)] = &[
 impl<D: Dataplane> Engine<D> {
     /// How many attachments have another policy in force than the one that is known.
     fn dirty(&self) -> usize {
-        let differences = self.in_force.diff(self.compiled.rulesets());
+        let differences = self.standing.rulesets.diff(self.compiled.rulesets());
         let dirty = differences.filter_map(|difference| match difference {
             DiffItem::Add(slot, _) | DiffItem::Update { new: (slot, _), .. } => Some(*slot),
             DiffItem::Remove(..) => None,
@@ -91,8 +92,8 @@ impl<D: Dataplane> Engine<D> {
         let SourceStatus {
             errors,
             mut warnings,
-        } = self.source_wrong.clone();
-        if let Some(error) = &self.built.blind {
+        } = self.known.source.clone();
+        if let Some(error) = &self.standing.built.blind {
             warnings.push(Warning::from(format!(
                 "checksums that a pod with CAP_NET_RAW asks for are not looked at, and can change the ports of what it sends: {error}"
             )));
@@ -100,15 +101,20 @@ impl<D: Dataplane> Engine<D> {
         for (namespace, why) in self.compiled.suspended() {
             warnings.push(Warning::suspended(namespace, why, CLOSED_POLICIES));
         }
-        let of_node = self.links.reports().iter().chain(&self.guard.unsupported);
+        let of_node = self
+            .surroundings
+            .links
+            .reports()
+            .iter()
+            .chain(&self.surroundings.guard.unsupported);
         warnings.extend(of_node.cloned().map(Warning::from));
-        warnings.extend(self.own_node.warning().map(Warning::from));
-        for unpaired in [&self.unattached, &self.unheard_of] {
+        warnings.extend(self.surroundings.own_node.warning().map(Warning::from));
+        for unpaired in [&self.surroundings.unattached, &self.surroundings.unheard_of] {
             warnings.extend(unpaired.warning().map(Warning::from));
         }
-        warnings.extend(self.built.taken.warning().map(Warning::from));
-        warnings.extend(self.cluster.foreign_warnings());
-        warnings.extend(self.crowded.warnings());
+        warnings.extend(self.standing.built.taken.warning().map(Warning::from));
+        warnings.extend(self.known.cluster.foreign_warnings());
+        warnings.extend(self.surroundings.crowded.warnings());
         // While it is only being worked out, no reason to be not ready: whoever may write a policy could cause that for ever.
         let dirty = self.dirty();
         if dirty > 0 {
@@ -116,38 +122,42 @@ impl<D: Dataplane> Engine<D> {
                 "{dirty} attachments are dirty: a change of policy is not in force there yet"
             )));
         }
-        let doubt = self.doubt.as_deref();
+        let doubt = self.known.doubt.as_deref();
         let doubt = doubt.map(|why| format!("the API server is asked for each new pod: {why}"));
         warnings.extend(doubt.map(Warning::from));
         let mut reasons = errors;
-        reasons.extend(self.guard.failed.iter().cloned());
-        reasons.extend(self.unreadable.iter().cloned());
-        reasons.extend(self.isolated_file.trouble.iter().cloned());
-        for (slot, why) in &self.open {
-            let record = self.cluster.records().find(|record| record.slot == *slot);
-            let identity = record.map(|record| record.identity.to_string());
-            reasons.push(format!(
-                "attachment {} cannot be isolated while its policy is not in force: {why}",
-                identity.unwrap_or_default()
-            ));
+        reasons.extend(self.surroundings.guard.failed.iter().cloned());
+        reasons.extend(self.known.unreadable.iter().cloned());
+        reasons.extend(self.standing.isolated_file.trouble.iter().cloned());
+        let hindrances = || {
+            self.hindrances.iter().map(|(slot, hindrance)| {
+                let record = self
+                    .known
+                    .cluster
+                    .records()
+                    .find(|record| record.slot == slot);
+                let identity = record.map(|record| record.identity.to_string());
+                (identity.unwrap_or_default(), hindrance)
+            })
+        };
+        for (identity, hindrance) in hindrances() {
+            reasons.extend(hindrance.open.iter().map(|why| {
+                format!("attachment {identity} cannot be isolated while its policy is not in force: {why}")
+            }));
         }
-        if let Some(trouble) = &self.trouble {
+        if let Some(trouble) = &self.pace.trouble {
             reasons.push(format!("a change is not in force yet: {trouble}"));
         }
-        let waits = self.built.planner.waits_for_grace();
+        let waits = self.standing.built.planner.waits_for_grace();
         if waits && self.grace.is_late(self.node.now()) {
             reasons.push(
                 "a grace period of the kernel does not end: connections may go on that are not allowed any more; see the log"
                     .to_owned(),
             );
         }
-        for (slot, why) in self.built.unswapped.iter().chain(&self.shadowed) {
-            let record = self.cluster.records().find(|record| record.slot == *slot);
-            let identity = record.map(|record| record.identity.to_string());
-            reasons.push(format!(
-                "attachment {} is not in force: {why}",
-                identity.unwrap_or_default()
-            ));
+        for (identity, hindrance) in hindrances() {
+            let both = hindrance.unswapped.iter().chain(&hindrance.shadowed);
+            reasons.extend(both.map(|why| format!("attachment {identity} is not in force: {why}")));
         }
         if reasons.is_empty() {
             Condition::Ready { warnings }
@@ -158,64 +168,79 @@ impl<D: Dataplane> Engine<D> {
 
     /// The same as [`Self::publish`], but not in every turn of many that follow each other at once.
     pub(super) fn publish_in_time(&mut self) {
-        if !self.more_to_do || self.node.now().saturating_duration_since(self.published) >= OFTEN {
+        if !self.standing.more_to_do
+            || self
+                .node
+                .now()
+                .saturating_duration_since(self.reports.published)
+                >= OFTEN
+        {
             self.publish();
         }
     }
 
     /// Says how things are to whoever asks for health, and sets the gauges.
     pub(super) fn publish(&mut self) {
-        self.published = self.node.now();
+        self.reports.published = self.node.now();
         self.look_at_flows();
-        let cluster = &self.cluster;
+        let cluster = &self.known.cluster;
         // A directory of manifests may well leave all Nodes out.
-        let has_nodes = self.questions.is_some();
-        self.own_node
+        let has_nodes = self.adds.questions.is_some();
+        self.surroundings
+            .own_node
             .look(cluster.missing_node().filter(|_| has_nodes));
         let time = self.node.now();
-        self.unattached.look(time, || {
+        self.surroundings.unattached.look(time, || {
             cluster.without_attachment().map(ToString::to_string)
         });
-        self.unheard_of
+        self.surroundings
+            .unheard_of
             .look(time, || cluster.without_object().map(|pod| pod.to_string()));
         let now = self.condition_now();
         let suspended = suspended_in(now.warnings()).len();
         metrics::gauge!("podgate_namespaces_suspended").set(figure(suspended as u64));
-        self.condition.send_if_modified(|before| {
+        self.reports.condition.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
             changed
         });
         let dirty = self.dirty();
-        let is_known = |slot: &&Slot| !self.unknown.contains(*slot);
+        let is_known = |slot: &&Slot| !self.standing.unknown.contains(*slot);
         let known = self.compiled.rulesets().keys().filter(is_known).count();
+        let number = |is_so: fn(&Hindrance) -> bool| {
+            let hindrances = self.hindrances.iter();
+            hindrances.filter(|(_, it)| is_so(it)).count()
+        };
         for (state, number) in [
             ("in_force", known.saturating_sub(dirty)),
             ("dirty", dirty),
-            ("unknown", self.unknown.len()),
-            ("not_swapped", self.built.unswapped.len()),
-            ("shadowed", self.shadowed.len()),
+            ("unknown", self.standing.unknown.len()),
+            ("not_swapped", number(|it| it.unswapped.is_some())),
+            ("shadowed", number(|it| it.shadowed.is_some())),
         ] {
             metrics::gauge!("podgate_attachments", "state" => state).set(figure(number as u64));
         }
         metrics::gauge!("podgate_pods_without_attachment")
-            .set(figure(self.unattached.number() as u64));
+            .set(figure(self.surroundings.unattached.number() as u64));
         let late = u8::from(self.grace.is_late(self.node.now()));
         metrics::gauge!("podgate_grace_period_late").set(late);
-        for of in self.built.planner.occupancy() {
+        for of in self.standing.built.planner.occupancy() {
             let table = of.table.name();
             metrics::gauge!("podgate_table_entries", "table" => table).set(of.used);
             metrics::gauge!("podgate_table_capacity", "table" => table).set(of.capacity);
         }
-        let taken = self.built.taken.number();
+        let taken = self.standing.built.taken.number();
         metrics::gauge!("podgate_table_entries", "table" => "taken").set(figure(taken as u64));
         metrics::gauge!("podgate_table_capacity", "table" => "taken").set(podgate_abi::MAX_TAKEN);
     }
 
     /// Reads how many flows the attachments have.
     fn look_at_flows(&mut self) {
-        match self.built.set.flow_use() {
-            Ok(found) => self.crowded.take(found, self.cluster.records()),
+        match self.standing.built.set.flow_use() {
+            Ok(found) => self
+                .surroundings
+                .crowded
+                .take(found, self.known.cluster.records()),
             Err(error) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
@@ -236,7 +261,7 @@ impl<D: Dataplane> Engine<D> {
     /// Adds what the kernel has counted since this was asked last.
     pub(super) fn count_packets(&mut self) {
         for direction in Direction::BOTH {
-            let now = match self.built.set.counters(direction) {
+            let now = match self.standing.built.set.counters(direction) {
                 Ok(now) => now,
                 Err(error) => {
                     tracing::warn!(
@@ -246,7 +271,7 @@ impl<D: Dataplane> Engine<D> {
                     continue;
                 }
             };
-            let growth = self.counted.growth(direction, now);
+            let growth = self.reports.counted.growth(direction, now);
             for &(reason, label) in REASONS {
                 let verdict = if reason.passes() { "pass" } else { "drop" };
                 let more = growth.get(reason as usize).copied().unwrap_or(0);
@@ -263,7 +288,12 @@ impl<D: Dataplane> Engine<D> {
                 // That it does not stand is told already.
                 continue;
             };
-            let before = self.counted.unjudged.insert(family, now).unwrap_or(0);
+            let before = self
+                .reports
+                .counted
+                .unjudged
+                .insert(family, now)
+                .unwrap_or(0);
             let more = if now < before { now } else { now - before };
             metrics::counter!("podgate_unjudged_packets_total", "family" => family.name())
                 .increment(more);
@@ -271,7 +301,7 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn measure_tables(&self) {
-        match self.built.set.usage() {
+        match self.standing.built.set.usage() {
             Ok(tables) => {
                 for usage in tables {
                     let table = usage.map.name();

@@ -226,31 +226,36 @@ pub(super) fn end(before: Option<&impl Set>, record: &Record) {
 impl<D: Dataplane> Engine<D> {
     /// Notes who has which addresses, before anything else that is known is put in force.
     pub(super) fn note_taken(&mut self) {
-        let (built, view) = (&mut self.built, self.cluster.view());
-        built.taken.follow(&view.world, self.cluster.records());
+        let (built, view) = (&mut self.standing.built, self.known.cluster.view());
+        built
+            .taken
+            .follow(&view.world, self.known.cluster.records());
         built.taken.write_to(&built.set);
         if !built.taken.missing.is_empty() {
             built
                 .taken
-                .set_modes(&built.set, &self.cluster.foreign_modes());
+                .set_modes(&built.set, &self.known.cluster.foreign_modes());
             self.look_soon();
         }
     }
 
     /// Says at all attachments what becomes of foreign addresses. Their slots are theirs under the lock only.
     pub(super) fn set_foreign_modes(&self, _lock: &D::Lock) {
-        let modes = self.cluster.foreign_modes();
-        self.built.taken.set_modes(&self.built.set, &modes);
+        let modes = self.known.cluster.foreign_modes();
+        self.standing
+            .built
+            .taken
+            .set_modes(&self.standing.built.set, &modes);
     }
 
     /// Frees addresses that nothing in force knows any more. An ADD that takes one of them writes it under the lock.
     pub(super) fn release_taken(&mut self, _lock: &D::Lock) {
-        let known = &self.built.taken.world;
-        let is_settled = self.pending.is_none()
-            && !self.facts_missing
-            && FactsChange::between(&self.facts, known) == FactsChange::None;
-        if is_settled && !self.built.planner.waits_for_grace() {
-            let built = &mut self.built;
+        let known = &self.standing.built.taken.world;
+        let is_settled = self.standing.pending.is_none()
+            && !self.standing.facts_missing
+            && FactsChange::between(&self.standing.facts, known) == FactsChange::None;
+        if is_settled && !self.standing.built.planner.waits_for_grace() {
+            let built = &mut self.standing.built;
             let set = &built.set;
             built.taken.tidy(|net| set.remove_taken(net));
         }

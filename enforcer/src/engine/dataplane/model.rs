@@ -29,9 +29,6 @@ use crate::node::Addresses;
 use crate::plan::host::HostTables;
 use crate::plan::{Table, Write};
 
-/// How long an operation takes: turns end in the middle.
-const TICK: Duration = Duration::from_millis(2);
-
 /// The node. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Model(Rc<Node>);
@@ -39,6 +36,8 @@ pub(crate) struct Model(Rc<Node>);
 /// What there is, engine or not.
 struct Node {
     began: Instant,
+    /// How long an operation takes: turns end in the middle.
+    tick: Duration,
     passed: Cell<Duration>,
     state: RefCell<State>,
     generation: Rc<Cell<u32>>,
@@ -66,7 +65,7 @@ pub(crate) enum Plugin {
     /// An ADD, of which the record has neither slot nor birth yet.
     Add(Box<Record>),
     /// A DEL, and what it removed.
-    Del(AttachmentId, Option<Record>),
+    Del(AttachmentId, Option<Box<Record>>),
 }
 
 #[derive(Default)]
@@ -122,7 +121,7 @@ impl fmt::Debug for ModelSet {
 impl Node {
     /// An operation that may fail.
     fn try_to(&self, what: &str) -> Result<()> {
-        self.passed.set(self.passed.get() + TICK);
+        self.passed.set(self.passed.get() + self.tick);
         let Faults { after, number } = self.faults.get();
         if after > 0 {
             self.faults.set(Faults {
@@ -150,10 +149,11 @@ impl Node {
 
 /// What the driver does.
 impl Model {
-    /// A node on which nothing has happened.
-    pub(crate) fn new() -> Self {
+    /// A node on which nothing has happened, and on which each operation takes so long.
+    pub(crate) fn new(tick: Duration) -> Self {
         Self(Rc::new(Node {
             began: Instant::now(),
+            tick,
             passed: Cell::default(),
             state: RefCell::default(),
             generation: Rc::new(Cell::new(1)),
@@ -215,6 +215,11 @@ impl Model {
         self.0.plugins.borrow_mut().push((locks, plugin));
     }
 
+    /// Whether some have not run yet.
+    pub(crate) fn has_plugins(&self) -> bool {
+        !self.0.plugins.borrow().is_empty()
+    }
+
     /// Has plugins run that have waited long enough, or all of them.
     pub(crate) fn run_plugins(&self, all: bool) {
         let waiting = std::mem::take(&mut *self.0.plugins.borrow_mut());
@@ -236,14 +241,14 @@ impl Model {
             Plugin::Add(record) => {
                 // It replaces what has its identity.
                 if let Some(old) = self.remove(&record.identity) {
-                    let old = Plugin::Del(old.identity.clone(), Some(old));
+                    let old = Plugin::Del(old.identity.clone(), Some(Box::new(old)));
                     self.0.done.borrow_mut().push(old);
                 }
                 Plugin::Add(Box::new(self.add(*record)))
             }
             Plugin::Del(identity, _) => {
                 let removed = self.remove(&identity);
-                Plugin::Del(identity, removed)
+                Plugin::Del(identity, removed.map(Box::new))
             }
         };
         self.0.done.borrow_mut().push(done);

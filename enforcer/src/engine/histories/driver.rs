@@ -34,6 +34,13 @@ use crate::guard::Guard;
 use crate::node::{Addresses, Noticed};
 use crate::source::{News, Objects, SourceStatus, Update};
 
+/// How long an operation of the node may take: of a turn's 15 ms nothing, some, most.
+const TICKS: [Duration; 3] = [
+    Duration::from_micros(50),
+    Duration::from_millis(2),
+    Duration::from_millis(6),
+];
+
 /// How many packets are tried after each write.
 const PROBES: usize = 8;
 
@@ -54,7 +61,9 @@ pub(super) struct Driver {
     cluster: Cluster,
     /// What was so since all was in force.
     window: Window,
-    /// The births of attachments whose ADD found a record of isolated namespaces.
+    /// Whether there may be no record of isolated namespaces: none was written, or somebody took it away.
+    is_unguarded: bool,
+    /// The births of attachments whose ADD found it.
     guarded: BTreeSet<u32>,
     /// Of these, those whose ADD found no enforcer to answer it; and all that an engine has known: their pods run as policy says.
     running: BTreeSet<u32>,
@@ -78,28 +87,32 @@ struct Dice(u64);
 impl Engine<Model> {
     /// Nothing is on its way in the table set in force, but for policy that waits for another one.
     fn is_idle(&self) -> bool {
-        let world = self.cluster.view().world;
-        let has_facts = FactsChange::between(&self.facts, &world) == FactsChange::None;
+        let world = self.known.cluster.view().world;
+        let has_facts = FactsChange::between(&self.standing.facts, &world) == FactsChange::None;
         has_facts
-            && !self.facts_missing
-            && !self.more_to_do
-            && self.pending.is_none()
-            && self.trouble.is_none()
-            && self.facts_due.is_none()
+            && !self.standing.facts_missing
+            && !self.standing.more_to_do
+            && self.standing.pending.is_none()
+            && self.pace.trouble.is_none()
+            && self.standing.facts_due.is_none()
     }
 
     /// All that is known is in force.
     fn is_settled(&self) -> bool {
         self.is_idle()
-            && self.built.unswapped.is_empty()
-            && self.open.is_empty()
-            && self.isolated_file.trouble.is_none()
+            && self
+                .hindrances
+                .iter()
+                .all(|(_, it)| it.unswapped.is_none() && it.open.is_none())
+            && self.standing.isolated_file.trouble.is_none()
             && !self.is_drafting()
     }
 
     /// It waits for nothing.
     fn is_calm(&self) -> bool {
-        self.is_settled() && self.grace == Grace::None && !self.built.planner.waits_for_grace()
+        self.is_settled()
+            && self.grace == Grace::None
+            && !self.standing.built.planner.waits_for_grace()
     }
 }
 
@@ -116,7 +129,6 @@ impl Dice {
 impl Driver {
     pub(super) fn new(world: World, seed: u64) -> Self {
         let (events, inbox) = channel();
-        let node = Model::new();
         let probes = Rc::new(RefCell::new(Probes::default()));
         let small = Sizes {
             rulesets: 8,
@@ -127,6 +139,7 @@ impl Driver {
             ..Sizes::default()
         };
         let mut dice = Dice(seed);
+        let node = Model::new(TICKS[dice.below(TICKS.len())]);
         let is_roomy = dice.below(2) == 0;
         let sizes = if is_roomy { Sizes::default() } else { small };
         let mut driver = Self {
@@ -139,6 +152,7 @@ impl Driver {
             objects: Objects::default(),
             cluster: Cluster::default(),
             window: Window::default(),
+            is_unguarded: true,
             guarded: BTreeSet::new(),
             running: BTreeSet::new(),
             unseen: BTreeSet::new(),
@@ -204,16 +218,20 @@ impl Driver {
     /// Has a plugin run soon. What will be known then may be in force before its turn is over.
     fn run_later(&mut self, locks: u32, plugin: Plugin) {
         let mut records = self.node.attachments();
+        let mut added = Vec::new();
         match &plugin {
             Plugin::Add(record) => {
                 records.retain(|it| it.identity != record.identity);
-                records.push(self.node.with_free_addresses(record));
+                let record = self.node.with_free_addresses(record);
+                added.clone_from(&record.addresses);
+                records.push(record);
             }
             Plugin::Del(identity, _) => records.retain(|it| it.identity != *identity),
         }
         let mut cluster = self.cluster.clone();
         cluster.set_attachments(records.clone());
-        self.window.push(Moment::new(cluster.view(), &records));
+        let moment = Moment::new(cluster.view(), &records);
+        self.window.foresee(moment, added);
         self.note();
         self.node.run_later(locks, plugin);
     }
@@ -235,13 +253,18 @@ impl Driver {
 
     fn probe(&mut self, record: &Record) -> Probe {
         let connection = self.connection(record);
-        let mut bounds = self.window.judge(record, &connection);
+        let attachments = self.node.attachments();
+        let mut peers = attachments.iter();
+        let peer = peers.find(|it| it.addresses.contains(&connection.peer));
+        let peer = peer.map(|peer| peer.birth.0);
+        let mut bounds = self.window.judge(record, &connection, peer);
         // Where tables are full, pods are denied rather than open.
         bounds.must_pass &= self.is_roomy && self.is_there(record) && !self.is_unseen(&connection);
         Probe {
             record: record.clone(),
             connection,
             bounds,
+            drawn: self.node.generation(),
         }
     }
 
@@ -309,12 +332,17 @@ impl Driver {
         let started = Engine::start(self.config(), self.objects.clone(), wrong, condition);
         // If something fails, it is started again later.
         self.engine = started.ok();
+        // A start writes it before anything else.
+        self.is_unguarded &= self.engine.is_none();
         self.look()
     }
 
     fn turn(&mut self) -> Result<(), String> {
-        if self.node.has_drafts() && self.dice.below(2) == 0 {
+        if self.node.has_drafts() && self.dice.below(4) == 0 {
             self.send(Event::Drafted);
+        }
+        if self.dice.below(4) == 0 && self.node.take_grace() {
+            self.send(Event::GraceOver);
         }
         if let Some(engine) = &mut self.engine {
             let inbox = Inbox::gather(&self.inbox, Duration::ZERO);
@@ -333,14 +361,18 @@ impl Driver {
             return Ok(());
         };
         // What cannot be isolated is reported.
-        let known = engine.cluster.records();
-        let known = known.filter(|record| !engine.open.contains_key(&record.slot));
+        let known = engine.known.cluster.records();
+        let known = known.filter(|record| {
+            let hindrance = engine.hindrances.of(record.slot);
+            hindrance.is_none_or(|it| it.open.is_none())
+        });
         self.running.extend(known.map(|record| record.birth.0));
         // What finds no room waits for the grace period that makes some.
-        let has_room = self.is_roomy || !engine.built.planner.waits_for_grace();
+        let has_room = self.is_roomy || !engine.standing.built.planner.waits_for_grace();
         self.is_idle = is_told && has_room && engine.is_idle();
-        if self.is_idle && engine.is_settled() {
+        if self.is_idle && engine.is_settled() && !self.node.has_plugins() {
             self.window.settle(self.node.generation());
+            self.is_unguarded &= !self.node.has_isolated_file();
         }
         self.aim();
         let probes = std::mem::take(&mut self.probes.borrow_mut().probes);
@@ -369,15 +401,16 @@ impl Driver {
             record,
             connection,
             bounds,
+            ..
         } = probe;
         let slot = record.slot;
-        let is_known = engine.cluster.record(&record.identity) == Some(record);
-        let is_reported =
-            engine.open.contains_key(&slot) || engine.built.unswapped.contains_key(&slot);
+        let is_known = engine.known.cluster.record(&record.identity) == Some(record);
+        let hindrance = engine.hindrances.of(slot);
+        let is_reported = hindrance.is_some_and(|it| it.open.is_some() || it.unswapped.is_some());
         if !is_known || is_reported {
             return None;
         }
-        let stands = engine.in_force.get(&slot);
+        let stands = engine.standing.rulesets.get(&slot);
         let waits = engine.is_drafting() && stands != engine.compiled.of(slot);
         let is_certain = !waits && self.is_there(record) && !self.is_unseen(connection);
         let what = match passed {
@@ -403,7 +436,7 @@ impl Driver {
             match done {
                 Plugin::Add(record) => {
                     let reply = self.request(Request::Add(record.identity.clone()));
-                    if self.node.has_isolated_file() {
+                    if !self.is_unguarded {
                         self.guarded.insert(record.birth.0);
                     }
                     if self.engine.is_none() {
@@ -413,9 +446,9 @@ impl Driver {
                     self.replies.push((*record, reply));
                 }
                 Plugin::Del(identity, record) => {
-                    let cluster = self.engine.as_ref().map(|engine| &engine.cluster);
+                    let cluster = self.engine.as_ref().map(|engine| &engine.known.cluster);
                     let known = cluster.and_then(|cluster| cluster.record(&identity));
-                    if let Some(record) = record.filter(|record| known != Some(record)) {
+                    if let Some(record) = record.filter(|record| known != Some(&**record)) {
                         self.unseen.extend(record.addresses);
                     }
                     self.note();
@@ -486,16 +519,8 @@ impl Driver {
         }
         let engine = self.engine.as_ref().expect("it was started");
         Err(format!(
-            "it does not come to rest: more {}, pending {}, trouble {:?}, grace {:?}, draft {}, waits {}, unswapped {:?}, facts due {:?}, open {:?}",
-            engine.more_to_do,
-            engine.pending.is_some(),
-            engine.trouble,
-            engine.grace,
-            engine.is_drafting(),
-            engine.built.planner.waits_for_grace(),
-            engine.built.unswapped,
-            engine.facts_due,
-            engine.open,
+            "it does not come to rest: {:?}, grace {:?}, draft {:?}, {:?}",
+            engine.pace, engine.grace, engine.drafts, engine.hindrances,
         ))
     }
 
@@ -556,7 +581,10 @@ impl Driver {
                 }
             }
             Happening::Wait(time) => self.node.wait(time),
-            Happening::LoseIsolated => self.node.lose_isolated_file(),
+            Happening::LoseIsolated => {
+                self.node.lose_isolated_file();
+                self.is_unguarded = true;
+            }
             Happening::Kill(after) => {
                 self.dies = true;
                 self.node.fail(Faults {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What was so since all was in force, and packets that are tried meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -18,7 +19,9 @@ use crate::plan::host::frames::{Part, passes};
 /// What is known at one time.
 pub(super) struct Moment {
     world: World,
-    /// Who the pods of attachments are, by the attachment's birth.
+    /// The births of attachments.
+    births: BTreeSet<u32>,
+    /// Who their pods are, by the same.
     subjects: BTreeMap<u32, Arc<Subject>>,
 }
 
@@ -26,10 +29,21 @@ pub(super) struct Moment {
 #[derive(Default)]
 pub(super) struct Window {
     moments: Vec<Moment>,
-    /// The facts of each moment with the policies of each, and of which moment these are: facts and policies are written apart.
-    mixed: Vec<(usize, World)>,
+    /// The facts of each moment with the policies of each: facts and policies are written apart.
+    mixed: Vec<Mixed>,
     /// The generation that was drawn last when it began: attachments of a later one are new.
     since: u32,
+    /// The moment at which an ADD will have run, and the addresses that it deletes what is known of.
+    foreseen: Option<(usize, Vec<IpAddr>)>,
+}
+
+/// A world made of two.
+struct Mixed {
+    /// The moment of its facts.
+    facts: usize,
+    /// That of its policies.
+    policies: usize,
+    world: World,
 }
 
 /// What may become of a packet.
@@ -40,7 +54,9 @@ pub(super) struct Bounds {
     pub(super) is_isolated: bool,
     /// Some facts and policies of the window allow it.
     pub(super) may_pass: bool,
-    /// The same, of those policies only that isolate the pod in this direction, if the latest do.
+    /// The same once an ADD has run that is foreseen: what is known of its addresses from before allows nothing.
+    may_pass_added: bool,
+    /// Some facts and policies allow it, of those policies only that isolate the pod in this direction, if the latest do.
     pub(super) may_pass_isolated: bool,
     /// The same, of the latest policies only.
     pub(super) may_pass_latest: bool,
@@ -59,6 +75,7 @@ impl Moment {
             Some((record.birth.0, Arc::clone(subject)))
         };
         Self {
+            births: records.iter().map(|record| record.birth.0).collect(),
             subjects: records.iter().filter_map(of_record).collect(),
             world: view.world,
         }
@@ -104,7 +121,17 @@ impl Window {
             policies: self.moments[policies].world.policies.clone(),
             ..self.moments[facts].world.clone()
         };
-        self.mixed.push((policies, world));
+        self.mixed.push(Mixed {
+            facts,
+            policies,
+            world,
+        });
+    }
+
+    /// What will be known when a plugin has run.
+    pub(super) fn foresee(&mut self, moment: Moment, added: Vec<IpAddr>) {
+        self.foreseen = Some((self.moments.len(), added));
+        self.push(moment);
     }
 
     /// All of the latest moment is in force.
@@ -124,7 +151,13 @@ impl Window {
         self.moments.len() == 1
     }
 
-    pub(super) fn judge(&self, record: &Record, connection: &Connection) -> Bounds {
+    /// `peer`: the birth of the attachment that has the peer's address. What is known from before it allows nothing.
+    pub(super) fn judge(
+        &self,
+        record: &Record,
+        connection: &Connection,
+        peer: Option<u32>,
+    ) -> Bounds {
         let latest = self.moments.len() - 1;
         let subjects: Vec<Option<&Subject>> = self
             .moments
@@ -140,31 +173,40 @@ impl Window {
                 isolation.of(direction)
             })
             .collect();
-        let verdicts: Vec<(usize, bool)> = self
+        let verdicts: Vec<(&Mixed, bool)> = self
             .mixed
             .iter()
-            .map(|(policies, world)| {
-                let verdict = match subject_at(*policies) {
-                    Some(subject) => evaluate(world, subject, connection),
-                    None => of_unknown(world, record, isolated[*policies], connection),
+            .map(|mixed| {
+                let verdict = match subject_at(mixed.policies) {
+                    Some(subject) => evaluate(&mixed.world, subject, connection),
+                    None => {
+                        let is_isolated = isolated[mixed.policies];
+                        of_unknown(&mixed.world, record, is_isolated, connection)
+                    }
                 };
-                (*policies, verdict == Verdict::Allow)
+                (mixed, verdict == Verdict::Allow)
             })
             .collect();
         let (_, passes_now) = verdicts.last().copied().expect("something is known");
+        let is_of_peer =
+            |moment: usize| peer.is_none_or(|peer| self.moments[moment].births.contains(&peer));
+        let allowed = || verdicts.iter().filter(|(_, allows)| *allows);
         let any = |of: &dyn Fn(usize) -> bool| {
-            let mut allowed = verdicts.iter().filter(|(_, allows)| *allows);
-            allowed.any(|(policies, _)| of(*policies))
+            allowed().any(|(mixed, _)| of(mixed.policies) && is_of_peer(mixed.facts))
         };
+        let foreseen = self.foreseen.as_ref();
+        let foreseen = foreseen.filter(|(_, added)| added.contains(&connection.peer));
         Bounds {
             since: self.since,
             is_isolated: isolated[latest],
             may_pass: any(&|_| true),
+            may_pass_added: foreseen
+                .is_none_or(|(moment, _)| allowed().any(|(mixed, _)| mixed.facts == *moment)),
             may_pass_isolated: any(&|at| isolated[at] || !isolated[latest]),
             may_pass_latest: any(&|at| at == latest),
             may_drop_latest: verdicts
                 .iter()
-                .any(|(at, allows)| *at == latest && !*allows),
+                .any(|(mixed, allows)| mixed.policies == latest && !*allows),
             passes_now,
             must_pass: verdicts.iter().all(|(_, allows)| *allows)
                 && subjects.iter().all(Option::is_some)
@@ -206,6 +248,8 @@ pub(super) struct Probe {
     pub(super) record: Record,
     pub(super) connection: Connection,
     pub(super) bounds: Bounds,
+    /// The generation that was drawn last when it was judged.
+    pub(super) drawn: u32,
 }
 
 impl Probe {
@@ -237,10 +281,14 @@ impl Probe {
     pub(super) fn on_the_way(&self, node: &Model) -> Option<String> {
         let passed = self.passes(node)?;
         let Bounds {
-            may_pass,
+            mut may_pass,
+            may_pass_added,
             must_pass,
             ..
         } = self.bounds;
+        if node.added(self.connection.peer) > Some(self.drawn) {
+            may_pass = may_pass_added;
+        }
         let what = match passed {
             true if !may_pass => "passes that nothing known allows",
             false if must_pass && !self.has_new_peer(node) => {
