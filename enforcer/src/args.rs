@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -262,49 +262,14 @@ impl TryFrom<Args> for Config {
             object_memory,
             log_level,
         } = args;
-        let source = match (source, manifests, kubeconfig) {
-            (SourceKind::Manifests, Some(directory), None) => Source::Manifests(directory),
-            (SourceKind::Manifests, None, _) => {
-                bail!("--source manifests needs a directory: add --manifests DIR")
-            }
-            (SourceKind::Manifests, Some(_), Some(_)) => {
-                bail!(
-                    "--source manifests reads no API server: leave out --kubeconfig (or PODGATE_KUBECONFIG)"
-                )
-            }
-            (SourceKind::NetworkPolicies, None, kubeconfig) => {
-                Source::NetworkPolicies(ApiServer { kubeconfig })
-            }
-            (SourceKind::NetworkPolicies, Some(_), _) => {
-                bail!(
-                    "--source networkpolicies reads no files: leave out --manifests (or PODGATE_MANIFESTS)"
-                )
-            }
-            (SourceKind::PolicyEndpoints, None, kubeconfig) => {
-                Source::PolicyEndpoints(ApiServer { kubeconfig })
-            }
-            (SourceKind::PolicyEndpoints, Some(_), _) => {
-                bail!(
-                    "--source policyendpoints reads no files: leave out --manifests (or PODGATE_MANIFESTS)"
-                )
-            }
-        };
+        let source = source_of(source, manifests, kubeconfig)?;
         if foreign_addresses_by_namespace && matches!(source, Source::PolicyEndpoints(_)) {
             bail!(
                 "--source policyendpoints reads no Namespaces: leave out --foreign-addresses-by-namespace (or \
                  PODGATE_FOREIGN_ADDRESSES_BY_NAMESPACE)"
             );
         }
-        for (flag, path) in [("--run-dir", &run_dir), ("--bpffs-dir", &bpffs_dir)] {
-            if !path.is_absolute() {
-                bail!("{flag} {}: give an absolute path", path.display());
-            }
-        }
-        if run_dir == bpffs_dir {
-            bail!(
-                "--run-dir and --bpffs-dir are the same directory: one holds files, the other kernel objects"
-            );
-        }
+        check_directories(&run_dir, &bpffs_dir)?;
         if metrics_bind_addr == health_probe_bind_addr && metrics_bind_addr != BindAddress::Off {
             bail!(
                 "--metrics-bind-addr and --health-probe-bind-addr are the same address: give two ports"
@@ -352,6 +317,54 @@ impl TryFrom<Args> for Config {
             },
         })
     }
+}
+
+fn source_of(
+    source: SourceKind,
+    manifests: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+) -> Result<Source> {
+    Ok(match (source, manifests, kubeconfig) {
+        (SourceKind::Manifests, Some(directory), None) => Source::Manifests(directory),
+        (SourceKind::Manifests, None, _) => {
+            bail!("--source manifests needs a directory: add --manifests DIR")
+        }
+        (SourceKind::Manifests, Some(_), Some(_)) => {
+            bail!(
+                "--source manifests reads no API server: leave out --kubeconfig (or PODGATE_KUBECONFIG)"
+            )
+        }
+        (SourceKind::NetworkPolicies, None, kubeconfig) => {
+            Source::NetworkPolicies(ApiServer { kubeconfig })
+        }
+        (SourceKind::NetworkPolicies, Some(_), _) => {
+            bail!(
+                "--source networkpolicies reads no files: leave out --manifests (or PODGATE_MANIFESTS)"
+            )
+        }
+        (SourceKind::PolicyEndpoints, None, kubeconfig) => {
+            Source::PolicyEndpoints(ApiServer { kubeconfig })
+        }
+        (SourceKind::PolicyEndpoints, Some(_), _) => {
+            bail!(
+                "--source policyendpoints reads no files: leave out --manifests (or PODGATE_MANIFESTS)"
+            )
+        }
+    })
+}
+
+fn check_directories(run_dir: &Path, bpffs_dir: &Path) -> Result<()> {
+    for (flag, path) in [("--run-dir", run_dir), ("--bpffs-dir", bpffs_dir)] {
+        if !path.is_absolute() {
+            bail!("{flag} {}: give an absolute path", path.display());
+        }
+    }
+    if run_dir == bpffs_dir {
+        bail!(
+            "--run-dir and --bpffs-dir are the same directory: one holds files, the other kernel objects"
+        );
+    }
+    Ok(())
 }
 
 fn host_name() -> Result<String> {

@@ -41,12 +41,11 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use imbl::OrdSet;
 use podgate_datapath::record::Record;
 use podgate_datapath::{Sizes, lock};
 use podgate_handoff::Reply;
 use podgate_policy::isolation::Isolation;
-use podgate_policy::model::{ServiceOptions, World};
+use podgate_policy::model::ServiceOptions;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
@@ -57,19 +56,13 @@ use crate::guard::Guard;
 use crate::node::Addresses;
 use crate::source::{Objects, Question, SourceStatus};
 use adds::{Waiting, answer};
-use backoff::Backoff;
-use crowded::Crowded;
 use dataplane::Dataplane;
 use directory::Directory;
-use draft::Draft;
 use grace::Grace;
-use inbox::{Inbox, Links};
+use inbox::{Heard, Inbox, Links};
 use isolated_file::IsolatedFile;
-use own_node::OwnNode;
-use portion::Portion;
-use report::Counted;
 use state::{Adds, Drafts, Hindrances, Known, Pace, Reports, Standing, Surroundings};
-use unpaired::{Half, Unpaired};
+use unpaired::Unpaired;
 
 pub use dataplane::Kernel;
 pub use inbox::{Event, Handoff};
@@ -170,58 +163,19 @@ impl<D: Dataplane> Engine<D> {
         hindrances.not_swapped(unswapped);
         let mut engine = Self {
             node,
-            known: Known {
-                cluster,
-                source: source_wrong,
-                doubt: None,
-                unreadable: files.unreadable,
-                directory: Directory::default(),
-            },
+            known: Known::new(cluster, source_wrong, files.unreadable),
             compiled,
-            standing: Standing {
-                built,
-                rulesets,
-                facts: World::default(),
-                facts_missing: false,
-                facts_due: None,
-                portion: Portion::default(),
-                unknown: OrdSet::new(),
-                isolated_file,
-                pending: None,
-                more_to_do: false,
-            },
+            standing: Standing::new(built, rulesets, isolated_file),
             hindrances,
             grace: Grace::None,
-            drafts: Drafts {
-                draft: Draft::None,
-                failed: 0,
-                sizes,
-                seen_too_large: false,
-            },
+            drafts: Drafts::new(sizes),
             adds: Adds {
                 waiting: Vec::new(),
                 questions,
             },
-            pace: Pace {
-                trouble: None,
-                backoff: Backoff::default(),
-                upkeep_due: now,
-                vain_looks: 0,
-                waited: Duration::ZERO,
-            },
-            surroundings: Surroundings {
-                guard,
-                links: links::Links::default(),
-                own_node: OwnNode::default(),
-                unattached: Unpaired::new(Half::Pod),
-                unheard_of: Unpaired::new(Half::Attachment),
-                crowded: Crowded::default(),
-            },
-            reports: Reports {
-                condition,
-                published: now,
-                counted: Counted::default(),
-            },
+            pace: Pace::new(now),
+            surroundings: Surroundings::new(guard),
+            reports: Reports::new(condition, now),
         };
         engine.take_note_of(view);
         engine.publish();
@@ -275,19 +229,12 @@ impl<D: Dataplane> Engine<D> {
     /// First what is known: no ADD is answered by less than what was said before it came. Then ADDs, then interfaces.
     fn take(&mut self, inbox: Inbox) {
         let Inbox {
+            heard,
             adds,
             dels,
             statuses,
-            source,
-            answers,
-            doubt,
-            node_addresses,
-            guard,
             links,
             changed_links,
-            grace_is_over,
-            grace_was_refused,
-            is_drafted,
             counts,
             // A source that has once been synced stays so.
             not_synced: _,
@@ -305,46 +252,15 @@ impl<D: Dataplane> Engine<D> {
         }
         let links = self.of_attachments(links);
         let upkeep = self.pace.upkeep_due <= now;
-        let mut changed = !dels.is_empty()
-            || node_addresses.is_some()
-            || guard.is_some()
-            || source.is_some()
-            || !answers.is_empty()
-            || doubt.is_some()
-            || grace_is_over
-            || grace_was_refused
-            || is_drafted
-            || self.standing.more_to_do
-            || self.is_due(now);
+        let mut changed =
+            !dels.is_empty() || heard.is_anything() || self.standing.more_to_do || self.is_due(now);
         for reply in dels {
             answer(reply, Reply::Done);
         }
         for reply in statuses {
             answer(reply, self.status());
         }
-        if let Some(addresses) = node_addresses {
-            changed |= self.known.cluster.set_node_addresses(addresses);
-        }
-        if let Some(guard) = guard {
-            self.surroundings.guard = guard;
-        }
-        if let Some(source) = source {
-            self.known.source = source.wrong;
-            self.known.cluster.apply(source.changes);
-            self.ask_again_for_those_behind();
-        }
-        if let Some(doubt) = doubt {
-            self.take_doubt(doubt);
-        }
-        for (pod, answer) in answers {
-            self.take_answer(&pod, answer);
-        }
-        if grace_is_over {
-            self.grace = Grace::Over;
-        }
-        if is_drafted {
-            self.take_drafts();
-        }
+        self.hear(heard);
         if upkeep {
             self.pace.upkeep_due = now + UPKEEP;
             // Somebody may have changed a file in its place.
@@ -379,6 +295,43 @@ impl<D: Dataplane> Engine<D> {
         }
         if self.report_due().is_some_and(|due| due <= now) {
             self.publish();
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        let Heard {
+            source,
+            answers,
+            doubt,
+            node_addresses,
+            guard,
+            grace_is_over,
+            // What waits for one goes on waiting, and another is begun.
+            grace_was_refused: _,
+            is_drafted,
+        } = heard;
+        if let Some(addresses) = node_addresses {
+            self.known.cluster.set_node_addresses(addresses);
+        }
+        if let Some(guard) = guard {
+            self.surroundings.guard = guard;
+        }
+        if let Some(source) = source {
+            self.known.source = source.wrong;
+            self.known.cluster.apply(source.changes);
+            self.ask_again_for_those_behind();
+        }
+        if let Some(doubt) = doubt {
+            self.take_doubt(doubt);
+        }
+        for (pod, answer) in answers {
+            self.take_answer(&pod, answer);
+        }
+        if grace_is_over {
+            self.grace = Grace::Over;
+        }
+        if is_drafted {
+            self.take_drafts();
         }
     }
 

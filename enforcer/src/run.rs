@@ -2,7 +2,7 @@
 //! The wiring: who is started, in which order, and how it ends.
 
 use std::num::NonZeroU32;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -40,6 +40,10 @@ const ENDING: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When it cannot start, or its engine ends by itself.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one step after the other, each with what those before it have made"
+)]
 pub async fn run(config: Config) -> Result<()> {
     let Config {
         source,
@@ -75,17 +79,19 @@ pub async fn run(config: Config) -> Result<()> {
     // Health first: whoever waits for us learns that we are starting.
     let (freshness_in, freshness) = watch::channel(Freshness::new());
     let health_pages = admin::health(condition.clone(), freshness.clone());
-    admin::listen("health", health, health_pages, descriptors, stopped())
-        .await
-        .map_err(|error| life.explain(error))?;
     let count = events_in.clone();
     let metrics_pages = admin::metrics(recorder, freshness, move |done| {
         // Dropped with its answer when the engine is gone; the page shows what is known.
         drop(count.send(Event::Count(done)));
     });
-    admin::listen("metrics", metrics, metrics_pages, descriptors, stopped())
-        .await
-        .map_err(|error| life.explain(error))?;
+    for (name, address, pages) in [
+        ("health", health, health_pages),
+        ("metrics", metrics, metrics_pages),
+    ] {
+        admin::listen(name, address, pages, descriptors, stopped())
+            .await
+            .map_err(|error| life.explain(error))?;
+    }
 
     let mut asked_to_stop = Box::pin(asked_to_stop()?);
     let mut life = tokio::select! {
@@ -93,31 +99,17 @@ pub async fn run(config: Config) -> Result<()> {
         () = &mut asked_to_stop => return Ok(()),
     };
     let sizes = with_flows(sizes_of(&paths), flow_table_size, max_flows_per_pod)?;
-    let from_node = events_in.clone();
-    let node =
-        node::follow(move |noticed| from_node.send(Event::Node(noticed)).map_err(|_| EngineGone))?;
-    let from_guard = events_in.clone();
-    let guard =
-        guard::follow(move |guard| from_guard.send(Event::Guard(guard)).map_err(|_| EngineGone))?;
-    let to_engine = events_in.clone();
+    let node = node::follow(telling(&events_in, Event::Node))?;
+    let guard = guard::follow(telling(&events_in, Event::Guard))?;
     let socket = Socket::bind(&paths.run, ROOT, Limits::default())?;
-    let serving = tokio::spawn(socket.serve(move |handoff| {
-        to_engine
-            .send(Event::Handoff(handoff))
-            .map_err(|_| EngineGone)
-    }));
+    let serving = tokio::spawn(socket.serve(telling(&events_in, Event::Handoff)));
     let (questions_in, questions) = unbounded_channel();
     let answers_questions = match source {
         Source::Manifests(_) => false,
         Source::NetworkPolicies(_) | Source::PolicyEndpoints(_) => true,
     };
-    let from_source = events_in.clone();
     let ends = Ends {
-        tell: Box::new(move |news| {
-            from_source
-                .send(Event::Source(news))
-                .map_err(|_| EngineGone)
-        }),
+        tell: Box::new(telling(&events_in, Event::Source)),
         questions,
         freshness: freshness_in,
         rooms,
@@ -155,8 +147,29 @@ pub async fn run(config: Config) -> Result<()> {
         _ = flows => Some(Err(anyhow!("the thread that collects flows ended by itself"))),
     };
     serving.abort();
+    end(engine, &events_in).await?;
+    stop_in.send_replace(());
+    drop(life);
+    match ended {
+        None => Ok(()),
+        Some(Ok(())) => bail!("the engine or its source ended by itself; what was in force stays"),
+        Some(Err(error)) => Err(error),
+    }
+}
+
+/// What tells the engine of one kind of thing.
+fn telling<T, F: Fn(T) -> Event + Clone>(
+    events: &Sender<Event>,
+    event: F,
+) -> impl Fn(T) -> Result<(), EngineGone> + Clone + use<T, F> {
+    let events = events.clone();
+    move |what| events.send(event(what)).map_err(|_| EngineGone)
+}
+
+/// Has the engine end, and waits for that.
+async fn end(engine: Running, events: &Sender<Event>) -> Result<()> {
     // An engine that is gone needs not be told.
-    drop(events_in.send(Event::Stop));
+    drop(events.send(Event::Stop));
     let joined = tokio::task::spawn_blocking(move || engine.thread.join());
     match tokio::time::timeout(ENDING, joined).await {
         Ok(Ok(Ok(result))) => result?,
@@ -165,13 +178,7 @@ pub async fn run(config: Config) -> Result<()> {
             "the engine did not end in time; what it had begun is completed by the next start"
         ),
     }
-    stop_in.send_replace(());
-    drop(life);
-    match ended {
-        None => Ok(()),
-        Some(Ok(())) => bail!("the engine or its source ended by itself; what was in force stays"),
-        Some(Err(error)) => Err(error),
-    }
+    Ok(())
 }
 
 /// The sizes of tables that the last enforcer told the plugin. They are told anew with the next table set, so a file

@@ -215,6 +215,10 @@ impl PacketCtx {
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one question after the other, in the order in which they count"
+)]
 #[inline(always)]
 fn examine_packet<T: Tables>(
     tables: &T,

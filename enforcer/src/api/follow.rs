@@ -17,6 +17,7 @@ use std::marker::PhantomData;
 use std::mem;
 use std::time::Duration;
 
+use futures::io::AsyncBufRead;
 use kube::Client;
 use kube::Resource;
 use kube::api::{ListParams, WatchEvent, WatchParams};
@@ -423,7 +424,10 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         }
     }
 
-    async fn watch(&mut self, mut version: String) -> Result<Ended, Unheard> {
+    async fn begin_watch(
+        &self,
+        version: &str,
+    ) -> Result<stream::Events<impl AsyncBufRead + use<K, M, W>>, Ended> {
         let shortened = self
             .shortened
             .filter(|(_, since)| since.elapsed() < SHORTENED);
@@ -433,14 +437,20 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
             field_selector: self.fields.clone(),
             ..WatchParams::default()
         };
-        let events = stream::watch::<K>(&self.client, &params, &version);
-        let mut events = match timeout(ANSWER, events).await {
-            Ok(Ok(events)) => events,
-            Ok(Err(error)) if is_gone(&error) => return Ok(Ended::Gone),
-            Ok(Err(error)) => {
-                return Ok(Ended::Broken(Failure::of(&error), Next::Watch(version)));
-            }
-            Err(_) => return Ok(Ended::Broken(late(), Next::Watch(version))),
+        let events = stream::watch::<K>(&self.client, &params, version);
+        let again = || Next::Watch(version.to_owned());
+        match timeout(ANSWER, events).await {
+            Ok(Ok(events)) => Ok(events),
+            Ok(Err(error)) if is_gone(&error) => Err(Ended::Gone),
+            Ok(Err(error)) => Err(Ended::Broken(Failure::of(&error), again())),
+            Err(_) => Err(Ended::Broken(late(), again())),
+        }
+    }
+
+    async fn watch(&mut self, mut version: String) -> Result<Ended, Unheard> {
+        let mut events = match self.begin_watch(&version).await {
+            Ok(events) => events,
+            Err(ended) => return Ok(ended),
         };
         metrics::counter!("podgate_watch_starts_total", "kind" => K::NAME).increment(1);
         if !mem::replace(&mut self.barren, true) {
@@ -501,39 +511,50 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
                     return Ok(Ended::Broken(failure, Next::Watch(version)));
                 }
             };
-            let said = match *event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    count::<K>("apply");
-                    if !step(&mut version, object.version()) {
-                        return Ok(no_version());
-                    }
-                    Said::Object(Box::new(object))
-                }
-                WatchEvent::Deleted(object) => {
-                    count::<K>("delete");
-                    if !step(&mut version, object.version()) {
-                        return Ok(no_version());
-                    }
-                    Said::Gone(object.name(), object.uid().map(str::to_owned))
-                }
-                WatchEvent::Bookmark(bookmark) => {
-                    count::<K>("bookmark");
-                    let to = bookmark.metadata.resource_version;
-                    if !step(&mut version, Some(to.as_str()).filter(|to| !to.is_empty())) {
-                        return Ok(no_version());
-                    }
-                    Said::Good
-                }
-                WatchEvent::Error(status) if status.code == GONE => return Ok(Ended::Gone),
-                WatchEvent::Error(status) => {
-                    return Ok(Ended::Broken(Failure::of_status(&status), Next::List));
-                }
+            let said = match said_of(*event, &mut version) {
+                Ok(said) => said,
+                Err(ended) => return Ok(ended),
             };
             self.brought();
             news = Instant::now();
             self.say(said).await?;
         }
     }
+}
+
+/// What an event says; the watch goes on from its version.
+///
+/// # Errors
+/// How the watch ends with it.
+fn said_of<K: Kind>(event: WatchEvent<Seen<K>>, version: &mut String) -> Result<Said<K>, Ended> {
+    Ok(match event {
+        WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+            count::<K>("apply");
+            if !step(version, object.version()) {
+                return Err(no_version());
+            }
+            Said::Object(Box::new(object))
+        }
+        WatchEvent::Deleted(object) => {
+            count::<K>("delete");
+            if !step(version, object.version()) {
+                return Err(no_version());
+            }
+            Said::Gone(object.name(), object.uid().map(str::to_owned))
+        }
+        WatchEvent::Bookmark(bookmark) => {
+            count::<K>("bookmark");
+            let to = bookmark.metadata.resource_version;
+            if !step(version, Some(to.as_str()).filter(|to| !to.is_empty())) {
+                return Err(no_version());
+            }
+            Said::Good
+        }
+        WatchEvent::Error(status) if status.code == GONE => return Err(Ended::Gone),
+        WatchEvent::Error(status) => {
+            return Err(Ended::Broken(Failure::of_status(&status), Next::List));
+        }
+    })
 }
 
 fn count<K: Kind>(event: &'static str) {

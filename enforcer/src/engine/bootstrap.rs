@@ -56,16 +56,16 @@ impl<D: Dataplane> Engine<D> {
                 return Ok(None);
             }
             // Interfaces that went away are swept at the start, kernel counters are read after it.
-            if let Some(addresses) = inbox.node_addresses {
+            if let Some(addresses) = inbox.heard.node_addresses {
                 config.node_addresses = addresses;
             }
-            if let Some(guard) = inbox.guard {
+            if let Some(guard) = inbox.heard.guard {
                 config.guard = guard;
             }
             for reply in inbox.dels {
                 answer(reply, Reply::Done);
             }
-            if let Some(new) = inbox.doubt {
+            if let Some(new) = inbox.heard.doubt {
                 doubt = new;
             }
             if let Some(new) = inbox.not_synced {
@@ -77,11 +77,11 @@ impl<D: Dataplane> Engine<D> {
                 pod: None,
                 add: Waiting::new(id, reply, config.node.now()),
             }));
-            let Some(update) = inbox.source else {
+            let Some(update) = inbox.heard.source else {
                 for early in &mut early {
                     early.inquire(&config);
                 }
-                for (pod, what) in inbox.answers {
+                for (pod, what) in inbox.heard.answers {
                     early = take_answer(early, &pod, &what, &config.node);
                 }
                 for reply in inbox.statuses {

@@ -87,16 +87,31 @@ impl Links {
 /// Events by what is to be done about them.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
+    /// What changes what is known, or what may be done.
+    pub(super) heard: Heard,
     /// ADDs that wait until their attachment is in force.
     pub(super) adds: Vec<(AttachmentId, oneshot::Sender<Reply>)>,
     /// DELs; their attachments are gone already.
     pub(super) dels: Vec<oneshot::Sender<Reply>>,
     /// Questions whether an ADD could be served.
     pub(super) statuses: Vec<oneshot::Sender<Reply>>,
-    /// What the source said, all of it together.
-    pub(super) source: Option<Update>,
     /// Why the source had not said everything when it was last heard.
     pub(super) not_synced: Option<Vec<String>>,
+    /// Where interfaces went away or filters changed.
+    pub(super) links: Links,
+    /// Interfaces that came or changed.
+    pub(super) changed_links: BTreeSet<Ifindex>,
+    /// Scrapes.
+    pub(super) counts: Vec<oneshot::Sender<()>>,
+    /// Whether the enforcer stops.
+    pub(super) stop: bool,
+}
+
+/// What changes what is known, or what may be done.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// What the source said, all of it together.
+    pub(super) source: Option<Update>,
     /// Answers of the source, given after what it said.
     pub(super) answers: Vec<(PodName, Answer)>,
     /// The last that was said of whether the source knows what it should.
@@ -105,20 +120,35 @@ pub(super) struct Inbox {
     pub(super) node_addresses: Option<Addresses>,
     /// What is wrong with the guard, if that is something else now.
     pub(super) guard: Option<Guard>,
-    /// Where interfaces went away or filters changed.
-    pub(super) links: Links,
-    /// Interfaces that came or changed.
-    pub(super) changed_links: BTreeSet<Ifindex>,
     /// Whether a grace period is over.
     pub(super) grace_is_over: bool,
     /// Whether the kernel refused one.
     pub(super) grace_was_refused: bool,
     /// Whether table sets that were begun are made, or could not be.
     pub(super) is_drafted: bool,
-    /// Scrapes.
-    pub(super) counts: Vec<oneshot::Sender<()>>,
-    /// Whether the enforcer stops.
-    pub(super) stop: bool,
+}
+
+impl Heard {
+    pub(super) fn is_anything(&self) -> bool {
+        let Self {
+            source,
+            answers,
+            doubt,
+            node_addresses,
+            guard,
+            grace_is_over,
+            grace_was_refused,
+            is_drafted,
+        } = self;
+        source.is_some()
+            || !answers.is_empty()
+            || doubt.is_some()
+            || node_addresses.is_some()
+            || guard.is_some()
+            || *grace_is_over
+            || *grace_was_refused
+            || *is_drafted
+    }
 }
 
 impl Inbox {
@@ -144,27 +174,29 @@ impl Inbox {
                 Request::Status => self.statuses.push(reply),
             },
             Event::Source(News::Update(update)) => {
-                let known = self.source.get_or_insert_default();
+                let known = self.heard.source.get_or_insert_default();
                 known.changes.extend(update.changes);
                 known.wrong = update.wrong;
             }
-            Event::Source(News::Answer(pod, answer)) => self.answers.push((pod, answer)),
-            Event::Source(News::Doubt(doubt)) => self.doubt = Some(doubt),
+            Event::Source(News::Answer(pod, answer)) => self.heard.answers.push((pod, answer)),
+            Event::Source(News::Doubt(doubt)) => self.heard.doubt = Some(doubt),
             Event::Source(News::NotSynced(reasons)) => self.not_synced = Some(reasons),
-            Event::Node(Noticed::Addresses(addresses)) => self.node_addresses = Some(addresses),
+            Event::Node(Noticed::Addresses(addresses)) => {
+                self.heard.node_addresses = Some(addresses)
+            }
             Event::Node(
                 Noticed::LinkGone(interface)
                 | Noticed::MasterChanged(interface)
                 | Noticed::FiltersChanged(interface),
             ) => self.links.add(interface),
-            Event::Guard(guard) => self.guard = Some(guard),
+            Event::Guard(guard) => self.heard.guard = Some(guard),
             Event::Node(Noticed::LinkChanged(interface)) => {
                 self.changed_links.insert(interface);
             }
             Event::Node(Noticed::Lost) => self.links = Links::All,
-            Event::GraceOver => self.grace_is_over = true,
-            Event::GraceRefused => self.grace_was_refused = true,
-            Event::Drafted => self.is_drafted = true,
+            Event::GraceOver => self.heard.grace_is_over = true,
+            Event::GraceRefused => self.heard.grace_was_refused = true,
+            Event::Drafted => self.heard.is_drafted = true,
             Event::Count(done) => self.counts.push(done),
             Event::Stop => self.stop = true,
         }
@@ -238,11 +270,11 @@ mod tests {
         let adds: Vec<_> = inbox.adds.into_iter().map(|(id, _)| id).collect();
         assert_eq!(adds, [id("c1"), id("c2")]);
         assert_eq!((inbox.dels.len(), inbox.statuses.len()), (1, 1));
-        let source = inbox.source.unwrap();
+        let source = inbox.heard.source.unwrap();
         let gone = |name: &str| Change::Namespace(name.to_owned(), None);
         assert_eq!(source.changes, [gone("a"), gone("b")]);
         assert_eq!(source.wrong.errors, ["new"]);
-        assert_eq!(inbox.node_addresses, Some(addresses));
+        assert_eq!(inbox.heard.node_addresses, Some(addresses));
         assert_eq!(inbox.links, Links::Some([Ifindex(7)].into()));
         assert!(!inbox.stop);
     }

@@ -27,7 +27,7 @@ use super::links::Links;
 use super::own_node::OwnNode;
 use super::portion::Portion;
 use super::report::Counted;
-use super::unpaired::Unpaired;
+use super::unpaired::{Half, Unpaired};
 use crate::cluster::Cluster;
 use crate::condition::Condition;
 use crate::guard::Guard;
@@ -46,6 +46,18 @@ pub(super) struct Known {
     pub(super) unreadable: Vec<String>,
     /// Where the others are, as it was when all of them were read.
     pub(super) directory: Directory,
+}
+
+impl Known {
+    pub(super) fn new(cluster: Cluster, source: SourceStatus, unreadable: Vec<String>) -> Self {
+        Self {
+            cluster,
+            source,
+            doubt: None,
+            unreadable,
+            directory: Directory::default(),
+        }
+    }
 }
 
 /// What is in force, and what is on its way there.
@@ -70,6 +82,23 @@ pub(super) struct Standing<S> {
     pub(super) pending: Option<Pending>,
     /// Whether the last turn ended because its time was up.
     pub(super) more_to_do: bool,
+}
+
+impl<S> Standing<S> {
+    pub(super) fn new(built: Built<S>, rulesets: Rulesets, isolated_file: IsolatedFile) -> Self {
+        Self {
+            built,
+            rulesets,
+            facts: World::default(),
+            facts_missing: false,
+            facts_due: None,
+            portion: Portion::default(),
+            unknown: OrdSet::new(),
+            isolated_file,
+            pending: None,
+            more_to_do: false,
+        }
+    }
 }
 
 /// A plan on its way.
@@ -151,6 +180,17 @@ pub(super) struct Drafts<D: Dataplane> {
     pub(super) seen_too_large: bool,
 }
 
+impl<D: Dataplane> Drafts<D> {
+    pub(super) const fn new(sizes: Sizes) -> Self {
+        Self {
+            draft: Draft::None,
+            failed: 0,
+            sizes,
+            seen_too_large: false,
+        }
+    }
+}
+
 /// Who waits for an answer, and who is asked for it.
 #[derive(Debug)]
 pub(super) struct Adds {
@@ -172,6 +212,18 @@ pub(super) struct Pace {
     pub(super) waited: Duration,
 }
 
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            trouble: None,
+            backoff: Backoff::default(),
+            upkeep_due: now,
+            vain_looks: 0,
+            waited: Duration::ZERO,
+        }
+    }
+}
+
 /// What else is on the node, as far as policy depends on it.
 #[derive(Debug)]
 pub(super) struct Surroundings {
@@ -185,6 +237,19 @@ pub(super) struct Surroundings {
     pub(super) crowded: Crowded,
 }
 
+impl Surroundings {
+    pub(super) fn new(guard: Guard) -> Self {
+        Self {
+            guard,
+            links: Links::default(),
+            own_node: OwnNode::default(),
+            unattached: Unpaired::new(Half::Pod),
+            unheard_of: Unpaired::new(Half::Attachment),
+            crowded: Crowded::default(),
+        }
+    }
+}
+
 /// What was said of all this.
 #[derive(Debug)]
 pub(super) struct Reports {
@@ -192,4 +257,14 @@ pub(super) struct Reports {
     /// When figures were last published.
     pub(super) published: Instant,
     pub(super) counted: Counted,
+}
+
+impl Reports {
+    pub(super) fn new(condition: watch::Sender<Condition>, now: Instant) -> Self {
+        Self {
+            condition,
+            published: now,
+            counted: Counted::default(),
+        }
+    }
 }

@@ -62,6 +62,10 @@ pub fn way_word<T: Tables>(tables: &T, peer: Address, port: u16) -> WayWord {
 /// would pass as the first of its own direction, passes as that, and the flow is from then on as if this one had begun
 /// it: forgotten, the flow would come to the same. TCP and SCTP do say it, and what a revocation ended is not begun by
 /// a segment in the middle.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one question after the other, in the order in which they count"
+)]
 #[inline(always)]
 pub(super) fn judge<T: Tables>(
     tables: &T,

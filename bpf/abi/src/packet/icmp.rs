@@ -57,6 +57,7 @@ pub(super) fn read_icmp(
 }
 
 /// RFC 4443, RFC 4861, RFC 2710, RFC 3810. `start` and `rest` are its first two words.
+#[expect(clippy::too_many_lines, reason = "one arm for each type of message")]
 #[inline(always)]
 pub(super) fn read_icmpv6(
     bytes: &(impl Bytes + ?Sized),

@@ -144,6 +144,7 @@ fn text_that_yaml_misreads_is_an_error_or_the_same() {
     );
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[test]
 fn a_new_file_that_is_wrong_isolates_whom_it_names() {
     const WRONG_RULE: &str = "  ingress: [{form: []}]\n";

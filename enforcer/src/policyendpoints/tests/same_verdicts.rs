@@ -11,6 +11,10 @@ use super::*;
 
 /// The same world without what the controller cannot express: second addresses, addresses of two, names of ports,
 /// pods in a node's network, elements that cannot be read.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one thing after the other is taken away"
+)]
 fn expressible(world: &World) -> World {
     let mut plain = world.clone();
     let mut taken: Vec<IpAddr> = world.node_addresses.clone();

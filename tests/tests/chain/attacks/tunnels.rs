@@ -426,6 +426,10 @@ fn led(node: &Node, port: u16) {
 
 /// A tenant that may write Services leads any pod's datagrams to the tunnel of a node, out of which they come as
 /// packets of others.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one way into the tunnel after the other, on one set of nodes"
+)]
 #[test]
 fn attack_05_a_service_into_a_tunnel_at_a_node_needs_a_rule() {
     let node = Node::new();
