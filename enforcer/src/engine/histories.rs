@@ -12,9 +12,13 @@ use podgate_policy::arbitrary::{self, Edit};
 use podgate_policy::model::World;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::dataplane::model::Faults;
 use driver::Driver;
+
+/// Of the histories of a short run.
+const SEED: u64 = 12;
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -55,11 +59,18 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// 100,000 events; in a long run 10,000,000.
+/// 100,000 events, the same in each run; in a long run 10,000,000 others.
 fn config() -> ProptestConfig {
     let is_long = std::env::var_os("PODGATE_LONG").is_some();
+    let is_seeded = is_long || std::env::var_os("PROPTEST_RNG_SEED").is_some();
+    let default = ProptestConfig::default();
     ProptestConfig {
         failure_persistence: None,
+        rng_seed: if is_seeded {
+            default.rng_seed
+        } else {
+            RngSeed::Fixed(SEED)
+        },
         max_shrink_time: 60_000,
         ..ProptestConfig::with_cases(if is_long { 500_000 } else { 5_000 })
     }

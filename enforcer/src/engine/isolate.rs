@@ -350,9 +350,10 @@ impl<D: Dataplane> Engine<D> {
                     egress: is_revoked(Direction::Egress),
                 }
             });
-            *kept = Some(Arc::clone(wanted));
             if isolation.any() {
                 revoked.push((slot, isolation));
+            } else {
+                *kept = Some(Arc::clone(wanted));
             }
         }
         for (slot, isolation) in revoked {

@@ -42,8 +42,8 @@ struct Node {
     state: RefCell<State>,
     generation: Rc<Cell<u32>>,
     faults: Cell<Faults>,
-    /// What plugins do before the lock is had so many times more.
-    plugins: RefCell<Vec<(u32, Plugin)>>,
+    /// What a plugin does before the lock is had so many times more.
+    plugin: RefCell<Option<(u32, Plugin)>>,
     /// What they have done.
     done: RefCell<Vec<Plugin>>,
     /// Called after every change of a table.
@@ -158,7 +158,7 @@ impl Model {
             state: RefCell::default(),
             generation: Rc::new(Cell::new(1)),
             faults: Cell::default(),
-            plugins: RefCell::default(),
+            plugin: RefCell::default(),
             done: RefCell::default(),
             probe: RefCell::default(),
         }))
@@ -212,23 +212,30 @@ impl Model {
 
     /// Has a plugin run once the lock was had so many times, before it is had again.
     pub(crate) fn run_later(&self, locks: u32, plugin: Plugin) {
-        self.0.plugins.borrow_mut().push((locks, plugin));
+        *self.0.plugin.borrow_mut() = Some((locks, plugin));
     }
 
-    /// Whether some have not run yet.
-    pub(crate) fn has_plugins(&self) -> bool {
-        !self.0.plugins.borrow().is_empty()
+    /// The one that has not run yet.
+    pub(crate) fn next_plugin(&self) -> Option<Plugin> {
+        let next = self.0.plugin.borrow();
+        next.as_ref().map(|(_, plugin)| plugin.clone())
     }
 
-    /// Has plugins run that have waited long enough, or all of them.
-    pub(crate) fn run_plugins(&self, all: bool) {
-        let waiting = std::mem::take(&mut *self.0.plugins.borrow_mut());
-        for (locks, plugin) in waiting {
-            match locks {
-                1.. if !all => self.run_later(locks - 1, plugin),
-                _ => self.run(plugin),
-            }
+    /// Has it run now.
+    pub(crate) fn run_plugin(&self) {
+        let next = self.0.plugin.borrow_mut().take();
+        if let Some((_, plugin)) = next {
+            self.run(plugin);
         }
+    }
+
+    /// The lock is had: it runs first, if it has waited long enough.
+    fn before_lock(&self) {
+        if let Some((locks @ 1.., _)) = self.0.plugin.borrow_mut().as_mut() {
+            *locks -= 1;
+            return;
+        }
+        self.run_plugin();
     }
 
     /// What plugins have done.
@@ -350,7 +357,7 @@ impl Dataplane for Model {
 
     fn lock(&self, _until: Instant) -> Result<()> {
         self.0.try_to("lock")?;
-        self.run_plugins(false);
+        self.before_lock();
         Ok(())
     }
 

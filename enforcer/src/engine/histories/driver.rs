@@ -206,34 +206,42 @@ impl Driver {
         }
     }
 
-    /// Takes note of what is to be in force, and of what is tried.
+    /// Takes note of what is to be in force, and of what is tried. What will be known when a plugin has run may be in force
+    /// before the turn is over in which it does.
     pub(super) fn note(&mut self) {
-        let records = self.node.attachments();
+        let mut records = self.node.attachments();
         self.cluster.set_attachments(records.clone());
-        let moment = Moment::new(self.cluster.view(), &records);
-        self.window.push(moment);
+        let now = Moment::new(self.cluster.view(), &records);
+        if let Some(plugin) = self.node.next_plugin() {
+            let mut added = Vec::new();
+            match &plugin {
+                Plugin::Add(record) => {
+                    records.retain(|it| it.identity != record.identity);
+                    let record = self.node.with_free_addresses(record);
+                    added.clone_from(&record.addresses);
+                    records.push(record);
+                }
+                Plugin::Del(identity, _) => records.retain(|it| it.identity != *identity),
+            }
+            let mut cluster = self.cluster.clone();
+            cluster.set_attachments(records.clone());
+            let moment = Moment::new(cluster.view(), &records);
+            self.window.foresee(moment, added);
+        }
+        self.window.push(now);
         self.aim();
     }
 
-    /// Has a plugin run soon. What will be known then may be in force before its turn is over.
+    /// Has a plugin run soon, and the one before it now.
     fn run_later(&mut self, locks: u32, plugin: Plugin) {
-        let mut records = self.node.attachments();
-        let mut added = Vec::new();
-        match &plugin {
-            Plugin::Add(record) => {
-                records.retain(|it| it.identity != record.identity);
-                let record = self.node.with_free_addresses(record);
-                added.clone_from(&record.addresses);
-                records.push(record);
-            }
-            Plugin::Del(identity, _) => records.retain(|it| it.identity != *identity),
-        }
-        let mut cluster = self.cluster.clone();
-        cluster.set_attachments(records.clone());
-        let moment = Moment::new(cluster.view(), &records);
-        self.window.foresee(moment, added);
-        self.note();
+        self.run_plugin();
         self.node.run_later(locks, plugin);
+        self.note();
+    }
+
+    fn run_plugin(&mut self) {
+        self.node.run_plugin();
+        self.after_plugins();
     }
 
     /// Draws packets to try.
@@ -370,7 +378,7 @@ impl Driver {
         // What finds no room waits for the grace period that makes some.
         let has_room = self.is_roomy || !engine.standing.built.planner.waits_for_grace();
         self.is_idle = is_told && has_room && engine.is_idle();
-        if self.is_idle && engine.is_settled() && !self.node.has_plugins() {
+        if self.is_idle && engine.is_settled() && self.node.next_plugin().is_none() {
             self.window.settle(self.node.generation());
             self.is_unguarded &= !self.node.has_isolated_file();
         }
@@ -493,8 +501,7 @@ impl Driver {
     /// Until all is in force; then it is what the oracle says.
     pub(super) fn rest(&mut self) -> Result<(), String> {
         self.node.fail(Faults::default());
-        self.node.run_plugins(true);
-        self.after_plugins();
+        self.run_plugin();
         if self.engine.is_none() {
             self.start()?;
         }
@@ -599,8 +606,6 @@ impl Driver {
         for _ in 0..=self.dice.below(3) {
             self.turn()?;
         }
-        self.node.run_plugins(true);
-        self.after_plugins();
         if std::mem::take(&mut self.dies) {
             self.node.fail(Faults::default());
             self.end()?;
@@ -628,7 +633,16 @@ impl Driver {
         self.running.append(&mut self.guarded);
     }
 
-    fn edit(&mut self, edit: Edit) {
+    fn edit(&mut self, mut edit: Edit) {
+        // Nodes have addresses of their own.
+        if let Edit::NodeAddresses(addresses) | Edit::ClusterNodes(addresses) = &mut edit {
+            let attachments = self.node.attachments();
+            let pods: Vec<IpAddr> = attachments
+                .into_iter()
+                .flat_map(|it| it.addresses)
+                .collect();
+            addresses.retain(|address| !pods.contains(address));
+        }
         edit.apply(&mut self.world);
         let new = objects_of(&self.world);
         let changes = self.objects.differences(&new);
@@ -655,7 +669,7 @@ impl Driver {
         let identity = identity_of(pod);
         let name = name_of(pod);
         // An address that is free again may still be said to be another pod's.
-        let others = self.dice.below(4) == 0;
+        let others = self.dice.below(3) == 0;
         let pods = self.world.pods.len();
         let other = self.world.pods.values().nth(self.dice.below(pods.max(1)));
         let known = self.world.pods.get(&name);
