@@ -68,7 +68,7 @@ pub use dataplane::Kernel;
 pub use inbox::{Event, Handoff};
 
 /// How often everything is looked at, whether or not somebody said that it changed.
-const UPKEEP: Duration = Duration::from_secs(30);
+pub(super) const UPKEEP: Duration = Duration::from_secs(30);
 
 /// What an engine begins with.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ impl<D: Dataplane> Engine<D> {
             standing: Standing::new(built, rulesets, isolated_file),
             hindrances,
             grace: Grace::None,
-            drafts: Drafts::new(sizes),
+            drafts: Drafts::new(sizes, now),
             adds: Adds {
                 waiting: Vec::new(),
                 questions,
@@ -265,7 +265,7 @@ impl<D: Dataplane> Engine<D> {
             self.pace.upkeep_due = now + UPKEEP;
             // Somebody may have changed a file in its place.
             self.known.directory = Directory::default();
-            self.shrink();
+            self.shrink(now);
             self.surroundings.links.look_soon(now);
         }
         if !adds.is_empty() {

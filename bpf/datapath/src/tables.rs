@@ -42,6 +42,8 @@ pub struct TableSet {
     shared: PathBuf,
     maps: [OnceLock<Map>; MapName::ALL.len()],
     arrays: [OnceLock<MappedArray>; MapName::ALL.len()],
+    /// The kernel's number of its program from pods, if it was named current here.
+    program: Option<u32>,
 }
 
 /// A table set that has a place, and as yet no tables and programs of its own.
@@ -103,8 +105,12 @@ impl Unnamed {
     /// # Errors
     /// When the link cannot be replaced.
     pub fn name_current(self, _lock: &Lock) -> Result<TableSet, Failed> {
+        let program = self.0.program_id(Direction::Egress)?;
         bpffs::name_current(&self.0.paths, self.0.name)?;
-        Ok(self.0)
+        Ok(TableSet {
+            program: Some(program),
+            ..self.0
+        })
     }
 }
 
@@ -168,6 +174,7 @@ impl TableSet {
             shared: directory_of_shared(&name.path(paths)),
             maps: [const { OnceLock::new() }; MapName::ALL.len()],
             arrays: [const { OnceLock::new() }; MapName::ALL.len()],
+            program: None,
         }
     }
 
@@ -266,6 +273,21 @@ impl TableSet {
         let fd = self.program(direction)?;
         sys::prog_id(fd.as_fd())
             .map_err(|e| Failed::new("ask for the number of program", direction.program(), e))
+    }
+
+    /// Whether plugins attach to this set, which was named current here. Somebody may have removed its pins since, and a plugin
+    /// have given its name to another: names are used again, the numbers of programs are not.
+    ///
+    /// # Errors
+    /// When that cannot be asked for want of memory or descriptors. A set that cannot be opened is not this one.
+    pub fn is_current(&self) -> Result<bool, Failed> {
+        let current = Self::open_current(&self.paths)
+            .and_then(|set| set.map(|set| set.program_id(Direction::Egress)).transpose());
+        match current {
+            Ok(program) => Ok(program.is_some() && program == self.program),
+            Err(error) if error.is_exhaustion() => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 
     /// The kernel's numbers of both programs, of whatever layout the set is.

@@ -161,7 +161,9 @@ impl<D: Dataplane> Engine<D> {
             }
             Ok(())
         });
-        self.look_again_at_unswapped();
+        if only.is_none() {
+            self.look_again_at_unswapped();
+        }
         if let Err(error) = result {
             tracing::error!(
                 error = format!("{error:#}"),
@@ -226,7 +228,8 @@ impl<D: Dataplane> Engine<D> {
             if is_unswapped && failed.is_none() {
                 copy_flows(&self.standing.built.set, Some(slot));
             }
-            self.hindrances.of_mut(slot).unswapped = failed.map(|error| format!("{error:#}"));
+            let why = failed.map(|error| format!("{error:#}"));
+            self.hindrances.update(slot, |it| it.unswapped = why);
             // Somebody may stand before what was put back.
             status = self.node.filter_status(record);
         } else {
@@ -240,7 +243,7 @@ impl<D: Dataplane> Engine<D> {
             Ok(FilterStatus::InForce | FilterStatus::Gone { .. }) => None,
             Err(error) => Some(format!("{error:#}")),
         };
-        self.hindrances.of_mut(slot).shadowed = in_the_way;
+        self.hindrances.update(slot, |it| it.shadowed = in_the_way);
     }
 }
 

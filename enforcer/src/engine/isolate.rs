@@ -10,7 +10,7 @@
 //! denied wherever a policy of its namespace isolates ([`withheld`]): that is planned like any other policy, and goes
 //! when the pod is known or nothing isolates it any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,15 @@ const HOLD: Duration = Duration::from_secs(10);
 pub(super) struct Held {
     pub(super) isolation: Isolation,
     until: Instant,
+}
+
+/// Whether the policy that is known comes into force by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// It is being worked out, planned or written.
+    Underway,
+    /// It waits for something: the lock, another attempt, room.
+    Stuck,
 }
 
 /// What attachments of unknown pods want: to be isolated where a policy of their namespace isolates, else their
@@ -101,7 +110,9 @@ impl<D: Dataplane> Engine<D> {
             if waiting.currency == PodLookup::Open {
                 waiting.currency = PodLookup::Behind;
                 let until = self.node.now() + HOLD;
-                self.hindrances.of_mut(record.slot).held = Some(Held { isolation, until });
+                let held = Held { isolation, until };
+                self.hindrances
+                    .update(record.slot, |it| it.held = Some(held));
             }
         }
     }
@@ -191,7 +202,7 @@ impl<D: Dataplane> Engine<D> {
             return at_once;
         }
         self.compile_some(Some(self.node.now()));
-        self.isolate_open();
+        self.isolate_open(Outlook::Stuck);
         self.wait_for_lock(LOCK_PATIENCE)
     }
 
@@ -274,7 +285,7 @@ impl<D: Dataplane> Engine<D> {
     }
 
     /// Isolates each attachment that is open in a direction in which it is to have a policy that is not in force.
-    pub(super) fn isolate_open(&mut self) {
+    pub(super) fn isolate_open(&mut self, outlook: Outlook) {
         let records: Vec<(Record, Isolation)> = self
             .known
             .cluster
@@ -296,10 +307,13 @@ impl<D: Dataplane> Engine<D> {
                         Some(isolation) => isolation.of(direction),
                         None => wanted.is_some_and(|it| *it.of(direction) != Ruleset::Allowed),
                     };
-                    // What isolates, and allows everything, stays in force until what is newer is.
-                    let stands_open = stands.is_none_or(|it| {
-                        *it.of(direction) == Ruleset::Allowed && !it.isolation.of(direction)
-                    });
+                    // What isolates, and allows everything, stays in force while what is newer is on its way.
+                    let stays = |it: &SubjectRulesets| match outlook {
+                        Outlook::Underway => it.isolation.of(direction),
+                        Outlook::Stuck => false,
+                    };
+                    let stands_open =
+                        stands.is_none_or(|it| *it.of(direction) == Ruleset::Allowed && !stays(it));
                     is_wanted && stands_open
                 };
                 let open = Isolation {
@@ -309,15 +323,25 @@ impl<D: Dataplane> Engine<D> {
                 open.any().then(|| (record.clone(), open))
             })
             .collect();
-        // The policy of the others is in force, or none isolates them any more.
-        for (slot, hindrance) in self.hindrances.iter_mut() {
-            let is_open = records.iter().any(|(open, _)| open.slot == slot);
-            hindrance.open = hindrance.open.take().filter(|_| is_open);
-        }
+        self.forget_open(&records);
         for (record, open) in records {
             self.isolate(&record, open);
         }
         self.deny_what_is_revoked();
+    }
+
+    /// Of the others, the policy is in force, or none isolates them any more; unless one is revoked that waits for another table set,
+    /// or their file has not been read in turn.
+    fn forget_open(&mut self, open: &[(Record, Isolation)]) {
+        let open: BTreeSet<Slot> = open.iter().map(|(record, _)| record.slot).collect();
+        let known: BTreeSet<Slot> = self.known.cluster.records().map(|it| it.slot).collect();
+        for (slot, hindrance) in self.hindrances.iter_mut() {
+            let is_behind = self.standing.rulesets.get(&slot) != self.compiled.of(slot);
+            let is_revoked = hindrance.held_back.is_some() && is_behind;
+            if known.contains(&slot) && !open.contains(&slot) && !is_revoked {
+                hindrance.open = None;
+            }
+        }
     }
 
     /// Denies each attachment whose policy waits for another table set, in each direction in which that is not known to allow
@@ -408,14 +432,15 @@ impl<D: Dataplane> Engine<D> {
         }
         match failed {
             Some(error) => self.complain(record, &error),
-            None => self.hindrances.of_mut(slot).open = None,
+            None => self.hindrances.update(slot, |it| it.open = None),
         }
     }
 
     fn complain(&mut self, record: &Record, error: &anyhow::Error) {
         let why = format!("{error:#}");
         tracing::error!(attachment = %record.identity, why, "a pod cannot be isolated while its policy is not in force");
-        self.hindrances.of_mut(record.slot).open = Some(why);
+        self.hindrances
+            .update(record.slot, |it| it.open = Some(why));
         self.pace.upkeep_due = self
             .pace
             .upkeep_due

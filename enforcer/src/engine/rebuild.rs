@@ -10,12 +10,12 @@ use podgate_datapath::Sizes;
 use podgate_datapath::record::Record;
 use podgate_policy::compile::isolate;
 
-use super::Engine;
 use super::build::{self, grow};
 use super::dataplane::Dataplane;
 use super::draft::{Basis, Draft, Drafted};
 use super::isolate::narrowed;
 use super::reconcile::{LOCK_PATIENCE, Progress, compile, give_way};
+use super::{Engine, UPKEEP};
 use crate::cluster::{Cluster, View};
 use crate::compiled::Compiled;
 use crate::plan::{PlanError, Rulesets, STEP};
@@ -213,7 +213,11 @@ impl<D: Dataplane> Engine<D> {
 
     /// Builds smaller tables when some have grown and were nearly empty at two looks, half a minute apart. They get room
     /// for twice what they hold, so that what comes next does not make them grow again.
-    pub(super) fn shrink(&mut self) {
+    pub(super) fn shrink(&mut self, now: Instant) {
+        if now < self.drafts.shrink_due {
+            return;
+        }
+        self.drafts.shrink_due = now + UPKEEP;
         let occupancy = self.standing.built.planner.occupancy();
         let is_calm =
             self.pace.trouble.is_none() && self.standing.pending.is_none() && !self.is_drafting();

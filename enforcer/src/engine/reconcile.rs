@@ -13,6 +13,7 @@ use super::change::FactsChange;
 use super::dataplane::{Dataplane, Set};
 use super::execute::Execution;
 use super::grace::Grace;
+use super::isolate::Outlook;
 use super::portion::Size;
 use super::state::{HeldBack, Pending};
 use crate::cluster::View;
@@ -58,7 +59,12 @@ impl<D: Dataplane> Engine<D> {
             // ADDs are answered by what is known, and not by what was when the last attempt failed.
             self.compile_some(Some(until));
         }
-        self.isolate_open();
+        let is_underway = self.pace.trouble.is_none() && self.standing.more_to_do;
+        self.isolate_open(if is_underway {
+            Outlook::Underway
+        } else {
+            Outlook::Stuck
+        });
         self.answer_adds(false);
         self.look_soon_if_adds_are_hindered();
         self.publish_in_time();
@@ -258,7 +264,8 @@ impl<D: Dataplane> Engine<D> {
         let waiting = self.standing.built.planner.waiting_for_most(&self.wanted());
         let is_one = !waiting.is_empty();
         for slot in waiting {
-            self.hindrances.of_mut(slot).held_back = Some(HeldBack::default());
+            let held_back = Some(HeldBack::default());
+            self.hindrances.update(slot, |it| it.held_back = held_back);
         }
         self.deny_what_is_revoked();
         is_one

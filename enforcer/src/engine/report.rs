@@ -130,7 +130,8 @@ impl<D: Dataplane> Engine<D> {
         reasons.extend(self.known.unreadable.iter().cloned());
         reasons.extend(self.standing.isolated_file.trouble.iter().cloned());
         let hindrances = || {
-            self.hindrances.iter().map(|(slot, hindrance)| {
+            let hindrances = self.hindrances.iter().filter(|(_, it)| it.is_reason());
+            hindrances.map(|(slot, hindrance)| {
                 let record = self
                     .known
                     .cluster

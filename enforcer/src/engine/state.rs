@@ -135,13 +135,40 @@ pub(super) struct HeldBack {
     pub(super) compared: Option<Arc<SubjectRulesets>>,
 }
 
+impl Hindrance {
+    /// Whether somebody has to hear of it.
+    pub(super) const fn is_reason(&self) -> bool {
+        self.open.is_some() || self.unswapped.is_some() || self.shadowed.is_some()
+    }
+
+    const fn is_none(&self) -> bool {
+        let Self {
+            held,
+            open,
+            held_back,
+            unswapped,
+            shadowed,
+        } = self;
+        held.is_none()
+            && open.is_none()
+            && held_back.is_none()
+            && unswapped.is_none()
+            && shadowed.is_none()
+    }
+}
+
 impl Hindrances {
     pub(super) fn of(&self, slot: Slot) -> Option<&Hindrance> {
         self.0.get(&slot)
     }
 
-    pub(super) fn of_mut(&mut self, slot: Slot) -> &mut Hindrance {
-        self.0.entry(slot).or_default()
+    /// Changes those of one attachment.
+    pub(super) fn update(&mut self, slot: Slot, change: impl FnOnce(&mut Hindrance)) {
+        let hindrance = self.0.entry(slot).or_default();
+        change(hindrance);
+        if hindrance.is_none() {
+            self.0.remove(&slot);
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Hindrance)> {
@@ -158,7 +185,7 @@ impl Hindrances {
             hindrance.unswapped = None;
         }
         for (slot, why) in unswapped {
-            self.of_mut(slot).unswapped = Some(why);
+            self.update(slot, |it| it.unswapped = Some(why));
         }
     }
 
@@ -178,15 +205,18 @@ pub(super) struct Drafts<D: Dataplane> {
     pub(super) sizes: Sizes,
     /// Whether some were larger than they need to be when they were looked at last.
     pub(super) seen_too_large: bool,
+    /// When they are looked at next.
+    pub(super) shrink_due: Instant,
 }
 
 impl<D: Dataplane> Drafts<D> {
-    pub(super) const fn new(sizes: Sizes) -> Self {
+    pub(super) const fn new(sizes: Sizes, now: Instant) -> Self {
         Self {
             draft: Draft::None,
             failed: 0,
             sizes,
             seen_too_large: false,
+            shrink_due: now,
         }
     }
 }

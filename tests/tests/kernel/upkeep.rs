@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What upkeep deletes of the tables of flows, beside what timed out.
 
+use std::fs;
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData};
@@ -118,4 +119,18 @@ fn an_attachment_left_with_an_older_set_keeps_its_flows() {
     assert_kept(&set, slot, true);
     older.clear_attachment(slot).unwrap();
     assert_kept(&set, slot, false);
+}
+
+/// Names are used again, where somebody removed the pins.
+#[test]
+fn a_set_whose_name_another_took_is_not_current() {
+    let node = Node::new();
+    let older = make(&node);
+    assert!(older.is_current().unwrap());
+    fs::remove_dir_all(node.paths().bpffs).unwrap();
+    assert!(!older.is_current().unwrap());
+    let newer = make(&node);
+    assert_eq!(older.name().to_string(), newer.name().to_string());
+    assert!(!older.is_current().unwrap());
+    assert!(newer.is_current().unwrap());
 }

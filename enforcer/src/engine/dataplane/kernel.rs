@@ -143,16 +143,8 @@ impl Dataplane for Kernel {
         Ok(TableSet::open_current(&self.paths)?)
     }
 
-    /// Names are used again, programs are not.
     fn is_current(&self, set: &TableSet) -> Result<bool> {
-        let ours = set.program_id(Direction::Egress)?;
-        let current = TableSet::open_current(&self.paths)
-            .and_then(|set| set.map(|set| set.program_id(Direction::Egress)).transpose());
-        match current {
-            Ok(program) => Ok(program == Some(ours)),
-            Err(error) if error.is_exhaustion() => Err(error.into()),
-            Err(_) => Ok(false),
-        }
+        Ok(set.is_current()?)
     }
 
     fn judge_again(&self) -> Result<()> {

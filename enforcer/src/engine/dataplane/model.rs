@@ -172,6 +172,11 @@ impl Model {
         self.0.faults.set(faults);
     }
 
+    /// Whether some operation is still to fail.
+    pub(crate) fn has_faults(&self) -> bool {
+        self.0.faults.get().number > 0
+    }
+
     pub(crate) fn wait(&self, time: Duration) {
         self.0.passed.set(self.0.passed.get() + time);
     }

@@ -77,6 +77,9 @@ pub(super) struct Driver {
     /// Whether all fits into the tables.
     is_roomy: bool,
     replies: Vec<(Record, oneshot::Receiver<Reply>)>,
+    /// Whether operations may have failed since all was in force: what isolates, and allows everything, is denied then until what
+    /// is newer is in force.
+    is_faulty: bool,
     /// Whether the enforcer is killed in what happens next.
     dies: bool,
 }
@@ -161,6 +164,7 @@ impl Driver {
             dice,
             is_roomy,
             replies: Vec::new(),
+            is_faulty: false,
             dies: false,
         };
         driver.objects = objects_of(&driver.world);
@@ -267,6 +271,7 @@ impl Driver {
         let peer = peer.map(|peer| peer.birth.0);
         let mut bounds = self.window.judge(record, &connection, peer);
         // Where tables are full, pods are denied rather than open.
+        bounds.must_pass &= !(self.is_faulty && bounds.is_isolated);
         bounds.must_pass &= self.is_roomy && self.is_there(record) && !self.is_unseen(&connection);
         Probe {
             record: record.clone(),
@@ -381,6 +386,7 @@ impl Driver {
         if self.is_idle && engine.is_settled() && self.node.next_plugin().is_none() {
             self.window.settle(self.node.generation());
             self.is_unguarded &= !self.node.has_isolated_file();
+            self.is_faulty = self.dies || self.node.has_faults();
         }
         self.aim();
         let probes = std::mem::take(&mut self.probes.borrow_mut().probes);
@@ -581,7 +587,11 @@ impl Driver {
             Happening::Remove(pod, locks) => {
                 self.run_later(locks, Plugin::Del(identity_of(pod), None));
             }
-            Happening::Fault(faults) => self.node.fail(faults),
+            Happening::Fault(faults) => {
+                self.node.fail(faults);
+                self.is_faulty = true;
+                self.aim();
+            }
             Happening::GraceOver => {
                 if self.node.take_grace() {
                     self.send(Event::GraceOver);
@@ -594,6 +604,8 @@ impl Driver {
             }
             Happening::Kill(after) => {
                 self.dies = true;
+                self.is_faulty = true;
+                self.aim();
                 self.node.fail(Faults {
                     after,
                     number: u32::MAX,
