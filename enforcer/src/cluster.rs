@@ -319,7 +319,7 @@ fn attachments_of<'a>(
         })
 }
 
-fn name_of(pod: &PodName) -> ObjectName {
+pub(crate) fn name_of(pod: &PodName) -> ObjectName {
     ObjectName::new(&pod.namespace, &pod.name)
 }
 

@@ -68,7 +68,7 @@ pub use dataplane::Kernel;
 pub use inbox::{Event, Handoff};
 
 /// How often everything is looked at, whether or not somebody said that it changed.
-pub(super) const UPKEEP: Duration = Duration::from_secs(30);
+const UPKEEP: Duration = Duration::from_secs(30);
 
 /// What an engine begins with.
 #[derive(Debug)]

@@ -40,7 +40,7 @@ const EVERY: &str = "*";
 const PAGE: usize = 4096;
 
 /// The ruleset that holds in a direction until the pod's policy is in force.
-pub(crate) const fn until_in_force(
+pub const fn until_in_force(
     isolated: Isolation,
     direction: Direction,
     baseline: Baseline,

@@ -275,8 +275,8 @@ impl TableSet {
             .map_err(|e| Failed::new("ask for the number of program", direction.program(), e))
     }
 
-    /// Whether plugins attach to this set, which was named current here. Somebody may have removed its pins since, and a plugin
-    /// have given its name to another: names are used again, the numbers of programs are not.
+    /// Whether plugins attach to this set, which was named current here. Where its pins were removed since, its name may be
+    /// another set's: names are used again, the numbers of programs are not.
     ///
     /// # Errors
     /// When that cannot be asked for want of memory or descriptors. A set that cannot be opened is not this one.

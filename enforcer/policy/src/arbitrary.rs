@@ -38,9 +38,10 @@ const LISTS: [&str; 3] = ["l", "m", "n"];
 const KEYS: [&str; 2] = ["app", "tier"];
 const VALUES: [&str; 3] = ["1", "2", ""];
 const PORT_NAMES: [&str; 2] = ["http", "dns"];
-const PORTS: [u16; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 4789, 6081, 8472, 0xFFFE, 0xFFFF];
+/// Ports: the ends of the range, and those of tunnels, among them.
+pub const PORTS: [u16; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 4789, 6081, 8472, 0xFFFE, 0xFFFF];
 /// ICMP, IPv4-in-IP, IPv6-in-IP, GRE, ICMPv6.
-const OTHER_PROTOCOLS: [u8; 5] = [1, 4, 41, 47, 58];
+pub const OTHER_PROTOCOLS: [u8; 5] = [1, 4, 41, 47, 58];
 
 /// The `index`th IPv4 address, of 10.0.0.0/28.
 pub fn ipv4(index: u8) -> IpAddr {

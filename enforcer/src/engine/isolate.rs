@@ -144,10 +144,10 @@ impl<D: Dataplane> Engine<D> {
         let now = self.node.now();
         let selections = self.compiled.selections();
         let (cluster, is_doubtful) = (&self.known.cluster, self.known.doubt.is_some());
-        let mut next: Option<Instant> = None;
-        for (slot, hindrance) in self.hindrances.iter_mut() {
+        let due = &mut self.pace.upkeep_due;
+        self.hindrances.update_each(|slot, hindrance| {
             let Some(held) = hindrance.held else {
-                continue;
+                return;
             };
             let record = cluster.records().find(|record| record.slot == slot);
             let is_known = record.is_none_or(|record| {
@@ -156,14 +156,10 @@ impl<D: Dataplane> Engine<D> {
             });
             if is_known || !is_doubtful && held.until <= now {
                 hindrance.held = None;
-                continue;
+                return;
             }
-            let until = held.until.max(now + super::attachments::RETRY);
-            next = Some(next.map_or(until, |next| next.min(until)));
-        }
-        if let Some(next) = next {
-            self.pace.upkeep_due = self.pace.upkeep_due.min(next);
-        }
+            *due = (*due).min(held.until.max(now + super::attachments::RETRY));
+        });
     }
 
     /// The answer to an ADD whose policy is in force as far as it is known, which is not far enough: none until it is
@@ -270,14 +266,7 @@ impl<D: Dataplane> Engine<D> {
                 .selections()
                 .isolation_of_new(&record, &self.known.cluster);
             for side in sides_of(isolation) {
-                let denied = deny(
-                    &self.node,
-                    &self.standing.built.set,
-                    &record,
-                    side,
-                    Over::Open,
-                );
-                if let Err(error) = denied {
+                if let Err(error) = self.deny(&record, side, Over::Open) {
                     self.complain(&record, &error);
                 }
             }
@@ -333,15 +322,19 @@ impl<D: Dataplane> Engine<D> {
     /// Of the others, the policy is in force, or none isolates them any more; unless one is revoked that waits for another table set,
     /// or their file has not been read in turn.
     fn forget_open(&mut self, open: &[(Record, Isolation)]) {
+        if self.hindrances.iter().all(|(_, it)| it.open.is_none()) {
+            return;
+        }
         let open: BTreeSet<Slot> = open.iter().map(|(record, _)| record.slot).collect();
         let known: BTreeSet<Slot> = self.known.cluster.records().map(|it| it.slot).collect();
-        for (slot, hindrance) in self.hindrances.iter_mut() {
-            let is_behind = self.standing.rulesets.get(&slot) != self.compiled.of(slot);
-            let is_revoked = hindrance.held_back.is_some() && is_behind;
+        let (standing, compiled) = (&self.standing.rulesets, &self.compiled);
+        self.hindrances.update_each(|slot, hindrance| {
+            let is_behind = || standing.get(&slot) != compiled.of(slot);
+            let is_revoked = hindrance.held_back.is_some() && is_behind();
             if known.contains(&slot) && !open.contains(&slot) && !is_revoked {
                 hindrance.open = None;
             }
-        }
+        });
     }
 
     /// Denies each attachment whose policy waits for another table set, in each direction in which that is not known to allow
@@ -353,17 +346,17 @@ impl<D: Dataplane> Engine<D> {
         let mut revoked = Vec::new();
         // Pods share rulesets, and to compare two takes what they are made of.
         let mut compared: HashMap<[*const SubjectRulesets; 2], Isolation> = HashMap::new();
-        for (slot, hindrance) in self.hindrances.iter_mut() {
+        let (standing, compiled) = (&self.standing.rulesets, &self.compiled);
+        self.hindrances.update_each(|slot, hindrance| {
             let Some(held_back) = &mut hindrance.held_back else {
-                continue;
+                return;
             };
-            let wanted = self.compiled.rulesets().get(&slot);
-            let Some((stands, wanted)) = self.standing.rulesets.get(&slot).zip(wanted) else {
-                continue;
+            let Some((stands, wanted)) = standing.get(&slot).zip(compiled.of(slot)) else {
+                return;
             };
             let kept = &mut held_back.compared;
             if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, wanted)) {
-                continue;
+                return;
             }
             let pair = [stands, wanted].map(Arc::as_ptr);
             let isolation = *compared.entry(pair).or_insert_with(|| {
@@ -379,7 +372,7 @@ impl<D: Dataplane> Engine<D> {
             } else {
                 *kept = Some(Arc::clone(wanted));
             }
-        }
+        });
         for (slot, isolation) in revoked {
             let of_slot = |record: &&Record| record.slot == slot;
             let record = self.known.cluster.records().find(of_slot).cloned();
@@ -404,13 +397,7 @@ impl<D: Dataplane> Engine<D> {
                     None => Ruleset::Allowed,
                 },
             };
-            match deny(
-                &self.node,
-                &self.standing.built.set,
-                record,
-                direction,
-                over,
-            ) {
+            match self.deny(record, direction, over) {
                 Ok(was_open) => {
                     if was_open {
                         tracing::info!(attachment = %record.identity, ?direction, "isolated until its policy is in force");
@@ -433,6 +420,17 @@ impl<D: Dataplane> Engine<D> {
         match failed {
             Some(error) => self.complain(record, &error),
             None => self.hindrances.update(slot, |it| it.open = None),
+        }
+    }
+
+    /// In the set that has the attachment: the engine's, or the one that has been put in its place.
+    fn deny(&self, record: &Record, direction: Direction, over: Over) -> Result<bool> {
+        match self.standing.built.set.deny(record, direction, over) {
+            Err(error) => match self.node.current() {
+                Ok(Some(current)) => current.deny(record, direction, over),
+                Ok(None) | Err(_) => Err(error),
+            },
+            done => done,
         }
     }
 
@@ -492,21 +490,4 @@ fn sides_of(isolation: Isolation) -> impl Iterator<Item = Direction> {
     Direction::BOTH
         .into_iter()
         .filter(move |direction| isolation.of(*direction))
-}
-
-/// In the set that has the attachment: the engine's, or the one that has been put in its place.
-fn deny<D: Dataplane>(
-    node: &D,
-    set: &D::Set,
-    record: &Record,
-    direction: Direction,
-    over: Over,
-) -> Result<bool> {
-    match set.deny(record, direction, over) {
-        Err(error) => match node.current() {
-            Ok(Some(current)) => current.deny(record, direction, over),
-            Ok(None) | Err(_) => Err(error),
-        },
-        done => done,
-    }
 }

@@ -57,9 +57,7 @@ impl<D: Dataplane> Engine<D> {
     }
 
     fn begin_draft(&mut self, sizes: Sizes) -> Result<()> {
-        for (_, hindrance) in self.hindrances.iter_mut() {
-            hindrance.held_back = None;
-        }
+        self.hindrances.update_each(|_, it| it.held_back = None);
         let basis = Basis::of(sizes, &self.known.cluster, &self.compiled);
         let number = self.node.begin_draft(basis)?;
         metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);

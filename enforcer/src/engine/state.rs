@@ -175,15 +175,17 @@ impl Hindrances {
         self.0.iter().map(|(slot, it)| (*slot, it))
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Hindrance)> {
-        self.0.iter_mut().map(|(slot, it)| (*slot, it))
+    /// Changes those of each attachment that has any.
+    pub(super) fn update_each(&mut self, mut change: impl FnMut(Slot, &mut Hindrance)) {
+        self.0.retain(|slot, hindrance| {
+            change(*slot, hindrance);
+            !hindrance.is_none()
+        });
     }
 
     /// Takes note of which filters could not be replaced by those of a new table set, and why.
     pub(super) fn not_swapped(&mut self, unswapped: Unswapped) {
-        for hindrance in self.0.values_mut() {
-            hindrance.unswapped = None;
-        }
+        self.update_each(|_, it| it.unswapped = None);
         for (slot, why) in unswapped {
             self.update(slot, |it| it.unswapped = Some(why));
         }

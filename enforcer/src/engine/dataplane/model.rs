@@ -17,7 +17,7 @@ use podgate_datapath::Sizes;
 use podgate_datapath::attach::FilterStatus;
 use podgate_datapath::flows::Copied;
 use podgate_datapath::guard::Family;
-use podgate_datapath::isolated::{Isolation, Namespaces, Written};
+use podgate_datapath::isolated::{self, Isolation, Namespaces, Written};
 use podgate_datapath::netlink::{Ifindex, Link};
 use podgate_datapath::owed::Owed;
 use podgate_datapath::record::{AttachmentId, Generation, Record, Slot};
@@ -531,13 +531,10 @@ impl ModelSet {
         self.tables.borrow().fresh_generation()
     }
 
-    fn put(&self, record: &Record, isolated: Isolation) {
+    fn put(&self, record: &Record, isolation: Isolation) {
         let addresses: Vec<Address> = record.addresses.iter().copied().map(Into::into).collect();
-        let ruleset = |direction| match isolated.of(direction) {
-            true => RulesetId::DENY_ALL,
-            false => RulesetId::of(record.baseline),
-        };
-        let rulesets = Direction::BOTH.map(ruleset);
+        let rulesets =
+            Direction::BOTH.map(|it| isolated::until_in_force(isolation, it, record.baseline));
         self.tables
             .borrow_mut()
             .put_attachment(record.slot, &addresses, record.birth.0, rulesets);

@@ -13,14 +13,14 @@ use podgate_datapath::Sizes;
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{AttachmentId, Generation, PodName, Record, Slot};
 use podgate_handoff::{Reply, Request};
-use podgate_policy::arbitrary::{self, Edit};
+use podgate_policy::arbitrary::{self, ADDRESSES, Edit, OTHER_PROTOCOLS, PORTS};
 use podgate_policy::connection::{Baseline, Connection, Direction, Transport};
 use podgate_policy::model::{ObjectName, Protocol, World};
 use podgate_policy::oracle::may_be_redirected;
 use tokio::sync::{oneshot, watch};
 
 use super::Happening;
-use super::moments::{Bounds, Moment, Probe, Probes, Window};
+use super::moments::{Bounds, Moment, Probe, Probes, Window, has_pod};
 use crate::cluster::{Cluster, ForeignSetting};
 use crate::condition::Condition;
 use crate::convert::pod::IdentifiedPod;
@@ -285,7 +285,8 @@ impl Driver {
     fn connection(&mut self, record: &Record) -> Connection {
         let direction = Direction::BOTH[self.dice.below(2)];
         let peer = loop {
-            let index = u8::try_from(self.dice.below(16)).expect("few addresses");
+            let index = self.dice.below(ADDRESSES.into());
+            let index = u8::try_from(index).expect("few addresses");
             let peer = match self.dice.below(9) {
                 0 => [192, 0, 2, 1].into(),
                 1 => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
@@ -296,15 +297,16 @@ impl Driver {
                 break peer;
             }
         };
-        let ports = [1, 2, 3, 4, 5, 6, 7, 8, 4789, 6081, 8472, 0xfffe, 0xffff];
         let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
         let transport = match (self.dice.below(8), direction) {
             // A tunnel to the pod is the kernel's own matter while its address is the node's.
             (0, Direction::Ingress) => Transport::Other([1, 50, 58][self.dice.below(3)]),
-            (0, Direction::Egress) => Transport::Other([1, 4, 41, 47, 58][self.dice.below(5)]),
+            (0, Direction::Egress) => {
+                Transport::Other(OTHER_PROTOCOLS[self.dice.below(OTHER_PROTOCOLS.len())])
+            }
             _ => Transport::Port(
                 protocols[self.dice.below(protocols.len())],
-                ports[self.dice.below(ports.len())],
+                PORTS[self.dice.below(PORTS.len())],
             ),
         };
         Connection {
@@ -567,11 +569,7 @@ impl Driver {
     /// Whether the source has the pod of an attachment still. Gone, it is judged as what it was last, if the engine has read the
     /// attachment's file before.
     fn is_there(&self, record: &Record) -> bool {
-        let pod = record
-            .pod
-            .as_ref()
-            .map(|pod| ObjectName::new(&pod.namespace, &pod.name));
-        pod.is_some_and(|pod| self.world.pods.contains_key(&pod))
+        has_pod(&self.world, record)
     }
 
     pub(super) fn happen(&mut self, happening: Happening) -> Result<(), String> {
@@ -587,11 +585,7 @@ impl Driver {
             Happening::Remove(pod, locks) => {
                 self.run_later(locks, Plugin::Del(identity_of(pod), None));
             }
-            Happening::Fault(faults) => {
-                self.node.fail(faults);
-                self.is_faulty = true;
-                self.aim();
-            }
+            Happening::Fault(faults) => self.fail(faults),
             Happening::GraceOver => {
                 if self.node.take_grace() {
                     self.send(Event::GraceOver);
@@ -604,9 +598,7 @@ impl Driver {
             }
             Happening::Kill(after) => {
                 self.dies = true;
-                self.is_faulty = true;
-                self.aim();
-                self.node.fail(Faults {
+                self.fail(Faults {
                     after,
                     number: u32::MAX,
                 });
@@ -625,7 +617,13 @@ impl Driver {
         Ok(())
     }
 
-    /// The enforcer ends: killed, or told to.
+    fn fail(&mut self, faults: Faults) {
+        self.node.fail(faults);
+        self.is_faulty = true;
+        self.aim();
+    }
+
+    /// The enforcer ends: killed, or by SIGTERM.
     fn end(&mut self) -> Result<(), String> {
         if let Some(mut engine) = self.engine.take()
             && self.dice.below(3) == 0

@@ -12,7 +12,7 @@ use podgate_policy::evaluate;
 use podgate_policy::isolation::{self, Isolation};
 use podgate_policy::model::{NetworkPolicy, ObjectName, Pod, Selector, World};
 
-use crate::cluster::View;
+use crate::cluster::{View, name_of};
 use crate::engine::dataplane::model::Model;
 use crate::plan::host::frames::{Part, passes};
 
@@ -88,15 +88,8 @@ impl Moment {
             .map(|(_, policy)| policy.as_ref())
     }
 
-    /// Whether the source has the pod of an attachment.
-    fn knows(&self, record: &Record) -> bool {
-        let pod = record.pod.as_ref();
-        let name = pod.map(|pod| ObjectName::new(&pod.namespace, &pod.name));
-        name.is_some_and(|name| self.world.pods.contains_key(&name))
-    }
-
     /// Where policies isolate an attachment. A pod that is not known: where any of its namespace's does.
-    pub(super) fn isolation_of(&self, record: &Record, subject: Option<&Subject>) -> Isolation {
+    fn isolation_of(&self, record: &Record, subject: Option<&Subject>) -> Isolation {
         let policies = self.policies_of(namespace_of(record));
         match subject {
             Some(subject) => isolation::of_subject(policies, subject),
@@ -141,9 +134,8 @@ impl Window {
             since,
             ..Self::default()
         };
-        self.moments.extend(latest);
-        if !self.moments.is_empty() {
-            self.mix(0, 0);
+        if let Some(latest) = latest {
+            self.push(latest);
         }
     }
 
@@ -210,10 +202,16 @@ impl Window {
             passes_now,
             must_pass: verdicts.iter().all(|(_, allows)| *allows)
                 && subjects.iter().all(Option::is_some)
-                && self.moments.iter().all(|it| it.knows(record))
+                && self.moments.iter().all(|it| has_pod(&it.world, record))
                 && isolated.iter().all(|it| *it == isolated[0]),
         }
     }
+}
+
+/// Whether a world has the pod of an attachment.
+pub(super) fn has_pod(world: &World, record: &Record) -> bool {
+    let name = record.pod.as_ref().map(name_of);
+    name.is_some_and(|name| world.pods.contains_key(&name))
 }
 
 /// A pod that the source does not know is isolated where a policy of its namespace isolates any.
