@@ -136,8 +136,7 @@ impl<D: Dataplane> Engine<D> {
         cluster.set_node_addresses(node_addresses);
         let lock = node.lock(node.now() + lock::PATIENCE)?;
         attachments::sweep_attachments(&node, &lock)?;
-        let mut files = attachments::read_attachments(&mut node, &cluster)?;
-        attachments::bind_hardware(&node, &mut files.records, &lock);
+        let files = attachments::read_attachments(&mut node, &cluster)?;
         cluster.set_attachments(files.records);
         let view = cluster.view();
         let mut compiled = Compiled::default();

@@ -108,43 +108,6 @@ impl TableSet {
     }
 }
 
-/// Binds an attachment to the hardware address that its pod's end has, where its ADD did not record one, as a podgate of
-/// before did not. Returns the record that stands in the file now, or none if there was nothing to do.
-///
-/// # Errors
-/// When the pod's end cannot be looked up, or the file not be written: the attachment stays unbound.
-pub fn bind_hardware(
-    paths: &Paths,
-    record: &Record,
-    lock: &Lock,
-) -> Result<Option<Record>, SwapError> {
-    if record.pod_mac.is_some() {
-        return Ok(None);
-    }
-    let ifindex = record.host_ifindex;
-    let netlink = |source| SwapError::Netlink { ifindex, source };
-    let mut socket = Socket::open().map_err(netlink)?;
-    let link = socket.link_by_index(ifindex)?;
-    let another = |why| SwapError::Another {
-        ifindex,
-        identity: record.identity.clone(),
-        why,
-    };
-    if let Some(why) = mismatch(&mut socket, &link, record).map_err(netlink)? {
-        return Err(another(why));
-    }
-    let Some(netns) = link.link_netnsid else {
-        return Err(another("its other end is in the node's own namespace"));
-    };
-    let pod_end = socket.link_in(netns, record.pod_ifindex)?;
-    let bound = Record {
-        pod_mac: pod_end.mac,
-        ..record.clone()
-    };
-    record::restore(paths, &bound, lock)?;
-    Ok(Some(bound))
-}
-
 /// What a sweep found.
 #[derive(Debug, Default)]
 pub struct Swept {

@@ -306,26 +306,6 @@ pub(super) struct Files {
     pub(super) unreadable: Vec<String>,
 }
 
-/// Binds the attachments that a podgate of before made to the hardware addresses that their pods have now.
-pub(super) fn bind_hardware<D: Dataplane>(node: &D, records: &mut [Record], lock: &D::Lock) {
-    for record in records {
-        match node.bind_hardware(record, lock) {
-            Ok(None) => {}
-            Ok(Some(bound)) => {
-                tracing::info!(attachment = %record.identity, mac = ?bound.pod_mac, "bound an older attachment to its hardware address");
-                *record = bound;
-            }
-            Err(error) => {
-                tracing::warn!(
-                    attachment = %record.identity,
-                    error = format!("{error:#}"),
-                    "an older attachment is bound to no hardware address until its pod is made anew",
-                );
-            }
-        }
-    }
-}
-
 /// Every attachment. While a file cannot be read, nothing is taken for gone: its filters may still stand.
 pub(super) fn read_attachments(node: &mut impl Dataplane, known: &Cluster) -> Result<Files> {
     let (mut records, mut unreadable) = (Vec::new(), Vec::new());

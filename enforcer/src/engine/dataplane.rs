@@ -78,8 +78,6 @@ pub trait Dataplane: Debug + Sized {
     fn filter_status(&self, record: &Record) -> Result<FilterStatus>;
     /// Puts a host end back into its group; whether it was in another.
     fn restore_mark(&self, record: &Record, lock: &Self::Lock) -> Result<bool>;
-    /// Binds an attachment whose file names no hardware address to the one that its pod has.
-    fn bind_hardware(&self, record: &Record, lock: &Self::Lock) -> Result<Option<Record>>;
     /// How many packets the guard has dropped since it stands.
     fn dropped_by_guard(&self, family: Family) -> Result<u64>;
 

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use netlink_packet_core::{DefaultNla, NLM_F_DUMP};
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
@@ -97,16 +97,6 @@ impl Socket {
         let mut message = LinkMessage::default();
         message.header.index = ifindex.0;
         self.link(message, ifindex.to_string())
-    }
-
-    /// The interface with this number in the namespace that the socket's calls by this number (Linux 4.16).
-    pub fn link_in(&mut self, netns: i32, ifindex: Ifindex) -> Result<Link, LinkError> {
-        const IFLA_TARGET_NETNSID: u16 = 46;
-        let mut message = LinkMessage::default();
-        message.header.index = ifindex.0;
-        let target = DefaultNla::new(IFLA_TARGET_NETNSID, netns.to_ne_bytes().to_vec());
-        message.attributes.push(LinkAttribute::Other(target));
-        self.link(message, format!("{ifindex} of namespace {netns}"))
     }
 
     fn link(&mut self, mut message: LinkMessage, name: String) -> Result<Link, LinkError> {

@@ -131,10 +131,6 @@ impl Dataplane for Kernel {
         Ok(sweep::restore_mark(record, lock)?)
     }
 
-    fn bind_hardware(&self, record: &Record, lock: &Lock) -> Result<Option<Record>> {
-        Ok(sweep::bind_hardware(&self.paths, record, lock)?)
-    }
-
     fn dropped_by_guard(&self, family: Family) -> Result<u64> {
         Ok(guard::dropped(family)?)
     }

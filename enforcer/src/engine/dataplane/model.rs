@@ -438,10 +438,6 @@ impl Dataplane for Model {
         Ok(false)
     }
 
-    fn bind_hardware(&self, _record: &Record, (): &()) -> Result<Option<Record>> {
-        Ok(None)
-    }
-
     fn dropped_by_guard(&self, _family: Family) -> Result<u64> {
         Ok(0)
     }
