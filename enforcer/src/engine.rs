@@ -315,6 +315,10 @@ impl<D: Dataplane> Engine<D> {
         if let Some(guard) = guard {
             self.surroundings.guard = guard;
         }
+        // Some of what the source said may have come after its answers: before it, so that those behind are asked for again.
+        for (pod, answer) in answers {
+            self.take_answer(&pod, answer);
+        }
         if let Some(source) = source {
             self.known.source = source.wrong;
             self.known.cluster.apply(source.changes);
@@ -322,9 +326,6 @@ impl<D: Dataplane> Engine<D> {
         }
         if let Some(doubt) = doubt {
             self.take_doubt(doubt);
-        }
-        for (pod, answer) in answers {
-            self.take_answer(&pod, answer);
         }
         if grace_is_over {
             self.grace = Grace::Over;

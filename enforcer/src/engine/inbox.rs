@@ -112,7 +112,7 @@ pub(super) struct Inbox {
 pub(super) struct Heard {
     /// What the source said, all of it together.
     pub(super) source: Option<Update>,
-    /// Answers of the source, given after what it said.
+    /// Answers of the source, some of them given before the last that it said.
     pub(super) answers: Vec<(PodName, Answer)>,
     /// The last that was said of whether the source knows what it should.
     pub(super) doubt: Option<Option<String>>,
