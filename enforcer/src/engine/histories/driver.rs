@@ -73,6 +73,8 @@ pub(super) struct Driver {
     /// Nothing is on its way between the node and the table set in force.
     is_idle: bool,
     probes: Rc<RefCell<Probes>>,
+    /// Whether they are judged by all that may be in force.
+    is_aimed: bool,
     dice: Dice,
     /// Whether all fits into the tables.
     is_roomy: bool,
@@ -161,6 +163,7 @@ impl Driver {
             unseen: BTreeSet::new(),
             is_idle: false,
             probes: Rc::clone(&probes),
+            is_aimed: false,
             dice,
             is_roomy,
             replies: Vec::new(),
@@ -233,7 +236,7 @@ impl Driver {
             self.window.foresee(moment, added);
         }
         self.window.push(now);
-        self.aim();
+        self.is_aimed = false;
     }
 
     /// Has a plugin run soon, and the one before it now.
@@ -244,12 +247,16 @@ impl Driver {
     }
 
     fn run_plugin(&mut self) {
+        self.aim();
         self.node.run_plugin();
         self.after_plugins();
     }
 
-    /// Draws packets to try.
+    /// Draws packets to try, unless those that were drawn will do.
     fn aim(&mut self) {
+        if std::mem::replace(&mut self.is_aimed, true) {
+            return;
+        }
         let mut records = self.node.attachments();
         records.retain(|record| self.running.contains(&record.birth.0));
         let mut probes = Vec::new();
@@ -336,6 +343,7 @@ impl Driver {
         self.unseen.clear();
         self.forget();
         self.note();
+        self.aim();
         // An engine that starts does not know what isolates a pod that may open any connection: it is denied until what is
         // narrower is in force.
         for probe in &mut self.probes.borrow_mut().probes {
@@ -359,8 +367,9 @@ impl Driver {
         if self.dice.below(4) == 0 && self.node.take_grace() {
             self.send(Event::GraceOver);
         }
+        self.aim();
+        let inbox = Inbox::gather(&self.inbox, Duration::ZERO);
         if let Some(engine) = &mut self.engine {
-            let inbox = Inbox::gather(&self.inbox, Duration::ZERO);
             engine.take(inbox);
         }
         self.look()
@@ -390,6 +399,7 @@ impl Driver {
             self.is_unguarded &= !self.node.has_isolated_file();
             self.is_faulty = self.dies || self.node.has_faults();
         }
+        self.is_aimed = false;
         self.aim();
         let probes = std::mem::take(&mut self.probes.borrow_mut().probes);
         let wrong = probes.iter().find_map(|probe| self.after_turn(probe));
@@ -620,11 +630,12 @@ impl Driver {
     fn fail(&mut self, faults: Faults) {
         self.node.fail(faults);
         self.is_faulty = true;
-        self.aim();
+        self.is_aimed = false;
     }
 
     /// The enforcer ends: killed, or by SIGTERM.
     fn end(&mut self) -> Result<(), String> {
+        self.aim();
         if let Some(mut engine) = self.engine.take()
             && self.dice.below(3) == 0
         {

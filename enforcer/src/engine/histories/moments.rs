@@ -2,6 +2,7 @@
 //! What was so since all was in force, and packets that are tried meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,33 +17,52 @@ use crate::cluster::{View, name_of};
 use crate::engine::dataplane::model::Model;
 use crate::plan::host::frames::{Part, passes};
 
-/// What is known at one time.
+/// What is known at one time. Facts and policies are written apart.
 pub(super) struct Moment {
+    facts: Facts,
+    policies: Policies,
+}
+
+/// Everything of it but policies.
+#[derive(PartialEq)]
+struct Facts {
     world: World,
     /// The births of attachments.
     births: BTreeSet<u32>,
-    /// Who their pods are, by the same.
+}
+
+/// Policies, and whom they judge.
+#[derive(PartialEq)]
+struct Policies {
+    policies: OrdMap<ObjectName, Arc<NetworkPolicy>>,
+    /// Who the pods of attachments are, by birth.
     subjects: BTreeMap<u32, Arc<Subject>>,
 }
 
-/// All moments since the last one of which everything was in force.
+/// All moments since the last one of which everything was in force: the facts of each may stand beside the policies of each.
 #[derive(Default)]
 pub(super) struct Window {
-    moments: Vec<Moment>,
-    /// The facts of each moment with the policies of each: facts and policies are written apart.
+    facts: Vec<Facts>,
+    policies: Vec<Policies>,
+    /// All facts with all policies.
     mixed: Vec<Mixed>,
+    /// Those of the latest moment.
+    latest: (FactsAt, PoliciesAt),
     /// The generation that was drawn last when it began: attachments of a later one are new.
     since: u32,
-    /// The moment at which an ADD will have run, and the addresses that it deletes what is known of.
-    foreseen: Option<(usize, Vec<IpAddr>)>,
+    /// The facts once an ADD will have run, and the addresses that it deletes what is known of.
+    foreseen: Option<(FactsAt, Vec<IpAddr>)>,
 }
+
+/// Which facts of a window.
+type FactsAt = usize;
+/// Which policies of a window.
+type PoliciesAt = usize;
 
 /// A world made of two.
 struct Mixed {
-    /// The moment of its facts.
-    facts: usize,
-    /// That of its policies.
-    policies: usize,
+    facts: FactsAt,
+    policies: PoliciesAt,
     world: World,
 }
 
@@ -74,23 +94,32 @@ impl Moment {
             let subject = view.subjects.get(&record.slot)?;
             Some((record.birth.0, Arc::clone(subject)))
         };
+        let mut world = view.world;
         Self {
-            births: records.iter().map(|record| record.birth.0).collect(),
-            subjects: records.iter().filter_map(of_record).collect(),
-            world: view.world,
+            policies: Policies {
+                policies: mem::take(&mut world.policies),
+                subjects: records.iter().filter_map(of_record).collect(),
+            },
+            facts: Facts {
+                world,
+                births: records.iter().map(|record| record.birth.0).collect(),
+            },
         }
     }
+}
 
-    fn policies_of<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a NetworkPolicy> {
-        let policies = self.world.policies.iter();
-        policies
-            .filter(move |(name, _)| name.namespace == namespace)
-            .map(|(_, policy)| policy.as_ref())
+impl Policies {
+    fn subject(&self, record: &Record) -> Option<&Subject> {
+        self.subjects.get(&record.birth.0).map(AsRef::as_ref)
     }
 
-    /// Where policies isolate an attachment. A pod that is not known: where any of its namespace's does.
+    /// Where they isolate an attachment. A pod that is not known: where any of its namespace's does.
     fn isolation_of(&self, record: &Record, subject: Option<&Subject>) -> Isolation {
-        let policies = self.policies_of(namespace_of(record));
+        let namespace = namespace_of(record);
+        let policies = self.policies.iter();
+        let policies = policies
+            .filter(|(name, _)| name.namespace == namespace)
+            .map(|(_, policy)| policy.as_ref());
         match subject {
             Some(subject) => isolation::of_subject(policies, subject),
             None => isolation::of_policies(policies),
@@ -98,21 +127,33 @@ impl Moment {
     }
 }
 
+/// Where this stands, which is at the end if it is new.
+fn place<T: PartialEq>(all: &mut Vec<T>, this: T) -> usize {
+    let at = all.iter().position(|it| *it == this);
+    at.unwrap_or_else(|| {
+        all.push(this);
+        all.len() - 1
+    })
+}
+
 impl Window {
     pub(super) fn push(&mut self, moment: Moment) {
-        let new = self.moments.len();
-        self.moments.push(moment);
-        for old in 0..new {
-            self.mix(old, new);
-            self.mix(new, old);
+        let known = (self.facts.len(), self.policies.len());
+        let facts = place(&mut self.facts, moment.facts);
+        let policies = place(&mut self.policies, moment.policies);
+        self.latest = (facts, policies);
+        if facts == known.0 {
+            (0..self.policies.len()).for_each(|policies| self.mix(facts, policies));
         }
-        self.mix(new, new);
+        if policies == known.1 {
+            (0..known.0).for_each(|facts| self.mix(facts, policies));
+        }
     }
 
-    fn mix(&mut self, facts: usize, policies: usize) {
+    fn mix(&mut self, facts: FactsAt, policies: PoliciesAt) {
         let world = World {
-            policies: self.moments[policies].world.policies.clone(),
-            ..self.moments[facts].world.clone()
+            policies: self.policies[policies].policies.clone(),
+            ..self.facts[facts].world.clone()
         };
         self.mixed.push(Mixed {
             facts,
@@ -123,24 +164,28 @@ impl Window {
 
     /// What will be known when a plugin has run.
     pub(super) fn foresee(&mut self, moment: Moment, added: Vec<IpAddr>) {
-        self.foreseen = Some((self.moments.len(), added));
         self.push(moment);
+        self.foreseen = Some((self.latest.0, added));
     }
 
     /// All of the latest moment is in force.
     pub(super) fn settle(&mut self, since: u32) {
-        let latest = self.moments.pop();
-        *self = Self {
+        let (facts, policies) = self.latest;
+        let mut window = Self {
             since,
             ..Self::default()
         };
-        if let Some(latest) = latest {
-            self.push(latest);
+        if !self.facts.is_empty() {
+            window.push(Moment {
+                facts: self.facts.swap_remove(facts),
+                policies: self.policies.swap_remove(policies),
+            });
         }
+        *self = window;
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.moments.len() == 1
+        self.mixed.len() == 1
     }
 
     /// `peer`: the birth of the attachment that has the peer's address. What is known from before it allows nothing.
@@ -150,60 +195,59 @@ impl Window {
         connection: &Connection,
         peer: Option<u32>,
     ) -> Bounds {
-        let latest = self.moments.len() - 1;
-        let subjects: Vec<Option<&Subject>> = self
-            .moments
-            .iter()
-            .map(|it| it.subjects.get(&record.birth.0).map(AsRef::as_ref))
-            .collect();
+        let (facts_now, policies_now) = self.latest;
+        let latest = self.policies[policies_now].subject(record);
         // Before an attachment was made, its pod was who it is now.
-        let subject_at = |moment: usize| subjects[moment].or(subjects[latest]);
+
         let direction = connection.direction;
-        let isolated: Vec<bool> = (0..=latest)
-            .map(|at| {
-                let isolation = self.moments[at].isolation_of(record, subject_at(at));
-                isolation.of(direction)
+        let judged: Vec<(Option<&Subject>, bool)> = self
+            .policies
+            .iter()
+            .map(|policies| {
+                let subject = policies.subject(record).or(latest);
+                let isolation = policies.isolation_of(record, subject);
+                (subject, isolation.of(direction))
             })
             .collect();
+        let is_isolated = |policies: PoliciesAt| judged[policies].1;
         let verdicts: Vec<(&Mixed, bool)> = self
             .mixed
             .iter()
             .map(|mixed| {
-                let verdict = match subject_at(mixed.policies) {
-                    Some(subject) => evaluate(&mixed.world, subject, connection),
-                    None => {
-                        let is_isolated = isolated[mixed.policies];
+                let verdict = match judged[mixed.policies] {
+                    (Some(subject), _) => evaluate(&mixed.world, subject, connection),
+                    (None, is_isolated) => {
                         of_unknown(&mixed.world, record, is_isolated, connection)
                     }
                 };
                 (mixed, verdict == Verdict::Allow)
             })
             .collect();
-        let (_, passes_now) = verdicts.last().copied().expect("something is known");
         let is_of_peer =
-            |moment: usize| peer.is_none_or(|peer| self.moments[moment].births.contains(&peer));
+            |facts: FactsAt| peer.is_none_or(|peer| self.facts[facts].births.contains(&peer));
         let allowed = || verdicts.iter().filter(|(_, allows)| *allows);
-        let any = |of: &dyn Fn(usize) -> bool| {
+        let any = |of: &dyn Fn(PoliciesAt) -> bool| {
             allowed().any(|(mixed, _)| of(mixed.policies) && is_of_peer(mixed.facts))
         };
         let foreseen = self.foreseen.as_ref();
         let foreseen = foreseen.filter(|(_, added)| added.contains(&connection.peer));
         Bounds {
             since: self.since,
-            is_isolated: isolated[latest],
+            is_isolated: is_isolated(policies_now),
             may_pass: any(&|_| true),
             may_pass_added: foreseen
-                .is_none_or(|(moment, _)| allowed().any(|(mixed, _)| mixed.facts == *moment)),
-            may_pass_isolated: any(&|at| isolated[at] || !isolated[latest]),
-            may_pass_latest: any(&|at| at == latest),
+                .is_none_or(|(facts, _)| allowed().any(|(mixed, _)| mixed.facts == *facts)),
+            may_pass_isolated: any(&|at| is_isolated(at) || !is_isolated(policies_now)),
+            may_pass_latest: any(&|at| at == policies_now),
             may_drop_latest: verdicts
                 .iter()
-                .any(|(mixed, allows)| mixed.policies == latest && !*allows),
-            passes_now,
+                .any(|(mixed, allows)| mixed.policies == policies_now && !*allows),
+            passes_now: allowed()
+                .any(|(mixed, _)| (mixed.facts, mixed.policies) == (facts_now, policies_now)),
             must_pass: verdicts.iter().all(|(_, allows)| *allows)
-                && subjects.iter().all(Option::is_some)
-                && self.moments.iter().all(|it| has_pod(&it.world, record))
-                && isolated.iter().all(|it| *it == isolated[0]),
+                && self.policies.iter().all(|it| it.subject(record).is_some())
+                && self.facts.iter().all(|it| has_pod(&it.world, record))
+                && (0..judged.len()).all(|at| is_isolated(at) == is_isolated(0)),
         }
     }
 }
