@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use podgate_abi::{Direction, RulesetId};
+use podgate_abi::{Address, Direction, RulesetId};
 use podgate_datapath::Sizes;
 use podgate_datapath::record::{Record, Slot};
 use podgate_policy::model::World;
@@ -117,8 +117,9 @@ impl<D: Dataplane> Drafted<D> {
         Ok(())
     }
 
-    /// Takes note of which attachments there are now. An ADD deletes its addresses from every set that has a name.
-    pub(super) fn follow<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
+    /// Takes note of which attachments there are now. Their ADDs deleted their addresses here or came too early for that, before
+    /// the set had a name or was filled: so they are deleted once more.
+    pub(super) fn follow<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Result<()> {
         let now = by_slot(records.cloned().collect());
         for slot in now
             .keys()
@@ -126,11 +127,15 @@ impl<D: Dataplane> Drafted<D> {
         {
             self.planner.attachment_was_replaced(*slot);
             for address in &now[slot].addresses {
-                self.planner.address_was_deleted(*address);
                 self.lacks_addresses = true;
+                self.planner.address_was_deleted(*address);
+                let address = Address::from(*address);
+                D::fill(&self.set, &Write::RemovePeer { address })
+                    .context("delete the address of a new attachment from the new table set")?;
             }
         }
         self.records = now;
+        Ok(())
     }
 
     /// Brings it a step further to these facts, and then to these rulesets. Whether that is all.
@@ -196,4 +201,103 @@ pub(super) enum Draft<D: Dataplane> {
 pub struct Finished<D: Dataplane> {
     pub(super) number: u64,
     pub(super) drafted: Result<Box<Drafted<D>>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use podgate_datapath::record::{Generation, PodName};
+    use podgate_policy::model::{
+        Namespace, Namespaces, NetworkPolicy, ObjectName, Peer, Pod, Rule, Selector,
+    };
+
+    use super::*;
+    use crate::convert::pod::IdentifiedPod;
+    use crate::engine::dataplane::model::Model;
+    use crate::engine::reconcile::compile;
+    use crate::fixture;
+    use crate::source::{Change, Objects};
+
+    const TAKEN_OVER: [u8; 4] = [10, 0, 0, 7];
+
+    fn attachment(slot: u32, namespace: &str, address: [u8; 4]) -> Record {
+        Record {
+            pod: Some(PodName {
+                namespace: namespace.into(),
+                name: format!("of-slot-{slot}"),
+                uid: None,
+            }),
+            addresses: vec![address.into()],
+            birth: Generation(slot),
+            ..fixture::record(slot)
+        }
+    }
+
+    fn pod(namespace: &str, name: &str, address: [u8; 4]) -> (ObjectName, Arc<IdentifiedPod>) {
+        let name = ObjectName::new(namespace, name);
+        let pod = Pod {
+            addresses: vec![address.into()],
+            ..Pod::default()
+        };
+        let pod = IdentifiedPod {
+            name: name.clone(),
+            config_hash: None,
+            node: None,
+            pod: Arc::new(pod),
+        };
+        (name, Arc::new(pod))
+    }
+
+    /// An ADD may come before the set has a name, by which it would find it, or before it is filled.
+    #[test]
+    fn attack_20_a_set_made_during_an_add_keeps_no_older_right() {
+        let node = Model::new(Duration::ZERO);
+        let mut cluster = Cluster::default();
+        let (old, old_pod) = pod("shop", "old", TAKEN_OVER);
+        let own_pods = Peer::Pods {
+            namespaces: Namespaces::Own,
+            pods: Selector::everything(),
+        };
+        let policy = NetworkPolicy {
+            ingress: vec![Rule {
+                peers: vec![own_pods],
+                ports: Vec::new(),
+            }],
+            ..(*fixture::deny()).clone()
+        };
+        let namespaces = ["shop", "other"].map(|name| (name.to_owned(), Namespace::default()));
+        cluster.set_source(Objects {
+            namespaces: namespaces.into_iter().collect(),
+            pods: [
+                pod("shop", "of-slot-1", [10, 0, 0, 1]),
+                (old.clone(), old_pod),
+            ]
+            .into_iter()
+            .collect(),
+            policies: [(ObjectName::new("shop", "own"), Arc::new(policy))]
+                .into_iter()
+                .collect(),
+            ..Objects::default()
+        });
+        let web = attachment(1, "shop", [10, 0, 0, 1]);
+        cluster.set_attachments(vec![web.clone()]);
+        let mut compiled = Compiled::default();
+        compile(&node, &mut compiled, &cluster.view(), None);
+        let basis = Basis::of(Sizes::default(), &cluster, &compiled);
+        let mut drafted = Drafted::make(basis, |sizes| node.create(sizes, &())).unwrap();
+        let peers = |drafted: &Drafted<Model>| drafted.set.peers();
+        assert_eq!(peers(&drafted), 2, "both pods of the namespace");
+
+        cluster.apply(vec![Change::Pod(old, None)]);
+        cluster.set_attachments(vec![web, attachment(2, "other", TAKEN_OVER)]);
+        let view = cluster.view();
+        compile(&node, &mut compiled, &view, None);
+        drafted.follow(cluster.records()).unwrap();
+        drafted
+            .catch_up(&node, &view.world, compiled.rulesets(), usize::MAX)
+            .unwrap();
+        assert_eq!(peers(&drafted), 1);
+    }
 }

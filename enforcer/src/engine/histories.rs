@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use podgate_policy::arbitrary::{self, Edit};
-use podgate_policy::model::World;
+use podgate_policy::model::{Pod, World};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -27,6 +27,8 @@ enum Happening {
     Edit(Edit),
     /// The runtime adds a pod, once the engine has had the lock so many times more, or after its turns.
     Add(usize, u32),
+    /// The same, with the addresses of another pod, of which the source says something new just now.
+    TakeOver(usize, u32, usize, Box<Pod>),
     /// It removes one.
     Remove(usize, u32),
     /// Somebody takes away the record of isolated namespaces.
@@ -46,9 +48,14 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     let pods = arbitrary::NAMESPACES.len() * arbitrary::PODS.len();
     let faults = (0..60_u32, 1..6_u32).prop_map(|(after, number)| Faults { after, number });
+    let take_over = (0..pods, 0..4_u32, 0..pods).prop_flat_map(|(pod, locks, other)| {
+        let other_pod = arbitrary::pod(other);
+        other_pod.prop_map(move |it| Happening::TakeOver(pod, locks, other, Box::new(it)))
+    });
     prop_oneof![
         10 => arbitrary::edit().prop_map(Happening::Edit),
         5 => (0..pods, 0..4_u32).prop_map(|(pod, locks)| Happening::Add(pod, locks)),
+        2 => take_over,
         2 => (0..pods, 0..4_u32).prop_map(|(pod, locks)| Happening::Remove(pod, locks)),
         1 => Just(Happening::LoseIsolated),
         2 => faults.prop_map(Happening::Fault),

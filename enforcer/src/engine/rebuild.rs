@@ -97,7 +97,7 @@ impl<D: Dataplane> Engine<D> {
 
     /// Without the lock, brings a draft up to what is known by now; with it, puts it in force.
     fn adopt(&mut self, mut drafted: Box<Drafted<D>>, until: Instant) -> Result<Progress> {
-        drafted.follow(self.known.cluster.records());
+        drafted.follow(self.known.cluster.records())?;
         loop {
             let view = self.compile_some(Some(until));
             let wanted = self.wanted_of(&drafted);
@@ -137,7 +137,7 @@ impl<D: Dataplane> Engine<D> {
                 wanted.remove(&record.slot);
             }
         }
-        drafted.follow(self.known.cluster.records());
+        drafted.follow(self.known.cluster.records())?;
         drafted.catch_up(&self.node, &view.world, &wanted, usize::MAX)?;
         self.put_in_force(*drafted, view, &lock)?;
         Ok(Progress::Underway)

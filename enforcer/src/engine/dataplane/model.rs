@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -78,6 +78,8 @@ struct State {
     isolated: Option<Namespaces>,
     sets: u32,
     current: Option<ModelSet>,
+    /// The sets that were made last and may be named current.
+    unnamed: Vec<Weak<RefCell<HostTables>>>,
     /// Which set judges what goes through a slot's filters.
     filters: BTreeMap<Slot, ModelSet>,
     drafts: Vec<Finished<Model>>,
@@ -103,6 +105,14 @@ impl Deref for ModelDraft {
 
     fn deref(&self) -> &ModelSet {
         &self.0
+    }
+}
+
+impl ModelSet {
+    /// Of how many addresses it says something.
+    pub(crate) fn peers(&self) -> usize {
+        let [_rows, peers] = self.tables.borrow().entries();
+        peers
     }
 }
 
@@ -290,12 +300,19 @@ impl Model {
         record.birth = Generation(current.fresh_generation());
         let isolated = self.isolated_of(&record);
         current.put(&record, isolated);
+        let mut sets = vec![Rc::clone(&current.tables)];
+        // One that is being made may have no name yet, or be filled later.
+        if record.birth.0.is_multiple_of(2) {
+            let state = self.0.state.borrow();
+            sets.extend(state.unnamed.iter().filter_map(Weak::upgrade));
+        }
         for address in &record.addresses {
             let address = Address::from(*address);
-            current
-                .tables
-                .borrow()
-                .execute_write(&Write::RemovePeer { address });
+            for tables in &sets {
+                tables
+                    .borrow()
+                    .execute_write(&Write::RemovePeer { address });
+            }
         }
         let mut state = self.0.state.borrow_mut();
         let births = record.addresses.iter().map(|it| (*it, record.birth.0));
@@ -461,7 +478,11 @@ impl Dataplane for Model {
 
     fn create(&self, _sizes: &Sizes, (): &()) -> Result<ModelDraft> {
         self.0.try_to("make a table set")?;
-        Ok(ModelDraft(self.new_set()))
+        let set = self.new_set();
+        let unnamed = &mut self.0.state.borrow_mut().unnamed;
+        unnamed.retain(|tables| tables.strong_count() > 0);
+        unnamed.push(Rc::downgrade(&set.tables));
+        Ok(ModelDraft(set))
     }
 
     fn begin_draft(&mut self, basis: Basis) -> Result<u64> {

@@ -291,10 +291,13 @@ impl Driver {
     /// A connection of an attachment with somebody else.
     fn connection(&mut self, record: &Record) -> Connection {
         let direction = Direction::BOTH[self.dice.below(2)];
+        let new = self.window.added();
         let peer = loop {
             let index = self.dice.below(ADDRESSES.into());
             let index = u8::try_from(index).expect("few addresses");
             let peer = match self.dice.below(9) {
+                // What an ADD takes over.
+                0..4 if !new.is_empty() => new[self.dice.below(new.len())],
                 0 => [192, 0, 2, 1].into(),
                 1 => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
                 2..6 => arbitrary::ipv4(index),
@@ -589,7 +592,14 @@ impl Driver {
         match happening {
             Happening::Edit(edit) => self.edit(edit),
             Happening::Add(pod, locks) => {
-                let record = self.record(pod);
+                let known = self.world.pods.get(&name_of(pod));
+                let addresses = known.map_or_else(Vec::new, |pod| pod.addresses.clone());
+                let record = self.record(pod, addresses);
+                self.run_later(locks, Plugin::Add(Box::new(record)));
+            }
+            Happening::TakeOver(pod, locks, other, said) => {
+                let record = self.record(pod, said.addresses.clone());
+                self.edit(Edit::Pod(name_of(other), Some(*said)));
                 self.run_later(locks, Plugin::Add(Box::new(record)));
             }
             Happening::Remove(pod, locks) => {
@@ -658,10 +668,8 @@ impl Driver {
         // Nodes have addresses of their own.
         if let Edit::NodeAddresses(addresses) | Edit::ClusterNodes(addresses) = &mut edit {
             let attachments = self.node.attachments();
-            let pods: Vec<IpAddr> = attachments
-                .into_iter()
-                .flat_map(|it| it.addresses)
-                .collect();
+            let mut pods = self.window.added().to_vec();
+            pods.extend(attachments.into_iter().flat_map(|it| it.addresses));
             addresses.retain(|address| !pods.contains(address));
         }
         edit.apply(&mut self.world);
@@ -686,16 +694,10 @@ impl Driver {
     }
 
     /// The attachment that an ADD of this pod makes.
-    fn record(&mut self, pod: usize) -> Record {
+    fn record(&self, pod: usize, addresses: Vec<IpAddr>) -> Record {
         let identity = identity_of(pod);
         let name = name_of(pod);
-        // An address that is free again may still be said to be another pod's.
-        let others = self.dice.below(3) == 0;
-        let pods = self.world.pods.len();
-        let other = self.world.pods.values().nth(self.dice.below(pods.max(1)));
         let known = self.world.pods.get(&name);
-        let addressed = other.filter(|_| others).or(known);
-        let addresses = addressed.map_or_else(Vec::new, |pod| pod.addresses.clone());
         let is_free = |address: &IpAddr| {
             // An ADD deletes what is known of its addresses. Nodes and Services have others.
             !may_be_redirected(&self.world, *address) && !self.world.cluster_nodes.contains(address)

@@ -168,6 +168,11 @@ impl Window {
         self.foreseen = Some((self.latest.0, added));
     }
 
+    /// The addresses of an ADD that is foreseen.
+    pub(super) fn added(&self) -> &[IpAddr] {
+        self.foreseen.as_ref().map_or(&[], |(_, added)| added)
+    }
+
     /// All of the latest moment is in force.
     pub(super) fn settle(&mut self, since: u32) {
         let (facts, policies) = self.latest;
