@@ -109,6 +109,16 @@ citations_resolve() {
 	return "$status"
 }
 
+# Whether the threat model names every test of an attack, and no other.
+attacks_are_listed() {
+	local tests listed
+	tests=$(grep -rhoE --include='*.rs' --exclude-dir=target '\bfn attack_[0-9]+_\w+' . | sed 's/^fn //' | sort -u)
+	listed=$(grep -oE '\battack_[0-9]+_\w+' docs/threat-model.md | sort -u)
+	diff <(printf '%s\n' "$tests") <(printf '%s\n' "$listed") |
+		sed -n 's/^< /docs\/threat-model.md does not name /p; s/^> /there is no test by this name: /p'
+	[ "$tests" = "$listed" ]
+}
+
 # Whether all crates from elsewhere are of the registry, under licenses that deny.toml allows, and none that it bans.
 dependencies_are_allowed() {
 	local allowed banned wrong
