@@ -205,10 +205,14 @@ impl<D: Dataplane> Engine<D> {
             return Duration::ZERO;
         }
         let due = self.pace.backoff.due_or(self.standing.facts_due);
-        let next = [due, self.surroundings.links.due(), self.report_due()]
-            .into_iter()
-            .flatten()
-            .fold(self.pace.upkeep_due, Instant::min);
+        let dues = [
+            due,
+            self.surroundings.links.due(),
+            self.report_due(),
+            self.ask_due(),
+        ];
+        let dues = dues.into_iter().flatten();
+        let next = dues.fold(self.pace.upkeep_due, Instant::min);
         next.saturating_duration_since(self.node.now())
     }
 
@@ -251,8 +255,12 @@ impl<D: Dataplane> Engine<D> {
         }
         let links = self.of_attachments(links);
         let upkeep = self.pace.upkeep_due <= now;
-        let mut changed =
-            !dels.is_empty() || heard.is_anything() || self.standing.more_to_do || self.is_due(now);
+        let mut changed = !dels.is_empty()
+            || heard.is_anything()
+            || self.standing.more_to_do
+            || self.is_due(now)
+            || self.ask_due().is_some_and(|due| due <= now);
+        self.ask_again_for_those_behind(|due| due <= now);
         for reply in dels {
             answer(reply, Reply::Done);
         }
@@ -286,6 +294,7 @@ impl<D: Dataplane> Engine<D> {
         let unmarked = self.unmarked(&changed_links);
         if !unmarked.is_empty() {
             self.look_after_interfaces(Some(&unmarked));
+            changed = true;
         }
         // After ADDs and sweeps, so that it is known what explains an interface.
         changed |= self.look_at_links(now);
@@ -322,7 +331,7 @@ impl<D: Dataplane> Engine<D> {
         if let Some(source) = source {
             self.known.source = source.wrong;
             self.known.cluster.apply(source.changes);
-            self.ask_again_for_those_behind();
+            self.ask_again_for_those_behind(|_| true);
         }
         if let Some(doubt) = doubt {
             self.take_doubt(doubt);

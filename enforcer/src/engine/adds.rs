@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use podgate_datapath::record::{AttachmentId, PodName, Slot};
+use podgate_datapath::record::{AttachmentId, PodName, Record, Slot};
 use podgate_handoff::Reply;
 use tokio::sync::oneshot;
 
 use super::Engine;
 use super::answer::{LastError, PodLookup, Progress};
 use super::dataplane::Dataplane;
+use crate::cluster::name_of;
 use crate::source::{Answer, Question};
 
 /// How long an ADD waits for an interface that does not obey: some looks at it.
@@ -118,7 +119,10 @@ impl<D: Dataplane> Engine<D> {
                         true => Progress::Underway,
                         false => Progress::NotKnown,
                     }
-                } else if wanted.is_some() && wanted == self.standing.rulesets.get(&record.slot) {
+                } else if wanted.is_some()
+                    && wanted == self.standing.rulesets.get(&record.slot)
+                    && self.is_said(record)
+                {
                     if let Some(doubt) = self.known.doubt.as_deref() {
                         return self.in_doubt(record, doubt, &mut waiting.currency);
                     }
@@ -140,6 +144,16 @@ impl<D: Dataplane> Engine<D> {
             waiting.inquiry = self.inquire(identity);
         }
         progress.reply(identity, &waiting.inquiry, trouble, more_to_come)
+    }
+
+    /// Whether the kernel knows who has an attachment's addresses: what others allow its pod waits for that.
+    fn is_said(&self, record: &Record) -> bool {
+        let pending = self.standing.pending.as_ref();
+        let are_written = pending.is_none_or(|pending| pending.rulesets.is_some());
+        let name = record.pod.as_ref().map(name_of);
+        let planned = &self.standing.facts.pods;
+        let known = &self.known.cluster.view().world.pods;
+        are_written && name.is_none_or(|name| planned.get(&name) == known.get(&name))
     }
 
     /// Why an attachment is not judged by what is written for it, if that is so.

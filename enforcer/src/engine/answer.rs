@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an ADD is answered, and when.
 
+use std::time::Instant;
+
 use podgate_datapath::record::AttachmentId;
 use podgate_handoff::Reply;
 
@@ -37,8 +39,9 @@ pub(super) enum PodLookup {
     None,
     /// It was, and has not answered.
     Open,
-    /// It has said more than is known; once that is known, it is asked again.
-    Behind,
+    /// It has said more than is known. It is asked again once that may be known, or then: it may have been known already, which
+    /// the source could not tell.
+    Behind(Instant),
     /// It has said what it knows, or cannot be asked at all.
     Done,
     /// It could not find out; why, for people.
@@ -81,7 +84,7 @@ impl Progress<'_> {
             Self::InForce => Some(Reply::InForce),
             Self::NotKnown if more_to_come => None,
             Self::NotKnown => match inquiry {
-                PodLookup::None | PodLookup::Open | PodLookup::Behind => None,
+                PodLookup::None | PodLookup::Open | PodLookup::Behind(_) => None,
                 PodLookup::Done => Some(Reply::Unknown),
                 PodLookup::Failed(why) => Some(Reply::Failed(why.clone())),
             },

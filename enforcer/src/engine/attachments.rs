@@ -68,7 +68,7 @@ impl<D: Dataplane> Engine<D> {
             let isolated = self.isolated(record);
             if let Err(error) = finish_record(&self.standing.built.set, record, isolated) {
                 let error = format!("{error:#}");
-                tracing::warn!(attachment = %record.identity, error, "it has no record, and drops everything");
+                tracing::warn!(attachment = %record.identity, error, "its entry in the map of attachments could not be written: its filters drop all traffic");
             }
             self.standing
                 .built
@@ -76,6 +76,9 @@ impl<D: Dataplane> Engine<D> {
                 .attachment_was_replaced(record.slot);
             for address in &record.addresses {
                 self.standing.built.planner.address_was_deleted(*address);
+            }
+            if let Some(added) = &mut self.drafts.added {
+                added.extend(&record.addresses);
             }
             self.standing.facts_missing = true;
         }
@@ -275,7 +278,7 @@ fn replace<S: Set>(
     isolated: Isolation,
     lock: &S::Lock,
 ) -> Result<()> {
-    tracing::warn!(attachment = %new.identity, "an ADD that was to replace it did not come to its end: it is finished");
+    tracing::warn!(attachment = %new.identity, "an interrupted repeat of its ADD left it half replaced; completing it");
     finish_record(set, new, isolated)?;
     let taken_over = take_over(set, new, lock);
     set.clear_attachment(old.slot)?;

@@ -76,8 +76,8 @@ pub(super) fn put_in_force<D: Dataplane>(
     if let Some(error) = &blind {
         tracing::warn!(
             error,
-            "the kernel does not say where it keeps what goes with a packet: a pod with CAP_NET_RAW can have checksums \
-             written over the ports of what it sends; use a kernel with CONFIG_DEBUG_INFO_BTF, or drop CAP_NET_RAW",
+            "the kernel's BTF does not give the layout of sk_buff, so checksum offload is not checked: a pod with CAP_NET_RAW can \
+             have a checksum written over the ports of a packet after its verdict; use a kernel with CONFIG_DEBUG_INFO_BTF, or drop CAP_NET_RAW",
         );
     }
     for record in cluster.records() {

@@ -77,7 +77,7 @@ impl Crowded {
                     pod = new.name,
                     flows = used,
                     limit,
-                    "a pod comes near to the flows that it may have; connections beyond may be forgotten while they are idle: \
+                    "a pod uses 80 % of its flow limit or more; beyond the limit idle connections may be forgotten: \
                      raise --max-flows-per-pod and --conntrack-cache-table-size"
                 );
             }
@@ -87,7 +87,7 @@ impl Crowded {
             if !near.contains_key(slot) {
                 tracing::info!(
                     pod = name,
-                    "a pod is not near to the flows that it may have any more"
+                    "a pod uses less than 80 % of its flow limit again"
                 );
             }
         }

@@ -10,9 +10,10 @@
 //! written to it needs no order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use podgate_abi::{Address, Direction, RulesetId};
+use podgate_abi::{Direction, RulesetId};
 use podgate_datapath::Sizes;
 use podgate_datapath::record::{Record, Slot};
 use podgate_policy::model::World;
@@ -117,24 +118,28 @@ impl<D: Dataplane> Drafted<D> {
         Ok(())
     }
 
-    /// Takes note of which attachments there are now. Their ADDs deleted their addresses here or came too early for that, before
-    /// the set had a name or was filled: so they are deleted once more.
-    pub(super) fn follow<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Result<()> {
+    /// Takes note of which attachments there are now, and of the addresses of all that came meanwhile. Their ADDs deleted these
+    /// here or came too early for that, before the set had a name or was filled: so they are deleted once more.
+    pub(super) fn follow<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a Record>,
+        added: BTreeSet<IpAddr>,
+    ) -> Result<()> {
         let now = by_slot(records.cloned().collect());
         for slot in now
             .keys()
             .filter(|slot| self.records.get(slot) != now.get(slot))
         {
             self.planner.attachment_was_replaced(*slot);
-            for address in &now[slot].addresses {
-                self.lacks_addresses = true;
-                self.planner.address_was_deleted(*address);
-                let address = Address::from(*address);
-                D::fill(&self.set, &Write::RemovePeer { address })
-                    .context("delete the address of a new attachment from the new table set")?;
-            }
         }
         self.records = now;
+        for address in added {
+            self.lacks_addresses = true;
+            self.planner.address_was_deleted(address);
+            let address = address.into();
+            D::fill(&self.set, &Write::RemovePeer { address })
+                .context("delete the address of a new attachment from the new table set")?;
+        }
         Ok(())
     }
 
@@ -294,7 +299,8 @@ mod tests {
         cluster.set_attachments(vec![web, attachment(2, "other", TAKEN_OVER)]);
         let view = cluster.view();
         compile(&node, &mut compiled, &view, None);
-        drafted.follow(cluster.records()).unwrap();
+        let added = [TAKEN_OVER.into()].into();
+        drafted.follow(cluster.records(), added).unwrap();
         drafted
             .catch_up(&node, &view.world, compiled.rulesets(), usize::MAX)
             .unwrap();

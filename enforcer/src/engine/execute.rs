@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A plan on its way into the kernel, one write after the other, each tried until it works.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -54,8 +55,8 @@ impl Execution {
         until: Option<Instant>,
     ) -> Result<bool> {
         while let Some(next) = self.plan.writes().get(self.next) {
-            if !self.overtaken.concerns(next) {
-                set.write(next, lock)?;
+            if let Some(write) = self.overtaken.in_place_of(next) {
+                set.write(&write, lock)?;
             }
             self.next += 1;
             let looks = self.next.is_multiple_of(WRITES_A_LOOK);
@@ -91,21 +92,14 @@ impl Execution {
 }
 
 impl Overtaken {
-    /// Whether a write is about an address or a slot that a new attachment has.
-    fn concerns(&self, write: &Write) -> bool {
-        match write {
+    /// What is written in the place of a planned write: nothing that is about an address or a slot that a new attachment has,
+    /// and "deny" where it would open what is denied.
+    fn in_place_of<'a>(&self, write: &'a Write) -> Option<Cow<'a, Write>> {
+        let is_overtaken = match write {
             Write::Peer { address, .. } | Write::RemovePeer { address } => {
                 self.addresses.contains(&IpAddr::from(*address))
             }
-            Write::Flip {
-                slot,
-                direction,
-                ruleset,
-            } => {
-                let opens = *ruleset == RulesetId::ALLOW_ALL;
-                self.slots.contains(slot) || opens && self.denied.contains(&(*slot, *direction))
-            }
-            Write::Renew { slot, .. } => self.slots.contains(slot),
+            Write::Flip { slot, .. } | Write::Renew { slot, .. } => self.slots.contains(slot),
             Write::Chunk { .. }
             | Write::PortSet { .. }
             | Write::DefaultRow { .. }
@@ -115,7 +109,24 @@ impl Overtaken {
             | Write::RemovePrefix { .. }
             | Write::Way { .. }
             | Write::RemoveWay { .. } => false,
+        };
+        if is_overtaken {
+            return None;
         }
+        if let Write::Flip {
+            slot,
+            direction,
+            ruleset: RulesetId::ALLOW_ALL,
+        } = write
+            && self.denied.contains(&(*slot, *direction))
+        {
+            return Some(Cow::Owned(Write::Flip {
+                slot: *slot,
+                direction: *direction,
+                ruleset: RulesetId::DENY_ALL,
+            }));
+        }
+        Some(Cow::Borrowed(write))
     }
 }
 
@@ -139,43 +150,24 @@ mod tests {
         };
         let address = |last| Address::from(IpAddr::from([10, 0, 0, last]));
         let direction = Direction::Ingress;
-        for (write, concerned) in [
-            (
-                Write::RemovePeer {
-                    address: address(1),
-                },
-                true,
-            ),
-            (
-                Write::RemovePeer {
-                    address: address(2),
-                },
-                false,
-            ),
-            (flip(Slot(7), Direction::Ingress, RulesetId::FIRST), true),
-            (flip(Slot(8), Direction::Egress, RulesetId::ALLOW_ALL), true),
-            (
-                flip(Slot(8), Direction::Ingress, RulesetId::ALLOW_ALL),
-                false,
-            ),
-            (flip(Slot(8), Direction::Egress, RulesetId::FIRST), false),
-            (
-                Write::Renew {
-                    slot: Slot(7),
-                    direction,
-                },
-                true,
-            ),
-            (
-                Write::Renew {
-                    slot: Slot(8),
-                    direction,
-                },
-                false,
-            ),
-            (Write::RemoveRow { key: RowKey(7) }, false),
+        let renew = |slot| Write::Renew { slot, direction };
+        let remove = |address| Write::RemovePeer { address };
+        let opens = flip(Slot(8), Direction::Egress, RulesetId::ALLOW_ALL);
+        let denies = flip(Slot(8), Direction::Egress, RulesetId::DENY_ALL);
+        let as_planned = |write: Write| (write.clone(), Some(write));
+        for (write, expected) in [
+            (remove(address(1)), None),
+            as_planned(remove(address(2))),
+            (flip(Slot(7), Direction::Ingress, RulesetId::FIRST), None),
+            (opens, Some(denies)),
+            as_planned(flip(Slot(8), Direction::Ingress, RulesetId::ALLOW_ALL)),
+            as_planned(flip(Slot(8), Direction::Egress, RulesetId::FIRST)),
+            (renew(Slot(7)), None),
+            as_planned(renew(Slot(8))),
+            as_planned(Write::RemoveRow { key: RowKey(7) }),
         ] {
-            assert_eq!(overtaken.concerns(&write), concerned, "{write:?}");
+            let written = overtaken.in_place_of(&write).map(Cow::into_owned);
+            assert_eq!(written, expected, "{write:?}");
         }
     }
 }

@@ -38,6 +38,9 @@ use crate::source::{Answer, Question};
 /// How long the lock is waited for before pods are isolated by what is known. An ADD holds it for a millisecond.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
+/// When the source is asked again of a pod of which it said more than is known, though it says nothing else.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How long a pod is held to what isolates it at the source without that becoming known.
 const HOLD: Duration = Duration::from_secs(10);
 
@@ -111,8 +114,9 @@ impl<D: Dataplane> Engine<D> {
             };
             // An answer from before the source was synced is of no use any more: everything was said then.
             if waiting.currency == PodLookup::Open {
-                waiting.currency = PodLookup::Behind;
-                let until = self.node.now() + HOLD;
+                let now = self.node.now();
+                waiting.currency = PodLookup::Behind(now + AGAIN);
+                let until = now + HOLD;
                 let held = Held { isolation, until };
                 self.hindrances
                     .update(record.slot, |it| it.held = Some(held));
@@ -120,13 +124,23 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
-    /// Something was said: what was not known may be by now.
-    pub(super) fn ask_again_for_those_behind(&mut self) {
+    /// Has those asked for again of whom more may be known by now: all when something was said, and those that are due.
+    pub(super) fn ask_again_for_those_behind(&mut self, is_due: impl Fn(Instant) -> bool) {
         for waiting in &mut self.adds.waiting {
-            if waiting.currency == PodLookup::Behind {
+            if matches!(waiting.currency, PodLookup::Behind(due) if is_due(due)) {
                 waiting.currency = PodLookup::None;
             }
         }
+    }
+
+    /// When the next of them is due.
+    pub(super) fn ask_due(&self) -> Option<Instant> {
+        let waiting = self.adds.waiting.iter();
+        let due = waiting.filter_map(|it| match it.currency {
+            PodLookup::Behind(due) => Some(due),
+            PodLookup::None | PodLookup::Open | PodLookup::Done | PodLookup::Failed(_) => None,
+        });
+        due.min()
     }
 
     /// What the source answered about a pod of which more may be than is known.
@@ -135,9 +149,8 @@ impl<D: Dataplane> Engine<D> {
             Answer::NoSuchPod => {
                 PodLookup::Failed("the API server has no such pod any more".into())
             }
-            // An answer to another question: it says nothing of policies.
-            Answer::Known => PodLookup::Open,
-            Answer::Isolation(_) => PodLookup::Behind,
+            // Answers to another question: they say nothing of policies.
+            Answer::Known | Answer::Isolation(_) => PodLookup::Open,
             Answer::Current | Answer::Failed(_) => answer.into(),
         }
     }
@@ -185,11 +198,11 @@ impl<D: Dataplane> Engine<D> {
             };
         }
         match currency {
-            PodLookup::None | PodLookup::Open | PodLookup::Behind => None,
+            PodLookup::None | PodLookup::Open | PodLookup::Behind(_) => None,
             // There is no source to ask, or what is known is what there is.
             PodLookup::Done => Some(Reply::InForce),
             PodLookup::Failed(why) => Some(Reply::Failed(format!(
-                "what is known is in force, and is not sure to be what there is: {doubt}; {why}"
+                "the policy that is known is in force, and may be stale: {doubt}; {why}"
             ))),
         }
     }
@@ -294,6 +307,9 @@ impl<D: Dataplane> Engine<D> {
                     return None;
                 }
                 let stands = self.standing.rulesets.get(&slot);
+                // A plan that was not executed to its end may have come so far.
+                let pending = self.standing.pending.as_ref();
+                let comes = pending.and_then(|it| it.rulesets.as_ref()?.get(&slot));
                 let is_open = |direction| {
                     let is_wanted = match selected {
                         Some(isolation) => isolation.of(direction),
@@ -304,9 +320,10 @@ impl<D: Dataplane> Engine<D> {
                         Outlook::Underway => it.isolation.of(direction),
                         Outlook::Stuck => false,
                     };
-                    let stands_open =
-                        stands.is_none_or(|it| *it.of(direction) == Ruleset::Allowed && !stays(it));
-                    is_wanted && stands_open
+                    let is_open = |it: &Arc<SubjectRulesets>| {
+                        *it.of(direction) == Ruleset::Allowed && !stays(it)
+                    };
+                    is_wanted && (stands.is_none_or(is_open) || comes.is_some_and(is_open))
                 };
                 let open = Isolation {
                     ingress: is_open(Direction::Ingress),

@@ -30,21 +30,18 @@ impl IsolatedFile {
         let trouble = match node.write_isolated_file(&selections.namespaces(), lock) {
             Ok(Written::Whole) => None,
             Ok(Written::Coarse) => Some(format!(
-                "there is no room in {} for the record of isolated namespaces: new pods of every namespace wait denied for their policy; make room there",
+                "there is no room in {} for the file of isolated namespaces: new pods of every namespace are denied until their policy is in force; make room there",
                 node.run_directory()
             )),
             Err(error) => Some(format!(
-                "{error:#}: new pods wait for their policy as the record says that is there; make room in {}",
+                "{error:#}: new pods start by the file of before, which is out of date; make room in {}",
                 node.run_directory()
             )),
         };
         if trouble != self.trouble
             && let Some(trouble) = &trouble
         {
-            tracing::error!(
-                trouble,
-                "the record of isolated namespaces does not say what is known"
-            );
+            tracing::error!(trouble, "the file of isolated namespaces is out of date");
         }
         self.version = Some(selections.version());
         self.trouble = trouble;

@@ -173,8 +173,8 @@ fn unexplained(link: &Link, namespaces: &BTreeMap<i32, &Record>) -> Option<Strin
     }
     let slot = mark::slot(link)?;
     Some(format!(
-        "interface {} ({}) is in the group of a host end of slot {}, and no attachment names it: nothing that it receives \
-         goes anywhere, and where our filters are gone, too, nothing judges what is sent to its pod; see that the conflist's \
+        "interface {} ({}) has podgate's device group of slot {}, and no attachment file names it: what it receives \
+         is dropped, and where our filters are gone, too, nothing judges what is sent to its pod; see that the conflist's \
          runDir is this enforcer's --run-dir, and delete that pod, so that its controller makes another",
         link.ifindex, link.name, slot.0
     ))

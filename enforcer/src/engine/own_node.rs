@@ -13,8 +13,8 @@ impl OwnNode {
     pub(super) fn look(&mut self, missing: Option<&str>) {
         let warning = missing.map(|name| {
             format!(
-                "the API server has no Node {name:?}: if that is no name of this node, what it says of this node's pods and \
-                 endpoints is taken for another's; give --node-name (MY_NODE_NAME) the name of this node's Node"
+                "the API server has no Node {name:?}: if that is not this node's name, its pods and endpoints are treated as \
+                 those of another node; give --node-name (MY_NODE_NAME) the name of this node's Node"
             )
         });
         if let Some(warning) = warning.as_ref()

@@ -2,6 +2,7 @@
 //! A table set in place of the one that is there: because a table is full or much too large, because a process took the pins
 //! away, or because nothing else works ([`super::build`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -62,6 +63,7 @@ impl<D: Dataplane> Engine<D> {
         let number = self.node.begin_draft(basis)?;
         metrics::counter!("podgate_transactions_total", "kind" => "build").increment(1);
         self.drafts.draft = Draft::Underway { number };
+        self.drafts.added = Some(BTreeSet::new());
         Ok(())
     }
 
@@ -77,14 +79,26 @@ impl<D: Dataplane> Engine<D> {
 
     /// Goes on with a draft that is made, one step at least, and puts it in force. [`Progress::Settled`]: there is none.
     pub(super) fn adopt_draft(&mut self, until: Instant) -> Result<Progress> {
+        let progress = self.try_to_adopt(until);
+        if !self.is_drafting() {
+            self.drafts.added = None;
+            // It is lost, whatever stood in its way.
+            self.drafts.failed += u32::from(progress.is_err());
+        }
+        progress
+    }
+
+    fn try_to_adopt(&mut self, until: Instant) -> Result<Progress> {
         match std::mem::take(&mut self.drafts.draft) {
             Draft::None => Ok(Progress::Settled),
             Draft::Here(drafted) => self.adopt(drafted, until),
             Draft::Failed(error) => {
-                self.drafts.failed += 1;
                 // In tables as large as they can be.
                 match error.downcast_ref::<PlanError>() {
-                    Some(full) if give_way(&mut self.compiled, full) => Ok(Progress::Underway),
+                    Some(full) if give_way(&mut self.compiled, full) => {
+                        self.drafts.failed += 1;
+                        Ok(Progress::Underway)
+                    }
                     Some(_) | None => Err(error),
                 }
             }
@@ -97,7 +111,8 @@ impl<D: Dataplane> Engine<D> {
 
     /// Without the lock, brings a draft up to what is known by now; with it, puts it in force.
     fn adopt(&mut self, mut drafted: Box<Drafted<D>>, until: Instant) -> Result<Progress> {
-        drafted.follow(self.known.cluster.records())?;
+        let added = self.drafts.added.replace(BTreeSet::new());
+        drafted.follow(self.known.cluster.records(), added.unwrap_or_default())?;
         loop {
             let view = self.compile_some(Some(until));
             let wanted = self.wanted_of(&drafted);
@@ -120,14 +135,17 @@ impl<D: Dataplane> Engine<D> {
                 Err(error) => return Err(error),
             }
         }
-        let lock = match self.take_lock_or_isolate() {
+        let locked = self.take_lock_or_isolate().and_then(|lock| {
+            self.read_attachments(&lock)?;
+            Ok(lock)
+        });
+        let lock = match locked {
             Ok(lock) => lock,
             Err(error) => {
                 self.drafts.draft = Draft::Here(drafted);
                 return Err(error);
             }
         };
-        self.read_attachments(&lock)?;
         self.update_isolated_file(&lock);
         let view = self.known.cluster.view();
         let mut wanted = self.wanted_of(&drafted);
@@ -137,7 +155,8 @@ impl<D: Dataplane> Engine<D> {
                 wanted.remove(&record.slot);
             }
         }
-        drafted.follow(self.known.cluster.records())?;
+        let added = self.drafts.added.replace(BTreeSet::new());
+        drafted.follow(self.known.cluster.records(), added.unwrap_or_default())?;
         drafted.catch_up(&self.node, &view.world, &wanted, usize::MAX)?;
         self.put_in_force(*drafted, view, &lock)?;
         Ok(Progress::Underway)

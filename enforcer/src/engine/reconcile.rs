@@ -211,10 +211,12 @@ impl<D: Dataplane> Engine<D> {
                 Err(PlanError::Full { .. }) if remains => return self.plan_tidying(),
                 // The room is there when a grace period is over, or another table set is made.
                 Err(PlanError::Full { .. }) if self.standing.built.planner.waits_for_grace() => {
+                    self.standing.facts_due = None;
                     return Ok(Progress::Settled);
                 }
                 Err(_) if self.is_drafting() => {
                     if !self.hold_back() {
+                        self.standing.facts_due = None;
                         return Ok(Progress::Settled);
                     }
                     policy_first = true;
@@ -420,6 +422,8 @@ impl<D: Dataplane> Engine<D> {
             return Ok(());
         }
         let lock = self.wait_for_lock(LOCK_PATIENCE)?;
+        // What is left to be written is of the addresses of pods that were added meanwhile no more.
+        self.read_attachments(&lock)?;
         self.finish(&lock, None)?;
         // What came to wait since one began waits for the next.
         for grace in [std::mem::take(&mut self.grace), Grace::None] {
@@ -483,7 +487,7 @@ pub(super) fn compile(
         tracing::warn!(
             namespace,
             why,
-            "its pods are denied where its policies isolate: there is no room for what these allow"
+            "its policies are suspended, as they exceed capacity: its pods are denied in each direction that they isolate"
         );
     }
 }

@@ -95,7 +95,7 @@ impl<D: Dataplane> Engine<D> {
         } = self.known.source.clone();
         if let Some(error) = &self.standing.built.blind {
             warnings.push(Warning::from(format!(
-                "checksums that a pod with CAP_NET_RAW asks for are not looked at, and can change the ports of what it sends: {error}"
+                "checksum offload is not checked: a pod with CAP_NET_RAW can have the ports of a packet overwritten after its verdict: {error}"
             )));
         }
         for (namespace, why) in self.compiled.suspended() {

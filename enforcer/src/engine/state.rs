@@ -2,6 +2,7 @@
 //! What an engine keeps, by what it is for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -201,6 +202,8 @@ impl Hindrances {
 #[derive(Debug)]
 pub(super) struct Drafts<D: Dataplane> {
     pub(super) draft: Draft<D>,
+    /// The addresses of attachments that came since it was begun, whether they are still there or not; none without a draft.
+    pub(super) added: Option<BTreeSet<IpAddr>>,
     /// How many came to nothing in a row.
     pub(super) failed: u32,
     /// How large tables are to be, unless they must be larger.
@@ -215,6 +218,7 @@ impl<D: Dataplane> Drafts<D> {
     pub(super) const fn new(sizes: Sizes, now: Instant) -> Self {
         Self {
             draft: Draft::None,
+            added: None,
             failed: 0,
             sizes,
             seen_too_large: false,

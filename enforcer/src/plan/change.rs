@@ -30,9 +30,7 @@ pub(super) fn of_facts(after: &mut Installed, world: &World) -> Result<Plan, Pla
     let mut writes = Vec::new();
     let (facts, evaluated) = before.facts.under(world, before.facts.questions());
     let mut moved = Moved::between(&before.facts, &facts, before.record.lacking());
-    moved
-        .addresses
-        .extend(before.record.forgotten().iter().copied());
+    moved.addresses.extend(before.record.forgotten());
     let mut losing = BTreeSet::new();
     for address in &moved.addresses {
         let changes = before.changes_of(*address, facts.signature_of(*address));
@@ -98,7 +96,7 @@ impl Installed {
 
 /// All attachments, if a NodePort leads into a tunnel and there are addresses at which no ruleset has a row for it: those of
 /// another node, and those that this node takes for itself without having them, of which the programs ask the routes
-/// once for each flow.
+/// for each packet.
 fn led_at_nodes(before: &Installed, now: &Facts) -> BTreeSet<(Slot, Direction)> {
     let [was, is] = [&before.facts, now].map(Facts::world);
     let mut nodes = was.cluster_nodes.diff(&is.cluster_nodes);

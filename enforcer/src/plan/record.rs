@@ -59,8 +59,9 @@ pub(super) struct InstalledMaps {
     /// The addresses that `peers` has: those of which more is to be said than what their prefix says.
     peers: OrdMap<IpAddr, Arc<Signature>>,
     prefixes: OrdMap<IpNet, Arc<Signature>>,
-    /// Addresses of which the plugin deleted what was said.
-    forgotten: OrdSet<IpAddr>,
+    /// Addresses of which a plugin may have deleted what was said, and what that was: its class is kept until something is said
+    /// of them again.
+    forgotten: OrdMap<IpAddr, Option<Arc<Signature>>>,
 }
 
 /// A ruleset that has a number.
@@ -97,7 +98,7 @@ impl InstalledMaps {
             rows: OrdMap::new(),
             peers: OrdMap::new(),
             prefixes: OrdMap::new(),
-            forgotten: OrdSet::new(),
+            forgotten: OrdMap::new(),
         }
     }
 
@@ -256,16 +257,21 @@ impl InstalledMaps {
         let mut peers = Vec::new();
         for address in &moved.addresses {
             let (now, known) = (peer_of(facts, *address), self.peers.get(address));
+            let forgotten = self.forgotten.remove(address);
             match now {
                 Some(signature) if known != Some(&signature) => peers.push((*address, signature)),
-                None if known.is_some() => {
-                    self.forget_address(*address);
+                None if known.is_some() || forgotten.is_some() => {
+                    if let Some(old) = self.peers.remove(address) {
+                        self.leave(&old);
+                    }
                     let address = Address::from(*address);
                     writes.push(Write::RemovePeer { address });
                 }
                 Some(_) | None => {}
             }
-            self.forgotten.remove(address);
+            if let Some(old) = forgotten.flatten() {
+                self.leave(&old);
+            }
         }
         for (address, signature) in peers {
             self.hold(&signature);
@@ -386,17 +392,21 @@ impl InstalledMaps {
         }
     }
 
-    /// What an address says now, if it is one of those of which more is said than what their prefix says.
+    /// What may be said of an address now, if it is one of those of which more is said than what their prefix says.
     pub(super) fn peer(&self, address: IpAddr) -> Option<&Arc<Signature>> {
-        self.peers.get(&address)
+        let forgotten = || self.forgotten.get(&address)?.as_ref();
+        self.peers.get(&address).or_else(forgotten)
     }
 
-    /// Forgets that anything is said of an address.
+    /// It is not known any more whether anything is said of an address.
     pub(super) fn forget_address(&mut self, address: IpAddr) {
-        if let Some(old) = self.peers.remove(&address) {
-            self.leave(&old);
+        let known = self.peers.remove(&address);
+        let before = self.forgotten.remove(&address).flatten();
+        // It is said of it since before.
+        if let (Some(_), Some(before)) = (&known, &before) {
+            self.leave(before);
         }
-        self.forgotten.insert(address);
+        self.forgotten.insert(address, known.or(before));
     }
 
     /// What the rulesets ask, predicates apart.
@@ -424,8 +434,8 @@ impl InstalledMaps {
     }
 
     /// Addresses that were forgotten. Of whose they are now only new facts know.
-    pub(super) fn forgotten(&self) -> &OrdSet<IpAddr> {
-        &self.forgotten
+    pub(super) fn forgotten(&self) -> impl Iterator<Item = IpAddr> {
+        self.forgotten.keys().copied()
     }
 
     pub(super) fn occupancy(&self) -> [Occupancy; 7] {

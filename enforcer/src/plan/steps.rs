@@ -195,7 +195,7 @@ impl Installed {
         moving.extend(moved);
         // Of whose these are now only new facts know.
         for address in self.record.forgotten() {
-            moving.addresses.remove(address);
+            moving.addresses.remove(&address);
         }
         self.move_some(&mut moving, room, fresh, writes)?;
         self.moving = moving;

@@ -115,6 +115,7 @@ impl Engine<Model> {
     /// It waits for nothing.
     fn is_calm(&self) -> bool {
         self.is_settled()
+            && self.hindrances.iter().all(|(_, it)| it.shadowed.is_none())
             && self.grace == Grace::None
             && !self.standing.built.planner.waits_for_grace()
     }
@@ -401,7 +402,10 @@ impl Driver {
             let is_calm = self.engine.as_ref().is_some_and(Engine::is_calm);
             calm = if is_calm { calm + 1 } else { 0 };
             if calm >= 3 {
-                return self.compare();
+                return match self.replies.first() {
+                    Some((record, _)) => Err(format!("the ADD of {record:?} is not answered")),
+                    None => self.compare(),
+                };
             }
         }
         let engine = self.engine.as_ref().expect("it was started");

@@ -294,6 +294,32 @@ fn an_address_that_the_plugin_deleted_is_said_again() {
     assert!(egress_passes(&tables, "10.0.0.1"));
 }
 
+/// An ADD that is repeated keeps what is said of the addresses that it keeps, and one that is killed may not have come to them.
+#[test]
+fn attack_20_an_address_that_an_add_left_alone_keeps_no_right() {
+    let (tables, mut planner) = (tables(), Planner::new(AMPLE));
+    let mut world = world(allowing(vec![with_label("1")], vec![]));
+    put_in_force(&tables, &mut planner, &world);
+    let generation = || tables.word(SLOT, Direction::Egress).generation();
+    let before = generation();
+
+    planner.address_was_deleted([10, 0, 0, 1].into());
+    assert!(egress_passes(&tables, "10.0.0.1"), "it was not deleted");
+    let pods = world.pods.iter();
+    let pod = pods
+        .clone()
+        .find(|(_, pod)| pod.addresses == ["10.0.0.1".parse::<IpAddr>().expect("an address")]);
+    let (name, _) = pod.expect("it has the address");
+    world.pods.remove(&name.clone());
+    let plan = planner.facts_change(&world).expect("room");
+    for write in plan.writes() {
+        tables.execute_write(write);
+    }
+    assert!(!egress_passes(&tables, "10.0.0.1"), "before a grace period");
+    execute(&tables, &mut planner, plan);
+    assert_ne!(generation(), before, "its flows are judged again");
+}
+
 #[test]
 fn a_replaced_attachment_is_flipped_in_both_directions() {
     let (tables, mut planner) = (tables(), Planner::new(AMPLE));
