@@ -1,9 +1,9 @@
-# The everyday commands; each is one that CONTRIBUTING.md and README.md name. `just --list` shows them.
+# The everyday commands. `just --list` shows them.
 
 # The packages that build for this machine; `bpf` builds for the eBPF target, by `bpf/build`.
 packages := "--workspace --exclude podgate-bpf"
 
-# Builds the plugin and the enforcer.
+# Builds everything that runs on this machine, for its tests.
 build:
     cargo build --locked {{ packages }}
 

@@ -38,7 +38,7 @@ const HELP: [(&str, &str); 41] = [
     ),
     (
         "podgate_unexplained_changes_total",
-        "Such changes since the start.",
+        "Unexpected changes of host ends since the start.",
     ),
     ("podgate_retries_total", "Failures that are retried."),
     (
@@ -64,7 +64,7 @@ const HELP: [(&str, &str); 41] = [
     ),
     (
         "podgate_flows_common_share",
-        "Share in use of the flows beyond guarantees; 1 is all.",
+        "Fraction in use of the flow table that pods share beyond their guarantees; 1 is all.",
     ),
     ("podgate_table_entries", "Entries of the kernel's maps."),
     (
@@ -110,13 +110,16 @@ const HELP: [(&str, &str); 41] = [
         "Bytes received from the API server.",
     ),
     ("podgate_watch_events_total", "Watch events by type."),
-    ("podgate_watch_lists_total", "Lists."),
+    ("podgate_watch_lists_total", "Lists that began, by kind."),
     ("podgate_watch_starts_total", "Watches that began."),
     (
         "podgate_watch_failures_total",
         "Lists and watches that broke or were refused.",
     ),
-    ("podgate_source_age_seconds", "Age of what is known."),
+    (
+        "podgate_source_age_seconds",
+        "Seconds since the last event, bookmark or list of a kind.",
+    ),
     (
         "podgate_events_total",
         "Attempts to write Events by outcome.",

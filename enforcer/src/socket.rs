@@ -102,7 +102,7 @@ impl Socket {
         if identity(&self.run_dir.join(NAME)).is_ok_and(|found| found == self.named) {
             return;
         }
-        tracing::warn!("the socket had lost its name; no plugin could find it");
+        tracing::warn!("the socket's path was removed; it is bound again");
         match Self::bind(&self.run_dir, self.uid, self.limits) {
             Ok(bound) => *self = bound,
             Err(error) => tracing::error!(
@@ -138,10 +138,7 @@ impl Socket {
             let (hand_over, limits, uid) = (hand_over.clone(), self.limits, self.uid);
             tokio::spawn(async move {
                 if let Err(error) = converse(stream, uid, limits, hand_over).await {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "a plugin's connection came to nothing"
-                    );
+                    tracing::warn!(error = format!("{error:#}"), "a plugin's connection failed");
                 }
                 drop(place);
             });

@@ -9,7 +9,7 @@
 //!                               interface: the pod's interface and its host end, by netlink
 //! ```
 //!
-//! It is small, blocking and has one thread, because its start is on every pod's way. Sources of the rules: the CNI
+//! It is small and blocking, because its start is on every pod's way; it has a second thread only while another has the lock. Sources of the rules: the CNI
 //! specification 1.1.0, and what runtimes make of it (errors are read from stdout, empty variables are missing ones).
 
 mod attachment;

@@ -11,7 +11,7 @@ use crate::Address;
 pub struct HardwareWord(pub u64);
 
 impl HardwareWord {
-    /// The address was not recorded at ADD, as by a podgate of before: frames are not bound to one.
+    /// The interface had no hardware address at ADD: frames are not bound to one.
     pub const UNBOUND: Self = Self(1 << 63);
 
     /// Frames carry this address.

@@ -60,7 +60,7 @@ pub struct Request {
     pub addresses: Vec<IpAddr>,
     /// The directed broadcast addresses of its IPv4 networks.
     pub broadcasts: Vec<Ipv4Addr>,
-    /// What holds until its policy is in force.
+    /// What holds in a direction in which nothing isolates the pod.
     pub baseline: Baseline,
 }
 
@@ -234,7 +234,7 @@ fn attach(
         Qdisc::None => {
             return Err(AddError::QdiscTaken {
                 ifindex,
-                kind: "that comes and goes".into(),
+                kind: "(none: something removes clsact again)".into(),
             });
         }
         Qdisc::Other(kind) => return Err(AddError::QdiscTaken { ifindex, kind }),

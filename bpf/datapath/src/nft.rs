@@ -60,7 +60,7 @@ pub enum NftError {
     #[error("kernel: {}", io::Error::from_raw_os_error(*.0))]
     Kernel(i32),
     /// The ruleset changed during every attempt to read it.
-    #[error("read a ruleset that does not stand still: gave up after {DUMP_ATTEMPTS} attempts")]
+    #[error("read the nftables ruleset: it changed during each of {DUMP_ATTEMPTS} dumps")]
     Unsteady,
 }
 

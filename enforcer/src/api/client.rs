@@ -222,7 +222,7 @@ async fn keep_current(
                 if error != wrong {
                     tracing::error!(
                         error,
-                        "what the files that say how to reach the API server say, or their credential plugin, cannot be used; the former credentials stay, and it is tried again"
+                        "cannot use the kubeconfig, the ServiceAccount's files or the credential plugin; the credentials of before stay in use; retrying"
                     );
                 }
                 wrong = error;

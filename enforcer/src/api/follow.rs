@@ -301,9 +301,9 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
         let is_same =
             self.last.as_ref().map(mem::discriminant) == Some(mem::discriminant(&failure));
         if is_same {
-            tracing::debug!(kind = K::NAME, doing, %failure, self.failures, "the API server is still not heard");
+            tracing::debug!(kind = K::NAME, doing, %failure, self.failures, "list or watch failed again; retrying");
         } else {
-            tracing::warn!(kind = K::NAME, doing, %failure, "the API server is not heard; it is tried again");
+            tracing::warn!(kind = K::NAME, doing, %failure, "list or watch failed; retrying");
         }
         metrics::counter!("podgate_watch_failures_total", "kind" => K::NAME, "doing" => doing)
             .increment(1);
@@ -355,11 +355,7 @@ impl<K: Kind, M: Send, W: Fn(Said<K>) -> M + Send + Sync> Follower<'_, K, M, W> 
     /// The server tells again what changes.
     fn heard(&mut self) {
         if self.last.take().is_some() {
-            tracing::info!(
-                kind = K::NAME,
-                self.failures,
-                "the API server is heard again"
-            );
+            tracing::info!(kind = K::NAME, self.failures, "list or watch works again");
             self.pulse.beat();
             // It wakes others, not this one.
             self.beats.borrow_and_update();

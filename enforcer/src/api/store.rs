@@ -238,9 +238,7 @@ impl<K: Kind> Store<K> {
         let why = match &self.failure {
             Some(failure) => failure.to_string(),
             None if age > SILENT => "nothing is heard of them".to_owned(),
-            None if self.is_behind => {
-                "what changed while they were not watched is still to come".to_owned()
-            }
+            None if self.is_behind => "the watch has a gap, and has not caught up yet".to_owned(),
             None => return None,
         };
         Some(format!(

@@ -160,7 +160,7 @@ impl Asking {
         let (Question::Pod(pod) | Question::Isolation(pod)) = question.clone();
         let (changes, answer) = match ended {
             Err(error) => {
-                tracing::error!(%error, "a question to the API server ended badly");
+                tracing::error!(%error, "a request to the API server panicked");
                 (Vec::new(), Answer::Failed(ended_badly(&pod)))
             }
             // Nobody waits for it.
@@ -215,7 +215,7 @@ impl Asking {
         match failure {
             Some(why @ (Failure::Refused(_) | Failure::NoSuchKind(_))) => {
                 if self.refusal.is_none() {
-                    tracing::warn!(failure = %why, "questions to the API server for the pods of ADDs are of no use; see the RBAC rules and --node-name");
+                    tracing::warn!(failure = %why, "the API server refuses requests for the pods of ADDs; check the RBAC rules and --node-name");
                 }
                 self.refusal = Some(Refusal {
                     question,
@@ -241,7 +241,7 @@ impl Asking {
             Ok((_, Asked::Again(failure))) => failure,
             Ok((_, Asked::Pod(..) | Asked::Isolation(_))) => None,
             Err(error) => {
-                tracing::error!(%error, "a question to the API server ended badly");
+                tracing::error!(%error, "a request to the API server panicked");
                 Some(refusal.why.clone())
             }
         };
@@ -309,7 +309,7 @@ fn unanswered(pod: &PodName, failure: &Failure) -> Answer {
 
 fn ended_badly(pod: &PodName) -> String {
     format!(
-        "the question to the API server for the pod {}/{} ended badly, which is a fault of podgate: the log has it",
+        "the question to the API server for the pod {}/{} panicked, which is a bug in podgate: see the log",
         pod.namespace, pod.name
     )
 }

@@ -257,7 +257,7 @@ fn closed_a_pod_is_denied_while_it_cannot_be_asked_for() {
     });
     api.goes_away(true);
     wait_until("the API server is missed", || {
-        enforcer.log().contains("is not heard")
+        enforcer.log().contains("list or watch failed")
     });
     wait_until("it is said that what is known may be too old", || {
         let (status, said) = enforcer.readiness(&node);

@@ -63,8 +63,8 @@ pub enum AddError {
     },
     /// Others decide before our filters.
     #[error(
-        "others decide on the packets of interface {ifindex} before podgate does: {}; \
-         take them away, or have them come after priority {}",
+        "filters or programs run before podgate's on interface {ifindex} and decide on its packets: {}; \
+         remove them, or give them a priority above {}",
         list(by),
         filter::PRIORITY
     )]
@@ -123,7 +123,7 @@ pub enum CheckError {
     #[error(transparent)]
     Interface(#[from] AddError),
     /// A filter is missing, or is another attachment's.
-    #[error("interface {ifindex} has no filter of this attachment for {}", hook(*direction))]
+    #[error("the filter {} of this attachment is missing on interface {ifindex}", hook(*direction))]
     Gone {
         /// Which interface.
         ifindex: Ifindex,
@@ -131,14 +131,14 @@ pub enum CheckError {
         direction: Direction,
     },
     /// The table has no record, or another one.
-    #[error("slot {} of the current table set has another birth than the attachment's file", .0.0)]
+    #[error("slot {} of the current table set belongs to another attachment than the file says: its birth differs", .0.0)]
     NoRecord(record::Slot),
 }
 
 /// The hook of the host end that takes a direction, as messages name it.
 pub(super) const fn hook(direction: Direction) -> &'static str {
     match direction {
-        Direction::Ingress => "ToPod",
-        Direction::Egress => "FromPod",
+        Direction::Ingress => "to_pod",
+        Direction::Egress => "from_pod",
     }
 }

@@ -44,9 +44,7 @@ pub enum NetlinkError {
     #[error("decode a netlink answer: {0}")]
     Decode(String),
     /// The table changed during every attempt to read it.
-    #[error(
-        "read a kernel table that does not stand still: gave up after {DUMP_ATTEMPTS} attempts"
-    )]
+    #[error("dump a kernel table: it changed during each of {DUMP_ATTEMPTS} dumps")]
     Unsteady,
 }
 
