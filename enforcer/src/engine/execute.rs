@@ -92,12 +92,15 @@ impl Execution {
 }
 
 impl Overtaken {
-    /// What is written in the place of a planned write: nothing that is about an address or a slot that a new attachment has,
-    /// and "deny" where it would open what is denied.
+    /// What is written in the place of a planned write: nothing that is about a slot that a new attachment has, nothing that is
+    /// said of an address that it has, as its class is not the plan's, and "deny" where it would open what is denied.
     fn in_place_of<'a>(&self, write: &'a Write) -> Option<Cow<'a, Write>> {
         let is_overtaken = match write {
-            Write::Peer { address, .. } | Write::RemovePeer { address } => {
-                self.addresses.contains(&IpAddr::from(*address))
+            Write::Peer { address, .. } => {
+                if self.addresses.contains(&IpAddr::from(*address)) {
+                    return Some(Cow::Owned(Write::RemovePeer { address: *address }));
+                }
+                false
             }
             Write::Flip { slot, .. } | Write::Renew { slot, .. } => self.slots.contains(slot),
             Write::Chunk { .. }
@@ -105,6 +108,7 @@ impl Overtaken {
             | Write::DefaultRow { .. }
             | Write::Row { .. }
             | Write::RemoveRow { .. }
+            | Write::RemovePeer { .. }
             | Write::Prefix { .. }
             | Write::RemovePrefix { .. }
             | Write::Way { .. }
@@ -132,7 +136,7 @@ impl Overtaken {
 
 #[cfg(test)]
 mod tests {
-    use podgate_abi::{Address, RowKey};
+    use podgate_abi::{Address, PeerWord, RowKey};
 
     use super::*;
 
@@ -152,12 +156,15 @@ mod tests {
         let direction = Direction::Ingress;
         let renew = |slot| Write::Renew { slot, direction };
         let remove = |address| Write::RemovePeer { address };
+        let word = PeerWord::TORN;
+        let put = |address| Write::Peer { address, word };
         let opens = flip(Slot(8), Direction::Egress, RulesetId::ALLOW_ALL);
         let denies = flip(Slot(8), Direction::Egress, RulesetId::DENY_ALL);
         let as_planned = |write: Write| (write.clone(), Some(write));
         for (write, expected) in [
-            (remove(address(1)), None),
-            as_planned(remove(address(2))),
+            (put(address(1)), Some(remove(address(1)))),
+            as_planned(put(address(2))),
+            as_planned(remove(address(1))),
             (flip(Slot(7), Direction::Ingress, RulesetId::FIRST), None),
             (opens, Some(denies)),
             as_planned(flip(Slot(8), Direction::Ingress, RulesetId::ALLOW_ALL)),

@@ -297,7 +297,7 @@ mod tests {
         assert!(links.judge(begin + ADD, left, std::iter::empty()));
         let report = &links.reports()[0];
         for part in [
-            "group of a host end of slot 3",
+            "device group of slot 3",
             "nothing judges what is sent",
             "delete that pod",
         ] {

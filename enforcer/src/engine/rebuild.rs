@@ -43,8 +43,12 @@ impl<D: Dataplane> Engine<D> {
         }
         tracing::info!(%error, "a new table set is due");
         if self.drafts.failed >= MOST_DRAFTS {
-            self.standing.built.sizes = sizes;
-            return self.rebuild();
+            let before = std::mem::replace(&mut self.standing.built.sizes, sizes);
+            let rebuilt = self.rebuild();
+            if rebuilt.is_err() {
+                self.standing.built.sizes = before;
+            }
+            return rebuilt;
         }
         self.begin_draft(sizes)
     }
@@ -125,11 +129,11 @@ impl<D: Dataplane> Engine<D> {
                 Ok(false) => {}
                 Err(error) if error.is::<PlanError>() => {
                     // Another one has room for twice what there is by now.
-                    self.drafts.failed += 1;
-                    if self.drafts.failed >= MOST_DRAFTS {
+                    if self.drafts.failed + 1 >= MOST_DRAFTS {
                         return Err(error);
                     }
                     self.begin_draft(drafted.sizes)?;
+                    self.drafts.failed += 1;
                     return Ok(Progress::Settled);
                 }
                 Err(error) => return Err(error),

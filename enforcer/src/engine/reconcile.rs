@@ -322,8 +322,13 @@ impl<D: Dataplane> Engine<D> {
             }
             // In another table set nothing waits for it.
             Err(_) if self.is_drafting() && self.hold_back() => Ok(Progress::Underway),
-            Err(_) if self.is_drafting() => Ok(Progress::Settled),
-            Err(error) => self.make_room(error).map(|()| Progress::Settled),
+            Err(error) => {
+                self.standing.facts_due = None;
+                if !self.is_drafting() {
+                    self.make_room(error)?;
+                }
+                Ok(Progress::Settled)
+            }
         }
     }
 
@@ -377,9 +382,9 @@ impl<D: Dataplane> Engine<D> {
                 rulesets.remove(&slot);
             }
             self.standing.rulesets = rulesets;
-            self.answer_adds(true);
         }
         execution.commit(&mut self.standing.built.planner);
+        self.answer_adds(true);
         Ok(Progress::Settled)
     }
 
@@ -422,8 +427,16 @@ impl<D: Dataplane> Engine<D> {
             return Ok(());
         }
         let lock = self.wait_for_lock(LOCK_PATIENCE)?;
-        // What is left to be written is of the addresses of pods that were added meanwhile no more.
-        self.read_attachments(&lock)?;
+        // What is left to be written says nothing of the addresses of pods that were added meanwhile.
+        match self.read_attachments(&lock) {
+            Err(error) if self.standing.pending.is_none() => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "attachments that came last are not known at the end"
+                );
+            }
+            read => read?,
+        }
         self.finish(&lock, None)?;
         // What came to wait since one began waits for the next.
         for grace in [std::mem::take(&mut self.grace), Grace::None] {
