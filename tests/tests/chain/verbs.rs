@@ -183,7 +183,7 @@ fn check_says_what_is_missing() {
     check.make(&node).ok();
     let host_end = pod.host_end(&node);
     node.sh(&format!("tc filter del dev {host_end} egress pref 2"));
-    check.make(&node).refused(105, "has no filter");
+    check.make(&node).refused(105, "is missing on interface");
     // ADD repeated puts it right.
     add.make(&node).ok();
     check.make(&node).ok();
