@@ -226,6 +226,11 @@ impl Cluster {
         self.view.clone()
     }
 
+    /// A pod as the compiler reads it now.
+    pub fn pod(&self, name: &ObjectName) -> Option<&Arc<Pod>> {
+        self.view.world.pods.get(name)
+    }
+
     /// Works out what these pods are now, as peers and as subjects.
     fn refresh(&mut self, pods: BTreeSet<ObjectName>) {
         for name in pods {

@@ -255,12 +255,9 @@ impl<D: Dataplane> Engine<D> {
         }
         let links = self.of_attachments(links);
         let upkeep = self.pace.upkeep_due <= now;
-        let mut changed = !dels.is_empty()
-            || heard.is_anything()
-            || self.standing.more_to_do
-            || self.is_due(now)
-            || self.ask_due().is_some_and(|due| due <= now);
-        self.ask_again_for_those_behind(|due| due <= now);
+        let mut changed =
+            !dels.is_empty() || heard.is_anything() || self.standing.more_to_do || self.is_due(now);
+        changed |= self.ask_again_for_those_behind(|due| due <= now);
         for reply in dels {
             answer(reply, Reply::Done);
         }

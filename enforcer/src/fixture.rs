@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use podgate_datapath::netlink::Ifindex;
 use podgate_datapath::record::{self, AttachmentId, Generation, Record, Slot};
-use podgate_policy::model::{NetworkPolicy, Selector};
+use podgate_policy::model::{NetworkPolicy, ObjectName, Pod, Selector};
+
+use crate::convert::pod::IdentifiedPod;
 
 /// A policy that lets nobody in to any pod of its namespace.
 pub(crate) fn deny() -> Arc<NetworkPolicy> {
@@ -16,6 +18,18 @@ pub(crate) fn deny() -> Arc<NetworkPolicy> {
         ingress: Vec::new(),
         egress: Vec::new(),
     })
+}
+
+/// A pod as a source has it, without a node.
+pub(crate) fn pod(namespace: &str, name: &str, pod: Pod) -> (ObjectName, Arc<IdentifiedPod>) {
+    let name = ObjectName::new(namespace, name);
+    let pod = IdentifiedPod {
+        name: name.clone(),
+        config_hash: None,
+        node: None,
+        pod: Arc::new(pod),
+    };
+    (name, Arc::new(pod))
 }
 
 /// An attachment in `slot`, of a pod without a name, as an ADD of a runtime leaves it.

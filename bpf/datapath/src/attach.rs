@@ -234,7 +234,7 @@ fn attach(
         Qdisc::None => {
             return Err(AddError::QdiscTaken {
                 ifindex,
-                kind: "(none: something removes clsact again)".into(),
+                kind: filter::KEEPS_GOING.into(),
             });
         }
         Qdisc::Other(kind) => return Err(AddError::QdiscTaken { ifindex, kind }),

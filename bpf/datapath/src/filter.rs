@@ -67,6 +67,9 @@ pub enum Qdisc {
     Other(String),
 }
 
+/// How errors call the qdisc of an interface from which something removes `clsact` as often as it is put there.
+pub(crate) const KEEPS_GOING: &str = "(none: something removes clsact again)";
+
 /// A filter on an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {

@@ -248,7 +248,7 @@ pub fn restore(set: &TableSet, record: &Record, _lock: &Lock) -> Result<bool, Sw
     match filter::ensure_clsact(&mut socket, ifindex).map_err(netlink)? {
         Qdisc::Clsact => {}
         Qdisc::None => {
-            let kind = "(none: something removes clsact again)".into();
+            let kind = filter::KEEPS_GOING.into();
             return Err(SwapError::QdiscTaken { ifindex, kind });
         }
         Qdisc::Other(kind) => return Err(SwapError::QdiscTaken { ifindex, kind }),

@@ -87,7 +87,7 @@ impl Loaded {
 
 /// A table set that is not current: no plugin attaches to it, and only its maker writes what it says of addresses. An ADD
 /// deletes its own here, if it finds this set, and the maker may have them still to write: it finds the ADD's file under the
-/// lock, deletes them, and says them anew before this is named. So what is written needs no lock.
+/// lock, deletes them, and writes them again before this is named. So what is written needs no lock.
 #[derive(Debug)]
 pub struct Unnamed(TableSet);
 

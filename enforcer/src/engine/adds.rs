@@ -151,9 +151,9 @@ impl<D: Dataplane> Engine<D> {
         let pending = self.standing.pending.as_ref();
         let are_written = pending.is_none_or(|pending| pending.rulesets.is_some());
         let name = record.pod.as_ref().map(name_of);
-        let planned = &self.standing.facts.pods;
-        let known = &self.known.cluster.view().world.pods;
-        are_written && name.is_none_or(|name| planned.get(&name) == known.get(&name))
+        let is_planned =
+            |name| self.standing.facts.pods.get(&name) == self.known.cluster.pod(&name);
+        are_written && name.is_none_or(is_planned)
     }
 
     /// Why an attachment is not judged by what is written for it, if that is so.

@@ -241,18 +241,11 @@ mod tests {
     }
 
     fn pod(namespace: &str, name: &str, address: [u8; 4]) -> (ObjectName, Arc<IdentifiedPod>) {
-        let name = ObjectName::new(namespace, name);
         let pod = Pod {
             addresses: vec![address.into()],
             ..Pod::default()
         };
-        let pod = IdentifiedPod {
-            name: name.clone(),
-            config_hash: None,
-            node: None,
-            pod: Arc::new(pod),
-        };
-        (name, Arc::new(pod))
+        fixture::pod(namespace, name, pod)
     }
 
     /// An ADD may come before the set has a name, by which it would find it, or before it is filled.

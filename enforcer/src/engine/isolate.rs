@@ -125,12 +125,16 @@ impl<D: Dataplane> Engine<D> {
     }
 
     /// Has those asked for again of whom more may be known by now: all when something was said, and those that are due.
-    pub(super) fn ask_again_for_those_behind(&mut self, is_due: impl Fn(Instant) -> bool) {
+    /// Whether there are any.
+    pub(super) fn ask_again_for_those_behind(&mut self, is_due: impl Fn(Instant) -> bool) -> bool {
+        let mut are_any = false;
         for waiting in &mut self.adds.waiting {
             if matches!(waiting.currency, PodLookup::Behind(due) if is_due(due)) {
                 waiting.currency = PodLookup::None;
+                are_any = true;
             }
         }
+        are_any
     }
 
     /// When the next of them is due.

@@ -115,8 +115,7 @@ impl<D: Dataplane> Engine<D> {
 
     /// Without the lock, brings a draft up to what is known by now; with it, puts it in force.
     fn adopt(&mut self, mut drafted: Box<Drafted<D>>, until: Instant) -> Result<Progress> {
-        let added = self.drafts.added.replace(BTreeSet::new());
-        drafted.follow(self.known.cluster.records(), added.unwrap_or_default())?;
+        self.follow_attachments(&mut drafted)?;
         loop {
             let view = self.compile_some(Some(until));
             let wanted = self.wanted_of(&drafted);
@@ -159,11 +158,16 @@ impl<D: Dataplane> Engine<D> {
                 wanted.remove(&record.slot);
             }
         }
-        let added = self.drafts.added.replace(BTreeSet::new());
-        drafted.follow(self.known.cluster.records(), added.unwrap_or_default())?;
+        self.follow_attachments(&mut drafted)?;
         drafted.catch_up(&self.node, &view.world, &wanted, usize::MAX)?;
         self.put_in_force(*drafted, view, &lock)?;
         Ok(Progress::Underway)
+    }
+
+    /// Tells a draft which attachments there are, and which addresses came with those that are new.
+    fn follow_attachments(&mut self, drafted: &mut Drafted<D>) -> Result<()> {
+        let added = self.drafts.added.replace(BTreeSet::new());
+        drafted.follow(self.known.cluster.records(), added.unwrap_or_default())
     }
 
     /// What attachments are to have in a draft: what is compiled, and nothing where a policy isolates that is not. When it does

@@ -11,7 +11,6 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::cluster::ForeignSetting;
 use crate::condition::Condition;
-use crate::convert::pod::IdentifiedPod;
 use crate::engine::dataplane::model::{Faults, Model, Plugin};
 use crate::engine::inbox::Inbox;
 use crate::engine::{EngineConfig, Event, Handoff};
@@ -32,16 +31,7 @@ struct Scene {
 }
 
 fn objects(policies: Option<Arc<NetworkPolicy>>) -> Objects {
-    let pods = PODS.map(|name| {
-        let name = ObjectName::new("shop", name);
-        let pod = IdentifiedPod {
-            name: name.clone(),
-            config_hash: None,
-            node: None,
-            pod: Arc::new(Pod::default()),
-        };
-        (name, Arc::new(pod))
-    });
+    let pods = PODS.map(|name| fixture::pod("shop", name, Pod::default()));
     let policies = policies.map(|policy| (ObjectName::new("shop", "deny"), policy));
     Objects {
         namespaces: [("shop".to_owned(), Namespace::default())]

@@ -50,7 +50,7 @@ impl Driver {
         }
     }
 
-    /// A connection of an attachment with somebody else.
+    /// A connection of an attachment with another address.
     pub(super) fn connection(&mut self, record: &Record) -> Connection {
         let direction = Direction::BOTH[self.dice.below(2)];
         let new = self.window.added();

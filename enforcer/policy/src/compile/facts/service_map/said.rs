@@ -39,7 +39,7 @@ impl Kind {
 
 /// Who an endpoint is.
 enum Known {
-    /// Somebody who is known, or an address that does not say that it is a pod.
+    /// A pod that is known, or an address that does not claim to be a pod's.
     Yes,
     /// A pod of which nothing is known.
     NotYet,
@@ -63,7 +63,7 @@ impl Facts {
         self.redirects.says(frontend, said)
     }
 
-    /// Whether an address is the own node's. The cluster address of a Service is nobody's, whatever interface has it.
+    /// Whether an address is the own node's. The cluster address of a Service is no node's, whatever interface has it.
     pub(in crate::compile::facts) fn is_own_node(&self, address: IpAddr) -> bool {
         self.world.node_addresses.contains(&address) && !self.redirects.is_cluster_address(address)
     }
@@ -477,7 +477,7 @@ fn has_family(service: &Service, is_ipv4: bool) -> bool {
     of_cluster.is_empty() || of_cluster.iter().any(same)
 }
 
-/// The addresses of a Service, by which endpoints they stand for, and by family.
+/// The addresses of a Service, by which endpoints they lead to, and by family.
 fn addresses_by_traffic(
     service: &Service,
 ) -> BTreeMap<(TrafficPolicy, bool), Arc<BTreeSet<IpAddr>>> {
@@ -498,8 +498,8 @@ fn addresses_by_traffic(
     sorted.map(|(by, alike)| (by, Arc::new(alike))).collect()
 }
 
-/// Whether the pod of this name is the one that the endpoint says it is. Where both know its UID, a namesake is told
-/// by it.
+/// Whether the pod of this name is the one that the endpoint says it is. Where both know its UID, a namesake is
+/// distinguished by it.
 fn is(said: &PodReference, name: &ObjectName, pod: &Pod) -> bool {
     let namesakes = match (&said.uid, &pod.uid) {
         (Some(said), Some(uid)) => said != uid,

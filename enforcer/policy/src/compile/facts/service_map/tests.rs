@@ -85,7 +85,7 @@ fn questions(addresses: u16) -> Questions {
     }
 }
 
-/// What stands for something else.
+/// What is translated to something else.
 fn translated(facts: &Facts) -> impl Iterator<Item = &Arc<Signature>> {
     let all = facts.addresses.values();
     all.filter(|signature| signature.translation().is_some())
