@@ -9,6 +9,7 @@ podgate-abi      | podgate-core                                     | aya tokio 
 podgate-bpf      | podgate-abi podgate-core                         | aya tokio kube k8s-openapi
 podgate-handoff  | podgate-core                                     | aya tokio kube k8s-openapi
 podgate-policy   | podgate-core                                     | aya tokio kube k8s-openapi
+podgate-conflist |                                                  | aya tokio kube k8s-openapi
 podgate-datapath | podgate-abi podgate-core                         | tokio kube k8s-openapi
 podgate          | podgate-abi podgate-core podgate-datapath podgate-handoff | tokio kube k8s-openapi
 podgate-enforcer | podgate-abi podgate-core podgate-datapath podgate-handoff podgate-policy |
