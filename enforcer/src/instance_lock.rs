@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use podgate_datapath::Paths;
 
 /// How often the lock is asked for while another enforcer has it.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -66,9 +67,9 @@ impl Asked {
 
 impl InstanceLock {
     /// Asks for the lock, and logs when another enforcer has it.
-    pub(crate) fn ask(run_dir: &Path) -> Result<Asked> {
-        let path = run_dir.join("enforcer.lock");
-        let file = open(run_dir, &path)?;
+    pub(crate) fn ask(paths: &Paths) -> Result<Asked> {
+        let path = paths.enforcer_lock();
+        let file = open(&paths.run, &path)?;
         let is_ours = try_lock(&file, &path)?;
         if !is_ours {
             tracing::warn!(lock = %path.display(), "another enforcer is running; waiting until it has ended");
@@ -158,7 +159,11 @@ mod tests {
     async fn a_lock_without_its_directory_is_retaken_or_the_process_ends() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
-        let mut life = InstanceLock::ask(&run).unwrap().granted().await.unwrap();
+        let paths = Paths {
+            run: run.clone(),
+            ..Paths::default()
+        };
+        let mut life = InstanceLock::ask(&paths).unwrap().granted().await.unwrap();
         life.look = Duration::from_millis(1);
         let (out, mut told) = tokio::sync::mpsc::unbounded_channel();
         fs::remove_dir_all(&run).unwrap();

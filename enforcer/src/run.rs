@@ -75,7 +75,7 @@ pub async fn run(config: Config) -> Result<()> {
         bpffs: bpffs_dir,
     };
     // Asked for before the listeners, whose addresses the other enforcer may have, and waited for behind them.
-    let life = InstanceLock::ask(&paths.run)?;
+    let life = InstanceLock::ask(&paths)?;
     // Health first: whoever waits for us learns that we are starting.
     let (freshness_in, freshness) = watch::channel(Freshness::new());
     let health_pages = admin::health(condition.clone(), freshness.clone());

@@ -13,6 +13,7 @@ podgate-conflist |                                                  | aya tokio 
 podgate-datapath | podgate-abi podgate-core                         | tokio kube k8s-openapi
 podgate          | podgate-abi podgate-core podgate-datapath podgate-handoff | tokio kube k8s-openapi
 podgate-enforcer | podgate-abi podgate-core podgate-datapath podgate-handoff podgate-policy |
+podgate-install  | podgate podgate-abi podgate-conflist podgate-core podgate-datapath podgate-handoff | tokio kube k8s-openapi
 podgate-demo     |                                                  | aya kube k8s-openapi
 podgate-bench    | podgate-abi podgate-core podgate-datapath podgate-demo podgate-enforcer podgate-handoff podgate-policy |
 podgate-tests    | podgate-abi podgate-core podgate-datapath podgate-enforcer podgate-handoff podgate-policy podgate podgate-demo |

@@ -319,6 +319,28 @@ pub(crate) fn remove(
     }
 }
 
+/// Takes `clsact` away where nothing hangs on it. Whoever comes to hang something up in between finds none, and fails.
+pub(crate) fn remove_unused_clsact(
+    socket: &mut Socket,
+    ifindex: Ifindex,
+) -> Result<(), NetlinkError> {
+    if qdisc(socket, ifindex)? != Qdisc::Clsact {
+        return Ok(());
+    }
+    for direction in Direction::BOTH {
+        if !filters(socket, ifindex, direction)?.is_empty() {
+            return Ok(());
+        }
+    }
+    let mut request = message(ifindex);
+    request.header.parent = TcHandle::CLSACT;
+    request.header.handle = QDISC;
+    match socket.request(RouteNetlinkMessage::DelQueueDiscipline(request), 0) {
+        Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
 /// Our filter of a direction, if there is one.
 pub(crate) fn ours(
     socket: &mut Socket,

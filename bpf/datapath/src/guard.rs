@@ -254,6 +254,20 @@ fn steps(family: Family) -> Vec<(u8, Attributes)> {
     steps
 }
 
+/// Takes a family's table away, if the kernel has it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn remove(family: Family) -> Result<(), NftError> {
+    let table = || Attributes::default().text(a::TABLE_NAME, TABLE);
+    // One that is not there cannot be deleted.
+    let steps = [(kind::NEW_TABLE, table()), (kind::DELETE_TABLE, table())];
+    match Socket::open().and_then(|socket| socket.batch(family.number(), &steps)) {
+        Err(error) if error.is_unsupported() => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Puts a family's table there, in one step, in place of what was there of it.
 fn put(family: Family) -> Result<(), NftError> {
     Socket::open()?.batch(family.number(), &steps(family))

@@ -32,6 +32,7 @@ mod slots;
 pub mod sweep;
 mod sys;
 pub mod tables;
+pub mod uninstall;
 
 pub use bpffs::SetName;
 pub use btf::SkbLayout;

@@ -39,6 +39,12 @@ impl Paths {
         self.run.join("lock")
     }
 
+    /// The lock that the one enforcer of a node has for life.
+    #[must_use]
+    pub fn enforcer_lock(&self) -> PathBuf {
+        self.run.join("enforcer.lock")
+    }
+
     /// The sizes of tables, as the enforcer wants them.
     #[must_use]
     pub fn config(&self) -> PathBuf {

@@ -4,12 +4,14 @@
 //!
 //! Nothing here reads or writes a file. Values of a conflist that are not ours are kept byte for byte, and keys in their order.
 
+mod cached;
 mod directory;
 mod entry;
 mod network;
 mod object;
 mod plan;
 
+pub use cached::Cached;
 pub use directory::{Directory, is_candidate};
 pub use entry::{Entry, EntryError};
 pub use network::{Malformed, Network, Notice, Refusal};
