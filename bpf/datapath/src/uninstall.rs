@@ -61,16 +61,36 @@ pub struct Uninstalled {
     pub errors: Vec<UninstallError>,
 }
 
-/// Takes all away, under the locks of enforcer and plugins. No plugin may be started meanwhile or be running: one that waits for
-/// the lock would begin again from nothing.
+/// As long as it lives, no enforcer runs that shares the run directory, if there is one.
+#[derive(Debug)]
+pub struct NoEnforcer {
+    _lock: Option<File>,
+}
+
+impl NoEnforcer {
+    /// Has no enforcer start.
+    ///
+    /// # Errors
+    /// When one is running, or the lock cannot be had.
+    pub fn ensure(paths: &Paths) -> Result<Self, UninstallError> {
+        // Taking the lock would make the directory.
+        let lock = if paths.run.exists() {
+            Some(lock_out_enforcers(paths)?)
+        } else {
+            None
+        };
+        Ok(Self { _lock: lock })
+    }
+}
+
+/// Takes all away. No plugin may be started meanwhile or be running: one that waits for the lock would begin again from nothing.
 ///
 /// # Errors
-/// When an enforcer is running, or a lock cannot be had: then nothing is taken away.
-pub fn uninstall(paths: &Paths) -> Result<Uninstalled, UninstallError> {
+/// When the plugins' lock cannot be had: then nothing is taken away.
+pub fn uninstall(paths: &Paths, _alone: &NoEnforcer) -> Result<Uninstalled, UninstallError> {
     let mut uninstalled = Uninstalled::default();
-    // Taking a lock makes the directory.
-    let locks = if paths.run.exists() {
-        Some((lock_out_enforcers(paths)?, Lock::take(paths)?))
+    let lock = if paths.run.exists() {
+        Some(Lock::take(paths)?)
     } else {
         None
     };
@@ -89,7 +109,7 @@ pub fn uninstall(paths: &Paths) -> Result<Uninstalled, UninstallError> {
             uninstalled.errors.extend(removed);
         }
     }
-    drop(locks);
+    drop(lock);
     Ok(uninstalled)
 }
 

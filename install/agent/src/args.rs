@@ -130,7 +130,7 @@ pub(crate) struct Remove {
     bpffs_dir: PathBuf,
     /// Where libcni keeps what it knows of running sandboxes.
     #[arg(
-        long,
+        long = "cni-cache-dir",
         env = "PODGATE_CNI_CACHE_DIR",
         value_name = "DIR",
         default_value = "/var/lib/cni"

@@ -9,7 +9,7 @@ mod plugin;
 mod remove;
 mod stub;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     let command = Command::parse();
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_max_level(command.log_level)
         .init();
     match run(command.action) {

@@ -2,8 +2,11 @@
 //! Takes podgate away from a node.
 //!
 //! ```text
-//! 1 out of the chain          2 a stub in the plugin's place      3 no plugin runs any more
-//! 4 guard, filters, pins, files                                   5 the stub, when no sandbox is left that podgate set up
+//! 0 no enforcer runs, nor starts
+//! 1 out of the chain
+//! 2 a stub in the plugin's place, and nobody runs the plugin
+//! 3 guard, filters, pins, files
+//! 4 the stub, when no sandbox is left that podgate set up
 //! ```
 //! Each step finds what an earlier run has left of it.
 
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use podgate_conflist::{Cached, Entry, Healing, Mode};
-use podgate_datapath::uninstall::uninstall;
+use podgate_datapath::uninstall::{NoEnforcer, uninstall};
 
 use crate::args::Remove;
 use crate::chain::Keeper;
@@ -28,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// All of it, except for the stub where sandboxes are left.
 pub(crate) fn remove(args: &Remove) -> Result<()> {
+    let paths = args.paths();
+    // It would put back what is taken away.
+    let alone = NoEnforcer::ensure(&paths)?;
     let names = args.names();
     let conf_dir = &args.directories.conf_dir;
     let entry = Entry::parse(r#"{"type": "podgate"}"#)?;
@@ -39,7 +45,7 @@ pub(crate) fn remove(args: &Remove) -> Result<()> {
     plugin.replace_by_stub(!sandboxes(&args.cache_dir)?.is_empty())?;
     plugin.wait_until_nobody_runs_the_old_one()?;
 
-    let uninstalled = uninstall(&args.paths())?;
+    let uninstalled = uninstall(&paths, &alone)?;
     let failed = !uninstalled.errors.is_empty();
     for error in uninstalled.errors {
         tracing::error!(

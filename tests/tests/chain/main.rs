@@ -17,6 +17,7 @@ mod links;
 mod neighborhood;
 mod races;
 mod releases;
+mod removal;
 mod restarts;
 mod shares;
 mod sizes;
