@@ -136,7 +136,7 @@ pub(crate) struct Remove {
         default_value = "/var/lib/cni"
     )]
     pub(crate) cache_dir: PathBuf,
-    /// Stay until the last sandbox is gone that podgate has set up, and take the stub away then.
+    /// Stay until the last sandbox is gone that podgate has set up, take the stub away then, and wait for SIGTERM.
     #[arg(long)]
     pub(crate) wait: bool,
 }

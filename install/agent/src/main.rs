@@ -75,7 +75,13 @@ fn run(action: Action) -> Result<ExitCode> {
                 }
             });
         }
-        Action::Remove(remove) => remove::remove(&remove)?,
+        Action::Remove(args) => {
+            let wakes = args.wait.then(keep::wakes).transpose()?;
+            remove::remove(&args)?;
+            if let Some((_, wakes)) = wakes {
+                remove::outlive_sandboxes(&args, &wakes)?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

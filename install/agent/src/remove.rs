@@ -13,6 +13,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -22,14 +23,18 @@ use podgate_datapath::uninstall::{NoEnforcer, uninstall};
 use crate::args::Remove;
 use crate::chain::Keeper;
 use crate::files;
+use crate::keep::Wake;
 
 /// How long plugins that were started before may run on. They wait for the enforcer and for locks, with deadlines.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether they do, and whether sandboxes are left.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked whether they do.
+const PAUSE: Duration = Duration::from_millis(20);
 
-/// All of it, except for the stub where sandboxes are left.
+/// How often it is looked whether sandboxes are left.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Takes all of it away, except for the stub where sandboxes are left.
 pub(crate) fn remove(args: &Remove) -> Result<()> {
     let paths = args.paths();
     // It would put back what is taken away.
@@ -60,24 +65,38 @@ pub(crate) fn remove(args: &Remove) -> Result<()> {
         interfaces = uninstalled.interfaces,
         "filters, tables and files are gone; pods run on, and are open"
     );
-    loop {
-        let left = sandboxes(&args.cache_dir)?;
-        if left.is_empty() {
-            plugin.remove_stub()?;
-            tracing::info!("podgate is gone from this node");
-            return Ok(());
-        }
-        if !args.wait {
-            tracing::warn!(
-                sandboxes = left.len(),
-                stub = %plugin.path.display(),
-                "sandboxes that podgate set up are left, and the runtime may call it for their end: a stub stays until then; run \
-                 this again, or with --wait, once they are gone"
-            );
-            return Ok(());
-        }
-        std::thread::sleep(LOOK);
+    if !remove_unused_stub(args, &plugin)? {
+        tracing::warn!(
+            stub = %plugin.path.display(),
+            "sandboxes that podgate set up are left, and the runtime may call it for their end: a stub stays until then; run this \
+             again, or with --wait, once they are gone"
+        );
     }
+    Ok(())
+}
+
+/// Takes the stub away when the last sandbox is gone that podgate has set up, and waits for the end then.
+pub(crate) fn outlive_sandboxes(args: &Remove, wakes: &Receiver<Wake>) -> Result<()> {
+    let plugin = Plugin::in_dir(&args.directories.bin_dir);
+    while !remove_unused_stub(args, &plugin)? {
+        match wakes.recv_timeout(LOOK) {
+            Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Ok(Wake::Changed) | Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+    // A container that ended would be started again.
+    drop(wakes.recv());
+    Ok(())
+}
+
+/// Takes the stub away unless sandboxes are left that podgate set up; whether it is gone.
+fn remove_unused_stub(args: &Remove, plugin: &Plugin) -> Result<bool> {
+    if !sandboxes(&args.cache_dir)?.is_empty() {
+        return Ok(false);
+    }
+    plugin.remove_stub()?;
+    tracing::info!("podgate is gone from this node");
+    Ok(true)
 }
 
 /// The sandboxes whose chain named podgate, as libcni remembers them.
@@ -138,7 +157,7 @@ impl Plugin {
                 Err(error) if error.kind() != ErrorKind::ExecutableFileBusy => {
                     return Err(error).with_context(|| format!("open {}", self.leaving.display()));
                 }
-                Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
+                Err(_) if Instant::now() < deadline => std::thread::sleep(PAUSE),
                 Err(_) => bail!(
                     "a plugin that was started before podgate left the chain still runs after {PATIENCE:?} (its program is {}): \
                      end it, and run this again",

@@ -32,7 +32,7 @@ cache_place() {
 		{
 			cat ./*/go.* own/*/main.go
 			printf '%s\n' "${build_flags[@]}" "$link_flags"
-			declare -f make_image blob
+			declare -f make_image make_oci_archive same_tar blob
 		} | sha256sum | cut -c1-8
 	)
 	printf '%s/podgate/cluster/kubernetes-%s_etcd-%s_containerd-%s_%s' \
