@@ -197,6 +197,12 @@ impl Model {
         }))
     }
 
+    /// Ends the node: what it holds holds it in turn, and would live on.
+    pub(crate) fn take_apart(&self) {
+        drop(self.0.state.take());
+        drop(self.0.probe.take());
+    }
+
     pub(crate) fn probe_with(&self, probe: impl Fn() + 'static) {
         *self.0.probe.borrow_mut() = Some(Box::new(probe));
     }

@@ -131,6 +131,13 @@ impl Dice {
     }
 }
 
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.engine = None;
+        self.node.take_apart();
+    }
+}
+
 impl Driver {
     pub(super) fn new(world: World, seed: u64) -> Self {
         let (events, inbox) = channel();
