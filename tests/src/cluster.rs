@@ -113,7 +113,19 @@ impl Cluster {
         })
     }
 
+    /// One of its own, on whose nodes podgate has never been; it goes with the value.
+    pub fn without_podgate() -> Self {
+        let name = format!("bare-{}", std::process::id());
+        Self::start_with(name, &["--without-podgate"])
+    }
+
     fn start(name: String) -> Self {
+        let plugin = binary("podgate");
+        let plugin = plugin.to_str().expect("a path in UTF-8");
+        Self::start_with(name, &["--wait-ms", WAIT_MS, "--plugin", plugin])
+    }
+
+    fn start_with(name: String, options: &[&str]) -> Self {
         let guard = Command::new("setsid")
             .args(["sh", "-c", "cat >/dev/null; exec \"$0\" --name \"$1\""])
             .arg(script("down"))
@@ -124,8 +136,8 @@ impl Cluster {
             .spawn()
             .expect("start what takes the cluster away");
         let status = Command::new(script("up"))
-            .args(["--name", &name, "--wait-ms", WAIT_MS, "--plugin"])
-            .arg(binary("podgate"))
+            .args(["--name", &name])
+            .args(options)
             .stdin(Stdio::null())
             .status()
             .expect("run tests/cluster/up");

@@ -67,6 +67,7 @@ build_programs() {
 		build_module etcd "$building"
 		mv "$building/server" "$building/etcd"
 		build_module containerd "$building"
+		build_module helm "$building"
 		build_module own "$building" ./...
 		for image in "${images[@]}"; do
 			make_image "$building/$image" "podgate.test/$image:1" "$building/$image.tar" "[\"/$image\"]"

@@ -29,6 +29,14 @@ impl Cluster {
         self.kubectl_with(arguments, "")
     }
 
+    /// What `helm` prints.
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    pub fn helm(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        run(self.command("helm").args(arguments), input)
+    }
+
     /// Makes or changes the objects of these YAML documents.
     ///
     /// # Errors

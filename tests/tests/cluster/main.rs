@@ -3,6 +3,7 @@
 
 mod cases;
 mod ending;
+mod install;
 mod lifecycle;
 mod nodes;
 mod outage;

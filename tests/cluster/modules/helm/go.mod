@@ -1,3 +1,4 @@
+// What installs the chart in a test cluster, as a `tool` of this module. See tests/cluster/lib/build.sh.
 module podgate.test/helm
 
 go 1.26.0
