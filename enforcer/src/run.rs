@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use podgate_datapath::{Paths, Sizes, release};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
@@ -134,6 +135,10 @@ pub async fn run(config: Config) -> Result<()> {
         questions: answers_questions.then_some(questions_in),
     };
     let mut engine = start_engine(config, condition_in, events)?;
+    // Not once policy is in force: the API server may be a pod that the kubelet starts after this unit.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd does not hear that the enforcer is ready, and ends it after TimeoutStartSec");
+    }
 
     let ended = tokio::select! {
         () = &mut asked_to_stop => None,

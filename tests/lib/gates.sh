@@ -20,6 +20,25 @@ podgate-tests    | podgate-abi podgate-core podgate-datapath podgate-enforcer po
 podgate-fuzz     | podgate-abi podgate-core podgate-datapath podgate-enforcer podgate-handoff podgate-policy podgate podgate-demo podgate-tests |
 '
 
+# Whether systemd takes every unit as it is written, and its sandbox keeps it below this exposure (of 10).
+units_are_sound() {
+	local units=(install/systemd/*.service) unit program place status=0 exposure
+	place=$(mktemp -d)
+	mkdir -p "$place/etc/systemd/system" "$place/usr/bin" "$place/usr/local/bin"
+	cp "${units[@]}" "$place/etc/systemd/system/"
+	cp -r --parents /lib/systemd/system "$place" || status=1
+	for program in /usr/bin/mkdir /usr/local/bin/podgate-enforcer /usr/local/bin/podgate-install; do
+		cp "$(type -P true)" "$place$program"
+	done
+	systemd-analyze verify --root="$place" "${units[@]##*/}" || status=1
+	for unit in "${units[@]##*/}"; do
+		exposure=$(systemd-analyze security --offline=yes --root="$place" --threshold=26 "$unit" | tail -n 1) || status=1
+		printf '%s: %s\n' "$unit" "$exposure"
+	done
+	rm -r "$place"
+	return "$status"
+}
+
 lints_are_inherited() {
 	local files manifest status=0
 	files=$(manifests | jq -r '.packages[] | .manifest_path') || return

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use notify::{RecursiveMode, Watcher};
 use podgate_conflist::Step;
+use sd_notify::NotifyState;
 
 use crate::chain::{Keeper, Report};
 use crate::files;
@@ -51,6 +52,7 @@ impl Kept {
         }
         let mut report = Report::default();
         let mut watch = Watch::default();
+        let mut is_told = false;
         loop {
             watch.renew(&self.watched, waker);
             let again = match self.heal() {
@@ -63,6 +65,13 @@ impl Kept {
                     None
                 }
             };
+            if !is_told {
+                // Also where it failed: a node without a network has no pods, and the log says what is wrong.
+                if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+                    tracing::warn!(%error, "systemd does not hear that podgate is in the chain, and ends this after TimeoutStartSec");
+                }
+                is_told = true;
+            }
             let until_again = again.map(|it| it.saturating_duration_since(Instant::now()));
             match wakes.recv_timeout(until_again.map_or(LOOK, |it| it.min(LOOK))) {
                 Ok(Wake::Changed) => {
