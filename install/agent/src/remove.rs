@@ -132,7 +132,7 @@ impl Plugin {
         }
     }
 
-    /// This program answers under the plugin's name as well: [`crate::stub`].
+    /// This program answers under the plugin's name as well: [`mod@crate::stub`].
     fn replace_by_stub(&self, is_needed: bool) -> Result<()> {
         let stub = fs::read("/proc/self/exe").context("read this program")?;
         let found = files::read_if_there(&self.path)?;
