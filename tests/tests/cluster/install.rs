@@ -6,9 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use podgate_tests::cluster::{Cluster, NODES, Pod, PodSpec, wait_for};
+use podgate_tests::cluster::{Cluster, NODES, Namespace, Pod, PodSpec, wait_for};
 
 /// How long what must come may take on a busy machine.
 const FOUND: Duration = Duration::from_secs(30);
@@ -144,6 +146,43 @@ fn misses(from: &Pod<'_>, to: &Pod<'_>) -> bool {
     to.addresses.iter().all(|at| !from.connects(*at, 80, LOST))
 }
 
+/// Another version, pod by pod, while others look and a pod starts.
+fn rolls_out(installed: &Installed<'_>, namespace: &Namespace<'_>, pods: [&Pod<'_>; 3]) {
+    let [web, friend, stranger] = pods;
+    let rolled_out = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut looks = 0;
+            while !rolled_out.load(Ordering::Relaxed) || looks == 0 {
+                assert!(reaches(friend, web), "look {looks}");
+                assert!(misses(stranger, web), "look {looks}");
+                looks += 1;
+            }
+            looks
+        });
+        let starting = scope.spawn(|| {
+            let between = PodSpec::new("between").on("node1").label("role", "web");
+            let [between] = namespace.start([between]);
+            assert!(misses(stranger, &between));
+            between
+        });
+        let version = ["--set-string", "podAnnotations.version=2"];
+        let wait = ["--set", "plugin.waitMs=10000"];
+        installed.helm(
+            "upgrade",
+            &[&["--reuse-values"], &version[..], &wait].concat(),
+            "",
+        );
+        rolled_out.store(true, Ordering::Relaxed);
+        let looks = looking.join().expect("no wrong verdict");
+        println!("{looks} looks during the rolling update");
+        let between = starting.join().expect("no wrong verdict");
+        wait_for("who came meanwhile is policed", FOUND, || {
+            reaches(friend, &between) && misses(stranger, &between)
+        });
+    });
+}
+
 #[test]
 fn podgate_comes_by_helm_stays_in_force_and_leaves_no_trace() {
     let image = std::env::var("PODGATE_IMAGE").expect(
@@ -184,6 +223,8 @@ fn podgate_comes_by_helm_stays_in_force_and_leaves_no_trace() {
         cluster.try_in_node("node1", &there).is_ok()
     });
 
+    rolls_out(&installed, &namespace, [&web, &friend, &stranger]);
+
     // Nothing goes with the DaemonSet, and who comes then is denied as far as is known.
     installed.uninstall();
     assert!(is_policed(&web));
@@ -207,7 +248,7 @@ fn podgate_comes_by_helm_stays_in_force_and_leaves_no_trace() {
         assert_eq!(left, "", "on {node}");
         assert!(plugins.contains("podgate"), "a stub on {node}: {plugins}");
     }
-    for name in ["web", "late", "friend", "stranger"] {
+    for name in ["web", "between", "late", "friend", "stranger"] {
         namespace.kubectl(&["delete", "pod", name]);
     }
     for node in NODES {

@@ -238,6 +238,12 @@ impl Model {
         self.0.state.borrow().files.values().cloned().collect()
     }
 
+    /// Whether the attachment of this birth is there.
+    pub(crate) fn has_birth(&self, birth: u32) -> bool {
+        let state = self.0.state.borrow();
+        state.files.values().any(|record| record.birth.0 == birth)
+    }
+
     /// The birth of the last attachment that had an address.
     pub(crate) fn added(&self, address: IpAddr) -> Option<u32> {
         self.0.state.borrow().added.get(&address).copied()

@@ -76,6 +76,11 @@ pub(super) struct Bounds {
     pub(super) may_pass: bool,
     /// The same once an ADD has run that is foreseen: what is known of its addresses from before allows nothing.
     may_pass_added: bool,
+    /// The birth of the attachment that has the peer's address.
+    peer: Option<u32>,
+    /// Some facts and policies allow it, those from before the peer's attachment and from after it, too: so it is once a DEL has
+    /// run.
+    may_pass_removed: bool,
     /// Some facts and policies allow it, of those policies only that isolate the pod in this direction, if the latest do.
     pub(super) may_pass_isolated: bool,
     /// The same, of the latest policies only.
@@ -242,6 +247,8 @@ impl Window {
             may_pass: any(&|_| true),
             may_pass_added: foreseen
                 .is_none_or(|(facts, _)| allowed().any(|(mixed, _)| mixed.facts == *facts)),
+            peer,
+            may_pass_removed: allowed().next().is_some(),
             may_pass_isolated: any(&|at| is_isolated(at) || !is_isolated(policies_now)),
             may_pass_latest: any(&|at| at == policies_now),
             may_drop_latest: verdicts
@@ -330,13 +337,17 @@ impl Probe {
         let Bounds {
             mut may_pass,
             may_pass_added,
+            peer,
+            may_pass_removed,
             must_pass,
             ..
         } = self.bounds;
         if node.added(self.connection.peer) > Some(self.drawn) {
             may_pass = may_pass_added;
         }
+        let is_removed = || peer.is_some_and(|peer| !node.has_birth(peer));
         let what = match passed {
+            true if !may_pass && may_pass_removed && is_removed() => return None,
             true if !may_pass => "passes that nothing known allows",
             false if must_pass && !self.has_new_peer(node) => {
                 "is dropped that all that is known allows"
