@@ -12,6 +12,9 @@ use crate::files;
 /// How many acts a directory takes at most: our file, one that sorts before it, and what another mode has left of ours.
 const ACTS: usize = 64;
 
+/// The permissions of our files: a runtime reads them as root, and what they repeat may be for root only.
+const OURS: u32 = 0o600;
+
 /// Keeps the chain in one directory.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -54,7 +57,7 @@ impl Keeper {
         match act {
             Act::Write { path, text } => {
                 let file = self.directory.join(path);
-                files::replace(&file, text.as_bytes(), 0o644)?;
+                files::replace(&file, text.as_bytes(), files::mode_of(&file)?.unwrap_or(OURS))?;
                 tracing::info!(file = %file.display(), "wrote the conflist");
             }
             Act::Remove { path } => {
@@ -72,7 +75,7 @@ impl Keeper {
     /// A runtime watches the directory, not those in it.
     fn have_it_read(&self) -> Result<()> {
         let file = self.directory.join(".podgate-changed.podgate-tmp");
-        files::replace(&file, b"", 0o644)?;
+        files::replace(&file, b"", OURS)?;
         files::remove(&self.directory, &file)
     }
 }

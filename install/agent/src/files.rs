@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Files that appear, change and go in one step, and survive a loss of power as the old or as the new one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -33,7 +33,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
             .open(&temporary)?;
         file.write_all(bytes)?;
         // Whatever the umask.
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
         drop(file);
         fs::rename(&temporary, path)
@@ -126,6 +126,15 @@ pub(crate) fn read_networks(directory: &Path, drop_in: &str) -> Result<Directory
         }
     }
     Ok(files.into_iter().collect())
+}
+
+/// A file's permissions, if it is there.
+pub(crate) fn mode_of(path: &Path) -> Result<Option<u32>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found.permissions().mode() & 0o777)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("look at {}", path.display())),
+    }
 }
 
 /// A file's bytes, if it is there.
