@@ -57,7 +57,11 @@ impl Keeper {
         match act {
             Act::Write { path, text } => {
                 let file = self.directory.join(path);
-                files::replace(&file, text.as_bytes(), files::mode_of(&file)?.unwrap_or(OURS))?;
+                files::replace(
+                    &file,
+                    text.as_bytes(),
+                    files::mode_of(&file)?.unwrap_or(OURS),
+                )?;
                 tracing::info!(file = %file.display(), "wrote the conflist");
             }
             Act::Remove { path } => {
