@@ -26,8 +26,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if and (regexMatch "^[0-9]+$" $it) (ne $it "0") }}127.0.0.1:{{ $it }}{{ else }}{{ $it }}{{ end }}
 {{- end }}
 
+{{/* Where the kubelet asks a listener of this address. */}}
+{{- define "podgate.probeHost" -}}
+{{- $host := regexReplaceAll ":[0-9]+$" . "" | trimPrefix "[" | trimSuffix "]" -}}
+{{- if has $host (list "" "0.0.0.0" "::") }}127.0.0.1{{ else }}{{ $host }}{{ end }}
+{{- end }}
+
 {{- define "podgate.metricsAddress" -}}
 {{- $it := include "podgate.address" .Values.nodeAgent.metricsBindAddr -}}
+{{- if and .Values.serviceMonitor.enabled (eq $it "0") }}{{ fail "serviceMonitor.enabled needs a port in nodeAgent.metricsBindAddr" }}{{ end -}}
 {{- if .Values.serviceMonitor.enabled }}:{{ regexFind "[0-9]+$" $it }}{{ else }}{{ $it }}{{ end }}
 {{- end }}
 
@@ -51,7 +58,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 
-{{/* What only writes files of the node's root. */}}
+{{/* For containers that only write root-owned files of the host. */}}
 {{- define "podgate.confined" -}}
 allowPrivilegeEscalation: false
 capabilities:

@@ -74,6 +74,9 @@ fn the_chart_gives_the_plain_manifests_and_refuses_a_typo() {
     ] {
         assert!(aws.contains(flag), "{aws}");
     }
+    let other = ["--set", "nodeAgent.healthProbeBindAddr=[fd00::5]:9000"];
+    let other = render(&cluster, &other, "").expect("helm template");
+    assert!(other.contains(r#"host: "fd00::5", port: 9000"#), "{other}");
     let off = render(&cluster, &["--set-string", "enableNetworkPolicy=false"], "");
     assert!(!off.expect("helm template").contains("DaemonSet"));
     let open =
