@@ -402,7 +402,7 @@ pub(crate) fn release() -> io::Result<String> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    let bytes = names.release.iter().map(|byte| byte.cast_unsigned());
+    let bytes = names.release.iter().map(|byte| byte.to_ne_bytes()[0]);
     let text: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
